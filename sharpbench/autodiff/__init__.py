@@ -1,0 +1,1 @@
+"""Derivatives of networks: curvature operators, eigenvalues, traces, directional derivatives."""

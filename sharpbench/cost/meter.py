@@ -1,0 +1,118 @@
+"""Wall time and peak memory of a call."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+__all__ = ["Cost", "measure_cost"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time and memory of one computation, raw times kept.
+
+    ``peak_bytes`` is the most memory held above what was held before: on CUDA the allocator's peak,
+    on Linux the resident set's; None where it can't be read. ``first_seconds`` is the first call,
+    with whatever had to be set up (the warm-up, if there are repeats).
+    """
+
+    seconds: tuple[float, ...]
+    first_seconds: float
+    peak_bytes: int | None
+    device: str
+    threads: int
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread_seconds(self) -> float | None:
+        """Interquartile range, None for fewer than three repeats."""
+        if len(self.seconds) < 3:
+            return None
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+
+def measure_cost(call: Callable[[], T], *, repeats: int, device: torch.device) -> tuple[T, Cost]:
+    """The result of the first of 1 + ``repeats`` calls, and what a call costs.
+
+    The first call warms up and gives the peak memory; the ``repeats`` others are timed. With
+    ``repeats = 0`` the first call's time is all there is. On CUDA the device is synchronised before
+    each reading of the clock.
+    """
+    gc.collect()
+    memory = _CudaPeak(device) if device.type == "cuda" else _ResidentPeak()
+    result, first = _timed(call, device)
+    peak = memory.peak()
+    seconds = tuple(_timed(call, device)[1] for _ in range(repeats)) or (first,)
+    cost = Cost(seconds, first, peak, _device_name(device), torch.get_num_threads())
+    return result, cost
+
+
+def _timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+class _CudaPeak:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        self.before = torch.cuda.memory_allocated(device)
+
+    def peak(self) -> int | None:
+        torch.cuda.synchronize(self.device)
+        return int(torch.cuda.max_memory_allocated(self.device) - self.before)
+
+
+class _ResidentPeak:
+    """Linux lets a process reset its peak resident size by writing 5 to /proc/self/clear_refs."""
+
+    def __init__(self) -> None:
+        self.before: int | None = None
+        if not sys.platform.startswith("linux"):
+            return
+        try:
+            # Hand freed memory back first: a call that reuses it would look free of cost.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")
+            self.before = _status_bytes("VmRSS")
+        except (OSError, AttributeError):
+            self.before = None
+
+    def peak(self) -> int | None:
+        if self.before is None:
+            return None
+        return max(_status_bytes("VmHWM") - self.before, 0)
+
+
+def _status_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{key} is not in /proc/self/status")

@@ -1,0 +1,44 @@
+"""The errors that sharpbench raises on purpose; each message says what was wrong and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DataUnavailable",
+    "InputError",
+    "MetricFailed",
+    "TimeLimitExceeded",
+    "TransformationRefused",
+    "nearest_names",
+]
+
+
+class InputError(ValueError):
+    """What the user wrote (suite file, option, parameter) is wrong. The CLI exits with 2."""
+
+
+class DataUnavailable(InputError):
+    """A dataset's files are not on this machine, or are not the files they claim to be."""
+
+
+class MetricFailed(RuntimeError):
+    """A metric could not answer; the message is the reason that the report will show."""
+
+
+class TransformationRefused(RuntimeError):
+    """A transformation does not apply to a model, or broke its promise; the message says why."""
+
+
+class TimeLimitExceeded(RuntimeError):
+    """A training or a measurement took longer than the suite allows."""
+
+
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    """A sentence that points from a misspelt name to the valid ones nearest to it."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    return f"Known names: {', '.join(known) or 'none'}."

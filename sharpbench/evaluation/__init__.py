@@ -1,0 +1,1 @@
+"""What a sharpness metric is asked to predict: error, gap, calibration, confidence."""

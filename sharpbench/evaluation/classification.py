@@ -1,0 +1,147 @@
+"""The figures of a trained classifier that sharpness is compared with, each with its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from torch import nn
+
+from sharpbench.errors import InputError
+from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
+from sharpbench.seeds import numpy_generator
+from sharpbench.subject import Splits
+from sharpbench.training.base import batched_outputs
+
+__all__ = ["EVALUATION_VERSION", "Figure", "decision_map", "evaluate"]
+
+EVALUATION_VERSION = 1
+
+_RESAMPLES = 200
+_HARD_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One evaluated quantity over ``samples`` samples."""
+
+    value: float
+    standard_error: float
+    samples: int
+
+
+def evaluate(
+    model: nn.Module, splits: Splits, *, ece_bins: int = 15, seed: int
+) -> dict[str, Figure]:
+    """Every evaluated figure of a classifier by name, in float64 from its logits.
+
+    ``train_loss``, ``test_loss`` (nats), ``train_error``, ``test_error`` (fractions), ``gap`` (test
+    error − train error), ``loss_gap``, ``ece`` and ``brier_score`` on test data, ``hard_accuracy``
+    (on the 20% of test points with the lowest confidence), ``mean_confidence``, ``logit_norm``
+    (mean ℓ₂ norm of the centred logits) and ``margin`` (mean of the true class' logit minus the
+    largest other one). Standard errors are those of means over samples; the gaps add both splits';
+    the ECE's is a bootstrap over test samples.
+
+    Raises InputError for a regression: none of these is defined there.
+    """
+    if splits.task != "classification":
+        raise InputError("evaluation is defined for classification only")
+    train = _outcomes(model, splits.train_inputs, splits.train_targets)
+    test = _outcomes(model, splits.test_inputs, splits.test_targets)
+    figures = {
+        "train_loss": _mean(train.loss),
+        "train_error": _mean(train.wrong),
+        "test_loss": _mean(test.loss),
+        "test_error": _mean(test.wrong),
+        "brier_score": _mean(test.brier),
+        "mean_confidence": _mean(test.confidence),
+        "logit_norm": _mean(test.logit_norm),
+        "margin": _mean(test.margin),
+    }
+    figures["gap"] = _difference(figures["test_error"], figures["train_error"])
+    figures["loss_gap"] = _difference(figures["test_loss"], figures["train_loss"])
+    hardest = np.argsort(test.confidence, kind="stable")
+    hardest = hardest[: max(1, round(_HARD_SHARE * len(hardest)))]
+    figures["hard_accuracy"] = _mean(1 - test.wrong[hardest])
+    figures["ece"] = _ece(test, ece_bins, seed)
+    return figures
+
+
+def decision_map(model: nn.Module, splits: Splits, *, cells: int = 64) -> dict[str, object] | None:
+    """The predicted probability of class 1 on a grid over a two-dimensional, two-class problem.
+
+    None for any other problem. JSON-able: ``x_range``, ``y_range``, ``probability`` (rows from low
+    to high y), and up to 300 test points with their labels.
+    """
+    if splits.input_shape != (2,) or splits.outputs != 2:
+        return None
+    points = splits.test_inputs
+    low, high = points.min(0).values - 0.4, points.max(0).values + 0.4
+    xs, ys = (
+        torch.linspace(float(low[i]), float(high[i]), cells, device=points.device) for i in (0, 1)
+    )
+    grid = torch.cartesian_prod(ys, xs).flip(1)
+    probability = batched_outputs(model, grid.to(points.dtype)).softmax(1)[:, 1]
+    return {
+        "x_range": [float(low[0]), float(high[0])],
+        "y_range": [float(low[1]), float(high[1])],
+        "probability": [
+            [round(p, 3) for p in row] for row in probability.view(cells, cells).tolist()
+        ],
+        "points": [[round(v, 3) for v in p] for p in points[:300].tolist()],
+        "labels": splits.test_targets[:300].tolist(),
+    }
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Per-sample outcomes, each (N,)."""
+
+    loss: np.ndarray
+    wrong: np.ndarray
+    confidence: np.ndarray
+    brier: np.ndarray
+    logit_norm: np.ndarray
+    margin: np.ndarray
+
+
+def _outcomes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> _Outcomes:
+    logits = batched_outputs(model, inputs).double().cpu().numpy()
+    labels = targets.cpu().numpy()
+    rows = np.arange(len(labels))
+    log_probabilities = log_softmax(logits, axis=1)
+    probabilities = np.exp(log_probabilities)
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    return _Outcomes(
+        loss=-log_probabilities[rows, labels],
+        wrong=(logits.argmax(1) != labels).astype(float),
+        confidence=probabilities.max(1),
+        brier=brier_score(probabilities, labels),
+        logit_norm=np.linalg.norm(logits - logits.mean(1, keepdims=True), axis=1),
+        margin=logits[rows, labels] - others.max(1),
+    )
+
+
+def _mean(values: np.ndarray) -> Figure:
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return Figure(float(values.mean()), spread / math.sqrt(len(values)), len(values))
+
+
+def _difference(a: Figure, b: Figure) -> Figure:
+    error = math.hypot(a.standard_error, b.standard_error)
+    return Figure(a.value - b.value, error, min(a.samples, b.samples))
+
+
+def _ece(test: _Outcomes, bins: int, seed: int) -> Figure:
+    rng = numpy_generator(seed)
+    correct = 1 - test.wrong
+    draws = rng.integers(0, len(correct), (_RESAMPLES, len(correct)))
+    resampled = [
+        expected_calibration_error(test.confidence[d], correct[d], bins) for d in draws
+    ]
+    value = expected_calibration_error(test.confidence, correct, bins)
+    return Figure(value, float(np.std(resampled, ddof=1)), len(correct))

@@ -1,0 +1,63 @@
+"""The contract of a transformation, and the check of its promise."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.errors import TransformationRefused
+from sharpbench.registry import Plugin
+from sharpbench.training.base import batched_outputs
+
+__all__ = ["Transformation", "verify_promise"]
+
+_TOLERANCE = 1e-10
+"""Relative change of the logits allowed to a transformation that preserves the function, in float64."""
+
+
+@dataclass(frozen=True)
+class Transformation(Plugin, ABC):
+    """Changes a network's parameters. ``preserves`` says what stays: the function, the loss, nothing."""
+
+    preserves: ClassVar[Literal["function", "loss", "nothing"]]
+
+    def apply(self, model: nn.Module, *, seed: int) -> nn.Module:
+        """A changed copy; ``model`` stays as it is.
+
+        Raises TransformationRefused with the reason if it does not apply to this network.
+        """
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            self.change(changed, seed=seed)
+        return changed
+
+    @abstractmethod
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        """Change ``model`` in place; called on a copy, without gradients."""
+
+
+def verify_promise(
+    transformation: Transformation, before: nn.Module, after: nn.Module, inputs: Tensor
+) -> float:
+    """max |Δ logits| / max |logits| over ``inputs`` between two float64 networks.
+
+    Raises TransformationRefused if a transformation that promises the function moved it by more than
+    1e-10, or if one that promises nothing left it where it was.
+    """
+    old, new = (batched_outputs(model, inputs.double()) for model in (before, after))
+    change = float((new - old).abs().max() / old.abs().max().clamp_min(1e-300))
+    if transformation.preserves == "function" and not change <= _TOLERANCE:
+        raise TransformationRefused(
+            f"{transformation.label} promises to preserve the function but moved the logits by "
+            f"{change:.1e} of their largest value"
+        )
+    if transformation.preserves == "nothing" and not change > _TOLERANCE:
+        raise TransformationRefused(
+            f"{transformation.label} is a control that must change the function, but didn't"
+        )
+    return change

@@ -1,0 +1,167 @@
+"""Metrics of the training loss's Hessian in parameter space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sharpbench.autodiff.hessian import HessianOperator
+from sharpbench.autodiff.lanczos import largest_eigenvalue
+from sharpbench.autodiff.trace import hutchinson_trace
+from sharpbench.measurement import Measurement, Work
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import Dtype, Metric, sampled, torch_dtype
+from sharpbench.metrics.pyhessian import PyHessian
+from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.subject import Subject
+
+__all__ = ["HessianTopEigenvalue", "HessianTrace"]
+
+Implementation = Literal["native", "pyhessian"]
+
+
+@dataclass(frozen=True)
+class _HessianMetric(Metric):
+    """What the Hessian metrics share: whose implementation, on which data, in which precision."""
+
+    space = "parameter"
+    invariant_under = frozenset({"neuron_permutation"})
+
+    implementation: Implementation = "native"
+    split: Literal["train", "test"] = "train"
+    samples: int | None = None
+    dtype: Dtype = "float64"
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples must be at least 1 or None, got {self.samples}")
+
+    def _operator(self, subject: Subject, seed: int) -> HessianOperator:
+        dtype = torch_dtype(self.dtype)
+        inputs, targets = sampled(
+            subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
+        )
+        if targets.is_floating_point():
+            targets = targets.to(dtype)
+        assert subject.loss is not None
+        return HessianOperator(
+            subject.working_model(dtype), subject.loss, inputs.to(dtype), targets, work=Work()
+        )
+
+    def _rival(self, subject: Subject, seed: int) -> PyHessian:
+        dtype = torch_dtype(self.dtype)
+        inputs, targets = sampled(
+            subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
+        )
+        if targets.is_floating_point():
+            targets = targets.to(dtype)
+        return PyHessian(
+            subject, dtype, inputs.to(dtype), targets, seed=derive_seed(seed, "probes")
+        )
+
+
+@metrics.register
+@dataclass(frozen=True)
+class HessianTopEigenvalue(_HessianMetric):
+    """Largest eigenvalue of the training-loss Hessian ∇²_w (1/N) Σ ℓ(f_w(xᵢ), yᵢ).
+
+    ``native``: Lanczos with full reorthogonalisation, stopped when the residual norm, which bounds
+    the distance to an eigenvalue, is at most ``tolerance`` times the value; the algebraically
+    largest one. ``pyhessian``: PyHessian's power iteration, unpatched; it finds the eigenvalue of
+    largest *magnitude* and stops when two successive Rayleigh quotients agree to ``tolerance``,
+    which is no bound on the error.
+
+    Parameters: ``samples`` of ``split`` drawn without replacement (None: all); ``tolerance``;
+    ``max_products`` Hessian-vector products at most.
+    """
+
+    name = "hessian_top_eigenvalue"
+    title = "Hessian top eigenvalue"
+    reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
+
+    tolerance: float = 1e-3
+    max_products: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_budget(self.tolerance, "max_products", self.max_products)
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "pyhessian":
+            return self._rival(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
+        operator = self._operator(subject, seed)
+        result = largest_eigenvalue(
+            operator.matvec,
+            operator.dimension,
+            tolerance=self.tolerance,
+            max_products=self.max_products,
+            generator=torch_generator(derive_seed(seed, "probes")),
+            device=operator.device,
+        )
+        return Measurement(
+            value=result.value,
+            converged=result.converged,
+            samples=operator.samples,
+            work=operator.work,
+            details={
+                "error_bound": result.error_bound,
+                "products": result.products,
+                "largest_ritz_values": list(result.ritz_values[:5]),
+                "smallest_ritz_value": result.ritz_values[-1],
+                "parameters": operator.dimension,
+            },
+        )
+
+
+@metrics.register
+@dataclass(frozen=True)
+class HessianTrace(_HessianMetric):
+    """Trace of the training-loss Hessian by Hutchinson's estimator with Rademacher probes.
+
+    ``native`` stops when the standard error is at most ``tolerance`` times the estimate.
+    ``pyhessian`` is PyHessian's estimator, unpatched, with the same ``tolerance`` handed to its own
+    rule (two successive running means agree), which can stop after two probes; ``converged`` then
+    says whether the standard error of its probes meets the tolerance.
+
+    Parameters: ``samples`` of ``split`` drawn without replacement (None: all); ``tolerance``;
+    ``max_probes`` at most.
+    """
+
+    name = "hessian_trace"
+    title = "Hessian trace"
+    reference = "Hutchinson (1990); arXiv:1912.07145 (PyHessian)"
+
+    tolerance: float = 0.05
+    max_probes: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_budget(self.tolerance, "max_probes", self.max_probes)
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "pyhessian":
+            return self._rival(subject, seed).trace(self.tolerance, self.max_probes)
+        operator = self._operator(subject, seed)
+        result = hutchinson_trace(
+            operator.matvec,
+            operator.dimension,
+            tolerance=self.tolerance,
+            max_probes=self.max_probes,
+            generator=torch_generator(derive_seed(seed, "probes")),
+            device=operator.device,
+        )
+        return Measurement(
+            value=result.value,
+            standard_error=result.standard_error,
+            converged=result.converged,
+            samples=operator.samples,
+            work=operator.work,
+            details={"probes": result.probes, "parameters": operator.dimension},
+        )
+
+
+def _check_budget(tolerance: float, key: str, budget: int) -> None:
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance must lie in [0, 1), got {tolerance}")
+    if budget < 2:
+        raise ValueError(f"{key} must be at least 2, got {budget}")

@@ -1,0 +1,115 @@
+"""PyHessian behind our contract: unpatched, on a private copy of the model, with its own seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.autodiff.context import repeatedly_differentiable
+from sharpbench.autodiff.trace import mean_and_standard_error
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Measurement, Work
+from sharpbench.subject import Subject
+
+__all__ = ["PyHessian"]
+
+_BATCH = 2048
+"""Beyond this many samples PyHessian is given a list of batches, as its README does for a data set."""
+
+
+class PyHessian:
+    """One PyHessian computation on one subject.
+
+    PyHessian writes ``.grad``, changes the mode and draws from the global generator; the copy and
+    the forked generator keep all three from the caller. Its products are counted by a hook on the
+    network's output: a gradient arrives there once for the gradient and once for each product.
+    """
+
+    def __init__(
+        self, subject: Subject, dtype: torch.dtype, inputs: Tensor, targets: Tensor, *, seed: int
+    ) -> None:
+        if subject.device.type not in {"cpu", "cuda"}:
+            raise MetricFailed(f"PyHessian knows only cpu and cuda, not {subject.device.type}")
+        self.subject = subject
+        self.model = subject.working_model(dtype)
+        self.inputs, self.targets, self.seed = inputs, targets, seed
+        self.work = Work()
+        self._backward_samples = 0
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
+
+    def top_eigenvalue(self, tolerance: float, max_iterations: int) -> Measurement:
+        with self._computation() as hessian:
+            values, _ = hessian.eigenvalues(maxIter=max_iterations, tol=tolerance, top_n=1)
+        products = self._finish()
+        return Measurement(
+            value=float(values[0]),
+            converged=products < max_iterations,
+            samples=self.samples,
+            work=self.work,
+            details={"products": products, "rule": "successive Rayleigh quotients agree"},
+        )
+
+    def trace(self, tolerance: float, max_probes: int) -> Measurement:
+        with self._computation() as hessian:
+            probes = hessian.trace(maxIter=max_probes, tol=tolerance)
+        self._finish()
+        mean, error = mean_and_standard_error([float(p) for p in probes])
+        return Measurement(
+            value=mean,
+            standard_error=error,
+            converged=error is not None and error <= tolerance * abs(mean),
+            samples=self.samples,
+            work=self.work,
+            details={"probes": len(probes), "rule": "successive running means agree"},
+        )
+
+    @contextmanager
+    def _computation(self) -> Iterator[object]:
+        from pyhessian import hessian
+
+        def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+            return self.subject.losses(outputs, targets).mean()
+
+        batches = list(
+            zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True)
+        )
+        data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
+        hook = self.model.register_forward_hook(self._count)
+        devices = [self.inputs.device] if self.inputs.is_cuda else []
+        try:
+            with (
+                torch.random.fork_rng(devices=devices),
+                repeatedly_differentiable(),
+                warnings.catch_warnings(),
+            ):
+                # torch warns that backward(create_graph=True) leaves a cycle; the copy dies here.
+                warnings.filterwarnings("ignore", message=".*create_graph=True.*")
+                torch.manual_seed(self.seed)
+                yield hessian(self.model, criterion, cuda=self.inputs.is_cuda, **data)
+        except (AssertionError, RuntimeError) as error:
+            raise MetricFailed(f"PyHessian failed: {type(error).__name__}: {error}") from error
+        finally:
+            hook.remove()
+            for parameter in self.model.parameters():
+                parameter.grad = None
+
+    def _count(self, module: nn.Module, args: object, output: Tensor) -> None:
+        self.work.forward += len(output)
+
+        def note(gradient: Tensor) -> None:
+            self._backward_samples += len(gradient)
+
+        output.register_hook(note)
+
+    def _finish(self) -> int:
+        """Share the backward passes out between gradients and products; the number of products."""
+        self.work.gradient = self.work.forward
+        self.work.hessian_vector = self._backward_samples - self.work.gradient
+        return round(self.work.hessian_vector / self.samples)

@@ -1,0 +1,107 @@
+"""A small vision transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpbench.errors import InputError
+from sharpbench.models import models
+from sharpbench.models.base import ACTIVATIONS, Activation, Model, image_shape
+
+__all__ = ["VisionTransformer"]
+
+
+@models.register
+@dataclass(frozen=True)
+class VisionTransformer(Model):
+    """Pre-LayerNorm vision transformer: patches, learned positions, mean pooling over the tokens.
+
+    Queries, keys and values are three separate linear maps, so that transformations can address
+    each one.
+    """
+
+    name = "vit"
+    reference = "arXiv:2010.11929"
+
+    patch: int = 2
+    width: int = 32
+    depth: int = 2
+    heads: int = 4
+    mlp_ratio: int = 2
+    activation: Activation = "gelu"
+
+    def __post_init__(self) -> None:
+        if min(self.patch, self.width, self.depth, self.heads, self.mlp_ratio) < 1:
+            raise ValueError("patch, width, depth, heads and mlp_ratio must be positive")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+
+    def assemble(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        depth, height, width = image_shape(self.name, input_shape)
+        if height % self.patch or width % self.patch:
+            raise InputError(
+                f"model 'vit': patch {self.patch} does not divide the image {height}×{width}"
+            )
+        tokens = (height // self.patch) * (width // self.patch)
+        return nn.Sequential(
+            _PatchEmbedding(depth, self.patch, self.width, tokens),
+            *[_Block(self) for _ in range(self.depth)],
+            nn.LayerNorm(self.width),
+            _MeanOverTokens(),
+            nn.Linear(self.width, outputs),
+        )
+
+
+class _PatchEmbedding(nn.Module):
+    def __init__(self, channels: int, patch: int, width: int, tokens: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, width, patch, stride=patch)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x).flatten(2).transpose(1, 2) + self.positions  # type: ignore[no-any-return]
+
+
+class _MeanOverTokens(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    def __init__(self, config: VisionTransformer) -> None:
+        super().__init__()
+        hidden = config.mlp_ratio * config.width
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attention = _Attention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, hidden),
+            ACTIVATIONS[config.activation](),
+            nn.Linear(hidden, config.width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]

@@ -1,0 +1,200 @@
+"""The contract of a training recipe, and the loop that recipes share."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpbench.registry import Plugin
+from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.subject import Splits
+
+__all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog", "batched_outputs"]
+
+Callback = Callable[[int, nn.Module], None]
+"""``callback(epoch, model)`` after each epoch, from 1, with the model in evaluation mode."""
+
+LossOfBatch = Callable[[], Tensor]
+"""The mean training loss of the current batch at the current weights, with its graph."""
+
+
+@dataclass
+class TrainingLog:
+    """What happened in training: one row an epoch, and why it stopped.
+
+    Rows hold ``epoch``, ``learning_rate``, ``train_loss`` and ``train_error`` (running means over
+    the epoch's batches, in training mode), ``test_loss``, ``test_error`` (at its end) and
+    ``seconds``.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    stopped: str = "all epochs done"
+    diverged: str | None = None
+    """Why the run is no trained network, or None."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(row["seconds"] for row in self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Plugin, ABC):
+    """Trains a network in place on mini-batches of the training split.
+
+    Parameters: ``epochs``; ``batch_size``; ``lr``; ``schedule`` of the learning rate over the steps
+    (constant, cosine to zero, linear to zero); ``weight_decay``; ``label_smoothing``;
+    ``stop_loss``: stop after the first epoch whose mean training loss is at most this (None: never).
+    """
+
+    epochs: int = 25
+    batch_size: int = 128
+    lr: float = 1e-2
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    stop_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+    @abstractmethod
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer whose learning rate the loop schedules."""
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
+        """One update from one batch; returns the batch's loss before it. Subclasses override this."""
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return value.detach()
+
+    def train(
+        self, model: nn.Module, data: Splits, *, seed: int, callbacks: Sequence[Callback] = ()
+    ) -> TrainingLog:
+        """Train ``model`` in place; the order of batches and the dropout masks come from ``seed``.
+
+        Stops at the first non-finite loss and says so in ``TrainingLog.diverged``. Leaves the model
+        in evaluation mode and without gradients; callbacks can't disturb the random stream.
+        """
+        log = TrainingLog()
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = self.optimizer(parameters)
+        steps_per_epoch = math.ceil(len(data.train_inputs) / self.batch_size)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, self._schedule(self.epochs * steps_per_epoch)
+        )
+        order = torch_generator(derive_seed(seed, "batches"))
+        devices = [data.train_inputs.device] if data.train_inputs.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(derive_seed(seed, "dropout"))
+            for epoch in range(1, self.epochs + 1):
+                row = self._epoch(model, data, optimizer, scheduler, order, log)
+                model.eval()
+                if log.diverged:
+                    log.diverged += f" in epoch {epoch} of {self.epochs}"
+                    log.stopped = "diverged"
+                    break
+                row = {"epoch": float(epoch), **row, **_test_figures(model, data)}
+                log.epochs.append(row)
+                with torch.random.fork_rng(devices=devices):
+                    for callback in callbacks:
+                        callback(epoch, model)
+                if self.stop_loss is not None and row["train_loss"] <= self.stop_loss:
+                    log.stopped = f"training loss reached {self.stop_loss:g}"
+                    break
+            else:
+                if self.stop_loss is not None:
+                    log.stopped = f"training loss never reached {self.stop_loss:g}"
+        optimizer.zero_grad(set_to_none=True)
+        return log
+
+    def _epoch(
+        self,
+        model: nn.Module,
+        data: Splits,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        order: torch.Generator,
+        log: TrainingLog,
+    ) -> dict[str, float]:
+        model.train()
+        start = time.perf_counter()
+        learning_rate = float(optimizer.param_groups[0]["lr"])
+        total = torch.zeros((), dtype=torch.float64)
+        wrong = torch.zeros((), dtype=torch.float64)
+        for x, y in self._batches(data, order):
+            outputs: list[Tensor] = []
+
+            def loss(x: Tensor = x, y: Tensor = y, outputs: list[Tensor] = outputs) -> Tensor:
+                out = model(x)
+                outputs.append(out.detach())
+                return self._loss(out, y, data.task)
+
+            value = self.step(model, optimizer, loss)
+            if not torch.isfinite(value):
+                log.diverged = f"training loss became {float(value)}"
+                return {}
+            scheduler.step()
+            total += float(value) * len(x)
+            if data.task == "classification":
+                wrong += float((outputs[0].argmax(1) != y).sum())
+        samples = len(data.train_inputs)
+        row = {
+            "learning_rate": learning_rate,
+            "train_loss": float(total) / samples,
+            "seconds": time.perf_counter() - start,
+        }
+        if data.task == "classification":
+            row["train_error"] = float(wrong) / samples
+        return row
+
+    def _batches(self, data: Splits, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        shuffled = torch.randperm(len(data.train_inputs), generator=order)
+        for batch in shuffled.to(data.train_inputs.device).split(self.batch_size):
+            yield data.train_inputs[batch], data.train_targets[batch]
+
+    def _loss(self, outputs: Tensor, targets: Tensor, task: str) -> Tensor:
+        if task == "classification":
+            return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+        return 0.5 * (outputs - targets.reshape(outputs.shape)).square().flatten(1).sum(1).mean()
+
+    def _schedule(self, steps: int) -> Callable[[int], float]:
+        return {
+            "constant": lambda step: 1.0,
+            "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))),
+            "linear": lambda step: max(1 - step / steps, 0.0),
+        }[self.schedule]
+
+
+def batched_outputs(model: nn.Module, inputs: Tensor, batch: int = 1024) -> Tensor:
+    """``model(inputs)`` without gradients, batch by batch, (N, outputs)."""
+    with torch.no_grad():
+        return torch.cat([model(x) for x in inputs.split(batch)])
+
+
+def _test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:
+    outputs = batched_outputs(model, data.test_inputs)
+    if data.task == "classification":
+        return {
+            "test_loss": float(F.cross_entropy(outputs, data.test_targets)),
+            "test_error": float((outputs.argmax(1) != data.test_targets).double().mean()),
+        }
+    residual = (outputs - data.test_targets.reshape(outputs.shape)).flatten(1)
+    return {"test_loss": float(0.5 * residual.square().sum(1).mean())}
