@@ -9,6 +9,7 @@ __all__ = [
     "DataUnavailable",
     "InputError",
     "MetricFailed",
+    "MetricUnsupported",
     "TimeLimitExceeded",
     "TransformationRefused",
     "nearest_names",
@@ -25,6 +26,10 @@ class DataUnavailable(InputError):
 
 class MetricFailed(RuntimeError):
     """A metric could not answer; the message is the reason that the report will show."""
+
+
+class MetricUnsupported(MetricFailed):
+    """A metric is not defined for this kind of subject at all; nothing went wrong."""
 
 
 class TransformationRefused(RuntimeError):

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from sharpbench.errors import InputError
 
-__all__ = ["Loss", "Splits", "Subject", "Task", "frozen_statistics", "per_sample_loss"]
+__all__ = [
+    "Loss",
+    "Splits",
+    "Subject",
+    "Task",
+    "batched_outputs",
+    "frozen_statistics",
+    "per_sample_loss",
+]
 
 Task = Literal["classification", "regression"]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -147,6 +155,12 @@ class Subject:
     def with_model(self, model: nn.Module) -> Subject:
         """The same subject around another network, e.g. a transformed copy."""
         return Subject(model, self.inputs, self.targets, self.loss, self.task, self.splits)
+
+
+def batched_outputs(model: nn.Module, inputs: Tensor, batch: int = 1024) -> Tensor:
+    """``model(inputs)`` without gradients, batch by batch, (N, outputs)."""
+    with torch.no_grad():
+        return torch.cat([model(x) for x in inputs.split(batch)])
 
 
 @contextmanager

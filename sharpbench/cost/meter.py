@@ -47,19 +47,25 @@ class Cost:
         return high - low
 
 
-def measure_cost(call: Callable[[], T], *, repeats: int, device: torch.device) -> tuple[T, Cost]:
+def measure_cost(
+    call: Callable[[], T],
+    *,
+    repeats: int,
+    device: torch.device,
+    first: Callable[[], T] | None = None,
+) -> tuple[T, Cost]:
     """The result of the first of 1 + ``repeats`` calls, and what a call costs.
 
-    The first call warms up and gives the peak memory; the ``repeats`` others are timed. With
-    ``repeats = 0`` the first call's time is all there is. On CUDA the device is synchronised before
-    each reading of the clock.
+    The first call (``first`` if given, e.g. the same with checks around it) warms up and gives the
+    peak memory; the ``repeats`` others are timed. With ``repeats = 0`` the first call's time is all
+    there is. On CUDA the device is synchronised before each reading of the clock.
     """
     gc.collect()
     memory = _CudaPeak(device) if device.type == "cuda" else _ResidentPeak()
-    result, first = _timed(call, device)
+    result, first_seconds = _timed(first or call, device)
     peak = memory.peak()
-    seconds = tuple(_timed(call, device)[1] for _ in range(repeats)) or (first,)
-    cost = Cost(seconds, first, peak, _device_name(device), torch.get_num_threads())
+    seconds = tuple(_timed(call, device)[1] for _ in range(repeats)) or (first_seconds,)
+    cost = Cost(seconds, first_seconds, peak, _device_name(device), torch.get_num_threads())
     return result, cost
 
 

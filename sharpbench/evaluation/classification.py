@@ -13,8 +13,7 @@ from torch import nn
 from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
 from sharpbench.seeds import numpy_generator
-from sharpbench.subject import Splits
-from sharpbench.training.base import batched_outputs
+from sharpbench.subject import Splits, batched_outputs
 
 __all__ = ["EVALUATION_VERSION", "Figure", "decision_map", "evaluate"]
 

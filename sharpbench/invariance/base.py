@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.registry import Plugin
-from sharpbench.training.base import batched_outputs
+from sharpbench.subject import batched_outputs
 
 __all__ = ["Transformation", "verify_promise"]
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement
 from sharpbench.registry import Plugin
 from sharpbench.seeds import torch_generator
@@ -49,12 +49,12 @@ class Metric(Plugin, ABC):
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
 
-        Raises MetricFailed for an unsupported subject, for a metric that changed the model's
+        Raises MetricUnsupported where `unsupported` gives a reason; MetricFailed for a metric that changed the model's
         parameters, buffers, gradients or mode or the global random state, and for a network that
         torch can't differentiate as often as the metric needs.
         """
         if reason := self.unsupported(subject):
-            raise MetricFailed(f"{self.name} is not defined here: {reason}")
+            raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
             measurement = self.measure(subject, seed=seed)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Splits
+from sharpbench.subject import Splits, batched_outputs
 
-__all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog", "batched_outputs"]
+__all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog"]
 
 Callback = Callable[[int, nn.Module], None]
 """``callback(epoch, model)`` after each epoch, from 1, with the model in evaluation mode."""
@@ -181,12 +181,6 @@ class Recipe(Plugin, ABC):
             "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))),
             "linear": lambda step: max(1 - step / steps, 0.0),
         }[self.schedule]
-
-
-def batched_outputs(model: nn.Module, inputs: Tensor, batch: int = 1024) -> Tensor:
-    """``model(inputs)`` without gradients, batch by batch, (N, outputs)."""
-    with torch.no_grad():
-        return torch.cat([model(x) for x in inputs.split(batch)])
 
 
 def _test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:

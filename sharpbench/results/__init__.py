@@ -1,0 +1,1 @@
+"""Records on disk: crash-safe, resumable, nothing pickled."""

@@ -1,0 +1,36 @@
+"""Records as one table in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from sharpbench.errors import InputError
+
+__all__ = ["write_table"]
+
+
+def write_table(frame: pd.DataFrame, target: Path) -> int:
+    """Write ``frame`` to a .parquet or .csv file, nested values as JSON text; the number of rows.
+
+    Raises InputError for any other ending.
+    """
+    flat = frame.copy()
+    for column in flat.columns:
+        if flat[column].map(lambda v: isinstance(v, (list, dict))).any():
+            flat[column] = flat[column].map(
+                lambda v: json.dumps(v) if isinstance(v, (list, dict)) else v
+            )
+            flat[column] = flat[column].astype("string")
+        elif flat[column].dtype == object:
+            flat[column] = flat[column].astype("string")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".parquet":
+        flat.to_parquet(target, index=False)
+    elif target.suffix == ".csv":
+        flat.to_csv(target, index=False)
+    else:
+        raise InputError(f"{target}: the file must end in .parquet or .csv")
+    return len(flat)

@@ -1,0 +1,81 @@
+"""One figure, or the reason why there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["FINAL", "Kind", "Record", "Status", "content_key"]
+
+Kind = Literal["measurement", "evaluation", "trajectory", "decision_map"]
+Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
+
+FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
+"""Statuses that depend on the inputs alone. Errors and time-outs are tried again by the next run."""
+
+
+def content_key(identity: Any) -> str:
+    """SHA-256 of the canonical JSON of ``identity``: equal content, equal key, whatever the order."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of the results.
+
+    ``key`` identifies the figure (subject, weights, metric, transformation, draw, epoch);
+    ``plan_key`` the question, which is the same for every subject. ``name`` is the metric or the
+    evaluated quantity, ``label`` adds the parameters that differ from their defaults.
+    """
+
+    key: str
+    plan_key: str
+    kind: Kind
+    name: str
+    label: str
+    status: Status = "ok"
+    reason: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+    transformation: str | None = None
+    transformation_name: str | None = None
+    function_change: float | None = None
+    """max |Δ logits| / max |logits| of the transformation, in float64."""
+    draw: int = 0
+    epoch: int | None = None
+    value: float | None = None
+    standard_error: float | None = None
+    converged: bool | None = None
+    samples: int | None = None
+    gradient_equivalents: float | None = None
+    work: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, Any] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+
+    def to_line(self) -> str:
+        """One line of JSON. Raises ValueError for NaN or infinity: they are not results."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False, ensure_ascii=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> Record:
+        """The record of a line. Unknown fields, written by a newer sharpbench, are left out."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in json.loads(line).items() if k in known})
+
+    def figure(self) -> tuple[object, ...]:
+        """What must not change between two runs of the same suite: all but cost and run."""
+        return (
+            self.key,
+            self.status,
+            self.reason,
+            self.value,
+            self.standard_error,
+            self.converged,
+            json.dumps(self.details, sort_keys=True),
+            json.dumps(self.work, sort_keys=True),
+        )

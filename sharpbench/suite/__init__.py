@@ -1,0 +1,1 @@
+"""From a suite file to records: parse, plan, execute, run."""

@@ -1,0 +1,39 @@
+"""Giving up on work that takes too long."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sharpbench.errors import TimeLimitExceeded
+
+__all__ = ["time_limit"]
+
+
+@contextmanager
+def time_limit(seconds: float | None, what: str) -> Iterator[None]:
+    """Raise TimeLimitExceeded inside the block after ``seconds`` (None: never).
+
+    Works through SIGALRM: in the main thread of a process, on POSIX, between two Python
+    instructions; a single long call into torch finishes first. Elsewhere a limit is an error, since
+    ignoring it in silence would not be one.
+    """
+    if seconds is None:
+        yield
+        return
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("time limits need POSIX signals and the main thread")
+
+    def expired(signum: int, frame: FrameType | None) -> None:
+        raise TimeLimitExceeded(f"{what} took longer than the limit of {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

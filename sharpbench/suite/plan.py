@@ -1,0 +1,194 @@
+"""A suite expanded: which subjects are trained and which figures are asked of each one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from sharpbench.datasets import Dataset, datasets
+from sharpbench.errors import InputError
+from sharpbench.evaluation.classification import EVALUATION_VERSION
+from sharpbench.invariance import Transformation, transformations
+from sharpbench.metrics import Metric, metrics
+from sharpbench.models import Model, models
+from sharpbench.registry import Registry
+from sharpbench.results.record import content_key
+from sharpbench.suite.spec import Block, P, SuiteFile, expand
+from sharpbench.training import Recipe, recipes
+
+__all__ = ["MeasurementPlan", "Plan", "SubjectPlan", "TrajectoryPlan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class SubjectPlan:
+    """A dataset, a model, a training recipe and a seed, trained on a kind of device."""
+
+    dataset: Dataset
+    model: Model
+    recipe: Recipe
+    seed: int
+    device: str = "cpu"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything the trained weights depend on, defaults resolved."""
+        return {
+            "dataset": {**self.dataset.identity(), "data": self.dataset.fingerprint()},
+            "model": self.model.identity(),
+            "recipe": self.recipe.identity(),
+            "seed": self.seed,
+            "device": self.device,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(self.identity)
+
+    @property
+    def label(self) -> str:
+        parts = (self.dataset.label, self.model.label, self.recipe.label)
+        return f"{' · '.join(parts)} · seed={self.seed}"
+
+
+@dataclass(frozen=True)
+class MeasurementPlan:
+    """A metric asked of a trained subject, after one draw of a transformation or as it is."""
+
+    metric: Metric
+    transformation: Transformation | None = None
+    draw: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """The same for every subject; a record's key adds the subject and its weights."""
+        changed = self.transformation.identity() if self.transformation else None
+        return content_key(
+            {"metric": self.metric.identity(), "transformation": changed, "draw": self.draw}
+        )
+
+    @property
+    def label(self) -> str:
+        return self.metric.label + (f" after {self.transformation.label}" if self.transformation else "")
+
+
+@dataclass(frozen=True)
+class TrajectoryPlan:
+    """Metrics measured along training."""
+
+    metrics: tuple[Metric, ...]
+    every: int
+
+    def due(self, epoch: int, last: int) -> bool:
+        return epoch == 1 or epoch % self.every == 0 or epoch == last
+
+    def metric_key(self, metric: Metric) -> str:
+        return content_key({"metric": metric.identity(), "every": self.every})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Ordered subjects, each of which gets every measurement."""
+
+    name: str
+    subjects: tuple[SubjectPlan, ...]
+    measurements: tuple[MeasurementPlan, ...]
+    trajectory: TrajectoryPlan
+    ece_bins: int
+    cost_repeats: int
+    threads: int
+    training_seconds: float | None
+    measurement_seconds: float | None
+
+    @property
+    def evaluation_key(self) -> str:
+        return content_key({"evaluation": EVALUATION_VERSION, "ece_bins": self.ece_bins})
+
+    def record_keys(self) -> set[str]:
+        """The subject-independent keys of every record that belongs to this plan."""
+        return {
+            self.evaluation_key,
+            *(m.key for m in self.measurements),
+            *(self.trajectory.metric_key(m) for m in self.trajectory.metrics),
+        }
+
+    def only(self, texts: Iterable[str]) -> Plan:
+        """The plan with those subjects alone whose label contains one of ``texts``.
+
+        Raises InputError if none does.
+        """
+        wanted = list(texts)
+        if not wanted:
+            return self
+        kept = tuple(s for s in self.subjects if any(text in s.label for text in wanted))
+        if not kept:
+            labels = "\n  ".join(s.label for s in self.subjects)
+            raise InputError(f"--only {' '.join(wanted)!r} matches none of the subjects:\n  {labels}")
+        return Plan(**{**self.__dict__, "subjects": kept})
+
+
+def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
+    """Expand the grids of a suite; equal subjects or measurements stand once.
+
+    Raises InputError, with file and line, for unknown names, parameters and values.
+    """
+    spec = suite.spec
+    subjects: dict[str, SubjectPlan] = {}
+    for i, block in enumerate(spec.subjects):
+        at = ("subjects", i)
+        for dataset in _expand_all(suite, datasets, block.dataset, (*at, "dataset")):
+            for model in _expand_all(suite, models, block.model, (*at, "model")):
+                for recipe in _expand_all(suite, recipes, block.recipe, (*at, "recipe")):
+                    for seed in spec.seeds:
+                        subject = SubjectPlan(dataset, model, recipe, seed, device)
+                        subjects.setdefault(subject.key, subject)
+    chosen = [
+        metric
+        for i, entry in enumerate(spec.metrics)
+        for metric in _expand_all(suite, metrics, [entry], ("metrics", i))
+    ]
+    measurements: dict[str, MeasurementPlan] = {}
+    for metric in chosen:
+        plain = MeasurementPlan(metric)
+        measurements.setdefault(plain.key, plain)
+    for i, entry in enumerate(spec.transformations):
+        at = ("transformations", i)
+        draws = entry.get("draws", 1)
+        if not isinstance(draws, int) or draws < 1:
+            raise suite.error((*at, "draws"), f"must be a positive whole number, got {draws!r}")
+        parameters = {k: v for k, v in entry.items() if k != "draws"}
+        for transformation in _expand_all(suite, transformations, [parameters], at):
+            for metric in chosen:
+                for draw in range(draws):
+                    changed = MeasurementPlan(metric, transformation, draw)
+                    measurements.setdefault(changed.key, changed)
+    along: list[Metric] = []
+    if spec.trajectory:
+        along = _expand_all(suite, metrics, spec.trajectory.metrics, ("trajectory", "metrics"))
+    return Plan(
+        name=spec.name,
+        subjects=tuple(subjects.values()),
+        measurements=tuple(measurements.values()),
+        trajectory=TrajectoryPlan(tuple(along), spec.trajectory.every if spec.trajectory else 1),
+        ece_bins=spec.evaluation.ece_bins,
+        cost_repeats=spec.cost.repeats,
+        threads=spec.threads,
+        training_seconds=spec.limits.training_seconds,
+        measurement_seconds=spec.limits.measurement_seconds,
+    )
+
+
+def _expand_all(
+    suite: SuiteFile, registry: Registry[P], blocks: list[Block], at: tuple[str | int, ...]
+) -> list[P]:
+    found: list[P] = []
+    for block in blocks:
+        try:
+            found += expand(registry, block)
+        except InputError as error:
+            # Point at the key the message complains of, if it is one of the block's own.
+            key = next((k for k in block if k != "name" and repr(k) in str(error)), "name")
+            value = str(block.get("name")) if key == "name" else None
+            raise suite.error((*at, key), str(error), value=value) from None
+    return found

@@ -1,0 +1,422 @@
+"""One subject from plan to records: train or load it, evaluate, measure, transform, measure again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharpbench.cost import Cost, measure_cost
+from sharpbench.errors import (
+    MetricFailed,
+    MetricUnsupported,
+    TimeLimitExceeded,
+    TransformationRefused,
+)
+from sharpbench.evaluation.classification import EVALUATION_VERSION, decision_map, evaluate
+from sharpbench.invariance import Transformation
+from sharpbench.invariance.base import verify_promise
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+from sharpbench.metrics.base import state_hash
+from sharpbench.results.record import FINAL, Record, content_key
+from sharpbench.results.store import ResultsStore, SubjectFolder
+from sharpbench.seeds import derive_seed
+from sharpbench.subject import Splits, Subject
+from sharpbench.suite.limits import time_limit
+from sharpbench.suite.plan import MeasurementPlan, Plan, SubjectPlan
+
+__all__ = ["SubjectOutcome", "SubjectTask", "run_subject"]
+
+Notify = Callable[[str], None]
+"""Called with a line on what is being done; each measurement makes one call."""
+
+
+@dataclass(frozen=True)
+class SubjectTask:
+    """Everything a worker process needs to run one subject."""
+
+    plan: Plan
+    subject: SubjectPlan
+    results: Path
+    data: Path
+    run: str
+    time_costs: bool
+    shared_machine: bool
+    """Whether other subjects run at the same time: their costs are marked."""
+
+
+@dataclass(frozen=True)
+class SubjectOutcome:
+    """What came of one subject."""
+
+    key: str
+    label: str
+    trained: bool
+    measured: int
+    """New records written."""
+    problems: tuple[str, ...] = ()
+    """Trainings and measurements that failed, by label with the reason."""
+
+
+def run_subject(task: SubjectTask, notify: Notify = lambda _: None) -> SubjectOutcome:
+    """Bring the records of one subject up to the plan; what is there already is left alone."""
+    folder = ResultsStore(task.results).subject(task.subject.key)
+    with folder.writing(), _settings(task):
+        return _SubjectRun(task, folder, notify).run()
+
+
+@contextmanager
+def _settings(task: SubjectTask) -> Iterator[None]:
+    """The thread count decides the order of sums: it belongs to the suite, not to the workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(task.plan.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _SubjectRun:
+    def __init__(self, task: SubjectTask, folder: SubjectFolder, notify: Notify) -> None:
+        self.task, self.folder, self.notify = task, folder, notify
+        self.plan, self.subject = task.plan, task.subject
+        self.device = torch.device(task.subject.device)
+        self._splits: Splits | None = None
+        self.problems: list[str] = []
+        self.written = 0
+
+    @property
+    def splits(self) -> Splits:
+        """The data, loaded on first use: a subject that is complete never touches it."""
+        if self._splits is None:
+            seed = derive_seed(self.subject.seed, "data")
+            self._splits = self.subject.dataset.load(self.task.data, seed=seed).to(self.device)
+        return self._splits
+
+    def run(self) -> SubjectOutcome:
+        description = self.folder.read()
+        trained = False
+        if self._must_train(description):
+            try:
+                description = self._train(description)
+                trained = True
+            except KeyboardInterrupt:
+                raise
+            except TimeLimitExceeded as error:
+                description = self._give_up("timeout", str(error))
+            except Exception as error:
+                description = self._give_up("error", _explain(error))
+        assert description is not None
+        if description["status"] == "trained":
+            self._measure(description)
+        else:
+            self.problems.append(f"{self.subject.label}: {description['reason']}")
+        return SubjectOutcome(
+            self.subject.key, self.subject.label, trained, self.written, tuple(self.problems)
+        )
+
+    # --- training -----------------------------------------------------------------------------
+
+    def _must_train(self, description: dict[str, Any] | None) -> bool:
+        if description is None or description["status"] in {"error", "timeout"}:
+            return True
+        done = description.get("trajectories", [])
+        return description["status"] == "trained" and any(
+            self.plan.trajectory.metric_key(m) not in done for m in self.plan.trajectory.metrics
+        )
+
+    def _build(self) -> nn.Module:
+        seed = derive_seed(self.subject.seed, "init")
+        model = self.subject.model.build(self.splits.input_shape, self.splits.outputs, seed=seed)
+        return model.to(self.device)
+
+    def _train(self, before: dict[str, Any] | None) -> dict[str, Any]:
+        """Train, measure along the way, and commit weights and description."""
+        self.notify(f"training {self.subject.label}")
+        model = self._build()
+        recipe = self.subject.recipe
+        trajectory = self.plan.trajectory
+        along: list[Record] = []
+
+        def measure_along(epoch: int, current: nn.Module) -> None:
+            self.notify("")
+            if trajectory.metrics and trajectory.due(epoch, recipe.epochs):
+                point = self._as_subject(current)
+                along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
+
+        with time_limit(self.plan.training_seconds, "training"):
+            log = recipe.train(
+                model,
+                self.splits,
+                seed=derive_seed(self.subject.seed, "training"),
+                callbacks=[measure_along],
+            )
+        if log.diverged:
+            return self._give_up("diverged", log.diverged, dataclasses.asdict(log))
+        weights = state_hash(model)
+        done = set()
+        if before and before["status"] == "trained":
+            if before["weights"] != weights:
+                raise RuntimeError(
+                    "training again, to measure along the way, gave other weights than the stored "
+                    "ones: another version of torch or another machine? Delete the results folder "
+                    f"{self.folder.path} to start over"
+                )
+            done = set(before.get("trajectories", []))
+        if along:
+            self._write(along)
+        description = {
+            **self._description("trained", None),
+            "weights": weights,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training": dataclasses.asdict(log),
+            "trajectories": sorted(done | {trajectory.metric_key(m) for m in trajectory.metrics}),
+        }
+        self.folder.commit(description, model.state_dict())
+        return description
+
+    def _give_up(
+        self, status: str, reason: str, log: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        existing = self.folder.read()
+        if existing and existing["status"] == "trained":
+            # The trained network stays; only the measurements along training are missing.
+            self.problems.append(f"{self.subject.label}: {reason}")
+            return existing
+        description = {**self._description(status, reason), "training": log}
+        self.folder.commit(description, None)
+        return description
+
+    def _description(self, status: str, reason: str | None) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "key": self.subject.key,
+            "label": self.subject.label,
+            "dataset_label": self.subject.dataset.label,
+            "model_label": self.subject.model.label,
+            "recipe_label": self.subject.recipe.label,
+            "identity": self.subject.identity,
+            "status": status,
+            "reason": reason,
+            "run": self.task.run,
+        }
+
+    def _trajectory_record(self, metric: Metric, subject: Subject, epoch: int) -> Record:
+        plan_key = self.plan.trajectory.metric_key(metric)
+        base = Record(
+            key=content_key([self.subject.key, plan_key, "epoch", epoch]),
+            plan_key=plan_key,
+            kind="trajectory",
+            name=metric.name,
+            label=metric.label,
+            parameters=metric.parameters(),
+            version=metric.version,
+            epoch=epoch,
+            run=self.task.run,
+        )
+        return self._attempt(base, lambda: (self._ask(metric, subject), None))
+
+    # --- measuring ----------------------------------------------------------------------------
+
+    def _measure(self, description: dict[str, Any]) -> None:
+        """Write the records that are missing; those that failed before are named again."""
+        weights = description["weights"]
+        existing = {r.key: r for r in self.folder.records()}
+        evaluation_key = content_key([self.subject.key, weights, self.plan.evaluation_key])
+        todo: list[tuple[str, MeasurementPlan]] = []
+        for measurement in self.plan.measurements:
+            key = content_key([self.subject.key, weights, measurement.key])
+            known = existing.get(key)
+            if known is not None and known.status in FINAL:
+                self._note_problem(known)
+                self.notify("")
+            else:
+                todo.append((key, measurement))
+        missing_evaluation = f"{evaluation_key}:test_error" not in existing
+        if not todo and not missing_evaluation:
+            return
+        model = self._build()
+        model.load_state_dict(self.folder.weights())
+        model.to(self.device).eval()
+        if missing_evaluation:
+            self._write(self._evaluation_records(model, evaluation_key))
+        subject = self._as_subject(model)
+        changed: dict[str, tuple[Subject, float] | TransformationRefused] = {}
+        for key, measurement in todo:
+            self.notify(f"{measurement.label} on {self.subject.label}")
+            self._write([self._measurement_record(key, measurement, subject, changed)])
+
+    def _as_subject(self, model: nn.Module) -> Subject:
+        splits = self.splits
+        return Subject(
+            model, splits.train_inputs, splits.train_targets, task=splits.task, splits=splits
+        )
+
+    def _evaluation_records(self, model: nn.Module, key: str) -> list[Record]:
+        seed = derive_seed(self.subject.seed, "evaluation")
+        figures = evaluate(model, self.splits, ece_bins=self.plan.ece_bins, seed=seed)
+        common: dict[str, Any] = {
+            "plan_key": self.plan.evaluation_key,
+            "version": EVALUATION_VERSION,
+            "run": self.task.run,
+        }
+        records = [
+            Record(
+                key=f"{key}:{name}",
+                kind="evaluation",
+                name=name,
+                label=name,
+                value=figure.value,
+                standard_error=figure.standard_error,
+                samples=figure.samples,
+                parameters={"bins": self.plan.ece_bins} if name == "ece" else {},
+                **common,
+            )
+            for name, figure in figures.items()
+        ]
+        if (details := decision_map(model, self.splits)) is not None:
+            name = "decision_map"
+            records.append(
+                Record(f"{key}:{name}", kind="decision_map", name=name, label=name,
+                       details=details, **common)
+            )  # fmt: skip
+        return records
+
+    def _measurement_record(
+        self,
+        key: str,
+        measurement: MeasurementPlan,
+        subject: Subject,
+        changed: dict[str, tuple[Subject, float] | TransformationRefused],
+    ) -> Record:
+        metric, transformation = measurement.metric, measurement.transformation
+        base = Record(
+            key=key,
+            plan_key=measurement.key,
+            kind="measurement",
+            name=metric.name,
+            label=metric.label,
+            parameters=metric.parameters(),
+            version=metric.version,
+            transformation=transformation.label if transformation else None,
+            transformation_name=transformation.name if transformation else None,
+            draw=measurement.draw,
+            run=self.task.run,
+        )
+        if transformation is None:
+            return self._attempt(base, lambda: self._ask_and_time(metric, subject))
+        result = self._transformed(transformation, measurement.draw, subject, changed)
+        if isinstance(result, TransformationRefused):
+            return dataclasses.replace(base, status="unsupported", reason=str(result))
+        other, change = result
+        base = dataclasses.replace(base, function_change=change)
+        return self._attempt(base, lambda: (self._ask(metric, other), None))
+
+    def _transformed(
+        self,
+        transformation: Transformation,
+        draw: int,
+        subject: Subject,
+        changed: dict[str, tuple[Subject, float] | TransformationRefused],
+    ) -> tuple[Subject, float] | TransformationRefused:
+        """The transformed subject in float64 with its promise verified, made once for all metrics."""
+        key = content_key([transformation.identity(), draw])
+        if key not in changed:
+            seed = derive_seed(self.subject.seed, "transformation", transformation.name, draw)
+            before = copy.deepcopy(subject.model).double()
+            try:
+                after = transformation.apply(before, seed=seed)
+                inputs = self.splits.test_inputs[:1024]
+                change = verify_promise(transformation, before, after, inputs)
+                changed[key] = (subject.with_model(after), change)
+            except TransformationRefused as refusal:
+                changed[key] = refusal
+        return changed[key]
+
+    def _ask(self, metric: Metric, subject: Subject) -> Measurement:
+        # The seed is the same before and after a transformation: common random numbers.
+        return metric.checked_measure(subject, seed=self._metric_seed(metric))
+
+    def _ask_and_time(self, metric: Metric, subject: Subject) -> tuple[Measurement, Cost | None]:
+        if not self.task.time_costs:
+            return self._ask(metric, subject), None
+        return measure_cost(
+            lambda: metric.measure(subject, seed=self._metric_seed(metric)),
+            first=lambda: self._ask(metric, subject),
+            repeats=self.plan.cost_repeats,
+            device=self.device,
+        )
+
+    def _metric_seed(self, metric: Metric) -> int:
+        return derive_seed(self.subject.seed, "metric", metric.name)
+
+    def _attempt(
+        self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]
+    ) -> Record:
+        """``base`` with the answer, or with the reason why there is none."""
+        try:
+            with time_limit(self.plan.measurement_seconds, base.label):
+                measurement, cost = ask()
+        except MetricUnsupported as error:
+            record = dataclasses.replace(base, status="unsupported", reason=str(error))
+        except MetricFailed as error:
+            record = dataclasses.replace(base, status="failed", reason=str(error))
+        except TimeLimitExceeded as error:
+            record = dataclasses.replace(base, status="timeout", reason=str(error))
+        except Exception as error:
+            record = dataclasses.replace(base, status="error", reason=_explain(error))
+        else:
+            record = dataclasses.replace(base, **_answer(measurement), cost=self._cost(cost))
+        self._note_problem(record)
+        return record
+
+    def _cost(self, cost: Cost | None) -> dict[str, Any] | None:
+        if cost is None:
+            return None
+        return {
+            "median_seconds": cost.median_seconds,
+            "spread_seconds": cost.spread_seconds,
+            "first_seconds": cost.first_seconds,
+            "seconds": list(cost.seconds),
+            "peak_bytes": cost.peak_bytes,
+            "device": cost.device,
+            "threads": cost.threads,
+            "shared_machine": self.task.shared_machine,
+        }
+
+    def _note_problem(self, record: Record) -> None:
+        if record.status not in {"ok", "unsupported"}:
+            after = f" after {record.transformation}" if record.transformation else ""
+            self.problems.append(f"{record.label}{after} on {self.subject.label}: {record.reason}")
+
+    def _write(self, records: list[Record]) -> None:
+        self.folder.append(records)
+        self.written += len(records)
+
+
+def _answer(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "value": measurement.value,
+        "standard_error": measurement.standard_error,
+        "converged": measurement.converged,
+        "samples": measurement.samples,
+        "gradient_equivalents": measurement.work.gradient_equivalents(measurement.samples),
+        "work": dict(measurement.work.__dict__),
+        "details": measurement.details,
+    }
+
+
+def _explain(error: Exception) -> str:
+    """The exception in one line with the place in the code where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
