@@ -1,0 +1,64 @@
+"""Two sets of results side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["Comparison", "compare_records"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``rows``: figures that differ (``subject_label``, ``figure``, ``a``, ``b``, ``standard_errors``),
+    most standard errors first; a difference without any standard error counts as infinite."""
+
+    rows: pd.DataFrame
+    common: int
+    only_a: int
+    only_b: int
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.common} figures in both, {len(self.rows)} of them differ; "
+            f"{self.only_a} only in A, {self.only_b} only in B"
+        )
+
+
+def compare_records(a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
+    """Match measured and evaluated figures by subject, figure, transformation, draw and epoch."""
+    first, second = _keyed(a), _keyed(b)
+    both = first.index.intersection(second.index)
+    x, y = first.loc[both], second.loc[both]
+    moved = (x["value"] != y["value"]) & ~(x["value"].isna() & y["value"].isna())
+    error = np.hypot(x["standard_error"].astype(float).fillna(0),
+                     y["standard_error"].astype(float).fillna(0))  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.where(error > 0, (x["value"] - y["value"]).abs() / error, np.inf)
+    after = x["transformation"].map(lambda t: f" after {t}" if isinstance(t, str) else "")
+    rows = pd.DataFrame(
+        {
+            "subject_label": x["subject_label"],
+            "figure": x["label"] + after,
+            "a": x["value"],
+            "b": y["value"],
+            "standard_errors": errors,
+        }
+    )[moved]
+    return Comparison(
+        rows.sort_values("standard_errors", ascending=False, kind="stable"),
+        len(both),
+        len(first) - len(both),
+        len(second) - len(both),
+    )
+
+
+def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = frame[frame["kind"].isin(["measurement", "evaluation", "trajectory"])]
+    key = ["subject", "kind", "label", "transformation", "draw", "epoch"]
+    filled = rows[key].astype(object).where(rows[key].notna(), "").astype(str)
+    rows = rows.set_index(pd.MultiIndex.from_frame(filled))
+    return rows[~rows.index.duplicated(keep="last")]

@@ -1,0 +1,92 @@
+"""Right? How far the implementations of one metric agree on the same subjects and data."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from sharpbench.analysis.frames import measured
+
+__all__ = ["convergence", "implementation_agreement", "implementation_pairs"]
+
+
+def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each pair of implementations of one metric on one subject.
+
+    Columns: ``subject``, ``metric``, ``a``, ``b`` (short names), ``value_a``, ``value_b``,
+    ``difference`` (b − a, relative to |a|), ``standard_errors`` (|b − a| over the combined standard
+    error, NaN where neither has one).
+    """
+    rows = []
+    for (subject, name), group in measured(frame).groupby(["subject", "name"]):
+        if "implementation" not in group["parameters"].iloc[0]:
+            continue
+        others = group["parameters"].map(
+            lambda p: str(sorted((k, str(v)) for k, v in p.items() if k != "implementation"))
+        )
+        for _, same in group.groupby(others):
+            by_native = same.assign(
+                rank=same["parameters"].map(lambda p: p["implementation"] != "native")
+            ).sort_values(["rank", "label"])
+            for a, b in itertools.combinations(by_native.to_dict("records"), 2):
+                error = float(np.hypot(a["standard_error"] or 0, b["standard_error"] or 0))
+                error = 0.0 if np.isnan(error) else error
+                gap = b["value"] - a["value"]
+                rows.append(
+                    {
+                        "subject": subject,
+                        "metric": name,
+                        "a": a["metric_short"],
+                        "b": b["metric_short"],
+                        "value_a": a["value"],
+                        "value_b": b["value"],
+                        "difference": gap / abs(a["value"]) if a["value"] else np.nan,
+                        "standard_errors": abs(gap) / error if error > 0 else np.nan,
+                    }
+                )
+    return pd.DataFrame(
+        rows,
+        columns=["subject", "metric", "a", "b", "value_a", "value_b", "difference",
+                 "standard_errors"],
+    )  # fmt: skip
+
+
+def implementation_agreement(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a pair of implementations: n, median and largest |relative difference|, and the share
+    of subjects on which they differ by more than three combined standard errors (NaN where the
+    figures carry none)."""
+    pairs = implementation_pairs(frame)
+    rows = []
+    for (a, b), group in pairs.groupby(["a", "b"]):
+        sizes = group["difference"].abs()
+        errors = group["standard_errors"]
+        rows.append(
+            {
+                "a": a,
+                "b": b,
+                "n": len(group),
+                "median_difference": float(sizes.median()),
+                "largest_difference": float(sizes.max()),
+                "median_signed_difference": float(group["difference"].median()),
+                "beyond_3_errors": float((errors > 3).mean()) if errors.notna().any() else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def convergence(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a metric: n, how many estimates met their tolerance, and the median relative standard error."""
+    rows = []
+    for metric, group in measured(frame).groupby("metric_short"):
+        relative = (group["standard_error"] / group["value"].abs()).median()
+        rows.append(
+            {
+                "metric": metric,
+                "n": len(group),
+                "converged": int(group["converged"].astype(bool).sum()),
+                "relative_standard_error": float(relative),
+            }
+        )
+    return pd.DataFrame(rows)

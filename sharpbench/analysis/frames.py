@@ -1,0 +1,88 @@
+"""Views of the long record frame that every question starts from, and short names for its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["evaluations", "measured", "short_names", "stratum", "with_short_names"]
+
+STRATUM = ["dataset_short", "model_short"]
+"""Subjects that differ only in recipe and seed: within these, ranks can be compared without confounding."""
+
+
+def measured(frame: pd.DataFrame) -> pd.DataFrame:
+    """Successful measurements of trained subjects as they are: one row a subject and metric."""
+    rows = (
+        (frame["kind"] == "measurement")
+        & (frame["status"] == "ok")
+        & frame["transformation"].isna()
+    )
+    return frame[rows]
+
+
+def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
+    """Evaluated figures, one row a subject, one column a quantity."""
+    rows = frame[(frame["kind"] == "evaluation") & (frame["status"] == "ok")]
+    return rows.pivot_table(index="subject", columns="name", values="value", observed=True)
+
+
+def stratum(frame: pd.DataFrame) -> pd.Series:
+    """The stratum of each row: data set with its label noise, and model."""
+    return frame[STRATUM[0]] + " · " + frame[STRATUM[1]]
+
+
+def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """``frame`` with columns ``metric_short``, ``dataset_short``, ``model_short``, ``recipe_short``.
+
+    A short name holds only the parameters that tell entries of this frame apart. ``titles`` maps
+    metric names to what a reader calls them.
+    """
+    frame = frame.copy()
+    metrics = frame[frame["kind"].isin(["measurement", "trajectory"])]
+    # Along training a metric is often measured on fewer points: told apart within each kind.
+    frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
+    for kind, rows in metrics.groupby("kind"):
+        found = {
+            label: (titles.get(name, name.replace("_", " ")), parameters)
+            for label, name, parameters in zip(
+                rows["label"], rows["name"], rows["parameters"], strict=True
+            )
+        }
+        of_kind = frame["kind"] == kind
+        frame.loc[of_kind, "metric_short"] = frame.loc[of_kind, "label"].map(short_names(found))
+    for part in ("dataset", "model", "recipe"):
+        columns = [c for c in frame.columns if c.startswith(f"{part}.")]
+        distinct = frame.drop_duplicates(f"{part}_label")
+        found = {
+            row[f"{part}_label"]: (row[part], {c.split(".", 1)[1]: row[c] for c in columns})
+            for row in distinct.to_dict("records")
+        }
+        frame[f"{part}_short"] = frame[f"{part}_label"].map(short_names(found))
+    return frame
+
+
+def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Label to name plus the parameters in which entries of that name differ."""
+    short = {}
+    for label, (name, parameters) in entries.items():
+        rivals = [p for n, p in entries.values() if n == name]
+        differing = [
+            f"{key.replace('_', ' ')} {_spell(value)}"
+            if key != "implementation"
+            else str(value)
+            for key, value in parameters.items()
+            if any(str(rival.get(key)) != str(value) for rival in rivals)
+        ]
+        short[label] = f"{name}, {', '.join(differing)}" if differing else name
+    return short
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return "-".join(_spell(v) for v in value)
+    return str(value)

@@ -1,0 +1,97 @@
+"""Invariant? How far a metric moves under a transformation, against its own noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from sharpbench.analysis.frames import measured
+
+__all__ = ["changes", "invariance_matrix"]
+
+_FLOOR = 0.01
+"""Relative change below which a figure without a standard error counts as unmoved."""
+
+_ERRORS = 3.0
+"""Combined standard errors below which a change counts as noise."""
+
+
+def changes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each metric before and after each transformation, with the same seeds, on each subject.
+
+    Columns: ``subject``, ``metric``, ``name``, ``transformation``, ``before``, ``after``,
+    ``ratio`` (after/before), ``relative_change`` (|after − before|/|before|), ``noise`` (the relative
+    change that counts as noise: three combined standard errors, at least 1%), ``moved``,
+    ``function_change``.
+    """
+    base = measured(frame)
+    rows = frame[
+        (frame["kind"] == "measurement")
+        & (frame["status"] == "ok")
+        & frame["transformation"].notna()
+    ]
+    joined = rows.merge(
+        base[["subject", "label", "value", "standard_error"]],
+        on=["subject", "label"],
+        suffixes=("", "_before"),
+    )
+    size = joined["value_before"].abs()
+    errors = np.hypot(
+        joined["standard_error"].fillna(0), joined["standard_error_before"].fillna(0)
+    )
+    relative = (joined["value"] - joined["value_before"]).abs() / size
+    noise = np.maximum(_ERRORS * errors / size, _FLOOR)
+    return pd.DataFrame(
+        {
+            "subject": joined["subject"],
+            "metric": joined["metric_short"],
+            "name": joined["name"],
+            "transformation": joined["transformation"],
+            "transformation_name": joined["transformation_name"],
+            "before": joined["value_before"],
+            "after": joined["value"],
+            "ratio": joined["value"] / joined["value_before"],
+            "relative_change": relative,
+            "noise": noise,
+            "moved": relative > noise,
+            "function_change": joined["function_change"],
+        }
+    )
+
+
+def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a metric and transformation.
+
+    ``n`` subjects, ``median_change`` and ``largest_change`` (relative), ``moved_share`` of the
+    subjects on which the change exceeds the noise, ``function_change`` (the largest, of the logits)
+    and the ``verdict``: ``stays`` if at most 5% of the subjects moved, ``moves`` if at least half
+    did, else ``mixed``; ``not applicable`` (n = 0) where the transformation refuses every subject.
+    """
+    moved = changes(frame)
+    asked = frame[(frame["kind"] == "measurement") & frame["transformation"].notna()]
+    rows = []
+    for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
+        found = moved[(moved["metric"] == metric) & (moved["transformation"] == transformation)]
+        share = float(found["moved"].mean()) if len(found) else np.nan
+        if not len(found):
+            verdict = "not applicable"
+        elif share <= 0.05:
+            verdict = "stays"
+        else:
+            verdict = "moves" if share >= 0.5 else "mixed"
+        rows.append(
+            {
+                "metric": metric,
+                "name": group["name"].iloc[0],
+                "transformation": transformation,
+                "transformation_name": group["transformation_name"].iloc[0],
+                "n": len(found),
+                "not_applicable": int((group["status"] == "unsupported").sum()),
+                "median_change": float(found["relative_change"].median()),
+                "largest_change": float(found["relative_change"].max()),
+                "moved_share": share,
+                "function_change": float(found["function_change"].max()),
+                "verdict": verdict,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,121 @@
+"""Predictive? Rank correlation of metrics with what a trained network is judged by.
+
+Pooling unlike subjects invites Simpson's paradox (label noise moves both λ and the test error), so
+every correlation is given twice: pooled, and within strata of equal data and model, where subjects
+differ in recipe and seed alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sharpbench.analysis.frames import evaluations, measured, stratum
+from sharpbench.seeds import numpy_generator
+
+__all__ = ["TARGETS", "Association", "associations", "kendall", "metric_agreement"]
+
+TARGETS = ("test_error", "gap", "test_loss", "loss_gap", "ece", "brier_score")
+"""Evaluated quantities that a sharpness metric is asked to rank; larger is worse in each."""
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Association:
+    """Kendall's τ with a 95% bootstrap interval over ``n`` subjects in ``strata`` strata."""
+
+    tau: float
+    low: float
+    high: float
+    n: int
+    pairs: int
+    strata: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+
+def kendall(x: np.ndarray, y: np.ndarray, strata: np.ndarray, *, seed: int = 0) -> Association | None:
+    """Kendall's τ over the pairs of subjects within one stratum, pooled over the strata.
+
+    τ = (concordant − discordant) / (pairs that neither x nor y ties). With a single stratum this is
+    Goodman and Kruskal's form of Kendall's coefficient over all subjects. The interval is the
+    percentile bootstrap over subjects, resampled within their strata. None if no pair is untied.
+    """
+    rng = numpy_generator(seed)
+    numerator, denominator, n, used = 0.0, 0.0, 0, 0
+    top, bottom = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+    for one in pd.unique(strata):
+        rows = np.flatnonzero(strata == one)
+        if len(rows) < 2:
+            continue
+        signs = np.sign(x[rows, None] - x[None, rows]) * np.sign(y[rows, None] - y[None, rows])
+        numerator += signs.sum() / 2
+        denominator += np.abs(signs).sum() / 2
+        n, used = n + len(rows), used + 1
+        draws = rng.integers(0, len(rows), (_RESAMPLES, len(rows)))
+        resampled = signs[draws[:, :, None], draws[:, None, :]]
+        top += resampled.sum((1, 2)) / 2
+        bottom += np.abs(resampled).sum((1, 2)) / 2
+    if denominator == 0:
+        return None
+    taus = top[bottom > 0] / bottom[bottom > 0]
+    low, high = np.quantile(taus, [0.025, 0.975])
+    tau = float(numerator / denominator)
+    return Association(tau, float(low), float(high), n, int(denominator), used)
+
+
+def associations(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a metric and target with the pooled and the within-stratum coefficient.
+
+    Columns: ``metric``, ``target``, ``pooled`` and ``within`` (`Association`), ``simpson``: both are
+    clear of zero and of opposite sign.
+    """
+    values = measured(frame)
+    judged = evaluations(frame)
+    rows = []
+    for metric, group in values.groupby("metric_short"):
+        joined = group.join(judged, on="subject", rsuffix="_evaluated")
+        for target in TARGETS:
+            if target not in judged.columns:
+                continue
+            complete = joined.dropna(subset=["value", target])
+            x, y = complete["value"].to_numpy(float), complete[target].to_numpy(float)
+            groups = stratum(complete).to_numpy()
+            pooled = kendall(x, y, np.zeros(len(x)))
+            within = kendall(x, y, groups)
+            simpson = bool(
+                pooled and within and pooled.clear and within.clear and pooled.tau * within.tau < 0
+            )
+            rows.append(
+                {
+                    "metric": metric,
+                    "target": target,
+                    "pooled": pooled,
+                    "within": within,
+                    "simpson": simpson,
+                }
+            )
+    return pd.DataFrame(rows, columns=["metric", "target", "pooled", "within", "simpson"])
+
+
+def metric_agreement(frame: pd.DataFrame) -> pd.DataFrame:
+    """Kendall's τ within strata between every two metrics, as a symmetric frame with ones."""
+    values = measured(frame)
+    table = values.pivot_table(index="subject", columns="metric_short", values="value")
+    first = values.drop_duplicates("subject").set_index("subject")
+    groups = stratum(first).reindex(table.index).to_numpy()
+    result = pd.DataFrame(np.eye(len(table.columns)), table.columns, table.columns)
+    for a, b in itertools.combinations(table.columns, 2):
+        both = table[[a, b]].notna().all(axis=1).to_numpy()
+        found = kendall(
+            table[a].to_numpy(float)[both], table[b].to_numpy(float)[both], groups[both]
+        )
+        result.loc[a, b] = result.loc[b, a] = found.tau if found else np.nan
+    return result

@@ -1,0 +1,137 @@
+"""What was found, in words; every sentence is computed from the tables by the rules written here."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sharpbench.analysis.correctness import convergence, implementation_agreement
+from sharpbench.analysis.invariance import invariance_matrix
+
+__all__ = ["findings", "problems"]
+
+
+def findings(
+    frame: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
+) -> dict[str, list[str]]:
+    """Sentences by question: ``right``, ``invariant``, ``predictive``, ``costly``."""
+    return {
+        "right": _right(frame),
+        "invariant": _invariant(frame),
+        "predictive": _predictive(associations),
+        "costly": _costly(costs),
+    }
+
+
+def problems(frame: pd.DataFrame) -> pd.DataFrame:
+    """Trainings and measurements without a figure, equal ones counted together.
+
+    Columns: ``what``, ``transformation``, ``status``, ``reason``, ``n``, ``example`` (a subject).
+    """
+    rows = frame[frame["status"] != "ok"]
+    if rows.empty:
+        return pd.DataFrame(columns=["what", "transformation", "status", "reason", "n", "example"])
+    grouped = rows.fillna({"transformation": "", "reason": ""}).groupby(
+        ["label", "transformation", "status", "reason"], sort=True
+    )
+    table = grouped.agg(n=("subject", "size"), example=("subject_label", "first")).reset_index()
+    return table.rename(columns={"label": "what"})
+
+
+def _right(frame: pd.DataFrame) -> list[str]:
+    sentences = []
+    for row in implementation_agreement(frame).itertuples():
+        text = (
+            f"{row.b} differs from {row.a} by {row.median_difference:.2%} in the median and "
+            f"{row.largest_difference:.1%} at most (n = {row.n} networks)"
+        )
+        if row.beyond_3_errors == row.beyond_3_errors:
+            text += f"; beyond three combined standard errors on {row.beyond_3_errors:.0%} of them"
+        sentences.append(text + ".")
+    for row in convergence(frame).itertuples():
+        if row.converged < row.n:
+            sentences.append(
+                f"{row.metric} met its tolerance on {row.converged} of {row.n} networks; the other "
+                "figures are marked."
+            )
+    return sentences or ["Each metric has a single implementation here, so none could be compared."]
+
+
+def _invariant(frame: pd.DataFrame) -> list[str]:
+    matrix = invariance_matrix(frame)
+    if matrix.empty:
+        return ["No transformation was asked for."]
+    sentences = []
+    for transformation, group in matrix.groupby("transformation", sort=False):
+        applied = group[group["n"] > 0]
+        if applied.empty:
+            sentences.append(f"{transformation} applied to none of the networks.")
+            continue
+        verdicts = []
+        for verdict, what in (("stays", "unmoved"), ("mixed", "moved on some"), ("moves", "moved")):
+            names = [
+                f"{row.metric}" + (f" (median {_size(row.median_change)})" if verdict != "stays" else "")
+                for row in applied[applied["verdict"] == verdict].itertuples()
+            ]
+            if names:
+                verdicts.append(f"{what}: {', '.join(names)}")
+        change = applied["function_change"].max()
+        kept = (
+            "kept the function" if change < 1e-10 else f"moved the logits by up to {change:.0%}"
+        )
+        n = applied["n"].max()
+        sentences.append(f"{transformation} ({kept}, n = {n}) left {'; '.join(verdicts)}."
+                         if verdicts[0].startswith("unmoved")
+                         else f"{transformation} ({kept}, n = {n}): {'; '.join(verdicts)}.")  # fmt: skip
+    return sentences
+
+
+def _predictive(table: pd.DataFrame) -> list[str]:
+    rows = table[table["target"] == "test_error"]
+    rows = rows[rows["within"].notna()]
+    if rows.empty:
+        return ["Too few networks to rank."]
+    clear = [r for r in rows.itertuples() if r.within.clear]
+    sentences = []
+    for r in sorted(clear, key=lambda r: -abs(r.within.tau)):
+        direction = "higher" if r.within.tau > 0 else "lower"
+        sentences.append(
+            f"{r.metric}: among networks of the same data and model, the sharper one has the "
+            f"{direction} test error (Kendall's τ = {r.within.tau:+.2f}, 95% interval "
+            f"{r.within.low:+.2f} to {r.within.high:+.2f}, n = {r.within.n})."
+        )
+    unclear = [r.metric for r in rows.itertuples() if not r.within.clear]
+    if unclear:
+        sentences.append(
+            f"No clear rank correlation with the test error within data and model: {', '.join(unclear)}."
+        )
+    for r in table[table["simpson"]].itertuples():
+        sentences.append(
+            f"Simpson's paradox: {r.metric} against {r.target.replace('_', ' ')} is "
+            f"{r.pooled.tau:+.2f} pooled over all networks but {r.within.tau:+.2f} within data and model."
+        )
+    for r in rows.itertuples():
+        if r.pooled is not None and r.pooled.clear and not r.within.clear:
+            sentences.append(
+                f"Pooled over all networks {r.metric} seems to rank the test error "
+                f"(τ = {r.pooled.tau:+.2f}); within data and model it does not "
+                f"(τ = {r.within.tau:+.2f}, {r.within.low:+.2f} to {r.within.high:+.2f})."
+            )
+    return sentences
+
+
+def _costly(costs: pd.DataFrame) -> list[str]:
+    if costs.empty:
+        return ["No measurement was timed."]
+    by_metric = costs.groupby("metric")["gradients"].median().sort_values()
+    parts = [f"{metric} {value:.0f}" if value >= 10 else f"{metric} {value:.1f}"
+             for metric, value in by_metric.items()]  # fmt: skip
+    sentences = [f"Work in gradients over the measured samples (median): {', '.join(parts)}."]
+    if costs["shared"].any():
+        sentences.append(
+            "Other subjects ran beside these measurements: their times are marked and not comparable."
+        )
+    return sentences
+
+
+def _size(change: float) -> str:
+    return f"{change:.0%}" if change < 2 else f"{change:.3g} times its value"

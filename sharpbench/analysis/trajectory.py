@@ -1,0 +1,39 @@
+"""How a metric moves along training."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sharpbench.analysis.frames import stratum
+
+__all__ = ["trajectories"]
+
+
+def trajectories(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a subject, metric and epoch: ``metric``, ``stratum``, ``recipe``, ``seed``, ``epoch``,
+    ``value``, ``standard_error``, ``test_error`` at that epoch."""
+    rows = frame[(frame["kind"] == "trajectory") & (frame["status"] == "ok")]
+    if rows.empty:
+        return pd.DataFrame(
+            columns=["metric", "stratum", "recipe", "seed", "epoch", "value", "standard_error",
+                     "test_error"]
+        )  # fmt: skip
+    log = frame[(frame["kind"] == "training") & (frame["name"] == "test_error")]
+    joined = rows.merge(
+        log[["subject", "epoch", "value"]],
+        on=["subject", "epoch"],
+        how="left",
+        suffixes=("", "_error"),
+    )
+    return pd.DataFrame(
+        {
+            "metric": joined["metric_short"],
+            "stratum": stratum(joined),
+            "recipe": joined["recipe_short"],
+            "seed": joined["seed"],
+            "epoch": joined["epoch"].astype(int),
+            "value": joined["value"],
+            "standard_error": joined["standard_error"],
+            "test_error": joined["value_error"],
+        }
+    )

@@ -1,0 +1,353 @@
+"""The report's figures, one function each: a table in, a drawn matplotlib figure out."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+__all__ = [
+    "agreement_figure",
+    "association_heatmap",
+    "boundary_figure",
+    "cost_figure",
+    "invariance_figure",
+    "metric_heatmap",
+    "scatter_figure",
+    "trajectory_figure",
+]
+
+_MARKERS = ("o", "X", "s", "^", "D", "P", "v")
+_DIVERGING = mpl.colormaps["PuOr"]
+
+
+def scatter_figure(points: pd.DataFrame) -> Figure:
+    """Each metric against the test error: one panel a metric, colour by stratum, shape by recipe.
+
+    ``points``: ``metric``, ``value``, ``standard_error``, ``test_error``,
+    ``test_error_standard_error``, ``stratum``, ``recipe``.
+    """
+    names = list(dict.fromkeys(points["metric"]))
+    columns = min(3, len(names))
+    rows = int(np.ceil(len(names) / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 2.9 * rows + 1.0), squeeze=False
+    )
+    colours = _colours(points["stratum"])
+    shapes = dict(zip(dict.fromkeys(points["recipe"]), _MARKERS, strict=False))
+    for axis, name in zip(axes.flat, names, strict=False):
+        for (stratum, recipe), group in points[points["metric"] == name].groupby(
+            ["stratum", "recipe"], sort=False
+        ):
+            axis.errorbar(
+                group["value"],
+                100 * group["test_error"],
+                xerr=group["standard_error"].fillna(0),
+                yerr=100 * group["test_error_standard_error"],
+                fmt=shapes[recipe],
+                color=colours[stratum],
+                markersize=5,
+                elinewidth=0.6,
+                alpha=0.85,
+                markeredgewidth=0,
+            )
+        if (points.loc[points["metric"] == name, "value"] > 0).all() and not name.startswith("curv"):
+            axis.set_xscale("log")
+        axis.set_xlabel(_axis_label(name))
+        axis.set_ylabel("test error (%)")
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=c, label=s) for s, c in colours.items()
+    ] + [
+        plt.Line2D([], [], marker=m, linestyle="", color="#777777", label=r)
+        for r, m in shapes.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 if len(handles) > 6 else len(handles)
+    )
+    return figure
+
+
+def association_heatmap(table: pd.DataFrame) -> Figure:
+    """Kendall's τ of metrics (rows) with targets (columns), pooled and within strata side by side."""
+    metrics = list(dict.fromkeys(table["metric"]))
+    targets = list(dict.fromkeys(table["target"]))
+    figure, axes = plt.subplots(
+        1, 2, figsize=(4.7 + 1.15 * len(targets), 1.3 + 0.48 * len(metrics)), sharey=True
+    )
+    for axis, which, title in (
+        (axes[0], "pooled", "pooled over all networks"),
+        (axes[1], "within", "within equal data and model"),
+    ):
+        values = np.full((len(metrics), len(targets)), np.nan)
+        marks = np.full(values.shape, "", dtype=object)
+        for row in table.itertuples():
+            found = getattr(row, which)
+            if found is not None:
+                at = metrics.index(row.metric), targets.index(row.target)
+                values[at] = found.tau
+                marks[at] = f"{found.tau:+.2f}" + ("*" if found.clear else "")
+        sns.heatmap(
+            values,
+            ax=axis,
+            annot=marks,
+            fmt="",
+            cmap=_DIVERGING,
+            vmin=-1,
+            vmax=1,
+            cbar=axis is axes[1],
+            cbar_kws={"label": "Kendall's τ"},
+            linewidths=0.5,
+            linecolor="none",
+            xticklabels=[t.replace("_", " ") for t in targets],
+            yticklabels=metrics,
+            annot_kws={"size": 9},
+        )
+        axis.set_title(title)
+        axis.tick_params(axis="x", rotation=45, length=0)
+        axis.tick_params(axis="y", rotation=0, length=0)
+    return figure
+
+
+def metric_heatmap(agreement: pd.DataFrame) -> Figure:
+    """Kendall's τ within strata between every two metrics."""
+    size = len(agreement)
+    figure, axis = plt.subplots(figsize=(4.6 + 0.55 * size, 2.6 + 0.45 * size))
+    sns.heatmap(
+        agreement,
+        ax=axis,
+        annot=True,
+        fmt="+.2f",
+        cmap=_DIVERGING,
+        vmin=-1,
+        vmax=1,
+        linewidths=0.5,
+        linecolor="none",
+        annot_kws={"size": 9},
+        cbar_kws={"label": "Kendall's τ within data and model"},
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=45, length=0)
+    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axis.tick_params(axis="y", rotation=0, length=0)
+    return figure
+
+
+def invariance_figure(changes: pd.DataFrame) -> Figure:
+    """Relative change of each metric on each subject, one panel a transformation, log axis.
+
+    Changes below 1e-16 are drawn at 1e-16: they are exactly or nearly zero.
+    """
+    transformations = list(dict.fromkeys(changes["transformation"]))
+    metrics = list(dict.fromkeys(changes["metric"]))
+    figure, axes = plt.subplots(
+        1,
+        len(transformations),
+        figsize=(2.4 + 2.7 * len(transformations), 1.2 + 0.42 * len(metrics)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    colours = _colours(changes["metric"])
+    for axis, transformation in zip(axes[0], transformations, strict=True):
+        rows = changes[changes["transformation"] == transformation]
+        for height, metric in enumerate(metrics):
+            group = rows[rows["metric"] == metric]
+            jitter = np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
+            for moved, marker in ((True, "X"), (False, "o")):
+                chosen = (group["moved"] == moved).to_numpy()
+                axis.scatter(
+                    group["relative_change"].clip(lower=1e-16)[chosen],
+                    height + jitter[chosen],
+                    s=16,
+                    marker=marker,
+                    color=colours[metric],
+                    alpha=0.75,
+                    linewidths=0,
+                )
+        axis.set_title(transformation.replace("_", " "))
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(metrics)), metrics)
+        axis.set_ylim(len(metrics) - 0.4, -0.6)
+    figure.supxlabel("|after − before| / |before|", size=10)
+    figure.legend(
+        handles=[
+            plt.Line2D([], [], marker="X", linestyle="", color="#777777", label="beyond its noise"),
+            plt.Line2D([], [], marker="o", linestyle="", color="#777777", label="within its noise"),
+        ],
+        loc="outside upper right",
+        ncols=2,
+    )
+    return figure
+
+
+def agreement_figure(pairs: pd.DataFrame) -> Figure:
+    """Relative difference of each implementation from the native one, a point a network."""
+    kinds = list(dict.fromkeys(zip(pairs["a"], pairs["b"], strict=True)))
+    figure, axis = plt.subplots(figsize=(7.2, 1.0 + 0.55 * len(kinds)))
+    palette = sns.color_palette("colorblind")
+    for height, (a, b) in enumerate(kinds):
+        group = pairs[(pairs["a"] == a) & (pairs["b"] == b)]
+        jitter = np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
+        axis.scatter(
+            100 * group["difference"],
+            height + jitter,
+            s=18,
+            color=palette[height % len(palette)],
+            alpha=0.8,
+            linewidths=0,
+        )
+    axis.axvline(0, color=mpl.rcParams["axes.edgecolor"], linewidth=0.8)
+    axis.set_yticks(range(len(kinds)), [b for _, b in kinds])
+    axis.set_ylim(len(kinds) - 0.4, -0.6)
+    axis.set_xscale("symlog", linthresh=1)
+    axis.set_xlabel("difference from native (%), linear within ±1%")
+    return figure
+
+
+def cost_figure(table: pd.DataFrame) -> Figure:
+    """Wall time and peak memory against work, a point a metric and kind of network."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
+    colours = _colours(table["metric"])
+    shapes = dict(zip(dict.fromkeys(table["subject"]), _MARKERS, strict=False))
+    for axis, column, scale, label in (
+        (axes[0], "seconds", 1.0, "wall time (s)"),
+        (axes[1], "peak_bytes", 2.0**-20, "peak memory above the baseline (MiB)"),
+    ):
+        for row in table.itertuples():
+            height = getattr(row, column) * scale
+            if not height > 0:
+                continue
+            spread = row.spread / 2 if column == "seconds" and row.spread == row.spread else 0
+            axis.errorbar(
+                row.gradients,
+                height,
+                yerr=spread,
+                fmt=shapes[row.subject],
+                color=colours[row.metric],
+                markersize=7,
+                markeredgewidth=0,
+                elinewidth=0.8,
+            )
+        axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=c, label=m) for m, c in colours.items()
+    ] + [
+        plt.Line2D([], [], marker=m, linestyle="", color="#777777", label=s)
+        for s, m in shapes.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def trajectory_figure(rows: pd.DataFrame) -> Figure:
+    """A metric (top) and the test error (bottom) along training; a line a recipe, a band over seeds."""
+    strata = list(dict.fromkeys(rows["stratum"]))
+    columns = min(4, len(strata))
+    bands = int(np.ceil(len(strata) / columns))
+    figure, axes = plt.subplots(
+        2 * bands, columns, figsize=(2.9 * columns, 3.9 * bands), sharex=True, squeeze=False
+    )
+    for number, stratum in enumerate(strata):
+        top = 2 * (number // columns)
+        column = number % columns
+        group = rows[rows["stratum"] == stratum]
+        for axis, value, label in (
+            (axes[top, column], group["value"], group["metric"].iloc[0]),
+            (axes[top + 1, column], 100 * group["test_error"], "test error (%)"),
+        ):
+            sns.lineplot(
+                x=group["epoch"],
+                y=value,
+                hue=group["recipe"],
+                style=group["recipe"],
+                markers=True,
+                errorbar=("pi", 100),
+                ax=axis,
+                legend=number == 0 and axis is axes[top, column],
+                palette="colorblind",
+            )
+            axis.set(xlabel="epoch", ylabel=label if column == 0 else "")
+        axes[top, column].set_title(_wrapped(stratum), size=9)
+    for number in range(len(strata), bands * columns):
+        top = 2 * (number // columns)
+        axes[top, number % columns].set_visible(False)
+        axes[top + 1, number % columns].set_visible(False)
+    legend = axes[0, 0].get_legend()
+    if legend is not None:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        legend.remove()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure
+
+
+def boundary_figure(maps: list[dict[str, Any]]) -> Figure:
+    """Predicted probability over the plane of a two-dimensional problem, one panel a network.
+
+    Each entry: ``title``, ``caption``, ``details`` (a decision map).
+    """
+    columns = min(4, len(maps))
+    rows = int(np.ceil(len(maps) / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.9 * columns, 2.95 * rows + 0.4), squeeze=False
+    )
+    image = None
+    for axis, entry in zip(axes.flat, maps, strict=False):
+        details = entry["details"]
+        probability = np.array(details["probability"])
+        extent = (*details["x_range"], *details["y_range"])
+        image = axis.imshow(
+            probability, origin="lower", extent=extent, cmap="PuOr", vmin=0, vmax=1,
+            aspect="auto", interpolation="none",
+        )  # fmt: skip
+        axis.contour(
+            np.linspace(*details["x_range"], probability.shape[1]),
+            np.linspace(*details["y_range"], probability.shape[0]),
+            probability, levels=[0.5], colors="#111111", linewidths=1.2,
+        )  # fmt: skip
+        points, labels = np.array(details["points"]), np.array(details["labels"])
+        for label, marker, colour in ((0, "o", "#5a2d00"), (1, "^", "#2d004b")):
+            chosen = labels == label
+            axis.scatter(
+                points[chosen, 0], points[chosen, 1], s=5, marker=marker, color=colour,
+                linewidths=0, alpha=0.7,
+            )  # fmt: skip
+        axis.set_title(entry["title"], size=9)
+        axis.set_xlabel(entry["caption"], size=9)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+    for axis in axes.flat[len(maps) :]:
+        axis.set_visible(False)
+    if image is not None:
+        figure.colorbar(image, ax=axes, label="probability of class 1 (▲)", shrink=0.7, pad=0.01)
+    return figure
+
+
+def _colours(values: pd.Series) -> dict[str, Any]:
+    names = list(dict.fromkeys(values))
+    palette = sns.color_palette("colorblind", max(len(names), 1))
+    return dict(zip(names, palette, strict=False))
+
+
+def _axis_label(metric: str) -> str:
+    units = {
+        "curvature rate": "per order",
+        "hessian": "nats per squared weight",
+        "sam sharpness": "nats",
+    }
+    for start, unit in units.items():
+        if metric.lower().startswith(start):
+            return f"{metric} ({unit})"
+    return metric
+
+
+def _wrapped(text: str, width: int = 30) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+

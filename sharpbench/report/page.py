@@ -1,0 +1,318 @@
+"""One self-contained HTML page from the records of a suite."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import math
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+import sharpbench
+from sharpbench.analysis import correctness, cost, invariance, prediction, summary, trajectory
+from sharpbench.analysis.frames import measured, stratum, with_short_names
+from sharpbench.errors import InputError
+from sharpbench.metrics import metrics
+from sharpbench.report import figures
+from sharpbench.report.svg import figure_style, to_svg
+from sharpbench.results.store import ResultsStore, load_records
+
+__all__ = ["write_report"]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A drawn figure with what a reader needs to read it."""
+
+    name: str
+    svg: Markup
+    caption: str
+
+
+def write_report(results: Path, suite: str, folder: Path) -> Path:
+    """Write ``folder/index.html`` from the records of ``suite`` under ``results``; returns its path.
+
+    The page asks nothing of any other host. Raises InputError if the suite has no results there.
+    """
+    store = ResultsStore(results)
+    manifest = store.manifest(suite)
+    frame = with_short_names(load_records(results, suite=suite), _metric_titles())
+    page = _environment().get_template("report.html").render(
+        **_content(frame, manifest, store.documents("runs"), suite)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "index.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(page, "utf-8")
+    partial.replace(path)
+    return path
+
+
+def _content(
+    frame: pd.DataFrame, manifest: dict[str, Any], runs: dict[str, dict[str, Any]], suite: str
+) -> dict[str, Any]:
+    spec = tomllib.loads(manifest["suite"])
+    table = prediction.associations(frame) if _any_evaluated(frame) else _no_associations()
+    costs = cost.cost_table(frame)
+    agreement = correctness.implementation_agreement(frame)
+    matrix = invariance.invariance_matrix(frame)
+    used = sorted(set(frame["run"].dropna())) if "run" in frame else []
+    return {
+        "title": spec.get("title") or suite,
+        "description": spec.get("description", ""),
+        "suite": suite,
+        "suite_text": manifest["suite"],
+        "version": sharpbench.__version__,
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "planned": len(manifest["subjects"]),
+        "present": frame["subject"].nunique(),
+        "figures_total": int(frame["kind"].isin(["measurement", "evaluation", "trajectory"]).sum()),
+        "findings": summary.findings(frame, table, costs),
+        "problems": summary.problems(frame).to_dict("records"),
+        "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
+        "agreement": agreement.to_dict("records"),
+        "matrix": matrix.to_dict("records"),
+        "associations": table.to_dict("records"),
+        "costs": costs.to_dict("records"),
+        "rows": _metric_rows(frame),
+        "pictures": _pictures(frame, table, costs),
+        "runs": {name: runs[name] for name in used if name in runs},
+        "last_run": runs.get(manifest["run"], {}),
+        "css": _asset("report.css"),
+        "script": _asset("report.js"),
+        "icon": base64.b64encode(_asset("icon.svg").encode()).decode(),
+    }
+
+
+def _pictures(
+    frame: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
+) -> dict[str, _Picture]:
+    drawn: dict[str, _Picture] = {}
+
+    def add(name: str, draw: Callable[[], Figure], caption: str) -> None:
+        with figure_style():
+            drawn[name] = _Picture(name, to_svg(draw(), name=name, alt=caption), caption)
+
+    points = _points(frame)
+    if len(points):
+        add(
+            "scatter",
+            lambda: figures.scatter_figure(points),
+            f"Each metric against the test error, a point a trained network (n = "
+            f"{points['subject'].nunique()}). Bars are standard errors; colour is data and model, "
+            "shape the recipe. Compare points of one colour: other differences are not the metric's.",
+        )
+    if len(associations):
+        add(
+            "associations",
+            lambda: figures.association_heatmap(associations),
+            "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
+            "all networks pooled; right: only pairs of equal data and model. A star: the 95% "
+            "bootstrap interval leaves out zero.",
+        )
+        agreement = prediction.metric_agreement(frame)
+        if len(agreement) > 1:
+            add(
+                "metrics",
+                lambda: figures.metric_heatmap(agreement),
+                "Rank correlation between metrics, within equal data and model: metrics that rank "
+                "networks alike.",
+            )
+    changes = invariance.changes(frame)
+    if len(changes):
+        add(
+            "invariance",
+            lambda: figures.invariance_figure(changes),
+            "Relative change of each metric, a point a network, same random seeds before and after. "
+            "Crosses exceed the estimator's noise (three combined standard errors, at least 1%).",
+        )
+    pairs = correctness.implementation_pairs(frame)
+    if len(pairs):
+        add(
+            "agreement",
+            lambda: figures.agreement_figure(pairs),
+            "Difference of each other implementation from the native one, a point a network "
+            f"(n = {pairs['subject'].nunique()}).",
+        )
+    if len(costs):
+        add(
+            "cost",
+            lambda: figures.cost_figure(costs),
+            "Wall time and peak memory of one measurement against its work, medians; bars are the "
+            "interquartile range over the repeats.",
+        )
+    along = trajectory.trajectories(frame)
+    for number, (metric, rows) in enumerate(along.groupby("metric", sort=False)):
+        add(
+            f"trajectory{number}",
+            lambda rows=rows: figures.trajectory_figure(rows),  # type: ignore[misc]
+            f"{metric} and test error along training. Lines are means over the seeds, bands the full "
+            f"range ({rows['seed'].nunique()} seeds).",
+        )
+    maps = _decision_maps(frame)
+    if maps:
+        add(
+            "boundaries",
+            lambda: figures.boundary_figure(maps),
+            "Decision boundaries (black line) of the networks of the lowest seed over some of the "
+            "test points (● class 0, ▲ class 1), with their figures.",
+        )
+    return drawn
+
+
+def _points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Measurements joined to the test error of their subject."""
+    values = measured(frame)
+    errors = frame[(frame["kind"] == "evaluation") & (frame["name"] == "test_error")]
+    joined = values.merge(
+        errors[["subject", "value", "standard_error"]], on="subject", suffixes=("", "_test")
+    )
+    return pd.DataFrame(
+        {
+            "subject": joined["subject"],
+            "metric": joined["metric_short"],
+            "value": joined["value"],
+            "standard_error": joined["standard_error"].astype(float),
+            "test_error": joined["value_test"],
+            "test_error_standard_error": joined["standard_error_test"],
+            "stratum": stratum(joined),
+            "recipe": joined["recipe_short"],
+        }
+    )
+
+
+def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The main table: a row a metric and subject."""
+    judged = frame[frame["kind"] == "evaluation"]
+    wanted = ("test_error", "gap", "ece")
+    figures_of = {
+        subject: {
+            row.name_: (row.value, row.standard_error)
+            for row in group.rename(columns={"name": "name_"}).itertuples()
+            if row.name_ in wanted
+        }
+        for subject, group in judged.groupby("subject")
+    }
+    rows = frame[(frame["kind"] == "measurement") & frame["transformation"].isna()]
+    return [
+        {
+            "metric": row["metric_short"],
+            "dataset": row["dataset_short"],
+            "model": row["model_short"],
+            "recipe": row["recipe_short"],
+            "seed": int(row["seed"]),
+            "status": row["status"],
+            "reason": row["reason"],
+            "value": row["value"],
+            "standard_error": row["standard_error"],
+            "converged": bool(row["converged"]) if row["status"] == "ok" else None,
+            "samples": row["samples"],
+            "gradients": row["gradient_equivalents"],
+            "judged": figures_of.get(row["subject"], {}),
+        }
+        for row in rows.to_dict("records")
+    ]
+
+
+def _decision_maps(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = frame[frame["kind"] == "decision_map"]
+    if rows.empty:
+        return []
+    rows = rows[rows["seed"] == rows["seed"].min()].head(16)
+    values = measured(frame)
+    errors = frame[(frame["kind"] == "evaluation") & (frame["name"] == "test_error")]
+    error_of = errors.set_index("subject")["value"]
+    maps = []
+    for row in rows.to_dict("records"):
+        own = values[values["subject"] == row["subject"]]
+        rate = own[own["name"] == "curvature_rate"].head(1)
+        parts = [f"{100 * error_of.get(row['subject'], math.nan):.1f}% error"]
+        if len(rate):
+            parts.insert(0, f"λ = {rate['value'].iloc[0]:.2f}")
+        name = f"{row['dataset_short']}\n{row['model_short']} · {row['recipe_short']}"
+        maps.append({"title": name, "caption": ", ".join(parts), "details": row["details"]})
+    return maps
+
+
+def _metric_titles() -> dict[str, str]:
+    """What each installed metric is called; a metric that can't be imported keeps its name."""
+    titles = {}
+    for name in metrics:
+        try:
+            titles[name] = getattr(metrics.get(name), "title", name)
+        except InputError:
+            continue
+    return titles
+
+
+def _any_evaluated(frame: pd.DataFrame) -> bool:
+    return bool((frame["kind"] == "evaluation").any() and len(measured(frame)))
+
+
+def _no_associations() -> pd.DataFrame:
+    return pd.DataFrame(columns=["metric", "target", "pooled", "within", "simpson"])
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sharpbench.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        figure=_with_error, number=_number, percent=_percent, bytes=_bytes, seconds=_seconds
+    )
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    return Markup((resources.files("sharpbench.report") / "static" / name).read_text("utf-8"))
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    """``1.234 ± 0.012``: the error to two digits, the value to the same place."""
+    if value is None or math.isnan(value):
+        return "–"
+    if error is None or math.isnan(error) or error == 0:
+        return _number(value)
+    places = max(0, 1 - math.floor(math.log10(error)))
+    if places > 8 or abs(value) >= 1e6:
+        return f"{value:.3g} ± {error:.1g}"
+    return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.{digits}g}"
+
+
+def _percent(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    if value != 0 and abs(value) < 1e-4:
+        return f"{100 * value:.0e}%"
+    return f"{value:.1%}" if abs(value) < 10 else f"{100 * value:,.0f}%"
+
+
+def _bytes(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value / 2**20:.1f} MiB"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{1000 * value:.2f} ms" if value < 1 else f"{value:.2f} s"
