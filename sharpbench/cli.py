@@ -183,9 +183,7 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
 
 def _require_data(plan: Plan, root: Path) -> None:
     """Before anything is trained, say which commands bring the data that is missing."""
-    missing = {
-        s.dataset.name: reason for s in plan.subjects if (reason := s.dataset.missing(root))
-    }
+    missing = {s.dataset.name: reason for s in plan.subjects if (reason := s.dataset.missing(root))}
     if missing:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise InputError(
@@ -309,7 +307,11 @@ def list_(
         table = Table(title=f"{name}s", title_justify="left", show_header=False, box=None)
         for entry in registry:
             reason = registry.unavailable(entry)
-            text = f"[red]unavailable:[/] {_escape(reason)}" if reason else _summary(registry.get(entry))
+            text = (
+                f"[red]unavailable:[/] {_escape(reason)}"
+                if reason
+                else _summary(registry.get(entry))
+            )
             table.add_row(f"  [bold]{entry}[/]", text)
         out.print(table)
     if kind in (None, "suites"):
@@ -354,13 +356,18 @@ def show(
 @app.command()
 def measure(
     model: Annotated[
-        str, typer.Option(help="package.module:build, a function of no arguments that returns a network.")
+        str,
+        typer.Option(
+            help="package.module:build, a function of no arguments that returns a network."
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="Dataset on which to measure, e.g. digits.")],
     metric: Annotated[list[str], typer.Option(help="Metric; may stand several times.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help=".safetensors, or a state dict that torch.load(weights_only=True) reads."),
+        typer.Option(
+            help=".safetensors, or a state dict that torch.load(weights_only=True) reads."
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,

@@ -67,7 +67,9 @@ class Registry(Generic[P]):
     builtins: name to ``"module:Class"``, imported on first use.
     """
 
-    def __init__(self, kind: str, base: type[P], *, group: str, builtins: Mapping[str, str]) -> None:
+    def __init__(
+        self, kind: str, base: type[P], *, group: str, builtins: Mapping[str, str]
+    ) -> None:
         self.kind = kind
         self.base = base
         self.group = group
@@ -80,7 +82,8 @@ class Registry(Generic[P]):
         where = f"{cls.__module__}:{cls.__qualname__}"
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):
             raise TypeError(f"{where} must derive from {self.base.__name__} to be a {self.kind}")
-        if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        parameters = getattr(cls, "__dataclass_params__", None)
+        if parameters is None or not parameters.frozen:
             raise TypeError(f"{where} must be a frozen dataclass")
         name = getattr(cls, "name", None)
         if not isinstance(name, str) or not name.isidentifier():

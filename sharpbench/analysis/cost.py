@@ -24,7 +24,9 @@ def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     timed = measured(frame)
     timed = timed[timed["cost.median_seconds"].notna()]
     rows = []
-    for (metric, dataset, model), group in timed.groupby(["metric_short", "dataset", "model_short"]):
+    for (metric, dataset, model), group in timed.groupby(
+        ["metric_short", "dataset", "model_short"]
+    ):
         rows.append(
             {
                 "metric": metric,

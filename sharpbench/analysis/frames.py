@@ -70,17 +70,18 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
     for label, (name, parameters) in entries.items():
         rivals = [p for n, p in entries.values() if n == name]
         differing = [
-            f"{key.replace('_', ' ')} {_spell(value)}"
-            if key != "implementation"
-            else str(value)
+            # A word says by itself what it is; a number needs its key.
+            value if isinstance(value, str) else f"{key.replace('_', ' ')} {_spell(value)}"
             for key, value in parameters.items()
             if any(str(rival.get(key)) != str(value) for rival in rivals)
         ]
-        short[label] = f"{name}, {', '.join(differing)}" if differing else name
+        short[label] = f"{name} ({', '.join(differing)})" if differing else name
     return short
 
 
 def _spell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_spell(v)}" for k, v in value.items())
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):

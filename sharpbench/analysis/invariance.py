@@ -36,9 +36,7 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
         suffixes=("", "_before"),
     )
     size = joined["value_before"].abs()
-    errors = np.hypot(
-        joined["standard_error"].fillna(0), joined["standard_error_before"].fillna(0)
-    )
+    errors = np.hypot(joined["standard_error"].fillna(0), joined["standard_error_before"].fillna(0))
     relative = (joined["value"] - joined["value_before"]).abs() / size
     noise = np.maximum(_ERRORS * errors / size, _FLOOR)
     return pd.DataFrame(
@@ -64,8 +62,14 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``n`` subjects, ``median_change`` and ``largest_change`` (relative), ``moved_share`` of the
     subjects on which the change exceeds the noise, ``function_change`` (the largest, of the logits)
-    and the ``verdict``: ``stays`` if at most 5% of the subjects moved, ``moves`` if at least half
-    did, else ``mixed``; ``not applicable`` (n = 0) where the transformation refuses every subject.
+    and the ``verdict``:
+
+    - ``moves`` if the change exceeds the noise on at least half of the subjects;
+    - ``mixed`` if it does on more than 5% of them;
+    - ``stays`` if on at least 95% of them the change is below 1%;
+    - ``within noise`` otherwise: larger than 1%, but no larger than the estimator's own uncertainty,
+      so that nothing can be said;
+    - ``not applicable`` (n = 0) where the transformation refuses every subject.
     """
     moved = changes(frame)
     asked = frame[(frame["kind"] == "measurement") & frame["transformation"].notna()]
@@ -73,12 +77,7 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved[(moved["metric"] == metric) & (moved["transformation"] == transformation)]
         share = float(found["moved"].mean()) if len(found) else np.nan
-        if not len(found):
-            verdict = "not applicable"
-        elif share <= 0.05:
-            verdict = "stays"
-        else:
-            verdict = "moves" if share >= 0.5 else "mixed"
+        verdict = _verdict(found)
         rows.append(
             {
                 "metric": metric,
@@ -95,3 +94,14 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _verdict(found: pd.DataFrame) -> str:
+    if found.empty:
+        return "not applicable"
+    moved = found["moved"].mean()
+    if moved >= 0.5:
+        return "moves"
+    if moved > 0.05:
+        return "mixed"
+    return "stays" if (found["relative_change"] <= _FLOOR).mean() >= 0.95 else "within noise"

@@ -41,7 +41,9 @@ class Association:
         return self.low > 0 or self.high < 0
 
 
-def kendall(x: np.ndarray, y: np.ndarray, strata: np.ndarray, *, seed: int = 0) -> Association | None:
+def kendall(
+    x: np.ndarray, y: np.ndarray, strata: np.ndarray, *, seed: int = 0
+) -> Association | None:
     """Kendall's τ over the pairs of subjects within one stratum, pooled over the strata.
 
     τ = (concordant − discordant) / (pairs that neither x nor y ties). With a single stratum this is

@@ -10,6 +10,14 @@ from sharpbench.analysis.invariance import invariance_matrix
 __all__ = ["findings", "problems"]
 
 
+_VERDICTS = {
+    "stays": "unmoved:",
+    "moves": "moved (median change):",
+    "mixed": "moved on some networks:",
+    "within noise": "too noisy to tell:",
+}
+
+
 def findings(
     frame: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
 ) -> dict[str, list[str]]:
@@ -66,22 +74,21 @@ def _invariant(frame: pd.DataFrame) -> list[str]:
         if applied.empty:
             sentences.append(f"{transformation} applied to none of the networks.")
             continue
-        verdicts = []
-        for verdict, what in (("stays", "unmoved"), ("mixed", "moved on some"), ("moves", "moved")):
+        change = applied["function_change"].max()
+        kept = "keeps the function" if change < 1e-10 else f"moves the logits by up to {change:.0%}"
+        parts = []
+        for verdict, what in _VERDICTS.items():
             names = [
-                f"{row.metric}" + (f" (median {_size(row.median_change)})" if verdict != "stays" else "")
+                row.metric + ("" if verdict == "stays" else f" ({_size(row.median_change)})")
                 for row in applied[applied["verdict"] == verdict].itertuples()
             ]
             if names:
-                verdicts.append(f"{what}: {', '.join(names)}")
-        change = applied["function_change"].max()
-        kept = (
-            "kept the function" if change < 1e-10 else f"moved the logits by up to {change:.0%}"
+                parts.append(f"{what} {', '.join(names)}")
+        sentences.append(
+            f"{transformation.replace('_', ' ')} {kept} (n = {applied['n'].max()}). "
+            + _capitalised("; ".join(parts))
+            + "."
         )
-        n = applied["n"].max()
-        sentences.append(f"{transformation} ({kept}, n = {n}) left {'; '.join(verdicts)}."
-                         if verdicts[0].startswith("unmoved")
-                         else f"{transformation} ({kept}, n = {n}): {'; '.join(verdicts)}.")  # fmt: skip
     return sentences
 
 
@@ -135,3 +142,7 @@ def _costly(costs: pd.DataFrame) -> list[str]:
 
 def _size(change: float) -> str:
     return f"{change:.0%}" if change < 2 else f"{change:.3g} times its value"
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -125,10 +125,7 @@ def prepare(name: str, root: Path, *, given: Path | None = None) -> Iterator[str
         files.locate(root)
         yield f"{files.target(root)}: already there, SHA-256 verified"
         return
-    if given is None:
-        sources = files.sources
-    else:
-        sources = (Source(f"folder {given}", lambda _: Path(given)),)
+    sources = (Source(f"folder {given}", lambda _: Path(given)),) if given else files.sources
     failures = []
     for source in sources:
         yield f"trying {source.title}"
@@ -200,9 +197,7 @@ def _mirror(base: str, names: tuple[str, ...]) -> Source:
 def _run(*command: str, cwd: Path) -> None:
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"the program {command[0]!r} is not installed")
-    subprocess.run(
-        command, cwd=cwd, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S
-    )
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
 
 
 def _npm_package(package: str, inner: str) -> Source:

@@ -139,8 +139,6 @@ def _ece(test: _Outcomes, bins: int, seed: int) -> Figure:
     rng = numpy_generator(seed)
     correct = 1 - test.wrong
     draws = rng.integers(0, len(correct), (_RESAMPLES, len(correct)))
-    resampled = [
-        expected_calibration_error(test.confidence[d], correct[d], bins) for d in draws
-    ]
+    resampled = [expected_calibration_error(test.confidence[d], correct[d], bins) for d in draws]
     value = expected_calibration_error(test.confidence, correct, bins)
     return Figure(value, float(np.std(resampled, ddof=1)), len(correct))

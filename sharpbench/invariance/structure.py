@@ -110,7 +110,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op != "call_module":
-            function = _FUNCTIONS.get(node.target)  # type: ignore[call-overload]
+            function = _FUNCTIONS.get(node.target)
             if function is None:
                 return None
             activations.append(function)

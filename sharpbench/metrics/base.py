@@ -16,10 +16,12 @@ from sharpbench.registry import Plugin
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["Dtype", "Metric", "sampled", "state_hash", "torch_dtype"]
+__all__ = ["Count", "Dtype", "Metric", "check_count", "sampled", "state_hash", "torch_dtype"]
 
 Space = Literal["parameter", "input", "function"]
 Dtype = Literal["float64", "float32"]
+Count = int | Literal["all"]
+"""A number of samples; "all" takes every one."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Metric(Plugin, ABC):
 
     @abstractmethod
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        """The figure. Takes randomness from ``seed`` alone; raises MetricFailed if it has no answer."""
+        """The figure, random by ``seed`` alone. Raises MetricFailed if it has no answer."""
 
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
@@ -73,16 +75,20 @@ def torch_dtype(name: Dtype) -> torch.dtype:
     return {"float64": torch.float64, "float32": torch.float32}[name]
 
 
-def sampled(
-    data: tuple[Tensor, Tensor], samples: int | None, *, seed: int
-) -> tuple[Tensor, Tensor]:
-    """``samples`` points drawn without replacement; all of them, in order, if fewer or None."""
+def sampled(data: tuple[Tensor, Tensor], samples: Count, *, seed: int) -> tuple[Tensor, Tensor]:
+    """``samples`` points drawn without replacement; all of them, in order, if fewer or "all"."""
     inputs, targets = data
-    if samples is None or samples >= len(inputs):
+    if samples == "all" or samples >= len(inputs):
         return inputs, targets
     chosen = torch.randperm(len(inputs), generator=torch_generator(seed))[:samples]
     chosen = chosen.sort().values.to(inputs.device)
     return inputs[chosen], targets[chosen]
+
+
+def check_count(key: str, count: Count) -> None:
+    """Raises ValueError unless ``count`` is "all" or at least 1."""
+    if count != "all" and count < 1:
+        raise ValueError(f'{key} must be at least 1 or "all", got {count}')
 
 
 def state_hash(model: nn.Module) -> str:

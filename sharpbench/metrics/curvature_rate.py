@@ -13,7 +13,7 @@ from sharpbench.autodiff.directional import directional_derivatives
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Dtype, Metric, sampled, torch_dtype
+from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, per_sample_loss
 
@@ -34,7 +34,7 @@ class CurvatureRate(Metric):
     the log|dₙ|, its standard error is that of the mean of the per-point slopes.
 
     Parameters: ``orders`` fitted; ``directions`` a point; ``samples`` points drawn from ``split``
-    (None: all); ``points`` = "all", or "boundary": those whose largest predicted probability lies
+    ("all": every one); ``points`` = "all", or "boundary": those whose largest predicted probability lies
     in ``band``, else the ``samples`` points nearest to its centre (recorded in the details);
     ``floor`` puts |dₙ| up to at least this (the paper's code: 1e-12, which biases λ upward for
     confident networks; None: points with a vanishing derivative are dropped and counted).
@@ -49,7 +49,7 @@ class CurvatureRate(Metric):
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
     directions: int = 2
-    samples: int | None = 512
+    samples: Count = 512
     split: Literal["train", "test"] = "test"
     points: Literal["all", "boundary"] = "all"
     band: tuple[float, float] = (0.45, 0.65)
@@ -64,8 +64,7 @@ class CurvatureRate(Metric):
             )
         if self.directions < 1:
             raise ValueError(f"directions must be at least 1, got {self.directions}")
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1 or None, got {self.samples}")
+        check_count("samples", self.samples)
         if not 0 <= self.band[0] < self.band[1] <= 1:
             raise ValueError(f"band must be two rising probabilities, got {list(self.band)}")
         if self.floor is not None and not self.floor > 0:
@@ -123,14 +122,12 @@ class CurvatureRate(Metric):
                 inputs, targets = inputs[inside], targets[inside]
             else:
                 nearest = (confidence - sum(self.band) / 2).abs().argsort(stable=True)
-                nearest = nearest[: self.samples]
+                nearest = nearest[: len(nearest) if self.samples == "all" else self.samples]
                 inputs, targets = inputs[nearest], targets[nearest]
             chosen = {"points_in_band": found, "fallback_to_nearest": found == 0}
         else:
             chosen = {}
-        inputs, targets = sampled(
-            (inputs, targets), self.samples, seed=derive_seed(seed, "points")
-        )
+        inputs, targets = sampled((inputs, targets), self.samples, seed=derive_seed(seed, "points"))
         if targets.is_floating_point():
             targets = targets.to(dtype)
         return inputs, targets, chosen

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from sharpbench.autodiff.hessian import HessianOperator
 from sharpbench.autodiff.lanczos import largest_eigenvalue
 from sharpbench.autodiff.trace import hutchinson_trace
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Dtype, Metric, sampled, torch_dtype
+from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
 from sharpbench.metrics.pyhessian import PyHessian
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -29,35 +31,29 @@ class _HessianMetric(Metric):
 
     implementation: Implementation = "native"
     split: Literal["train", "test"] = "train"
-    samples: int | None = None
+    samples: Count = "all"
     dtype: Dtype = "float64"
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise ValueError(f"samples must be at least 1 or None, got {self.samples}")
+        check_count("samples", self.samples)
 
-    def _operator(self, subject: Subject, seed: int) -> HessianOperator:
+    def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
+        """The measured points in the metric's precision: the same for every implementation."""
         dtype = torch_dtype(self.dtype)
         inputs, targets = sampled(
             subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
         )
-        if targets.is_floating_point():
-            targets = targets.to(dtype)
+        return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
+
+    def _operator(self, subject: Subject, seed: int) -> HessianOperator:
         assert subject.loss is not None
-        return HessianOperator(
-            subject.working_model(dtype), subject.loss, inputs.to(dtype), targets, work=Work()
-        )
+        model = subject.working_model(torch_dtype(self.dtype))
+        return HessianOperator(model, subject.loss, *self._data(subject, seed), work=Work())
 
     def _rival(self, subject: Subject, seed: int) -> PyHessian:
         dtype = torch_dtype(self.dtype)
-        inputs, targets = sampled(
-            subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
-        )
-        if targets.is_floating_point():
-            targets = targets.to(dtype)
-        return PyHessian(
-            subject, dtype, inputs.to(dtype), targets, seed=derive_seed(seed, "probes")
-        )
+        probes = derive_seed(seed, "probes")
+        return PyHessian(subject, dtype, *self._data(subject, seed), seed=probes)
 
 
 @metrics.register
@@ -71,7 +67,7 @@ class HessianTopEigenvalue(_HessianMetric):
     largest *magnitude* and stops when two successive Rayleigh quotients agree to ``tolerance``,
     which is no bound on the error.
 
-    Parameters: ``samples`` of ``split`` drawn without replacement (None: all); ``tolerance``;
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``tolerance``;
     ``max_products`` Hessian-vector products at most.
     """
 
@@ -123,7 +119,7 @@ class HessianTrace(_HessianMetric):
     rule (two successive running means agree), which can stop after two probes; ``converged`` then
     says whether the standard error of its probes meets the tolerance.
 
-    Parameters: ``samples`` of ``split`` drawn without replacement (None: all); ``tolerance``;
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``tolerance``;
     ``max_probes`` at most.
     """
 

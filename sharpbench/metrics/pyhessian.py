@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,15 +72,13 @@ class PyHessian:
         )
 
     @contextmanager
-    def _computation(self) -> Iterator[object]:
+    def _computation(self) -> Iterator[Any]:
         from pyhessian import hessian
 
         def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
             return self.subject.losses(outputs, targets).mean()
 
-        batches = list(
-            zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True)
-        )
+        batches = list(zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True))
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         hook = self.model.register_forward_hook(self._count)
         devices = [self.inputs.device] if self.inputs.is_cuda else []

@@ -11,7 +11,7 @@ from sharpbench.autodiff.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Dtype, Metric, sampled, torch_dtype
+from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -25,11 +25,11 @@ class SamSharpness(Metric):
 
     Taken on batches of ``m`` samples (m-sharpness: the gradient and both losses of a batch are its
     own) and averaged over all full batches of a random partition; the standard error is that of the
-    mean over the batches, None with a single one. ``m = None`` takes all samples as one batch.
+    mean over the batches, None with a single one. ``m = "all"`` takes all samples as one batch.
     In the units of the loss (nats for cross-entropy).
 
     Parameters: ``rho``, the radius ρ in parameter space; ``m``; ``samples`` of ``split`` drawn
-    without replacement (None: all).
+    without replacement.
     """
 
     name = "sam_sharpness"
@@ -40,17 +40,16 @@ class SamSharpness(Metric):
     invariant_under = frozenset({"neuron_permutation"})
 
     rho: float = 0.05
-    m: int | None = 128
+    m: Count = 128
     split: Literal["train", "test"] = "train"
-    samples: int | None = None
+    samples: Count = "all"
     dtype: Dtype = "float64"
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
             raise ValueError(f"rho must be positive, got {self.rho}")
-        for key in ("m", "samples"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1 or None, got {value}")
+        check_count("m", self.m)
+        check_count("samples", self.samples)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
@@ -63,7 +62,7 @@ class SamSharpness(Metric):
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise MetricFailed("the model has no parameter that requires gradients")
-        size = min(self.m or len(inputs), len(inputs))
+        size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
         order = torch.randperm(
             len(inputs), generator=torch_generator(derive_seed(seed, "batches"))
         ).to(inputs.device)

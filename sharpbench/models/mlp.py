@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -35,7 +36,7 @@ class MultiLayerPerceptron(Model):
     def assemble(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         sizes = [math.prod(input_shape), *self.widths, outputs]
         layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
-        for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]()]
         layers.append(nn.Linear(sizes[-2], sizes[-1]))
         for layer in layers:

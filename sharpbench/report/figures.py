@@ -6,10 +6,13 @@ import textwrap
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 __all__ = [
@@ -25,6 +28,8 @@ __all__ = [
 
 _MARKERS = ("o", "X", "s", "^", "D", "P", "v")
 _DIVERGING = mpl.colormaps["PuOr"]
+# The map's middle part: test points stay visible on it.
+_SOFT_DIVERGING = mpl.colors.ListedColormap(_DIVERGING(np.linspace(0.2, 0.8, 256)))
 
 
 def scatter_figure(points: pd.DataFrame) -> Figure:
@@ -57,8 +62,11 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                 alpha=0.85,
                 markeredgewidth=0,
             )
-        if (points.loc[points["metric"] == name, "value"] > 0).all() and not name.startswith("curv"):
+        if (points.loc[points["metric"] == name, "value"] > 0).all() and not name.startswith(
+            "curv"
+        ):
             axis.set_xscale("log")
+            _plain_log_ticks(axis.xaxis)
         axis.set_xlabel(_axis_label(name))
         axis.set_ylabel("test error (%)")
     for axis in axes.flat[len(names) :]:
@@ -160,7 +168,9 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
         rows = changes[changes["transformation"] == transformation]
         for height, metric in enumerate(metrics):
             group = rows[rows["metric"] == metric]
-            jitter = np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
+            jitter = (
+                np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
+            )
             for moved, marker in ((True, "X"), (False, "o")):
                 chosen = (group["moved"] == moved).to_numpy()
                 axis.scatter(
@@ -208,6 +218,7 @@ def agreement_figure(pairs: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(kinds)), [b for _, b in kinds])
     axis.set_ylim(len(kinds) - 0.4, -0.6)
     axis.set_xscale("symlog", linthresh=1)
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
     axis.set_xlabel("difference from native (%), linear within ±1%")
     return figure
 
@@ -237,6 +248,8 @@ def cost_figure(table: pd.DataFrame) -> Figure:
                 elinewidth=0.8,
             )
         axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
+        _plain_log_ticks(axis.xaxis)
+        _plain_log_ticks(axis.yaxis)
     handles = [
         plt.Line2D([], [], marker="o", linestyle="", color=c, label=m) for m, c in colours.items()
     ] + [
@@ -302,18 +315,18 @@ def boundary_figure(maps: list[dict[str, Any]]) -> Figure:
     for axis, entry in zip(axes.flat, maps, strict=False):
         details = entry["details"]
         probability = np.array(details["probability"])
-        extent = (*details["x_range"], *details["y_range"])
+        extent: tuple[float, ...] = (*details["x_range"], *details["y_range"])
         image = axis.imshow(
-            probability, origin="lower", extent=extent, cmap="PuOr", vmin=0, vmax=1,
+            probability, origin="lower", extent=extent, cmap=_SOFT_DIVERGING, vmin=0, vmax=1,
             aspect="auto", interpolation="none",
         )  # fmt: skip
         axis.contour(
-            np.linspace(*details["x_range"], probability.shape[1]),
-            np.linspace(*details["y_range"], probability.shape[0]),
+            np.linspace(extent[0], extent[1], num=probability.shape[1]),
+            np.linspace(extent[2], extent[3], num=probability.shape[0]),
             probability, levels=[0.5], colors="#111111", linewidths=1.2,
         )  # fmt: skip
         points, labels = np.array(details["points"]), np.array(details["labels"])
-        for label, marker, colour in ((0, "o", "#5a2d00"), (1, "^", "#2d004b")):
+        for label, marker, colour in ((0, "o", "#3d1f00"), (1, "^", "#1d0033")):
             chosen = labels == label
             axis.scatter(
                 points[chosen, 0], points[chosen, 1], s=5, marker=marker, color=colour,
@@ -344,10 +357,18 @@ def _axis_label(metric: str) -> str:
     }
     for start, unit in units.items():
         if metric.lower().startswith(start):
-            return f"{metric} ({unit})"
+            return f"{metric}\n({unit})"
     return metric
+
+
+def _plain_log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2, 5 × powers of ten (1 alone over more than two decades), as plain numbers."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low) if low > 0 else np.inf
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if decades <= 2 else (1,)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _wrapped(text: str, width: int = 30) -> str:
     return "\n".join(textwrap.wrap(text, width))
-

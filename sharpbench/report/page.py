@@ -46,8 +46,10 @@ def write_report(results: Path, suite: str, folder: Path) -> Path:
     store = ResultsStore(results)
     manifest = store.manifest(suite)
     frame = with_short_names(load_records(results, suite=suite), _metric_titles())
-    page = _environment().get_template("report.html").render(
-        **_content(frame, manifest, store.documents("runs"), suite)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(**_content(frame, manifest, store.documents("runs"), suite))
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
@@ -81,6 +83,8 @@ def _content(
         "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
         "agreement": agreement.to_dict("records"),
         "matrix": matrix.to_dict("records"),
+        "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
+        "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
         "associations": table.to_dict("records"),
         "costs": costs.to_dict("records"),
         "rows": _metric_rows(frame),
@@ -230,14 +234,18 @@ def _decision_maps(frame: pd.DataFrame) -> list[dict[str, Any]]:
     rows = rows[rows["seed"] == rows["seed"].min()].head(16)
     values = measured(frame)
     errors = frame[(frame["kind"] == "evaluation") & (frame["name"] == "test_error")]
-    error_of = errors.set_index("subject")["value"]
+    error_of = errors.set_index("subject")[["value", "standard_error"]]
     maps = []
     for row in rows.to_dict("records"):
         own = values[values["subject"] == row["subject"]]
         rate = own[own["name"] == "curvature_rate"].head(1)
-        parts = [f"{100 * error_of.get(row['subject'], math.nan):.1f}% error"]
+        parts = []
         if len(rate):
-            parts.insert(0, f"λ = {rate['value'].iloc[0]:.2f}")
+            parts.append(
+                f"λ = {_with_error(rate['value'].iloc[0], rate['standard_error'].iloc[0])}"
+            )
+        if row["subject"] in error_of.index:
+            parts.append(f"error {_percent_with_error(*error_of.loc[row['subject']])}")
         name = f"{row['dataset_short']}\n{row['model_short']} · {row['recipe_short']}"
         maps.append({"title": name, "caption": ", ".join(parts), "details": row["details"]})
     return maps
@@ -271,7 +279,12 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        figure=_with_error, number=_number, percent=_percent, bytes=_bytes, seconds=_seconds
+        figure=_with_error,
+        percent_figure=_percent_with_error,
+        number=_number,
+        percent=_percent,
+        bytes=_bytes,
+        seconds=_seconds,
     )
     return environment
 
@@ -290,6 +303,16 @@ def _with_error(value: float | None, error: float | None) -> str:
     if places > 8 or abs(value) >= 1e6:
         return f"{value:.3g} ± {error:.1g}"
     return f"{value:.{places}f} ± {error:.{places}f}"
+
+
+def _percent_with_error(value: float | None, error: float | None) -> str:
+    """``3.9 ± 0.6%``."""
+    if value is None or math.isnan(value):
+        return "–"
+    if error is None or math.isnan(error):
+        return f"{100 * value:.1f}%"
+    places = 2 if error < 1e-3 else 1
+    return f"{100 * value:.{places}f} ± {100 * error:.{places}f}%"
 
 
 def _number(value: float | None, digits: int = 4) -> str:

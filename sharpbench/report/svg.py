@@ -77,5 +77,8 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     text = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", text, count=1)
     label = escape(alt)
-    text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    # Shown at one scale, so that letters have one size across the figures.
+    width = round(110 * float(figure.get_figwidth()))
+    attributes = f'role="img" aria-label="{label}" style="max-width:{width}px"'
+    text = text.replace("<svg", f"<svg {attributes}", 1)
     return Markup(text)

@@ -19,7 +19,12 @@ import sharpbench
 __all__ = ["collect", "new_run_id"]
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "pyhessian", "safetensors")
-_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUBLAS_WORKSPACE_CONFIG",
+)
 
 
 def new_run_id() -> str:

@@ -125,7 +125,10 @@ class ResultsStore:
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
         """Every ``<kind>/*.json`` by name."""
-        return {p.stem: json.loads(p.read_text("utf-8")) for p in sorted(self.root.glob(f"{kind}/*.json"))}
+        return {
+            p.stem: json.loads(p.read_text("utf-8"))
+            for p in sorted(self.root.glob(f"{kind}/*.json"))
+        }
 
     def manifest(self, suite: str) -> dict[str, Any]:
         """What a suite asked for when it last ran here. Raises InputError if it never did."""

@@ -70,7 +70,9 @@ class MeasurementPlan:
 
     @property
     def label(self) -> str:
-        return self.metric.label + (f" after {self.transformation.label}" if self.transformation else "")
+        return self.metric.label + (
+            f" after {self.transformation.label}" if self.transformation else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class Plan:
         kept = tuple(s for s in self.subjects if any(text in s.label for text in wanted))
         if not kept:
             labels = "\n  ".join(s.label for s in self.subjects)
-            raise InputError(f"--only {' '.join(wanted)!r} matches none of the subjects:\n  {labels}")
+            raise InputError(
+                f"--only {' '.join(wanted)!r} matches none of the subjects:\n  {labels}"
+            )
         return Plan(**{**self.__dict__, "subjects": kept})
 
 

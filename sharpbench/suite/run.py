@@ -359,9 +359,7 @@ class _SubjectRun:
     def _metric_seed(self, metric: Metric) -> int:
         return derive_seed(self.subject.seed, "metric", metric.name)
 
-    def _attempt(
-        self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]
-    ) -> Record:
+    def _attempt(self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]) -> Record:
         """``base`` with the answer, or with the reason why there is none."""
         try:
             with time_limit(self.plan.measurement_seconds, base.label):

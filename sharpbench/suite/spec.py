@@ -147,7 +147,9 @@ def expand(registry: Registry[P], block: Block) -> list[P]:
     Raises InputError for an unknown name or parameter or a value that doesn't fit.
     """
     if not isinstance(block.get("name"), str):
-        raise InputError(f'a {registry.kind} needs a name, e.g. {{ name = "{registry.names()[0]}" }}')
+        raise InputError(
+            f'a {registry.kind} needs a name, e.g. {{ name = "{registry.names()[0]}" }}'
+        )
     name = block["name"]
     types = registry.parameter_types(name)
     combinations: list[dict[str, Any]] = [{}]

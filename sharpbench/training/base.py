@@ -81,7 +81,7 @@ class Recipe(Plugin, ABC):
         """One update from one batch; returns the batch's loss before it. Subclasses override this."""
         optimizer.zero_grad()
         value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         return value.detach()
 

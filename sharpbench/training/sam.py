@@ -63,7 +63,7 @@ class Sam(Recipe):
                 p.add_(s * p.abs() if self.adaptive else s, alpha=self.rho / (float(norm) + 1e-12))
         optimizer.zero_grad()
         with frozen_statistics(model):
-            loss().backward()  # type: ignore[no-untyped-call]
+            loss().backward()
         with torch.no_grad():
             for p, original in zip(parameters, originals, strict=True):
                 p.copy_(original)

@@ -1,0 +1,164 @@
+"""Does a metric keep its contract? The checks behind ``sharpbench check``, for authors of metrics."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import json
+import os
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from sharpbench.datasets import datasets
+from sharpbench.errors import InputError, MetricFailed, MetricUnsupported, TransformationRefused
+from sharpbench.invariance import transformations
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric, metrics
+from sharpbench.models import models
+from sharpbench.seeds import derive_seed
+from sharpbench.subject import Subject
+from sharpbench.training import recipes
+
+__all__ = ["Finding", "check_metric"]
+
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was asked, whether it passed, and what was seen."""
+
+    title: str
+    passed: bool
+    detail: str
+
+
+def check_metric(name: str) -> list[Finding]:
+    """Every check of the metric called ``name``, or of the class at ``package.module:Class``.
+
+    Raises InputError if there is no such metric.
+    """
+    metric = _find(name)
+    findings = [_documentation(metric)]
+    answers = 0
+    for title, subject in _subjects().items():
+        try:
+            first = metric.checked_measure(subject, seed=0)
+        except MetricUnsupported as reason:
+            findings.append(Finding(f"supports {title}", True, f"declines: {reason}"))
+            continue
+        except Exception as error:
+            findings.append(
+                Finding(f"answers on {title}", False, f"{type(error).__name__}: {error}")
+            )
+            continue
+        answers += 1
+        findings.append(Finding(f"answers on {title}", True, f"{first.value:.6g}, model unchanged"))
+        findings += _contract(metric, subject, first, title)
+        findings += _invariance(metric, subject, first, title)
+    findings.append(
+        Finding("measures something", answers > 0, f"answered on {answers} of {len(_subjects())}")
+    )
+    return findings
+
+
+def _find(name: str) -> Metric:
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        return metrics.create(name)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{name!r}: {error}") from None
+    if not (inspect.isclass(cls) and issubclass(cls, Metric)):
+        raise InputError(f"{name!r} is not a class derived from sharpbench.metrics.Metric")
+    try:
+        metrics.register(cls)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name!r}: {error}") from None
+    return metrics.create(cls.name)
+
+
+@lru_cache(maxsize=1)
+def _subjects() -> dict[str, Subject]:
+    """A tanh and a ReLU network and a convolutional one, trained for a moment on real digits."""
+    root = Path()  # neither data set needs files
+    built = {}
+    for title, dataset, model, parameters in (
+        (
+            "a tanh network on two moons",
+            "two_moons",
+            "mlp",
+            {"widths": (16,), "activation": "tanh"},
+        ),
+        ("a ReLU network on digits", "digits", "mlp", {"widths": (16,), "activation": "relu"}),
+        ("a convolutional network on digits", "digits", "cnn", {"channels": (4, 4), "hidden": 8}),
+    ):
+        seed = derive_seed(0, "conformance")
+        splits = datasets.create(dataset).load(root, seed=seed)
+        network = models.create(model, parameters).build(splits.input_shape, splits.outputs, seed=1)
+        recipes.create("adam", {"epochs": 5}).train(network, splits, seed=seed)
+        built[title] = Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
+    return built
+
+
+def _documentation(metric: Metric) -> Finding:
+    missing = [key for key in ("title", "space") if not getattr(metric, key, None)]
+    return Finding(
+        "says what it is",
+        not missing,
+        f"missing class attributes: {', '.join(missing)}" if missing else metric.title,
+    )
+
+
+def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
+    torch.manual_seed(12345)  # another global state must make no difference
+    again = metric.checked_measure(subject, seed=0)
+    same = first.value == again.value and first.standard_error == again.standard_error
+    try:
+        json.dumps(first.details, allow_nan=False)
+        jsonable = "details are JSON"
+    except (TypeError, ValueError) as error:
+        jsonable = f"details are not JSON: {error}"
+    passes = first.work.gradient_samples()
+    return [
+        Finding(f"deterministic on {title}", same, f"{first.value!r} and {again.value!r}"),
+        Finding(f"storable on {title}", jsonable == "details are JSON", jsonable),
+        Finding(
+            f"counts its work on {title}",
+            passes > 0 and first.samples > 0,
+            f"{passes:g} gradient samples over {first.samples} samples",
+        ),
+    ]
+
+
+def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
+    findings = []
+    for name in sorted(metric.invariant_under):
+        transformation = transformations.create(name)
+        before = copy.deepcopy(subject.model).double()
+        try:
+            after = transformation.apply(before, seed=1)
+            changed = metric.checked_measure(subject.with_model(after), seed=0)
+        except TransformationRefused:
+            continue
+        except MetricFailed as error:
+            findings.append(Finding(f"{name} of {title}", False, str(error)))
+            continue
+        noise = 3 * ((first.standard_error or 0) ** 2 + (changed.standard_error or 0) ** 2) ** 0.5
+        allowed = max(noise, _TOLERANCE * abs(first.value))
+        findings.append(
+            Finding(
+                f"stays under {name} on {title}",
+                abs(changed.value - first.value) <= allowed,
+                f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed",
+            )
+        )
+    return findings
