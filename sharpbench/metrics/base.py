@@ -51,9 +51,9 @@ class Metric(Plugin, ABC):
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
 
-        Raises MetricUnsupported where `unsupported` gives a reason; MetricFailed for a metric that changed the model's
-        parameters, buffers, gradients or mode or the global random state, and for a network that
-        torch can't differentiate as often as the metric needs.
+        Raises MetricUnsupported where `unsupported` gives a reason; MetricFailed for a metric that
+        changed the model's parameters, buffers, gradients or mode or the global random state, and
+        for a network that torch can't differentiate as often as the metric needs.
         """
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")

@@ -1,0 +1,108 @@
+"""Subjects, suites and data shared by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sharpbench.datasets import datasets
+from sharpbench.datasets.files import FILE_SETS, data_root, prepare
+from sharpbench.errors import DataUnavailable
+from sharpbench.models import models
+from sharpbench.subject import Splits, Subject
+from sharpbench.training import recipes
+
+MINI_SUITE = """
+name = "mini"
+title = "A miniature"
+seeds = [0, 1]
+
+[[subjects]]
+dataset = { name = "two_moons", n = 200, label_noise = [0.0, 0.2] }
+model   = { name = "mlp", widths = [8], activation = ["tanh", "relu"] }
+recipe  = [{ name = "adam", epochs = 3 }, { name = "sam", base = "adam", epochs = 3 }]
+
+[[metrics]]
+name = "curvature_rate"
+samples = 32
+
+[[metrics]]
+name = "hessian_trace"
+implementation = ["native", "pyhessian"]
+max_probes = 10
+
+[[transformations]]
+name = "neuron_rescaling"
+
+[[transformations]]
+name = "weight_noise"
+
+[trajectory]
+metrics = [{ name = "curvature_rate", samples = 16 }]
+every = 2
+
+[cost]
+repeats = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small tensors are faster on one thread, and sums keep their order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def mini_suite(tmp_path: Path) -> Path:
+    path = tmp_path / "mini.toml"
+    path.write_text(MINI_SUITE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits() -> Splits:
+    return datasets.create("digits").load(Path(), seed=0)
+
+
+@pytest.fixture(scope="session")
+def moons() -> Splits:
+    return datasets.create("two_moons", {"n": 600}).load(Path(), seed=0)
+
+
+def trained(splits: Splits, model: str, parameters: dict, epochs: int = 10) -> Subject:
+    network = models.create(model, parameters).build(splits.input_shape, splits.outputs, seed=1)
+    recipes.create("adam", {"epochs": epochs, "lr": 5e-3}).train(network, splits, seed=2)
+    return Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
+
+
+@pytest.fixture(scope="session")
+def trained_mlp(digits: Splits) -> Subject:
+    return trained(digits, "mlp", {"widths": [32], "activation": "tanh"})
+
+
+@pytest.fixture(scope="session")
+def trained_cnn(digits: Splits) -> Subject:
+    return trained(digits, "cnn", {"channels": [4, 8], "hidden": 16, "dropout": 0.0})
+
+
+@pytest.fixture(scope="session")
+def tiny(moons: Splits) -> Subject:
+    """A trained network of 27 parameters with every dense derivative within reach."""
+    return trained(moons, "mlp", {"widths": [5], "activation": "tanh"})
+
+
+@pytest.fixture(scope="session", params=["mnist", "fashion_mnist"])
+def real_images(request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A data root that holds real MNIST or Fashion-MNIST; skipped, visibly, where none can be had."""
+    name, root = request.param, data_root()
+    if FILE_SETS[name].missing(root):
+        try:
+            list(prepare(name, root))
+        except DataUnavailable as error:
+            pytest.skip(str(error))
+    return name, root

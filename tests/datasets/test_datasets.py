@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from sharpbench.datasets import datasets
+from sharpbench.errors import InputError
+
+
+def test_two_moons_follow_the_papers_protocol():
+    splits = datasets.create("two_moons").load(Path(), seed=0)
+    assert splits.train_inputs.shape == (2100, 2)
+    assert splits.test_inputs.shape == (900, 2)
+    assert torch.allclose(splits.train_inputs.mean(0), torch.zeros(2), atol=1e-6)
+    assert torch.allclose(splits.train_inputs.std(0, unbiased=False), torch.ones(2), atol=1e-6)
+    assert splits.train_targets.bincount().tolist() == [1050, 1050]
+
+
+def test_digits_are_the_real_ones():
+    splits = datasets.create("digits").load(Path(), seed=3)
+    pixels = torch.cat([splits.train_inputs, splits.test_inputs]) * 0.3760 + 0.3053
+    real = np.sort(load_digits().data.sum(1))
+    ours = np.sort((pixels * 16).flatten(1).sum(1).numpy())
+    assert np.allclose(real, ours, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["two_moons", "digits"])
+def test_data_depend_on_the_seed_alone(name):
+    first, again, other = (datasets.create(name).load(Path(), seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.train_inputs, again.train_inputs)
+    assert not torch.equal(first.train_inputs, other.train_inputs)
+
+
+@pytest.mark.parametrize("where", ["train", "all"])
+def test_label_noise_flips_exactly_that_share_and_keeps_the_points(where):
+    clean = datasets.create("digits").load(Path(), seed=0)
+    noisy = datasets.create("digits", {"label_noise": 0.3, "noisy_split": where}).load(Path(), seed=0)
+    assert torch.equal(clean.train_inputs, noisy.train_inputs)
+    flipped = (clean.train_targets != noisy.train_targets).sum().item()
+    assert flipped == round(0.3 * len(clean.train_targets))
+    in_test = (clean.test_targets != noisy.test_targets).sum().item()
+    assert in_test == (round(0.3 * len(clean.test_targets)) if where == "all" else 0)
+    changed = noisy.train_targets[clean.train_targets != noisy.train_targets]
+    assert changed.bincount(minlength=10).min() > 0  # every class receives some
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("two_moons", {"label_noise": 1.5}),
+        ("two_moons", {"noise": -1}),
+        ("mnist", {"train_size": 60_001}),
+        ("digits", {"noisy_split": "test"}),
+    ],
+)
+def test_impossible_parameters_are_refused(name, parameters):
+    with pytest.raises(InputError):
+        datasets.create(name, parameters)
+
+
+def test_real_images_have_the_published_counts_and_moments(real_images):
+    name, root = real_images
+    splits = datasets.create(name).load(root, seed=0)
+    assert splits.train_inputs.shape == (60_000, 1, 28, 28)
+    assert splits.test_inputs.shape == (10_000, 1, 28, 28)
+    assert abs(splits.train_inputs.mean().item()) < 1e-3
+    assert abs(splits.train_inputs.std().item() - 1) < 1e-3
+    published = {
+        "mnist": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+        "fashion_mnist": [1000] * 10,
+    }
+    assert splits.test_targets.bincount().tolist() == published[name]
+
+
+def test_a_subset_of_real_images_is_stratified_and_seeded(real_images):
+    name, root = real_images
+    dataset = datasets.create(name, {"train_size": 500, "test_size": 100})
+    first, again, other = (dataset.load(root, seed=s) for s in (0, 0, 1))
+    assert first.train_inputs.shape == (500, 1, 28, 28)
+    assert torch.equal(first.train_inputs, again.train_inputs)
+    assert not torch.equal(first.train_inputs, other.train_inputs)
+    share = datasets.create(name).load(root, seed=0).train_targets.bincount() / 60_000
+    assert (first.train_targets.bincount() / 500 - share).abs().max() < 0.004

@@ -1,0 +1,98 @@
+import dataclasses
+import gzip
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from sharpbench.datasets import files
+from sharpbench.errors import DataUnavailable
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def file_set(monkeypatch):
+    """A file set of two small files that stands in for MNIST's."""
+    rng = np.random.default_rng(0)
+    content = {"images": idx(rng.integers(0, 256, (3, 4, 4))), "labels": idx(np.arange(3))}
+    digests = {n: (len(c), hashlib.sha256(c).hexdigest()) for n, c in content.items()}
+    small = files.FileSet("small", "Small/raw", digests, sources=())
+    monkeypatch.setitem(files.FILE_SETS, "small", small)
+    return small, content
+
+
+def test_idx_round_trip(tmp_path):
+    array = np.arange(24).reshape(2, 3, 4)
+    (tmp_path / "a").write_bytes(idx(array))
+    assert np.array_equal(files.read_idx(tmp_path / "a"), array)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", idx(np.zeros((4, 4)))[:-1]])
+def test_anything_else_is_refused(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DataUnavailable):
+        files.read_idx(tmp_path / "a")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_prepare_copies_verified_files_from_a_folder(tmp_path, file_set, compressed):
+    small, content = file_set
+    source, root = tmp_path / "source", tmp_path / "root"
+    source.mkdir()
+    for name, data in content.items():
+        if compressed:
+            (source / f"{name}.gz").write_bytes(gzip.compress(data))
+        else:
+            (source / name).write_bytes(data)
+    lines = list(files.prepare("small", root, given=source))
+    assert "SHA-256 verified" in lines[-1]
+    assert small.locate(root) == root / "Small" / "raw"
+    assert "already there" in next(iter(files.prepare("small", root)))
+
+
+def test_a_wrong_file_is_never_installed(tmp_path, file_set):
+    small, content = file_set
+    (tmp_path / "images").write_bytes(content["images"][:-1] + b"\x00")
+    (tmp_path / "labels").write_bytes(content["labels"])
+    with pytest.raises(DataUnavailable, match="SHA-256"):
+        list(files.prepare("small", tmp_path / "root", given=tmp_path))
+    assert small.missing(tmp_path / "root")
+
+
+def test_a_file_that_was_corrupted_later_is_noticed(tmp_path, file_set):
+    small, content = file_set
+    folder = tmp_path / "Small" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "labels").write_bytes(content["labels"])
+    (folder / "images").write_bytes(content["images"][:-1] + b"\x07")
+    with pytest.raises(DataUnavailable, match=r"corrupt.*data prepare small"):
+        small.locate(tmp_path)
+
+
+def test_all_failures_are_told(tmp_path, file_set, monkeypatch):
+    small, _ = file_set
+
+    def fail(folder):
+        raise ConnectionError("no network here")
+
+    sources = (files.Source("mirror one", fail), files.Source("package two", fail))
+    monkeypatch.setitem(files.FILE_SETS, "small", dataclasses.replace(small, sources=sources))
+    with pytest.raises(DataUnavailable) as caught:
+        list(files.prepare("small", tmp_path))
+    message = str(caught.value)
+    assert "mirror one: ConnectionError: no network here" in message
+    assert "package two" in message
+    assert "--from" in message
+
+
+def test_the_data_root_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SHARPBENCH_DATA", raising=False)
+    assert files.data_root() == tmp_path / "cache" / "sharpbench"
+    monkeypatch.setenv("SHARPBENCH_DATA", str(tmp_path / "mine"))
+    assert files.data_root() == tmp_path / "mine"

@@ -1,0 +1,93 @@
+"""Every metric against a naive dense computation on a tiny network in float64."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+import sharpbench as sb
+from sharpbench.metrics.base import sampled
+from sharpbench.seeds import derive_seed, torch_generator
+from tests.autodiff.test_operators import dense_hessian
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def exact(tiny):
+    model = tiny.working_model(torch.float64)
+    x, y = tiny.data("train")
+    return dense_hessian(model, tiny.loss, x.double(), y)
+
+
+def test_top_eigenvalue(tiny, exact):
+    top = float(torch.linalg.eigvalsh(exact)[-1])
+    found = sb.measure(tiny, "hessian_top_eigenvalue", tolerance=1e-8, seed=SEED)
+    assert found.converged
+    assert abs(found.value - top) <= found.details["error_bound"] + 1e-12
+    assert abs(found.value - top) < 1e-7 * top
+    assert found.standard_error is None
+
+
+def test_trace(tiny, exact):
+    found = sb.measure(tiny, "hessian_trace", max_probes=400, tolerance=0.0, seed=SEED)
+    assert abs(found.value - float(exact.trace())) < 3 * found.standard_error
+    assert found.standard_error < 0.2 * abs(found.value)
+    assert found.work.hessian_vector == 400 * found.samples
+
+
+def test_sam_sharpness(tiny):
+    found = sb.measure(tiny, "sam_sharpness", rho=0.1, m=100, seed=SEED)
+    x, y = tiny.data("train")
+    order = torch.randperm(len(x), generator=torch_generator(derive_seed(SEED, "batches")))
+    rises = []
+    for batch in order[: len(x) // 100 * 100].view(-1, 100):
+        model = tiny.working_model(torch.float64)
+
+        def loss(model=model, batch=batch):
+            return torch.nn.functional.cross_entropy(model(x[batch].double()), y[batch])
+
+        before = loss()
+        before.backward()
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+        for p in model.parameters():
+            p.data += 0.1 * p.grad / norm
+        rises.append(float(loss() - before))
+    assert found.value == pytest.approx(sum(rises) / len(rises), rel=1e-10)
+    assert found.details["batches"] == len(rises) == 4
+    assert found.standard_error == pytest.approx(torch.tensor(rises).std().item() / 2, rel=1e-6)
+
+
+def test_curvature_rate_from_whole_derivative_tensors(tiny):
+    """Dⁿℓ as explicit tensors, contracted with the metric's own directions."""
+    samples = 6
+    found = sb.measure(tiny, "curvature_rate", orders=(1, 2, 3), directions=2, samples=samples, seed=SEED)
+    x, y = sampled(tiny.data("test"), samples, seed=derive_seed(SEED, "points"))
+    model = tiny.working_model(torch.float64)
+    generator = torch_generator(derive_seed(SEED, "directions"))
+    logs = torch.zeros(samples, 3, dtype=torch.float64)
+    for _ in range(2):
+        u = torch.randn(samples, 2, generator=generator, dtype=torch.float64)
+        u = u / u.norm(dim=1, keepdim=True)
+        for i in range(samples):
+
+            def loss(point, i=i):
+                return torch.nn.functional.cross_entropy(model(point.unsqueeze(0)), y[i : i + 1])
+
+            def first(point, loss=loss):
+                return jacobian(loss, point, create_graph=True)
+
+            def second(point, first=first):
+                return jacobian(first, point, create_graph=True)
+
+            point = x[i].double()
+            tensors = [first(point), second(point), jacobian(second, point)]
+            for n, tensor in enumerate(tensors):
+                for _ in range(n + 1):
+                    tensor = tensor @ u[i]  # noqa: PLW2901
+                logs[i, n] += tensor.abs().log().item() / 2
+    slopes = (logs[:, 2] - logs[:, 0]) / 2  # the least-squares slope over n = 1, 2, 3
+    assert found.value == pytest.approx(float(slopes.mean()), rel=1e-9)
+    assert found.standard_error == pytest.approx(float(slopes.std()) / math.sqrt(samples), rel=1e-9)
+    assert found.details["log_derivative"] == pytest.approx(logs.mean(0).tolist(), rel=1e-9)

@@ -1,0 +1,101 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import sharpbench as sb
+from sharpbench.errors import InputError, MetricFailed
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import Metric, state_hash
+from sharpbench.suite.conformance import check_metric
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_every_metric_passes_the_conformance_check(name):
+    failed = [f for f in check_metric(name) if not f.passed]
+    assert not failed
+
+
+@dataclass(frozen=True)
+class Vandal(Metric):
+    """Changes what it measures."""
+
+    name = "vandal"
+    title = "vandal"
+    space = "parameter"
+    damage: str = "weights"
+
+    def measure(self, subject, *, seed):
+        if self.damage == "weights":
+            next(subject.model.parameters()).data.add_(1e-7)
+        elif self.damage == "mode":
+            subject.model.train()
+        elif self.damage == "gradient":
+            subject.model(subject.inputs).sum().backward()
+        elif self.damage == "random":
+            torch.rand(1)
+        return Measurement(1.0, samples=1)
+
+
+@pytest.mark.parametrize("damage", ["weights", "mode", "gradient", "random"])
+def test_a_metric_that_leaves_traces_is_caught(damage):
+    model = nn.Linear(3, 2).eval()
+    nn.init.ones_(model.weight)
+    subject = sb.Subject(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    with pytest.raises(MetricFailed, match="changed the model|random state"):
+        sb.measure(subject, Vandal(damage))
+
+
+def test_the_check_catches_a_metric_that_breaks_its_promises(monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    failed = {f.title for f in check_metric(f"{__name__}:WeightNorm") if not f.passed}
+    metrics.forget("weight_norm")
+    assert "stays under neuron_rescaling on a ReLU network on digits" in failed
+    assert "counts its work on a ReLU network on digits" in failed
+    assert "deterministic on a ReLU network on digits" not in failed
+
+
+@dataclass(frozen=True)
+class WeightNorm(Metric):
+    """ℓ₂ norm of the weights, which claims what is not so."""
+
+    name = "weight_norm"
+    title = "weight norm"
+    space = "parameter"
+    invariant_under = frozenset({"neuron_rescaling"})
+
+    def measure(self, subject, *, seed):
+        total = sum(float(p.detach().square().sum()) for p in subject.model.parameters())
+        return Measurement(total**0.5, samples=len(subject.inputs))
+
+
+def test_unknown_names_get_the_nearest():
+    subject = sb.Subject(nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
+    with pytest.raises(InputError, match="Did you mean 'curvature_rate'"):
+        sb.measure(subject, "curvatur_rate")
+    with pytest.raises(InputError, match="Did you mean 'directions'"):
+        sb.measure(subject, "curvature_rate", direction=3)
+    with pytest.raises(InputError, match="not a class"):
+        check_metric("math:pi")
+
+
+def test_sam_has_no_direction_without_a_gradient():
+    model = nn.Linear(3, 1)
+    x = torch.randn(4, 3)
+    subject = sb.Subject(model, x, model(x).detach())
+    with pytest.raises(MetricFailed, match="ascent direction"):
+        sb.measure(subject, "sam_sharpness", dtype="float32")
+
+
+def test_a_measurement_is_finite():
+    with pytest.raises(ValueError, match="finite"):
+        Measurement(float("nan"))
+
+
+def test_the_hash_sees_every_bit():
+    model = nn.BatchNorm1d(3)
+    before = state_hash(model)
+    model.running_mean[0] = torch.nextafter(torch.tensor(0.0), torch.tensor(1.0))
+    assert state_hash(model) != before

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from sharpbench.errors import InputError
+from sharpbench.models import models
+from sharpbench.models.base import ACTIVATIONS
+
+SHAPES = {"mlp": (2,), "cnn": (1, 8, 8), "resnet": (3, 8, 8), "vit": (1, 8, 8)}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_model_maps_inputs_to_logits(name, activation):
+    model = models.create(name, {"activation": activation})
+    network = model.build(SHAPES[name], 3, seed=0).eval()
+    outputs = network(torch.randn(5, *SHAPES[name]))
+    assert outputs.shape == (5, 3)
+    assert torch.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_depend_on_the_seed_alone(name):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, again, other = (
+        models.create(name).build(SHAPES[name], 3, seed=s).state_dict() for s in (5, 5, 6)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_the_papers_network_has_its_parameters():
+    # conv 1·32·9+32, conv 32·64·9+64, linear 9216·128+128, linear 128·10+10
+    network = models.create("cnn").build((1, 28, 28), 10, seed=0)
+    assert sum(p.numel() for p in network.parameters()) == 320 + 18_496 + 1_179_776 + 1_290
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "shape", "message"),
+    [
+        ("cnn", {}, (2,), "takes images"),
+        ("cnn", {}, (1, 4, 4), "at least 6×6"),
+        ("vit", {"patch": 3}, (1, 8, 8), "does not divide"),
+    ],
+)
+def test_unsuitable_inputs_are_refused(name, parameters, shape, message):
+    with pytest.raises(InputError, match=message):
+        models.create(name, parameters).build(shape, 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("mlp", {"widths": [0]}), ("cnn", {"dropout": 1.0}), ("vit", {"width": 30, "heads": 4})],
+)
+def test_impossible_parameters_are_refused(name, parameters):
+    with pytest.raises(InputError):
+        models.create(name, parameters)

@@ -1,0 +1,79 @@
+from dataclasses import dataclass
+
+import pytest
+
+from sharpbench.errors import InputError
+from sharpbench.metrics import metrics
+from sharpbench.registry import Plugin, Registry
+
+
+@dataclass(frozen=True)
+class Fruit(Plugin):
+    """A fruit."""
+
+    name = "fruit"
+    size: float = 1.0
+    stones: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        if self.size <= 0:
+            raise ValueError(f"size must be positive, got {self.size}")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    builtins = {"fruit": f"{__name__}:Fruit", "broken": "no_such_package_at_all:Thing"}
+    return Registry("fruit", Fruit, group="sharpbench.test_fruits", builtins=builtins)
+
+
+def test_create_resolves_defaults_and_converts_lists(registry):
+    assert registry.create("fruit", {"stones": [1, 2]}).parameters() == {"size": 1.0, "stones": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("friut", {}, "unknown fruit 'friut'. Did you mean 'fruit'"),
+        ("fruit", {"sise": 2}, "no parameter 'sise'. Did you mean 'size'"),
+        ("fruit", {"size": "big"}, "parameter 'size' = 'big'"),
+        ("fruit", {"size": -1}, "size must be positive, got -1"),
+        ("broken", {}, "unavailable: ModuleNotFoundError"),
+    ],
+)
+def test_bad_input_is_explained(registry, name, parameters, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
+        registry.create(name, parameters)
+
+
+def test_a_broken_plugin_is_listed_with_its_reason(registry):
+    assert registry.names() == ["broken", "fruit"]
+    assert "no_such_package_at_all" in registry.unavailable("broken")
+    assert registry.unavailable("fruit") is None
+
+
+def test_collisions_and_malformed_plugins_are_refused(registry):
+    registry.get("fruit")
+
+    @dataclass(frozen=True)
+    class Other(Fruit):
+        """Another."""
+
+        name = "fruit"
+
+    with pytest.raises(ValueError, match="already registered"):
+        registry.register(Other)
+
+    @dataclass
+    class Thawed(Plugin):
+        """Not frozen."""
+
+        name = "thawed"
+
+    with pytest.raises(TypeError, match="must derive from Fruit"):
+        registry.register(Thawed)
+
+
+def test_label_holds_only_what_differs_from_the_defaults():
+    assert metrics.create("sam_sharpness").label == "sam_sharpness"
+    changed = metrics.create("curvature_rate", {"orders": [1, 2], "directions": 3})
+    assert changed.label == "curvature_rate(orders=[1,2], directions=3)"
