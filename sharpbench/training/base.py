@@ -26,6 +26,10 @@ LossOfBatch = Callable[[], Tensor]
 """The mean training loss of the current batch at the current weights, with its graph."""
 
 
+_BLOWN_UP = 100.0
+"""A mean training loss this many times the initial one is no training any more."""
+
+
 @dataclass
 class TrainingLog:
     """What happened in training: one row an epoch, and why it stopped.
@@ -39,6 +43,8 @@ class TrainingLog:
     stopped: str = "all epochs done"
     diverged: str | None = None
     """Why the run is no trained network, or None."""
+    initial_loss: float | None = None
+    """Training loss of the first batch, before any step."""
 
     @property
     def seconds(self) -> float:
@@ -90,8 +96,9 @@ class Recipe(Plugin, ABC):
     ) -> TrainingLog:
         """Train ``model`` in place; the order of batches and the dropout masks come from ``seed``.
 
-        Stops at the first non-finite loss and says so in ``TrainingLog.diverged``. Leaves the model
-        in evaluation mode and without gradients; callbacks can't disturb the random stream.
+        Stops at the first non-finite loss, or after an epoch whose mean loss is more than a hundred
+        times the first batch's, and says so in ``TrainingLog.diverged``. Leaves the model in
+        evaluation mode and without gradients; callbacks can't disturb the random stream.
         """
         log = TrainingLog()
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -137,8 +144,8 @@ class Recipe(Plugin, ABC):
         model.train()
         start = time.perf_counter()
         learning_rate = float(optimizer.param_groups[0]["lr"])
-        total = torch.zeros((), dtype=torch.float64)
-        wrong = torch.zeros((), dtype=torch.float64)
+        total, wrong = 0.0, 0.0
+        first: float | None = None
         for x, y in self._batches(data, order):
             outputs: list[Tensor] = []
 
@@ -148,6 +155,7 @@ class Recipe(Plugin, ABC):
                 return self._loss(out, y, data.task)
 
             value = self.step(model, optimizer, loss)
+            first = float(value) if first is None else first
             if not torch.isfinite(value):
                 log.diverged = f"training loss became {float(value)}"
                 return {}
@@ -156,13 +164,17 @@ class Recipe(Plugin, ABC):
             if data.task == "classification":
                 wrong += float((outputs[0].argmax(1) != y).sum())
         samples = len(data.train_inputs)
+        log.initial_loss = log.initial_loss or first
+        if log.initial_loss and total / samples > _BLOWN_UP * log.initial_loss:
+            log.diverged = f"training loss rose from {log.initial_loss:.3g} to {total / samples:.3g}"
+            return {}
         row = {
             "learning_rate": learning_rate,
-            "train_loss": float(total) / samples,
+            "train_loss": total / samples,
             "seconds": time.perf_counter() - start,
         }
         if data.task == "classification":
-            row["train_error"] = float(wrong) / samples
+            row["train_error"] = wrong / samples
         return row
 
     def _batches(self, data: Splits, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

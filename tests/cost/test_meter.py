@@ -1,0 +1,68 @@
+import sys
+
+import pytest
+import torch
+
+from sharpbench.cost import Cost, measure_cost
+from sharpbench.measurement import Work
+
+CPU = torch.device("cpu")
+
+
+def test_the_first_call_answers_and_the_others_are_timed():
+    calls = []
+
+    def call():
+        calls.append(len(calls))
+        return len(calls)
+
+    result, cost = measure_cost(call, repeats=4, device=CPU)
+    assert result == 1
+    assert len(calls) == 5
+    assert len(cost.seconds) == 4
+    assert cost.median_seconds == sorted(cost.seconds)[1] / 2 + sorted(cost.seconds)[2] / 2
+    assert cost.spread_seconds >= 0
+    assert cost.threads == 1
+
+
+def test_without_repeats_the_first_call_is_all_there_is():
+    result, cost = measure_cost(lambda: 7, repeats=0, device=CPU, first=lambda: 8)
+    assert result == 8
+    assert cost.seconds == (cost.first_seconds,)
+    assert cost.spread_seconds is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory_sees_a_tensor_that_is_gone_again():
+    def allocate():
+        return float(torch.ones(32 << 20).sum())  # 128 MiB of float32
+
+    for _ in range(2):  # a second time, when the allocator could have kept the first one's pages
+        _, cost = measure_cost(allocate, repeats=0, device=CPU)
+        assert 120 << 20 <= cost.peak_bytes <= 170 << 20
+    _, nothing = measure_cost(lambda: None, repeats=0, device=CPU)
+    assert nothing.peak_bytes < 4 << 20
+
+
+def test_gradient_equivalents_follow_the_convention():
+    work = Work(forward=30, gradient=10)
+    for order in (1, 2, 3, 4):
+        work.add_derivative(order, 10)
+    # forward 30/3, gradients 20, Hessian-vector 2·10, order 3: 4·10, order 4: 8·10
+    assert work.gradient_equivalents(10) == 1 + 2 + 2 + 4 + 8
+
+
+def test_a_cost_keeps_its_raw_times():
+    cost = Cost((3.0, 1.0, 2.0), 5.0, None, "cpu", 1)
+    assert cost.median_seconds == 2.0
+    assert cost.spread_seconds == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_peak_memory_is_the_allocators():
+    device = torch.device("cuda")
+    _, cost = measure_cost(
+        lambda: float(torch.ones(32 << 20, device=device).sum()), repeats=1, device=device
+    )
+    assert 128 << 20 <= cost.peak_bytes <= 132 << 20

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+from torch import nn
+
+from sharpbench.errors import InputError
+from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
+from sharpbench.evaluation.classification import decision_map, evaluate
+from sharpbench.seeds import numpy_generator
+from sharpbench.subject import Splits
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_ece_equals_scikit_learns_bins(bins):
+    """Σ n_b/N |accuracy − confidence| put together from calibration_curve, an independent binning."""
+    rng = numpy_generator(0)
+    confidence = rng.uniform(0.05, 1, 3000)
+    correct = rng.uniform(size=3000) < confidence**2
+    accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins)
+    counts = np.histogram(confidence, np.linspace(0, 1, bins + 1))[0]
+    expected = np.sum(counts[counts > 0] / 3000 * np.abs(accuracy - mean_confidence))
+    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ece_by_hand_and_at_the_edges():
+    # One bin: |3/4 − 0.9|; certainty of exactly 1 belongs to the last bin and is not lost.
+    sure = np.full(4, 0.9)
+    right = np.array([True, True, True, False])
+    assert expected_calibration_error(sure, right, 10) == pytest.approx(0.15)
+    assert expected_calibration_error(np.ones(4), right, 15) == pytest.approx(0.25)
+    # 0.2 is the upper edge of the bin (0.1, 0.2].
+    edge = expected_calibration_error(np.array([0.2, 0.15]), np.array([True, False]), 10)
+    assert edge == pytest.approx(abs(1 - 0.35) / 2)
+
+
+def test_brier_score_equals_scikit_learns():
+    rng = numpy_generator(1)
+    p = rng.uniform(size=500)
+    y = (rng.uniform(size=500) < p).astype(int)
+    ours = brier_score(np.column_stack([1 - p, p]), y).mean()
+    assert ours == pytest.approx(2 * brier_score_loss(y, p))  # theirs counts one class
+
+
+@pytest.fixture
+def evaluated(trained_mlp):
+    return evaluate(trained_mlp.model, trained_mlp.splits, seed=0), trained_mlp
+
+
+def test_figures_against_scikit_learn(evaluated):
+    figures, subject = evaluated
+    splits = subject.splits
+    with torch.no_grad():
+        logits = subject.model(splits.test_inputs).double()
+    probabilities, labels = logits.softmax(1).numpy(), splits.test_targets.numpy()
+    predicted = probabilities.argmax(1)
+    assert figures["test_error"].value == pytest.approx(1 - accuracy_score(labels, predicted))
+    assert figures["test_loss"].value == pytest.approx(log_loss(labels, probabilities), rel=1e-9)
+    assert figures["gap"].value == pytest.approx(
+        figures["test_error"].value - figures["train_error"].value
+    )
+    order = np.argsort(probabilities.max(1), kind="stable")[: round(0.2 * len(labels))]
+    hard = accuracy_score(labels[order], predicted[order])
+    assert figures["hard_accuracy"].value == pytest.approx(hard)
+    assert figures["hard_accuracy"].samples == len(order)
+    top = logits.topk(2).values
+    margins = (top[:, 0] - top[:, 1]).numpy()
+    right = predicted == labels
+    assert figures["margin"].value < margins.mean() if not right.all() else margins.mean()
+
+
+def test_standard_errors_are_those_of_proportions(evaluated):
+    figures, _ = evaluated
+    error = figures["test_error"]
+    expected = np.sqrt(error.value * (1 - error.value) / (error.samples - 1))
+    assert error.standard_error == pytest.approx(expected)
+    assert all(f.standard_error >= 0 for f in figures.values())
+    assert 0 < figures["ece"].standard_error < 0.05
+
+
+def test_evaluation_depends_on_its_seed_alone(evaluated):
+    figures, subject = evaluated
+    torch.manual_seed(99)
+    assert evaluate(subject.model, subject.splits, seed=0) == figures
+
+
+def test_a_decision_map_is_drawn_for_planes_alone(tiny, trained_mlp):
+    drawn = decision_map(tiny.model, tiny.splits, cells=16)
+    grid = np.array(drawn["probability"])
+    assert grid.shape == (16, 16)
+    # The first row is the lowest y; its first cell the lowest x.
+    corner = torch.tensor([[drawn["x_range"][0], drawn["y_range"][0]]])
+    with torch.no_grad():
+        assert grid[0, 0] == pytest.approx(tiny.model(corner).softmax(1)[0, 1].item(), abs=1e-3)
+    right = torch.tensor([[drawn["x_range"][1], drawn["y_range"][0]]])
+    with torch.no_grad():
+        assert grid[0, -1] == pytest.approx(tiny.model(right).softmax(1)[0, 1].item(), abs=1e-3)
+    assert decision_map(trained_mlp.model, trained_mlp.splits) is None
+
+
+def test_regression_is_refused():
+    x, y = torch.randn(5, 2), torch.randn(5, 1)
+    with pytest.raises(InputError):
+        evaluate(nn.Linear(2, 1), Splits(x, y, x, y, 1, "regression"), seed=0)

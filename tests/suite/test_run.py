@@ -1,0 +1,276 @@
+"""Whole runs of a miniature suite: the figures, the cache, crashes, workers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sharpbench.errors import InputError
+from sharpbench.results.store import ResultsBusy, ResultsStore, load_records
+from sharpbench.suite.plan import make_plan
+from sharpbench.suite.session import intents, run_plan
+from sharpbench.suite.spec import load_suite
+from tests.conftest import MINI_SUITE
+
+
+def run(suite: Path, results: Path, workers: int = 1):
+    plan = make_plan(load_suite(suite))
+    notes: list[str] = []
+    outcomes = run_plan(
+        plan, plan, ResultsStore(results), results / "data", suite_text=suite.read_text(),
+        command="test", workers=workers, notify=notes.append, finished=lambda _: None,
+    )  # fmt: skip
+    return outcomes, notes
+
+
+def figures(results: Path) -> dict[str, tuple]:
+    """Every record but for what may differ between equal runs: cost and run."""
+    folders = ResultsStore(results).subjects()
+    return {r.key: r.figure() for folder in folders for r in folder.records()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "mini.toml").write_text(MINI_SUITE)
+    outcomes, _ = run(folder / "mini.toml", folder / "results")
+    assert not any(o.problems for o in outcomes)
+    assert all(o.trained for o in outcomes)
+    return folder / "results"
+
+
+def test_every_planned_figure_is_there(undisturbed):
+    frame = load_records(undisturbed, suite="mini")
+    measured = frame[frame.kind == "measurement"]
+    assert len(measured) == 16 * 9
+    ok = measured[measured.status == "ok"]
+    refused = measured[measured.status == "unsupported"]
+    assert len(refused) == 8 * 3  # neuron_rescaling on the tanh networks
+    assert refused.reason.str.contains("positively homogeneous").all()
+    assert ok.value.notna().all()
+    assert set(frame[frame.kind == "trajectory"].epoch) == {1, 2, 3}
+    assert {"test_error", "gap", "ece", "brier_score", "hard_accuracy", "margin", "logit_norm"} <= set(
+        frame[frame.kind == "evaluation"].name
+    )
+    timed = ok[ok["cost.median_seconds"].notna()]
+    assert set(timed.seed) == {0}
+    assert set(timed.transformation.isna()) == {True}
+
+
+def test_what_should_stay_stays_and_what_should_move_moves(undisturbed):
+    frame = load_records(undisturbed, suite="mini")
+    rows = frame[(frame.kind == "measurement") & (frame.status == "ok")]
+    plain = rows[rows.transformation.isna()].set_index(["subject", "label"]).value
+    for row in rows[rows.transformation.notna()].itertuples():
+        before = plain[row.subject, row.label]
+        if row.transformation_name == "weight_noise":
+            assert row.value != before
+            assert row.function_change > 1e-3
+        else:
+            assert row.function_change < 1e-12
+            if row.name == "curvature_rate":
+                assert row.value == pytest.approx(before, rel=1e-9)
+            else:
+                assert abs(row.value / before - 1) > 0.05
+
+
+def test_recipes_of_one_seed_share_data_and_initial_weights(undisturbed):
+    frame = load_records(undisturbed, suite="mini")
+    first = frame[(frame.kind == "trajectory") & (frame.epoch == 1)]
+    assert first.groupby(["recipe", "seed"]).size().min() == 4
+    log = frame[(frame.kind == "training") & (frame.name == "train_loss") & (frame.epoch == 1)]
+    spread = log.groupby(["dataset_label", "model_label", "seed"]).value.agg(lambda v: v.max() / v.min())
+    assert spread.max() < 1.1  # after one epoch from the same start, SAM and Adam are still close
+
+
+def test_a_second_run_does_nothing(undisturbed):
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("*/*") if p.name != ".lock"}
+    outcomes, _ = run(undisturbed.parent / "mini.toml", undisturbed)
+    assert not any(o.trained or o.measured for o in outcomes)
+    subjects = {p: t for p, t in before.items() if p.parent.name not in {"runs", "suites"}}
+    assert all(p.stat().st_mtime_ns == t for p, t in subjects.items())
+
+
+def test_a_new_metric_is_measured_alone(undisturbed, tmp_path):
+    suite = tmp_path / "more.toml"
+    suite.write_text(MINI_SUITE.replace("[[transformations]]", '[[metrics]]\nname = "sam_sharpness"\n\n[[transformations]]', 1))
+    plan = make_plan(load_suite(suite))
+    planned = intents(plan, undisturbed, tmp_path)
+    assert {i.training for i in planned} == {"cached"}
+    assert {i.to_measure for i in planned} == {3}
+    outcomes, _ = run(suite, undisturbed)
+    assert not any(o.trained for o in outcomes)
+    assert {o.measured for o in outcomes} == {3}  # plain and after two transformations
+
+
+def test_workers_change_no_digit(undisturbed, mini_suite, tmp_path):
+    run(mini_suite, tmp_path / "results", workers=2)
+    ours = figures(tmp_path / "results")
+    plan = make_plan(load_suite(mini_suite)).record_keys()
+    reference = {
+        r.key: r.figure()
+        for folder in ResultsStore(undisturbed).subjects()
+        for r in folder.records()
+        if r.plan_key in plan
+    }
+    assert ours == reference
+
+
+COMMAND = [sys.executable, "-m", "sharpbench", "run"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
+    results = tmp_path / "results"
+    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report", "--workers", str(workers)]
+    rng = random.Random(workers)
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        # From the middle of the first training to the middle of the measurements.
+        lines = len(_lines(results))
+        deadline = time.monotonic() + 120
+        while len(_lines(results)) < lines + rng.randint(1, 60) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.003)
+        if process.poll() is not None:
+            break  # it was done before it could be killed
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills == 3
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    plan = make_plan(load_suite(mini_suite)).record_keys()
+    reference = {
+        r.key: r.figure()
+        for folder in ResultsStore(undisturbed).subjects()
+        for r in folder.records()
+        if r.plan_key in plan
+    }
+    assert figures(results) == reference
+
+
+def _lines(results: Path) -> list[bytes]:
+    return [
+        line for path in results.glob("*/measurements.jsonl") for line in path.read_bytes().splitlines()
+    ]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path):
+    results = tmp_path / "results"
+    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not _lines(results) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command resumes" in told
+    assert "Traceback" not in told
+
+
+def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
+    text = MINI_SUITE.replace('{ name = "adam", epochs = 3 }', '{ name = "sgd", lr = 1e38, epochs = 3 }')
+    mini_suite.write_text(text)
+    outcomes, _ = run(mini_suite, tmp_path / "results")
+    failed = [o for o in outcomes if o.problems]
+    assert len(failed) == 8
+    assert all("training loss" in o.problems[0] for o in failed)
+    frame = load_records(tmp_path / "results", suite="mini")
+    assert (frame[frame.kind == "subject"].status == "diverged").sum() == 8
+    again, _ = run(mini_suite, tmp_path / "results")
+    assert not any(o.trained for o in again)  # it is not tried again
+    assert sum(bool(o.problems) for o in again) == 8  # but told again
+
+
+def test_time_limits_are_records_and_tried_again(mini_suite, tmp_path):
+    limited = MINI_SUITE.replace("seeds = [0, 1]", "seeds = [0]").replace(
+        "[cost]", "[limits]\nmeasurement_seconds = 1e-6\n[cost]"
+    )
+    mini_suite.write_text(limited)
+    outcomes, _ = run(mini_suite, tmp_path / "results")
+    assert all(o.problems for o in outcomes)
+    frame = load_records(tmp_path / "results", suite="mini")
+    assert set(frame[frame.kind == "measurement"].status) == {"timeout", "unsupported"}
+    mini_suite.write_text(limited.replace("1e-6", "600"))
+    outcomes, _ = run(mini_suite, tmp_path / "results")
+    frame = load_records(tmp_path / "results", suite="mini")
+    assert set(frame[frame.kind == "measurement"].status) == {"ok", "unsupported"}
+
+
+def test_a_later_trajectory_is_measured_by_training_again(mini_suite, tmp_path):
+    without = MINI_SUITE.replace("seeds = [0, 1]", "seeds = [0]")
+    head, _, tail = without.partition("[trajectory]")
+    mini_suite.write_text(head + "[cost]" + tail.partition("[cost]")[2])
+    run(mini_suite, tmp_path / "results")
+    before = figures(tmp_path / "results")
+    mini_suite.write_text(without)
+    plan = make_plan(load_suite(mini_suite))
+    assert {i.training for i in intents(plan, tmp_path / "results", tmp_path)} == {
+        "again: to measure along the way"
+    }
+    outcomes, _ = run(mini_suite, tmp_path / "results")
+    assert all(o.trained for o in outcomes)
+    after = figures(tmp_path / "results")
+    assert {k: after[k] for k in before} == before  # the same weights, so nothing else was redone
+    assert len(after) == len(before) + 8 * 3
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    store, said = ResultsStore(tmp_path), []
+    script = (
+        "import sys, time; from pathlib import Path; "
+        "from sharpbench.results.store import ResultsStore; "
+        "store = ResultsStore(Path(sys.argv[1]))\n"
+        "with store.locked(wait=True, say=print):\n"
+        "    print('held', flush=True); time.sleep(2)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline().strip() == "held"
+    with pytest.raises(ResultsBusy, match=f"in use by process {other.pid}"), store.locked(wait=False, say=said.append):
+        pass
+    with store.locked(wait=True, say=said.append):
+        assert other.poll() is not None or other.wait(timeout=5) == 0
+    assert f"process {other.pid}" in said[0]
+
+
+def test_an_unknown_suite_has_no_results(undisturbed):
+    with pytest.raises(InputError, match="Did you mean 'mini'"):
+        load_records(undisturbed, suite="minni")
+
+
+def test_a_killed_parent_takes_its_workers_along(mini_suite, tmp_path):
+    results = tmp_path / "results"
+    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report", "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not _lines(results) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _members(process.pid)
+
+
+def _members(session: int) -> list[str]:
+    """Processes of a session that are still alive."""
+    alive = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            alive.append(stat.parent.name)
+    return [pid for pid in alive if int(pid) != os.getpid()]

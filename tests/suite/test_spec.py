@@ -1,0 +1,113 @@
+import pytest
+
+from sharpbench.errors import InputError
+from sharpbench.metrics import metrics
+from sharpbench.models import models
+from sharpbench.suite.plan import make_plan
+from sharpbench.suite.spec import expand, find_suite, known_suites, load_suite
+from tests.conftest import MINI_SUITE
+
+
+def line_of(text: str) -> int:
+    return next(i for i, line in enumerate(MINI_SUITE.splitlines(), start=1) if text in line)
+
+
+BROKEN = {
+    "unknown top key": ('title = "A miniature"', 'titel = "x"', "titel", ["Did you mean 'title'"]),
+    "unknown block key": ("[cost]\nrepeats", "[cost]\nrepets", "repets", ["Did you mean 'repeats'"]),
+    "wrong type": ("seeds = [0, 1]", 'seeds = ["a"]', "seeds", ["valid integer"]),
+    "seed twice": ("seeds = [0, 1]", "seeds = [1, 1]", "seeds", ["stands twice"]),
+    "unknown metric": ('name = "hessian_trace"', 'name = "hesian_trace"', "hesian_trace",
+                       ["unknown metric 'hesian_trace'", "'hessian_trace'"]),
+    "unknown parameter": ("widths = [8]", "width = [8]", "width = [8]",
+                          ["no parameter 'width'", "Did you mean 'widths'"]),
+    "unknown dataset": ('"two_moons"', '"two_moon"', "two_moon", ["Did you mean 'two_moons'"]),
+    "bad value": ('activation = ["tanh", "relu"]', 'activation = ["tanh", "rellu"]', "rellu",
+                  ["'rellu'", "'relu'"]),
+    "bad recipe in a list": ('name = "sam"', 'name = "samm"', "samm", ["Did you mean 'sam'"]),
+    "bad trajectory": ("samples = 16", "sampels = 16", "sampels", ["Did you mean 'samples'"]),
+    "bad transformation": ('"weight_noise"', '"weight_nose"', "weight_nose", ["'weight_noise'"]),
+    "missing name": ('[[metrics]]\nname = "curvature_rate"\n', "[[metrics]]\n", None, ["needs a name"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_errors_name_file_line_key_and_the_nearest_name(mini_suite, case):
+    old, new, key, told = BROKEN[case]
+    assert old in MINI_SUITE
+    text = MINI_SUITE.replace(old, new, 1)
+    mini_suite.write_text(text)
+    with pytest.raises(InputError) as caught:
+        make_plan(load_suite(mini_suite))
+    message = str(caught.value)
+    assert str(mini_suite) in message
+    for part in told:
+        assert part in message
+    if key is not None:
+        line = next(i for i, x in enumerate(text.splitlines(), start=1) if key in x)
+        assert f"line {line}:" in message
+
+
+def test_broken_toml_is_told_with_its_place(mini_suite):
+    mini_suite.write_text('name = "x\n')
+    with pytest.raises(InputError, match="not valid TOML.*line 1"):
+        load_suite(mini_suite)
+
+
+def test_a_list_is_an_axis_where_a_scalar_is_expected():
+    assert len(expand(models, {"name": "mlp", "widths": [8, 8]})) == 1
+    assert [m.widths for m in expand(models, {"name": "mlp", "widths": [[8], [8, 8]]})] == [(8,), (8, 8)]
+    grid = expand(models, {"name": "mlp", "widths": [[8], [9]], "activation": ["tanh", "relu"]})
+    assert len(grid) == 4
+    assert len(expand(metrics, {"name": "curvature_rate", "orders": [1, 2, 3]})) == 1
+    assert len(expand(metrics, {"name": "sam_sharpness", "m": [32, "all"]})) == 2
+
+
+def test_the_grid_is_the_product_of_its_axes(mini_suite):
+    plan = make_plan(load_suite(mini_suite))
+    assert len(plan.subjects) == 2 * 2 * 2 * 2  # noise × activation × recipe × seed
+    assert len(plan.measurements) == 3 * (1 + 2)  # metrics × (plain + transformations)
+    assert len({s.key for s in plan.subjects}) == 16
+
+
+def test_keys_depend_on_content_alone(mini_suite):
+    first = make_plan(load_suite(mini_suite))
+    text = MINI_SUITE.replace('["tanh", "relu"]', '["relu", "tanh"]').replace("[0, 1]", "[1, 0]")
+    text = text.replace('name = "mini"', 'name = "other"')
+    text = text.replace("n = 200, label_noise", "noise = 0.2, n = 200, label_noise")  # a default, spelt out
+    mini_suite.write_text(text)
+    second = make_plan(load_suite(mini_suite))
+    assert {s.key for s in first.subjects} == {s.key for s in second.subjects}
+    assert first.record_keys() == second.record_keys()
+    mini_suite.write_text(MINI_SUITE.replace("n = 200", "n = 201"))
+    assert not {s.key for s in first.subjects} & {s.key for s in make_plan(load_suite(mini_suite)).subjects}
+
+
+def test_draws_are_separate_measurements(mini_suite):
+    mini_suite.write_text(MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 3'))
+    assert len(make_plan(load_suite(mini_suite)).measurements) == 3 * (1 + 1 + 3)
+    mini_suite.write_text(MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 0'))
+    with pytest.raises(InputError, match="draws: must be a positive whole number"):
+        make_plan(load_suite(mini_suite))
+
+
+def test_only_keeps_what_matches(mini_suite):
+    plan = make_plan(load_suite(mini_suite))
+    assert len(plan.only(["seed=1"]).subjects) == 8
+    assert len(plan.only(["activation=relu", "sam("]).subjects) == 12
+    with pytest.raises(InputError, match="matches none"):
+        plan.only(["resnet"])
+
+
+@pytest.mark.parametrize("name", known_suites())
+def test_every_shipped_suite_is_valid(name):
+    suite = load_suite(find_suite(name))
+    assert suite.spec.name == name
+    assert make_plan(suite).subjects
+
+
+def test_unknown_suites_get_the_nearest():
+    with pytest.raises(InputError, match="Did you mean 'quick'"):
+        find_suite("quik")
+    with pytest.raises(InputError, match="no file"):
+        find_suite("missing/suite.toml")

@@ -1,0 +1,164 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sharpbench.errors import InputError
+from sharpbench.models import models
+from sharpbench.subject import Splits
+from sharpbench.training import recipes
+
+
+def network(splits, name="mlp", **parameters):
+    return models.create(name, parameters).build(splits.input_shape, splits.outputs, seed=0)
+
+
+def weights(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def train(splits, recipe, model=None, seed=0, callbacks=(), **parameters):
+    model = network(splits, widths=[16]) if model is None else model
+    log = recipes.create(recipe, parameters).train(model, splits, seed=seed, callbacks=callbacks)
+    return model, log
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [("sgd", {"lr": 0.1}), ("adam", {"lr": 1e-2}), ("sam", {"base": "adam", "lr": 1e-2}),
+     ("sam", {"base": "sgd", "base_parameters": {"momentum": 0.5}, "adaptive": True, "rho": 0.1,
+               "lr": 0.2})],
+)  # fmt: skip
+def test_each_recipe_learns_digits(digits, recipe, parameters):
+    model, log = train(digits, recipe, epochs=8, **parameters)
+    assert log.diverged is None
+    assert [row["epoch"] for row in log.epochs] == list(range(1, 9))
+    assert log.epochs[-1]["test_error"] < 0.08
+    assert log.epochs[-1]["train_loss"] < log.epochs[0]["train_loss"]
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_training_depends_on_the_seed_alone(moons):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first, _ = train(moons, "adam", epochs=2, seed=3)
+    torch.manual_seed(2)
+    again, _ = train(moons, "adam", epochs=2, seed=3)
+    other, _ = train(moons, "adam", epochs=2, seed=4)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_callbacks_cannot_disturb_training(digits):
+    def build():
+        return network(digits, "cnn", channels=(2, 2), hidden=8)  # dropout draws random masks
+
+    plain, _ = train(digits, "adam", build(), epochs=2)
+    seen = []
+
+    def disturb(epoch, model):
+        seen.append((epoch, model.training))
+        torch.rand(1000)
+
+    watched, _ = train(digits, "adam", build(), epochs=2, callbacks=[disturb])
+    assert torch.equal(weights(plain), weights(watched))
+    assert seen == [(1, False), (2, False)]
+
+
+def test_sam_without_radius_is_its_base(moons):
+    base, _ = train(moons, "adam", epochs=2, lr=1e-2)
+    sam, _ = train(moons, "sam", base="adam", rho=0.0, epochs=2, lr=1e-2)
+    assert torch.allclose(weights(base), weights(sam), atol=1e-7)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_sam_step_is_the_gradient_at_the_ascent_point(adaptive):
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2
+    splits = Splits(x, y, x, y, outputs=2)
+    model = nn.Linear(3, 2).double()
+    expected = copy.deepcopy(model)
+    loss = nn.functional.cross_entropy(expected(x), y)
+    gradient = torch.autograd.grad(loss, list(expected.parameters()))
+    scale = [p.detach().abs() if adaptive else torch.ones_like(p) for p in expected.parameters()]
+    norm = math.sqrt(sum(float((s * g).square().sum()) for s, g in zip(scale, gradient, strict=True)))
+    raised = copy.deepcopy(expected)
+    for p, s, g in zip(raised.parameters(), scale, gradient, strict=True):
+        p.data += 0.3 * s**2 * g / norm
+    step = torch.autograd.grad(nn.functional.cross_entropy(raised(x), y), list(raised.parameters()))
+    for p, g in zip(expected.parameters(), step, strict=True):
+        p.data -= 0.1 * g
+    train(splits, "sam", model, epochs=1, batch_size=16, lr=0.1, rho=0.3, adaptive=adaptive,
+          base_parameters={"momentum": 0.0})  # fmt: skip
+    assert torch.allclose(weights(model), weights(expected), atol=1e-10)
+
+
+def test_sam_counts_batch_statistics_once(digits):
+    model = network(digits, "resnet", widths=[4])
+    train(digits, "sam", model, epochs=1, batch_size=128)
+    counter = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).num_batches_tracked
+    assert int(counter) == math.ceil(len(digits.train_inputs) / 128)
+
+
+def test_divergence_is_noticed_and_told(moons):
+    for rate, told in ((1e30, "training loss rose from"), (1e38, "training loss became")):
+        _, log = train(moons, "sgd", lr=rate, epochs=5, momentum=0.99)
+        assert log.stopped == "diverged"
+        assert log.diverged.startswith(told)
+        assert "in epoch" in log.diverged
+        assert len(log.epochs) < 5
+
+
+def test_training_stops_at_the_loss_asked_for(moons):
+    _, log = train(moons, "adam", epochs=50, stop_loss=0.3)
+    assert log.stopped == "training loss reached 0.3"
+    assert log.epochs[-1]["train_loss"] <= 0.3 < log.epochs[-2]["train_loss"]
+    _, never = train(moons, "adam", epochs=1, stop_loss=1e-9)
+    assert never.stopped == "training loss never reached 1e-09"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]),
+     ("cosine", [1, 0.8535534, 0.5, 0.1464466])],
+)  # fmt: skip
+def test_schedules(moons, schedule, rates):
+    _, log = train(moons, "sgd", lr=0.01, epochs=4, schedule=schedule, batch_size=1000)
+    assert [row["learning_rate"] / 0.01 for row in log.epochs] == pytest.approx(rates)
+
+
+def test_weight_decay_and_label_smoothing_act(moons):
+    plain, _ = train(moons, "adam", epochs=5)
+    decayed, _ = train(moons, "adam", epochs=5, weight_decay=0.1, decoupled=True)
+    smoothed, log = train(moons, "adam", epochs=5, label_smoothing=0.3)
+    assert weights(decayed).norm() < weights(plain).norm()
+    assert log.epochs[-1]["train_loss"] > 0.4  # the smoothed loss has the entropy of 0.85/0.15 as floor
+    assert not torch.equal(weights(smoothed), weights(plain))
+
+
+def test_regression_is_trained_with_squared_error():
+    x = torch.randn(200, 3)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
+    splits = Splits(x, y, x, y, outputs=1, task="regression")
+    model, log = train(splits, "sgd", nn.Linear(3, 1), epochs=60, lr=0.1)
+    assert log.epochs[-1]["test_loss"] < 1e-4
+    assert "test_error" not in log.epochs[-1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters", "message"),
+    [
+        ("sgd", {"lr": -1}, "lr must be positive"),
+        ("adam", {"epochs": 0}, "epochs must be at least 1"),
+        ("sam", {"base": "adma"}, "Did you mean 'adam'"),
+        ("sam", {"base": "sam"}, "another recipe"),
+        ("sam", {"base_parameters": {"momentun": 0.9}}, "Did you mean 'momentum'"),
+    ],
+)
+def test_impossible_parameters_are_refused(recipe, parameters, message):
+    with pytest.raises(InputError, match=message):
+        recipes.create(recipe, parameters)
