@@ -27,7 +27,10 @@ def registry() -> Registry:
 
 
 def test_create_resolves_defaults_and_converts_lists(registry):
-    assert registry.create("fruit", {"stones": [1, 2]}).parameters() == {"size": 1.0, "stones": [1, 2]}
+    assert registry.create("fruit", {"stones": [1, 2]}).parameters() == {
+        "size": 1.0,
+        "stones": [1, 2],
+    }
 
 
 @pytest.mark.parametrize(

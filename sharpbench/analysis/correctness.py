@@ -31,8 +31,8 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
                 rank=same["parameters"].map(lambda p: p["implementation"] != "native")
             ).sort_values(["rank", "label"])
             for a, b in itertools.combinations(by_native.to_dict("records"), 2):
-                error = float(np.hypot(a["standard_error"] or 0, b["standard_error"] or 0))
-                error = 0.0 if np.isnan(error) else error
+                own, other = np.nan_to_num([a["standard_error"], b["standard_error"]])
+                error = float(np.hypot(own, other))
                 gap = b["value"] - a["value"]
                 rows.append(
                     {
@@ -80,7 +80,7 @@ def convergence(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a metric: n, how many estimates met their tolerance, and the median relative standard error."""
     rows = []
     for metric, group in measured(frame).groupby("metric_short"):
-        relative = (group["standard_error"] / group["value"].abs()).median()
+        relative = (group["standard_error"].astype(float) / group["value"].abs()).median()
         rows.append(
             {
                 "metric": metric,

@@ -36,7 +36,10 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
         suffixes=("", "_before"),
     )
     size = joined["value_before"].abs()
-    errors = np.hypot(joined["standard_error"].fillna(0), joined["standard_error_before"].fillna(0))
+    errors = np.hypot(
+        joined["standard_error"].astype(float).fillna(0),
+        joined["standard_error_before"].astype(float).fillna(0),
+    )
     relative = (joined["value"] - joined["value_before"]).abs() / size
     noise = np.maximum(_ERRORS * errors / size, _FLOOR)
     return pd.DataFrame(

@@ -83,7 +83,7 @@ def associations(frame: pd.DataFrame) -> pd.DataFrame:
     judged = evaluations(frame)
     rows = []
     for metric, group in values.groupby("metric_short"):
-        joined = group.join(judged, on="subject", rsuffix="_evaluated")
+        joined = group.merge(judged, left_on="subject", right_index=True)
         for target in TARGETS:
             if target not in judged.columns:
                 continue

@@ -194,7 +194,13 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
         rows += _rows_of(folder, wanted)
     if not rows:
         raise InputError(f"no results in {root}" + (f" of suite {suite!r}" if suite else ""))
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    for column in _REAL_COLUMNS & set(frame.columns):
+        frame[column] = frame[column].astype(float)  # also where every entry is missing
+    return frame
+
+
+_REAL_COLUMNS = {"value", "standard_error", "function_change", "gradient_equivalents", "epoch"}
 
 
 def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, Any]]:

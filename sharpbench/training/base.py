@@ -166,7 +166,9 @@ class Recipe(Plugin, ABC):
         samples = len(data.train_inputs)
         log.initial_loss = log.initial_loss or first
         if log.initial_loss and total / samples > _BLOWN_UP * log.initial_loss:
-            log.diverged = f"training loss rose from {log.initial_loss:.3g} to {total / samples:.3g}"
+            log.diverged = (
+                f"training loss rose from {log.initial_loss:.3g} to {total / samples:.3g}"
+            )
             return {}
         row = {
             "learning_rate": learning_rate,

@@ -56,7 +56,9 @@ def test_batch_norm_without_running_statistics():
 
     def derivatives(t, order):
         point, one = torch.tensor([[t]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-        return directional_derivatives(lambda p: function(p[0]), point, one, order, work=Work())[:, 0]
+        return directional_derivatives(lambda p: function(p[0]), point, one, order, work=Work())[
+            :, 0
+        ]
 
     exact, h = derivatives(0.0, 3), 1e-4
     quotient = (derivatives(h, 2)[2] - derivatives(-h, 2)[2]) / (2 * h)

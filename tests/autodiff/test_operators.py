@@ -98,7 +98,9 @@ def test_what_has_no_hessian_is_refused():
 def symmetric(spectrum, seed):
     spectrum = torch.tensor(spectrum, dtype=torch.float64)
     basis, _ = torch.linalg.qr(
-        torch.randn(len(spectrum), len(spectrum), dtype=torch.float64, generator=torch_generator(seed))
+        torch.randn(
+            len(spectrum), len(spectrum), dtype=torch.float64, generator=torch_generator(seed)
+        )
     )
     return basis @ torch.diag(spectrum) @ basis.T
 

@@ -36,7 +36,9 @@ def test_data_depend_on_the_seed_alone(name):
 @pytest.mark.parametrize("where", ["train", "all"])
 def test_label_noise_flips_exactly_that_share_and_keeps_the_points(where):
     clean = datasets.create("digits").load(Path(), seed=0)
-    noisy = datasets.create("digits", {"label_noise": 0.3, "noisy_split": where}).load(Path(), seed=0)
+    noisy = datasets.create("digits", {"label_noise": 0.3, "noisy_split": where}).load(
+        Path(), seed=0
+    )
     assert torch.equal(clean.train_inputs, noisy.train_inputs)
     flipped = (clean.train_targets != noisy.train_targets).sum().item()
     assert flipped == round(0.3 * len(clean.train_targets))

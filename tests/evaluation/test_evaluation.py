@@ -21,7 +21,9 @@ def test_ece_equals_scikit_learns_bins(bins):
     accuracy, mean_confidence = calibration_curve(correct, confidence, n_bins=bins)
     counts = np.histogram(confidence, np.linspace(0, 1, bins + 1))[0]
     expected = np.sum(counts[counts > 0] / 3000 * np.abs(accuracy - mean_confidence))
-    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(expected, rel=1e-12)
+    assert expected_calibration_error(confidence, correct, bins) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_ece_by_hand_and_at_the_edges():

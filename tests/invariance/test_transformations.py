@@ -37,7 +37,9 @@ def inputs(name):
 def test_permutation_keeps_every_network(name, activation):
     network = build(name, activation=activation)
     permuted = transformations.create("neuron_permutation").apply(network, seed=1)
-    before, after = (torch.cat([p.reshape(-1) for p in n.parameters()]) for n in (network, permuted))
+    before, after = (
+        torch.cat([p.reshape(-1) for p in n.parameters()]) for n in (network, permuted)
+    )
     assert not torch.equal(before, after)
     verify_promise(transformations.create("neuron_permutation"), network, permuted, inputs(name))
 
@@ -71,7 +73,10 @@ def test_users_own_networks_keep_their_function(widths, leaky, bias, norm, stren
         fan_in = width
     network = nn.Sequential(*layers, nn.Linear(fan_in, 2)).double().eval()
     x = torch.randn(8, 4, dtype=torch.float64, generator=torch_generator(seed))
-    for name, parameters in (("neuron_rescaling", {"strength": strength}), ("neuron_permutation", {})):
+    for name, parameters in (
+        ("neuron_rescaling", {"strength": strength}),
+        ("neuron_permutation", {}),
+    ):
         transformation = transformations.create(name, parameters)
         verify_promise(transformation, network, transformation.apply(network, seed=seed), x)
 

@@ -62,7 +62,9 @@ def test_sam_sharpness(tiny):
 def test_curvature_rate_from_whole_derivative_tensors(tiny):
     """Dⁿℓ as explicit tensors, contracted with the metric's own directions."""
     samples = 6
-    found = sb.measure(tiny, "curvature_rate", orders=(1, 2, 3), directions=2, samples=samples, seed=SEED)
+    found = sb.measure(
+        tiny, "curvature_rate", orders=(1, 2, 3), directions=2, samples=samples, seed=SEED
+    )
     x, y = sampled(tiny.data("test"), samples, seed=derive_seed(SEED, "points"))
     model = tiny.working_model(torch.float64)
     generator = torch_generator(derive_seed(SEED, "directions"))
@@ -85,7 +87,7 @@ def test_curvature_rate_from_whole_derivative_tensors(tiny):
             tensors = [first(point), second(point), jacobian(second, point)]
             for n, tensor in enumerate(tensors):
                 for _ in range(n + 1):
-                    tensor = tensor @ u[i]  # noqa: PLW2901
+                    tensor = tensor @ u[i]
                 logs[i, n] += tensor.abs().log().item() / 2
     slopes = (logs[:, 2] - logs[:, 0]) / 2  # the least-squares slope over n = 1, 2, 3
     assert found.value == pytest.approx(float(slopes.mean()), rel=1e-9)

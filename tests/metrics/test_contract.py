@@ -44,7 +44,7 @@ def test_a_metric_that_leaves_traces_is_caught(damage):
     model = nn.Linear(3, 2).eval()
     nn.init.ones_(model.weight)
     subject = sb.Subject(model, torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(MetricFailed, match="changed the model|random state"):
+    with pytest.raises(MetricFailed, match=r"changed the model|random state"):
         sb.measure(subject, Vandal(damage))
 
 

@@ -103,12 +103,13 @@ def test_boundary_points_are_taken_from_the_band_or_the_nearest(tiny):
 
 def test_what_has_no_rate_says_why():
     x, y = torch.randn(10, 3), torch.arange(10) % 2
+    constant = nn.Linear(3, 2)
+    nn.init.zeros_(constant.weight)
+    flat = sb.Subject(constant, x, y)
     with pytest.raises(MetricFailed, match="flat, saturated or not finite"):
-        constant = nn.Linear(3, 2)
-        nn.init.zeros_(constant.weight)
-        sb.measure(sb.Subject(constant, x, y), "curvature_rate")
+        sb.measure(flat, "curvature_rate")
+    regression = sb.Subject(nn.Linear(3, 1), x, torch.randn(10))
     with pytest.raises(MetricUnsupported, match="regression"):
-        regression = sb.Subject(nn.Linear(3, 1), x, torch.randn(10))
         sb.measure(regression, "curvature_rate", points="boundary")
 
 

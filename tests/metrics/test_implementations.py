@@ -28,7 +28,13 @@ def test_top_eigenvalues_agree_within_their_tolerances(subject):
 def test_traces_agree_within_three_standard_errors(subject):
     ours, theirs = (
         sb.measure(
-            subject, "hessian_trace", implementation=i, samples=400, tolerance=0.0, max_probes=60, seed=3
+            subject,
+            "hessian_trace",
+            implementation=i,
+            samples=400,
+            tolerance=0.0,
+            max_probes=60,
+            seed=3,
         )
         for i in ("native", "pyhessian")
     )
@@ -59,7 +65,11 @@ def test_measuring_twice_gives_the_same_figure(trained_mlp, implementation):
     """PyHessian alone doubles every figure on a second construction; a private copy can't."""
     first, second = (
         sb.measure(
-            trained_mlp, "hessian_top_eigenvalue", implementation=implementation, samples=200, seed=1
+            trained_mlp,
+            "hessian_top_eigenvalue",
+            implementation=implementation,
+            samples=200,
+            seed=1,
         ).value
         for _ in range(2)
     )

@@ -56,9 +56,15 @@ def test_every_planned_figure_is_there(undisturbed):
     assert refused.reason.str.contains("positively homogeneous").all()
     assert ok.value.notna().all()
     assert set(frame[frame.kind == "trajectory"].epoch) == {1, 2, 3}
-    assert {"test_error", "gap", "ece", "brier_score", "hard_accuracy", "margin", "logit_norm"} <= set(
-        frame[frame.kind == "evaluation"].name
-    )
+    assert {
+        "test_error",
+        "gap",
+        "ece",
+        "brier_score",
+        "hard_accuracy",
+        "margin",
+        "logit_norm",
+    } <= set(frame[frame.kind == "evaluation"].name)
     timed = ok[ok["cost.median_seconds"].notna()]
     assert set(timed.seed) == {0}
     assert set(timed.transformation.isna()) == {True}
@@ -86,7 +92,9 @@ def test_recipes_of_one_seed_share_data_and_initial_weights(undisturbed):
     first = frame[(frame.kind == "trajectory") & (frame.epoch == 1)]
     assert first.groupby(["recipe", "seed"]).size().min() == 4
     log = frame[(frame.kind == "training") & (frame.name == "train_loss") & (frame.epoch == 1)]
-    spread = log.groupby(["dataset_label", "model_label", "seed"]).value.agg(lambda v: v.max() / v.min())
+    spread = log.groupby(["dataset_label", "model_label", "seed"]).value.agg(
+        lambda v: v.max() / v.min()
+    )
     assert spread.max() < 1.1  # after one epoch from the same start, SAM and Adam are still close
 
 
@@ -100,7 +108,11 @@ def test_a_second_run_does_nothing(undisturbed):
 
 def test_a_new_metric_is_measured_alone(undisturbed, tmp_path):
     suite = tmp_path / "more.toml"
-    suite.write_text(MINI_SUITE.replace("[[transformations]]", '[[metrics]]\nname = "sam_sharpness"\n\n[[transformations]]', 1))
+    suite.write_text(
+        MINI_SUITE.replace(
+            "[[transformations]]", '[[metrics]]\nname = "sam_sharpness"\n\n[[transformations]]', 1
+        )
+    )
     plan = make_plan(load_suite(suite))
     planned = intents(plan, undisturbed, tmp_path)
     assert {i.training for i in planned} == {"cached"}
@@ -130,7 +142,15 @@ COMMAND = [sys.executable, "-m", "sharpbench", "run"]
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
     results = tmp_path / "results"
-    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report", "--workers", str(workers)]
+    command = [
+        *COMMAND,
+        str(mini_suite),
+        "--results",
+        str(results),
+        "--no-report",
+        "--workers",
+        str(workers),
+    ]
     rng = random.Random(workers)
     kills = 0
     while kills < 3:
@@ -161,7 +181,9 @@ def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
 
 def _lines(results: Path) -> list[bytes]:
     return [
-        line for path in results.glob("*/measurements.jsonl") for line in path.read_bytes().splitlines()
+        line
+        for path in results.glob("*/measurements.jsonl")
+        for line in path.read_bytes().splitlines()
     ]
 
 
@@ -169,7 +191,9 @@ def _lines(results: Path) -> list[bytes]:
 def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path):
     results = tmp_path / "results"
     command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -180,7 +204,9 @@ def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path):
 
 
 def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
-    text = MINI_SUITE.replace('{ name = "adam", epochs = 3 }', '{ name = "sgd", lr = 1e38, epochs = 3 }')
+    text = MINI_SUITE.replace(
+        '{ name = "adam", epochs = 3 }', '{ name = "sgd", lr = 1e38, epochs = 3 }'
+    )
     mini_suite.write_text(text)
     outcomes, _ = run(mini_suite, tmp_path / "results")
     failed = [o for o in outcomes if o.problems]
@@ -235,9 +261,14 @@ def test_two_runs_on_one_folder(tmp_path):
         "with store.locked(wait=True, say=print):\n"
         "    print('held', flush=True); time.sleep(2)"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout.readline().strip() == "held"
-    with pytest.raises(ResultsBusy, match=f"in use by process {other.pid}"), store.locked(wait=False, say=said.append):
+    with (
+        pytest.raises(ResultsBusy, match=f"in use by process {other.pid}"),
+        store.locked(wait=False, say=said.append),
+    ):
         pass
     with store.locked(wait=True, say=said.append):
         assert other.poll() is not None or other.wait(timeout=5) == 0
@@ -251,8 +282,18 @@ def test_an_unknown_suite_has_no_results(undisturbed):
 
 def test_a_killed_parent_takes_its_workers_along(mini_suite, tmp_path):
     results = tmp_path / "results"
-    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report", "--workers", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        *COMMAND,
+        str(mini_suite),
+        "--results",
+        str(results),
+        "--no-report",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
     process.kill()

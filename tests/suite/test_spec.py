@@ -50,13 +50,16 @@ def test_errors_name_file_line_key_and_the_nearest_name(mini_suite, case):
 
 def test_broken_toml_is_told_with_its_place(mini_suite):
     mini_suite.write_text('name = "x\n')
-    with pytest.raises(InputError, match="not valid TOML.*line 1"):
+    with pytest.raises(InputError, match=r"not valid TOML.*line 1"):
         load_suite(mini_suite)
 
 
 def test_a_list_is_an_axis_where_a_scalar_is_expected():
     assert len(expand(models, {"name": "mlp", "widths": [8, 8]})) == 1
-    assert [m.widths for m in expand(models, {"name": "mlp", "widths": [[8], [8, 8]]})] == [(8,), (8, 8)]
+    assert [m.widths for m in expand(models, {"name": "mlp", "widths": [[8], [8, 8]]})] == [
+        (8,),
+        (8, 8),
+    ]
     grid = expand(models, {"name": "mlp", "widths": [[8], [9]], "activation": ["tanh", "relu"]})
     assert len(grid) == 4
     assert len(expand(metrics, {"name": "curvature_rate", "orders": [1, 2, 3]})) == 1
@@ -74,19 +77,27 @@ def test_keys_depend_on_content_alone(mini_suite):
     first = make_plan(load_suite(mini_suite))
     text = MINI_SUITE.replace('["tanh", "relu"]', '["relu", "tanh"]').replace("[0, 1]", "[1, 0]")
     text = text.replace('name = "mini"', 'name = "other"')
-    text = text.replace("n = 200, label_noise", "noise = 0.2, n = 200, label_noise")  # a default, spelt out
+    text = text.replace(
+        "n = 200, label_noise", "noise = 0.2, n = 200, label_noise"
+    )  # a default, spelt out
     mini_suite.write_text(text)
     second = make_plan(load_suite(mini_suite))
     assert {s.key for s in first.subjects} == {s.key for s in second.subjects}
     assert first.record_keys() == second.record_keys()
     mini_suite.write_text(MINI_SUITE.replace("n = 200", "n = 201"))
-    assert not {s.key for s in first.subjects} & {s.key for s in make_plan(load_suite(mini_suite)).subjects}
+    assert not {s.key for s in first.subjects} & {
+        s.key for s in make_plan(load_suite(mini_suite)).subjects
+    }
 
 
 def test_draws_are_separate_measurements(mini_suite):
-    mini_suite.write_text(MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 3'))
+    mini_suite.write_text(
+        MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 3')
+    )
     assert len(make_plan(load_suite(mini_suite)).measurements) == 3 * (1 + 1 + 3)
-    mini_suite.write_text(MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 0'))
+    mini_suite.write_text(
+        MINI_SUITE.replace('name = "weight_noise"', 'name = "weight_noise"\ndraws = 0')
+    )
     with pytest.raises(InputError, match="draws: must be a positive whole number"):
         make_plan(load_suite(mini_suite))
 

@@ -85,7 +85,9 @@ def test_a_sam_step_is_the_gradient_at_the_ascent_point(adaptive):
     loss = nn.functional.cross_entropy(expected(x), y)
     gradient = torch.autograd.grad(loss, list(expected.parameters()))
     scale = [p.detach().abs() if adaptive else torch.ones_like(p) for p in expected.parameters()]
-    norm = math.sqrt(sum(float((s * g).square().sum()) for s, g in zip(scale, gradient, strict=True)))
+    norm = math.sqrt(
+        sum(float((s * g).square().sum()) for s, g in zip(scale, gradient, strict=True))
+    )
     raised = copy.deepcopy(expected)
     for p, s, g in zip(raised.parameters(), scale, gradient, strict=True):
         p.data += 0.3 * s**2 * g / norm
@@ -136,7 +138,9 @@ def test_weight_decay_and_label_smoothing_act(moons):
     decayed, _ = train(moons, "adam", epochs=5, weight_decay=0.1, decoupled=True)
     smoothed, log = train(moons, "adam", epochs=5, label_smoothing=0.3)
     assert weights(decayed).norm() < weights(plain).norm()
-    assert log.epochs[-1]["train_loss"] > 0.4  # the smoothed loss has the entropy of 0.85/0.15 as floor
+    assert (
+        log.epochs[-1]["train_loss"] > 0.4
+    )  # the smoothed loss has the entropy of 0.85/0.15 as floor
     assert not torch.equal(weights(smoothed), weights(plain))
 
 
@@ -144,7 +148,7 @@ def test_regression_is_trained_with_squared_error():
     x = torch.randn(200, 3)
     y = x @ torch.tensor([[1.0], [-2.0], [0.5]])
     splits = Splits(x, y, x, y, outputs=1, task="regression")
-    model, log = train(splits, "sgd", nn.Linear(3, 1), epochs=60, lr=0.1)
+    _, log = train(splits, "sgd", nn.Linear(3, 1), epochs=60, lr=0.1)
     assert log.epochs[-1]["test_loss"] < 1e-4
     assert "test_error" not in log.epochs[-1]
 

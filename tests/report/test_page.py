@@ -1,0 +1,202 @@
+"""The report of a real run, read as text and in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sharpbench.errors import InputError
+from sharpbench.report.page import _percent, _with_error, write_report
+from sharpbench.results.store import ResultsStore
+from tests.conftest import MINI_SUITE
+from tests.suite.test_run import run
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    text = MINI_SUITE.replace(
+        "[[metrics]]", '[[metrics]]\nname = "sam_sharpness"\nrho = [0.05, 1e30]\n\n[[metrics]]', 1
+    )
+    (folder / "mini.toml").write_text(text)
+    run(folder / "mini.toml", folder / "results")
+    return folder / "results"
+
+
+@pytest.fixture(scope="module")
+def page(results) -> Path:
+    return write_report(results, "mini", results.parent / "reports" / "mini")
+
+
+class _Elements(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_asks_nothing_of_any_host(page):
+    text = page.read_text()
+    for tag, attributes in _Elements(text).found:
+        for key in ("src", "href", "xlink:href", "srcset", "action"):
+            value = attributes.get(key) or "#"
+            assert value.startswith(("#", "data:")), (tag, key, value)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#|data:)", text)
+    assert "fetch(" not in text
+    assert "XMLHttpRequest" not in text
+
+
+def test_every_picture_has_words_and_every_id_is_unique(page):
+    elements = _Elements(page.read_text()).found
+    pictures = [a for tag, a in elements if tag == "svg"]
+    assert len(pictures) >= 8
+    assert all(len(a["aria-label"]) > 40 and a["role"] == "img" for a in pictures)
+    ids = [a["id"] for _, a in elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_every_question_and_every_measurement_is_on_the_page(page):
+    text = page.read_text()
+    for anchor in ("summary", "right", "invariant", "predictive", "costly", "training", "boundaries",
+                   "figures", "failed", "provenance"):  # fmt: skip
+        assert f'id="{anchor}"' in text
+    body = text[text.index('id="measurements"') :].partition("</table>")[0]
+    assert body.count("<tr>") == 1 + 16 * 5
+    assert "positively homogeneous" in text
+    assert "Tanh" in text
+    assert page.stat().st_size < 3_000_000
+
+
+def test_a_missing_part_of_the_suite_is_announced(results, tmp_path):
+    store = ResultsStore(results)
+    manifest = store.manifest("mini")
+    store.write_document(
+        "suites", "partial", {**manifest, "subjects": [*manifest["subjects"], "f" * 64]}
+    )
+    text = write_report(results, "partial", tmp_path).read_text()
+    assert "1 of 17 networks of this suite have not run yet" in text
+
+
+def test_no_results_are_told(results, tmp_path):
+    with pytest.raises(InputError, match="no results of suite 'quick'"):
+        write_report(results, "quick", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.23456, 0.0123, "1.235 ± 0.012"),
+        (123.456, 12.3, "123 ± 12"),
+        (-0.5, None, "-0.5"),
+        (float("nan"), 1.0, "–"),
+        (1e-9, 1e-12, "1e-09 ± 1e-12"),
+    ],
+)
+def test_figures_show_as_many_digits_as_they_have(value, error, text):
+    assert _with_error(value, error) == text
+
+
+def test_percentages():
+    assert _percent(0.1234) == "12.3%"
+    assert _percent(137.28) == "13,728%"
+    assert _percent(3e-16) == "3e-14%"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+class TestInABrowser:
+    def dom(self, page: Path, tmp_path: Path, script: str) -> str:
+        """The page's DOM after ``script`` ran in headless Chromium."""
+        copy = tmp_path / "copy.html"
+        copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+        with tempfile.TemporaryDirectory() as profile:
+            done = subprocess.run(
+                [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                 "--disable-quic", f"--user-data-dir={profile}", "--virtual-time-budget=5000",
+                 "--dump-dom", copy.as_uri()],
+                capture_output=True, text=True, timeout=120, check=True,
+            )  # fmt: skip
+        return done.stdout
+
+    def result(self, page, tmp_path, body: str) -> str:
+        script = f"""
+          const errors = []; addEventListener("error", (e) => errors.push(e.message));
+          const result = (() => {{ {body} }})();
+          document.title = "RESULT:" + JSON.stringify([result, errors]) + ":END";
+        """
+        return re.search(r"RESULT:(.*?):END", self.dom(page, tmp_path, script))[1].replace(
+            "&amp;", "&"
+        )
+
+    def test_filtering(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const input = document.querySelector("input[data-filter]");
+          input.value = "trace PYHESSIAN relu"; input.dispatchEvent(new Event("input"));
+          const rows = [...document.querySelectorAll("#measurements tbody tr")].filter((r) => !r.hidden);
+          return [rows.length, document.getElementById("measurements-count").textContent];
+        """)  # fmt: skip
+        assert found == '[[8,"8 of 80 rows"],[]]'
+
+    def test_sorting(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const table = document.getElementById("measurements");
+          const column = [...table.tHead.rows[0].cells].findIndex((c) => c.textContent.trim() === "value");
+          const button = table.tHead.rows[0].cells[column].querySelector("button");
+          const values = () => [...table.tBodies[0].rows].map((r) => r.cells[column].dataset.value)
+            .filter((v) => v !== "").map(Number);
+          button.click(); const up = values(); button.click(); const down = values();
+          const sorted = (a) => a.every((v, i) => !i || a[i - 1] <= v);
+          const order = table.tHead.rows[0].cells[column].getAttribute("aria-sort");
+          return [sorted(up), sorted(down.reverse()), order];
+        """)  # fmt: skip
+        assert found == '[[true,true,"descending"],[]]'
+
+    def test_saving_the_table_and_a_figure(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const saved = [];
+          URL.createObjectURL = (blob) => { saved.push(blob.type + " " + (blob.size > 1000)); return "#"; };
+          document.querySelector("button[data-csv]").click();
+          document.querySelector("button[data-svg]").click();
+          return saved;
+        """)  # fmt: skip
+        assert found == '[["text/csv true","image/svg+xml true"],[]]'
+
+    def test_light_and_dark(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const colour = () => getComputedStyle(document.body).backgroundColor;
+          const seen = [];
+          for (let i = 0; i < 2; i++) { document.getElementById("theme").click(); seen.push(colour()); }
+          return seen.sort();
+        """)  # fmt: skip
+        assert found == '[["rgb(20, 24, 29)","rgb(255, 255, 255)"],[]]'
+
+    def test_nothing_overflows_a_phone(self, page, tmp_path):
+        frame = tmp_path / "phone.html"
+        copy = tmp_path / "copy2.html"
+        copy.write_text(
+            page.read_text().replace(
+                "</body>",
+                "<script>parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
+                "</script></body>",
+            )
+        )
+        frame.write_text(
+            f'<body><iframe src="{copy.name}" style="width:390px;height:800px"></iframe>'
+            "<script>addEventListener('message', (e) => "
+            "{ document.title = 'RESULT:' + e.data.join() + ':END'; })</script></body>"
+        )
+        widths = re.search(r"RESULT:(\d+),(\d+):END", self.dom(frame, tmp_path, ""))
+        assert int(widths[1]) <= int(widths[2])
