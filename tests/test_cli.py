@@ -74,7 +74,10 @@ def test_importing_the_package_does_not_import_torch():
         (["data", "prepare", "digits"], "needs no files"),
         (["check", "nothing"], "unknown metric"),
         (["measure", "--model", "x", "--dataset", "digits", "--metric", "sam_sharpness"], "package.module"),
-        (["measure", "--model", "builtins:dict", "--dataset", "digits", "--metric", "hessian"], "Did you mean"),
+        (
+            ["measure", "--model", "builtins:dict", "--dataset", "digits", "--metric", "hessian"],
+            "Did you mean",
+        ),
         (["export", "x.csv", "--results", "nowhere"], "no results folder"),
         (["runn", "quick"], "No such command"),
     ],

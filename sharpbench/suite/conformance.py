@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from sharpbench.datasets import datasets
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported, TransformationRefused
@@ -120,7 +121,17 @@ def _documentation(metric: Metric) -> Finding:
 
 def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
     torch.manual_seed(12345)  # another global state must make no difference
-    again = metric.checked_measure(subject, seed=0)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = register_module_forward_hook(count)
+    try:
+        again = metric.checked_measure(subject, seed=0)
+    finally:
+        hook.remove()
     same = first.value == again.value and first.standard_error == again.standard_error
     try:
         json.dumps(first.details, allow_nan=False)
@@ -133,8 +144,9 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
         Finding(f"storable on {title}", jsonable == "details are JSON", jsonable),
         Finding(
             f"counts its work on {title}",
-            passes > 0 and first.samples > 0,
-            f"{passes:g} gradient samples over {first.samples} samples",
+            first.samples > 0 and (passes > 0 or calls == 0),
+            f"{passes:g} gradient samples over {first.samples} samples"
+            + ("" if calls else ", no pass over the network"),
         ),
     ]
 
