@@ -68,7 +68,7 @@ class WeightNorm(Metric):
 
     def measure(self, subject, *, seed):
         total = sum(float(p.detach().square().sum()) for p in subject.model.parameters())
-        subject.model(subject.inputs[:1])  # a pass that it does not count
+        subject.model(subject.inputs[:1].to(subject.dtype))  # a pass that it does not count
         return Measurement(total**0.5, samples=len(subject.inputs))
 
 
