@@ -244,7 +244,7 @@ def _progress(
         def finish(outcome: SubjectOutcome) -> None:
             nonlocal finished
             finished += 1
-            bar.update(task, completed=max(finished * per_subject, 0))
+            bar.update(task, completed=max(bar.tasks[0].completed, finished * per_subject))
 
         yield notify, finish
 

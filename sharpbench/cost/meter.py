@@ -23,9 +23,11 @@ T = TypeVar("T")
 class Cost:
     """Time and memory of one computation, raw times kept.
 
-    ``peak_bytes`` is the most memory held above what was held before: on CUDA the allocator's peak,
-    on Linux the resident set's; None where it can't be read. ``first_seconds`` is the first call,
-    with whatever had to be set up (the warm-up, if there are repeats).
+    ``seconds`` is what the user waits for; ``device_seconds``, on CUDA alone, are the same calls
+    between two events on the device. ``first_seconds`` is the first call, with whatever had to be
+    set up (the warm-up, if there are repeats). ``peak_bytes`` is the most memory held above what was
+    held before: on CUDA the allocator's peak, on Linux the resident set's; None where it can't be
+    read.
     """
 
     seconds: tuple[float, ...]
@@ -33,6 +35,7 @@ class Cost:
     peak_bytes: int | None
     device: str
     threads: int
+    device_seconds: tuple[float, ...] = ()
 
     @property
     def median_seconds(self) -> float:
@@ -62,21 +65,35 @@ def measure_cost(
     """
     gc.collect()
     memory = _CudaPeak(device) if device.type == "cuda" else _ResidentPeak()
-    result, first_seconds = _timed(first or call, device)
+    result, first_seconds, first_on_device = _timed(first or call, device)
     peak = memory.peak()
-    seconds = tuple(_timed(call, device)[1] for _ in range(repeats)) or (first_seconds,)
-    cost = Cost(seconds, first_seconds, peak, _device_name(device), torch.get_num_threads())
+    timed = [_timed(call, device)[1:] for _ in range(repeats)] or [(first_seconds, first_on_device)]
+    cost = Cost(
+        tuple(seconds for seconds, _ in timed),
+        first_seconds,
+        peak,
+        _device_name(device),
+        torch.get_num_threads(),
+        tuple(on_device for _, on_device in timed if on_device is not None),
+    )
     return result, cost
 
 
-def _timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    result = call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return result, time.perf_counter() - start
+def _timed(call: Callable[[], T], device: torch.device) -> tuple[T, float, float | None]:
+    """The result, the wall time, and on CUDA the time between two events; in seconds."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        result = call()
+        return result, time.perf_counter() - start, None
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        begin.record()
+        result = call()
+        end.record()
+        torch.cuda.synchronize()
+        return result, time.perf_counter() - start, begin.elapsed_time(end) / 1000
 
 
 def _device_name(device: torch.device) -> str:

@@ -117,15 +117,19 @@ def read_idx(path: Path) -> np.ndarray:
 def prepare(name: str, root: Path, *, given: Path | None = None) -> Iterator[str]:
     """Bring the files of dataset ``name`` under ``root``; yields a line for each thing it tried.
 
-    Order: ``given`` if named, what is there already, then the sources of the dataset. Raises
-    DataUnavailable, with every attempt and its failure, if none worked.
+    Order: ``given`` if named, alone; else what is under ``root`` already (also compressed, or without
+    torchvision's folders), then the sources of the dataset. Raises DataUnavailable, with every
+    attempt and its failure, if none worked.
     """
     files = FILE_SETS[name]
     if given is None and not files.missing(root):
         files.locate(root)
         yield f"{files.target(root)}: already there, SHA-256 verified"
         return
-    sources = (Source(f"folder {given}", lambda _: Path(given)),) if given else files.sources
+    if given is not None:
+        sources: tuple[Source, ...] = (_folder(given),)
+    else:
+        sources = (*([_folder(root)] if root.is_dir() else []), *files.sources)
     failures = []
     for source in sources:
         yield f"trying {source.title}"
@@ -179,6 +183,10 @@ def _first_line(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
         return f"{error.cmd[0]} failed: {error.stderr.strip().splitlines()[-1]}"
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _folder(path: Path) -> Source:
+    return Source(f"folder {path}", lambda _: path)
 
 
 def _mirror(base: str, names: tuple[str, ...]) -> Source:

@@ -218,6 +218,7 @@ def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
             "reason": row["reason"],
             "value": row["value"],
             "standard_error": row["standard_error"],
+            "error_bound": (row["details"] or {}).get("error_bound"),
             "converged": bool(row["converged"]) if row["status"] == "ok" else None,
             "samples": row["samples"],
             "gradients": row["gradient_equivalents"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,13 +77,18 @@ def run_subject(task: SubjectTask, notify: Notify = lambda _: None) -> SubjectOu
 
 @contextmanager
 def _settings(task: SubjectTask) -> Iterator[None]:
-    """The thread count decides the order of sums: it belongs to the suite, not to the workers."""
+    """What decides the order of sums belongs to the suite: the thread count, on CUDA the algorithms."""
     threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(task.plan.threads)
+    if task.subject.device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 class _SubjectRun:
@@ -384,6 +390,7 @@ class _SubjectRun:
             "median_seconds": cost.median_seconds,
             "spread_seconds": cost.spread_seconds,
             "first_seconds": cost.first_seconds,
+            "device_seconds": list(cost.device_seconds),
             "seconds": list(cost.seconds),
             "peak_bytes": cost.peak_bytes,
             "device": cost.device,

@@ -66,3 +66,4 @@ def test_cuda_peak_memory_is_the_allocators():
         lambda: float(torch.ones(32 << 20, device=device).sum()), repeats=1, device=device
     )
     assert 128 << 20 <= cost.peak_bytes <= 132 << 20
+    assert 0 < cost.device_seconds[0] <= cost.seconds[0]

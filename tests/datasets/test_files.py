@@ -55,6 +55,17 @@ def test_prepare_copies_verified_files_from_a_folder(tmp_path, file_set, compres
     assert "already there" in next(iter(files.prepare("small", root)))
 
 
+def test_compressed_files_in_the_data_root_are_found(tmp_path, file_set):
+    small, content = file_set
+    folder = tmp_path / "Small" / "raw"
+    folder.mkdir(parents=True)
+    for name, data in content.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+    assert small.missing(tmp_path)
+    list(files.prepare("small", tmp_path))
+    assert small.locate(tmp_path) == folder
+
+
 def test_a_wrong_file_is_never_installed(tmp_path, file_set):
     small, content = file_set
     (tmp_path / "images").write_bytes(content["images"][:-1] + b"\x00")
