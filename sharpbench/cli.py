@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -237,7 +238,9 @@ def _progress(
 
         def notify(text: str) -> None:
             if text:
-                bar.update(task, description=_escape(text[:90]))
+                # Parameters are left out and the rest cut, so that the bar keeps its place.
+                plain = re.sub(r"\([^()]*\)", "", text)[: max(err.width - 72, 0)]
+                bar.update(task, description=_escape(plain))
             if " on " in text:
                 bar.advance(task, 1)
 
