@@ -20,7 +20,8 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     error, NaN where neither has one).
     """
     rows = []
-    for (subject, name), group in measured(frame).groupby(["subject", "name"]):
+    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "standard_error"]
+    for (subject, name), group in measured(frame)[columns].groupby(["subject", "name"]):
         if "implementation" not in group["parameters"].iloc[0]:
             continue
         others = group["parameters"].map(
@@ -53,11 +54,12 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def implementation_agreement(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair of implementations: n, median and largest |relative difference|, and the share
-    of subjects on which they differ by more than three combined standard errors (NaN where the
-    figures carry none)."""
-    pairs = implementation_pairs(frame)
+def implementation_agreement(pairs: pd.DataFrame) -> pd.DataFrame:
+    """`implementation_pairs` summed up, one row a pair of implementations.
+
+    ``n``, median and largest |relative difference|, and the share of subjects on which they differ
+    by more than three combined standard errors (NaN where the figures carry none).
+    """
     rows = []
     for (a, b), group in pairs.groupby(["a", "b"]):
         sizes = group["difference"].abs()

@@ -61,10 +61,10 @@ def kendall(
         numerator += signs.sum() / 2
         denominator += np.abs(signs).sum() / 2
         n, used = n + len(rows), used + 1
-        draws = rng.integers(0, len(rows), (_RESAMPLES, len(rows)))
-        resampled = signs[draws[:, :, None], draws[:, None, :]]
-        top += resampled.sum((1, 2)) / 2
-        bottom += np.abs(resampled).sum((1, 2)) / 2
+        # How often each subject is drawn: a resample's sum over pairs is then a quadratic form.
+        drawn = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), _RESAMPLES)
+        top += ((drawn @ signs) * drawn).sum(1) / 2
+        bottom += ((drawn @ np.abs(signs)) * drawn).sum(1) / 2
     if denominator == 0:
         return None
     taus = top[bottom > 0] / bottom[bottom > 0]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sharpbench.analysis.correctness import convergence, implementation_agreement
-from sharpbench.analysis.invariance import invariance_matrix
+from sharpbench.analysis.correctness import convergence
 
 __all__ = ["findings", "problems"]
 
@@ -19,12 +18,21 @@ _VERDICTS = {
 
 
 def findings(
-    frame: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
+    frame: pd.DataFrame,
+    *,
+    agreement: pd.DataFrame,
+    matrix: pd.DataFrame,
+    associations: pd.DataFrame,
+    costs: pd.DataFrame,
 ) -> dict[str, list[str]]:
-    """Sentences by question: ``right``, ``invariant``, ``predictive``, ``costly``."""
+    """Sentences by question: ``right``, ``invariant``, ``predictive``, ``costly``.
+
+    The tables are those of `correctness.implementation_agreement`, `invariance.invariance_matrix`,
+    `prediction.associations` and `cost.cost_table`.
+    """
     return {
-        "right": _right(frame),
-        "invariant": _invariant(frame),
+        "right": _right(frame, agreement),
+        "invariant": _invariant(matrix),
         "predictive": _predictive(associations),
         "costly": _costly(costs),
     }
@@ -45,9 +53,9 @@ def problems(frame: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"label": "what"})
 
 
-def _right(frame: pd.DataFrame) -> list[str]:
+def _right(frame: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
     sentences = []
-    for row in implementation_agreement(frame).itertuples():
+    for row in agreement.itertuples():
         text = (
             f"{row.b} differs from {row.a} by {row.median_difference:.2%} in the median and "
             f"{row.largest_difference:.1%} at most (n = {row.n} networks)"
@@ -64,8 +72,7 @@ def _right(frame: pd.DataFrame) -> list[str]:
     return sentences or ["Each metric has a single implementation here, so none could be compared."]
 
 
-def _invariant(frame: pd.DataFrame) -> list[str]:
-    matrix = invariance_matrix(frame)
+def _invariant(matrix: pd.DataFrame) -> list[str]:
     if matrix.empty:
         return ["No transformation was asked for."]
     sentences = []

@@ -22,6 +22,7 @@ __all__ = [
     "cost_figure",
     "invariance_figure",
     "metric_heatmap",
+    "pairs_figure",
     "scatter_figure",
     "trajectory_figure",
 ]
@@ -62,9 +63,7 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                 alpha=0.85,
                 markeredgewidth=0,
             )
-        if (points.loc[points["metric"] == name, "value"] > 0).all() and not name.startswith(
-            "curv"
-        ):
+        if _log_scaled(name, points.loc[points["metric"] == name, "value"]):
             axis.set_xscale("log")
             _plain_log_ticks(axis.xaxis)
         axis.set_xlabel(_axis_label(name))
@@ -80,6 +79,42 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2 if len(handles) > 6 else len(handles)
     )
+    return figure
+
+
+def pairs_figure(table: pd.DataFrame, metrics: list[str]) -> Figure:
+    """Metrics against each other: a panel a pair, a point a network, colour by stratum.
+
+    ``table``: one column a metric and ``stratum``.
+    """
+    size = len(metrics) - 1
+    figure, axes = plt.subplots(
+        size, size, figsize=(2.7 * size + 0.6, 2.2 * size + 1.0), squeeze=False
+    )
+    colours = _colours(table["stratum"])
+    for i, row in enumerate(metrics[1:]):
+        for j, column in enumerate(metrics[:-1]):
+            axis = axes[i, j]
+            if j > i:
+                axis.set_visible(False)
+                continue
+            sns.scatterplot(
+                table, x=column, y=row, hue="stratum", palette=colours, ax=axis, s=22, alpha=0.85,
+                linewidth=0, legend=False,
+            )  # fmt: skip
+            for name, scale, own in (
+                (column, axis.set_xscale, axis.xaxis),
+                (row, axis.set_yscale, axis.yaxis),
+            ):
+                if _log_scaled(name, table[name]):
+                    scale("log")
+                    _plain_log_ticks(own)
+            axis.set_xlabel(_axis_label(column) if i == size - 1 else "")
+            axis.set_ylabel(_axis_label(row) if j == 0 else "")
+    handles = [
+        plt.Line2D([], [], marker="o", linestyle="", color=c, label=s) for s, c in colours.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -359,6 +394,11 @@ def _axis_label(metric: str) -> str:
         if metric.lower().startswith(start):
             return f"{metric}\n({unit})"
     return metric
+
+
+def _log_scaled(metric: str, values: pd.Series) -> bool:
+    """Whether a metric is drawn on a logarithmic axis: positive throughout and no rate already."""
+    return bool((values.dropna() > 0).all()) and "rate" not in metric
 
 
 def _plain_log_ticks(axis: Axis) -> None:

@@ -65,7 +65,8 @@ def _content(
     spec = tomllib.loads(manifest["suite"])
     table = prediction.associations(frame) if _any_evaluated(frame) else _no_associations()
     costs = cost.cost_table(frame)
-    agreement = correctness.implementation_agreement(frame)
+    pairs = correctness.implementation_pairs(frame)
+    agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
     used = sorted(set(frame["run"].dropna())) if "run" in frame else []
     return {
@@ -78,7 +79,9 @@ def _content(
         "planned": len(manifest["subjects"]),
         "present": frame["subject"].nunique(),
         "figures_total": int(frame["kind"].isin(["measurement", "evaluation", "trajectory"]).sum()),
-        "findings": summary.findings(frame, table, costs),
+        "findings": summary.findings(
+            frame, agreement=agreement, matrix=matrix, associations=table, costs=costs
+        ),
         "problems": summary.problems(frame).to_dict("records"),
         "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
         "agreement": agreement.to_dict("records"),
@@ -88,7 +91,7 @@ def _content(
         "associations": table.to_dict("records"),
         "costs": costs.to_dict("records"),
         "rows": _metric_rows(frame),
-        "pictures": _pictures(frame, table, costs),
+        "pictures": _pictures(frame, pairs, table, costs),
         "runs": {name: runs[name] for name in used if name in runs},
         "last_run": runs.get(manifest["run"], {}),
         "css": _asset("report.css"),
@@ -98,7 +101,7 @@ def _content(
 
 
 def _pictures(
-    frame: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
+    frame: pd.DataFrame, pairs: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
 ) -> dict[str, _Picture]:
     drawn: dict[str, _Picture] = {}
 
@@ -124,6 +127,14 @@ def _pictures(
             "bootstrap interval leaves out zero.",
         )
         agreement = prediction.metric_agreement(frame)
+        side_by_side, names = _side_by_side(frame)
+        if 1 < len(names) <= _MOST_IN_PAIRS:
+            add(
+                "pairs",
+                lambda: figures.pairs_figure(side_by_side, names),
+                "Metrics against each other, a point a network; other implementations of a metric are "
+                "left out.",
+            )
         if len(agreement) > 1:
             add(
                 "metrics",
@@ -139,7 +150,6 @@ def _pictures(
             "Relative change of each metric, a point a network, same random seeds before and after. "
             "Crosses exceed the estimator's noise (three combined standard errors, at least 1%).",
         )
-    pairs = correctness.implementation_pairs(frame)
     if len(pairs):
         add(
             "agreement",
@@ -192,6 +202,21 @@ def _points(frame: pd.DataFrame) -> pd.DataFrame:
             "recipe": joined["recipe_short"],
         }
     )
+
+
+def _side_by_side(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One row a subject, one column a metric (its native implementation), and ``stratum``."""
+    values = measured(frame)
+    native = values["parameters"].map(lambda p: p.get("implementation", "native") == "native")
+    values = values[native].assign(stratum=stratum(values[native]))
+    table = values.pivot_table(index=["subject", "stratum"], columns="metric_short", values="value")
+    # In the order of the other figures, so that a stratum keeps its colour.
+    ordered = table.reset_index("stratum").loc[list(dict.fromkeys(values["subject"]))]
+    return ordered, list(table.columns)
+
+
+_MOST_IN_PAIRS = 8
+"""Beyond this many metrics a panel for each pair is no longer readable; the heat map remains."""
 
 
 def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.comparison import compare_records
-from sharpbench.analysis.correctness import implementation_agreement
+from sharpbench.analysis.correctness import implementation_agreement, implementation_pairs
 from sharpbench.analysis.cost import cost_table
 from sharpbench.analysis.frames import short_names
 from sharpbench.analysis.invariance import invariance_matrix
@@ -70,7 +70,7 @@ def test_implementations_are_compared_on_the_same_subject():
                 row(str(i), value, label=f"m({implementation})", name="m", standard_error=0.05,
                     parameters={"implementation": implementation, "samples": 10})
             )  # fmt: skip
-    (found,) = implementation_agreement(pd.DataFrame(rows)).to_dict("records")
+    (found,) = implementation_agreement(implementation_pairs(pd.DataFrame(rows))).to_dict("records")
     assert (found["a"], found["b"], found["n"]) == ("m(native)", "m(pyhessian)", 3)
     assert found["median_difference"] == pytest.approx(0.02)
     assert found["largest_difference"] == pytest.approx(0.30)

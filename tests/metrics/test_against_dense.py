@@ -53,7 +53,7 @@ def test_sam_sharpness(tiny):
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
         for p in model.parameters():
             p.data += 0.1 * p.grad / norm
-        rises.append(float(loss() - before))
+        rises.append(float((loss() - before).detach()))
     assert found.value == pytest.approx(sum(rises) / len(rises), rel=1e-10)
     assert found.details["batches"] == len(rises) == 4
     assert found.standard_error == pytest.approx(torch.tensor(rises).std().item() / 2, rel=1e-6)
