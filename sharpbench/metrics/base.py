@@ -13,10 +13,19 @@ from torch import Tensor, nn
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement
 from sharpbench.registry import Plugin
-from sharpbench.seeds import torch_generator
+from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["Count", "Dtype", "Metric", "check_count", "sampled", "state_hash", "torch_dtype"]
+__all__ = [
+    "Count",
+    "Dtype",
+    "Metric",
+    "check_count",
+    "measured_points",
+    "sampled",
+    "state_hash",
+    "torch_dtype",
+]
 
 Space = Literal["parameter", "input", "function"]
 Dtype = Literal["float64", "float32"]
@@ -83,6 +92,17 @@ def sampled(data: tuple[Tensor, Tensor], samples: Count, *, seed: int) -> tuple[
     chosen = torch.randperm(len(inputs), generator=torch_generator(seed))[:samples]
     chosen = chosen.sort().values.to(inputs.device)
     return inputs[chosen], targets[chosen]
+
+
+def measured_points(
+    subject: Subject, split: str, samples: Count, dtype: torch.dtype, *, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The points of ``split`` that a metric measures, in ``dtype``; class targets stay integers.
+
+    Drawn from ``seed``'s stream "points": metrics with one seed and number measure the same ones.
+    """
+    inputs, targets = sampled(subject.data(split), samples, seed=derive_seed(seed, "points"))
+    return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
 
 
 def check_count(key: str, count: Count) -> None:

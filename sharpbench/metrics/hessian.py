@@ -12,7 +12,7 @@ from sharpbench.autodiff.lanczos import largest_eigenvalue
 from sharpbench.autodiff.trace import hutchinson_trace
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
+from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
 from sharpbench.metrics.pyhessian import PyHessian
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -38,12 +38,9 @@ class _HessianMetric(Metric):
         check_count("samples", self.samples)
 
     def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
-        """The measured points in the metric's precision: the same for every implementation."""
+        """The same points for every implementation."""
         dtype = torch_dtype(self.dtype)
-        inputs, targets = sampled(
-            subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
-        )
-        return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
+        return measured_points(subject, self.split, self.samples, dtype, seed=seed)
 
     def _operator(self, subject: Subject, seed: int) -> HessianOperator:
         assert subject.loss is not None

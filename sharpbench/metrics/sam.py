@@ -11,7 +11,7 @@ from sharpbench.autodiff.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
+from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -53,11 +53,7 @@ class SamSharpness(Metric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
-        inputs, targets = sampled(
-            subject.data(self.split), self.samples, seed=derive_seed(seed, "points")
-        )
-        if targets.is_floating_point():
-            targets = targets.to(dtype)
+        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -70,7 +66,7 @@ class SamSharpness(Metric):
         work = Work()
         rises: list[float] = []
         for batch in order.split(size)[: len(inputs) // size]:
-            x, y = inputs[batch].to(dtype), targets[batch]
+            x, y = inputs[batch], targets[batch]
             loss = subject.losses(model(x), y).mean()
             gradient = torch.autograd.grad(loss, parameters, materialize_grads=True)
             norm = torch.stack([g.square().sum() for g in gradient]).sum().sqrt()

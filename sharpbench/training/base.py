@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Splits, batched_outputs
+from sharpbench.subject import Splits, batched_outputs, per_sample_loss
 
 __all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog"]
 
@@ -187,7 +187,7 @@ class Recipe(Plugin, ABC):
     def _loss(self, outputs: Tensor, targets: Tensor, task: str) -> Tensor:
         if task == "classification":
             return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-        return 0.5 * (outputs - targets.reshape(outputs.shape)).square().flatten(1).sum(1).mean()
+        return per_sample_loss("regression")(outputs, targets).mean()
 
     def _schedule(self, steps: int) -> Callable[[int], float]:
         return {
@@ -204,5 +204,4 @@ def _test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:
             "test_loss": float(F.cross_entropy(outputs, data.test_targets)),
             "test_error": float((outputs.argmax(1) != data.test_targets).double().mean()),
         }
-    residual = (outputs - data.test_targets.reshape(outputs.shape)).flatten(1)
-    return {"test_loss": float(0.5 * residual.square().sum(1).mean())}
+    return {"test_loss": float(per_sample_loss("regression")(outputs, data.test_targets).mean())}

@@ -36,6 +36,13 @@ def figures(results: Path) -> dict[str, tuple]:
     return {r.key: r.figure() for folder in folders for r in folder.records()}
 
 
+def planned_figures(suite: Path, results: Path) -> dict[str, tuple]:
+    """Those of the figures under ``results`` that ``suite`` asks for."""
+    plan = make_plan(load_suite(suite)).record_keys()
+    folders = ResultsStore(results).subjects()
+    return {r.key: r.figure() for f in folders for r in f.records() if r.plan_key in plan}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -125,14 +132,7 @@ def test_a_new_metric_is_measured_alone(undisturbed, tmp_path):
 def test_workers_change_no_digit(undisturbed, mini_suite, tmp_path):
     run(mini_suite, tmp_path / "results", workers=2)
     ours = figures(tmp_path / "results")
-    plan = make_plan(load_suite(mini_suite)).record_keys()
-    reference = {
-        r.key: r.figure()
-        for folder in ResultsStore(undisturbed).subjects()
-        for r in folder.records()
-        if r.plan_key in plan
-    }
-    assert ours == reference
+    assert ours == planned_figures(mini_suite, undisturbed)
 
 
 COMMAND = [sys.executable, "-m", "sharpbench", "run"]
@@ -169,14 +169,7 @@ def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
     assert kills == 3
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
-    plan = make_plan(load_suite(mini_suite)).record_keys()
-    reference = {
-        r.key: r.figure()
-        for folder in ResultsStore(undisturbed).subjects()
-        for r in folder.records()
-        if r.plan_key in plan
-    }
-    assert figures(results) == reference
+    assert figures(results) == planned_figures(mini_suite, undisturbed)
 
 
 def _lines(results: Path) -> list[bytes]:
