@@ -15,9 +15,25 @@ from sharpbench.evaluation.calibration import brier_score, expected_calibration_
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Splits, batched_outputs
 
-__all__ = ["EVALUATION_VERSION", "Figure", "decision_map", "evaluate"]
+__all__ = ["EVALUATION_VERSION", "FIGURES", "Figure", "decision_map", "evaluate"]
 
 EVALUATION_VERSION = 1
+
+FIGURES = (
+    "train_loss",
+    "train_error",
+    "test_loss",
+    "test_error",
+    "brier_score",
+    "mean_confidence",
+    "logit_norm",
+    "margin",
+    "gap",
+    "loss_gap",
+    "hard_accuracy",
+    "ece",
+)
+"""Names of everything that `evaluate` gives."""
 
 _RESAMPLES = 200
 _HARD_SHARE = 0.2

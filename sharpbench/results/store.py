@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -195,6 +196,9 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     if not rows:
         raise InputError(f"no results in {root}" + (f" of suite {suite!r}" if suite else ""))
     frame = pd.DataFrame(rows)
+    for field in dataclasses.fields(Record):
+        if field.name not in frame.columns and field.name != "cost":
+            frame[field.name] = None  # nothing of the kind was recorded
     for column in _REAL_COLUMNS & set(frame.columns):
         frame[column] = frame[column].astype(float)  # also where every entry is missing
     return frame

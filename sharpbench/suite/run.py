@@ -22,7 +22,12 @@ from sharpbench.errors import (
     TimeLimitExceeded,
     TransformationRefused,
 )
-from sharpbench.evaluation.classification import EVALUATION_VERSION, decision_map, evaluate
+from sharpbench.evaluation.classification import (
+    EVALUATION_VERSION,
+    FIGURES,
+    decision_map,
+    evaluate,
+)
 from sharpbench.invariance import Transformation
 from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
@@ -247,7 +252,8 @@ class _SubjectRun:
                 self.notify("")
             else:
                 todo.append((key, measurement))
-        missing_evaluation = f"{evaluation_key}:test_error" not in existing
+        # All of them: a crash can have cut off the last lines.
+        missing_evaluation = any(f"{evaluation_key}:{name}" not in existing for name in FIGURES)
         if not todo and not missing_evaluation:
             return
         model = self._build()
@@ -291,10 +297,15 @@ class _SubjectRun:
         ]
         if (details := decision_map(model, self.splits)) is not None:
             name = "decision_map"
-            records.append(
-                Record(f"{key}:{name}", kind="decision_map", name=name, label=name,
-                       details=details, **common)
-            )  # fmt: skip
+            drawn = Record(
+                f"{key}:{name}",
+                kind="decision_map",
+                name=name,
+                label=name,
+                details=details,
+                **common,
+            )
+            records.insert(0, drawn)  # first, so that it is there whenever the figures are
         return records
 
     def _measurement_record(

@@ -58,7 +58,7 @@ def run_plan(
             data=data,
             run=run,
             time_costs=subject.seed == lowest_seed,
-            shared_machine=workers > 1,
+            shared_machine=min(workers, len(plan.subjects)) > 1,
         )
         for subject in plan.subjects
     ]

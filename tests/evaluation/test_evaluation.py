@@ -7,7 +7,7 @@ from torch import nn
 
 from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
-from sharpbench.evaluation.classification import decision_map, evaluate
+from sharpbench.evaluation.classification import FIGURES, decision_map, evaluate
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Splits
 
@@ -70,6 +70,10 @@ def test_figures_against_scikit_learn(evaluated):
     margins = (top[:, 0] - top[:, 1]).numpy()
     right = predicted == labels
     assert figures["margin"].value < margins.mean() if not right.all() else margins.mean()
+
+
+def test_every_announced_figure_is_given(evaluated):
+    assert set(evaluated[0]) == set(FIGURES)
 
 
 def test_standard_errors_are_those_of_proportions(evaluated):

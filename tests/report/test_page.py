@@ -90,6 +90,20 @@ def test_a_missing_part_of_the_suite_is_announced(results, tmp_path):
     assert "1 of 17 networks of this suite have not run yet" in text
 
 
+def test_a_suite_that_failed_throughout_has_a_report(tmp_path):
+    text = MINI_SUITE.replace(
+        """recipe  = [{ name = "adam", epochs = 3 }, { name = "sam", base = "adam", epochs = 3 }]""",
+        """recipe  = { name = "sgd", lr = 1e38 }""",
+    )
+    assert "1e38" in text
+    (tmp_path / "mini.toml").write_text(text)
+    outcomes, _ = run(tmp_path / "mini.toml", tmp_path / "results")
+    assert all(o.problems for o in outcomes)
+    page = write_report(tmp_path / "results", "mini", tmp_path / "report").read_text()
+    assert "training loss" in page
+    assert page.count("diverged") >= 1
+
+
 def test_no_results_are_told(results, tmp_path):
     with pytest.raises(InputError, match="no results of suite 'quick'"):
         write_report(results, "quick", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sharpbench.errors import InputError
+from sharpbench.evaluation.classification import FIGURES
 from sharpbench.results.store import ResultsBusy, ResultsStore, load_records
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import intents, run_plan
@@ -210,6 +212,22 @@ def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
     again, _ = run(mini_suite, tmp_path / "results")
     assert not any(o.trained for o in again)  # it is not tried again
     assert sum(bool(o.problems) for o in again) == 8  # but told again
+
+
+def test_an_evaluation_cut_off_by_a_crash_is_done_again(undisturbed, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(undisturbed, results)
+    path = next(results.glob("*/measurements.jsonl"))
+    lines = path.read_text().splitlines(keepends=True)
+    cut = next(i for i, line in enumerate(lines) if '"name": "margin"' in line)
+    path.write_text("".join(lines[:cut]))
+    before = figures(undisturbed)
+    run(undisturbed.parent / "mini.toml", results)
+    assert {k: v for k, v in before.items() if k in figures(results)} == figures(results)
+    names = set(load_records(results, suite="mini").query("kind == 'evaluation'").name)
+    subject = ResultsStore(results).subjects()
+    assert {"margin", "ece"} <= names
+    assert all(sum(r.kind == "evaluation" for r in f.records()) == len(FIGURES) for f in subject)
 
 
 def test_time_limits_are_records_and_tried_again(mini_suite, tmp_path):
