@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -156,7 +157,7 @@ class ResultsStore:
             say(f"{self.root} is in use by {who}; waiting for it to finish")
             lock.acquire()
         try:
-            holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", "utf-8")
+            holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
             yield
         finally:
             holder.unlink(missing_ok=True)

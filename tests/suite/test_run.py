@@ -183,19 +183,28 @@ def _lines(results: Path) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path, workers):
     results = tmp_path / "results"
     command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*command, "--workers", str(workers)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to the whole group
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command resumes" in told
     assert "Traceback" not in told
+    deadline = time.monotonic() + 10
+    while _members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _members(process.pid)
 
 
 def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
