@@ -18,7 +18,7 @@ from sharpbench.errors import InputError
 
 if TYPE_CHECKING:
     from sharpbench.suite.plan import Plan
-    from sharpbench.suite.run import SubjectOutcome
+    from sharpbench.suite.run import Notify, SubjectOutcome
 
 __all__ = ["app", "main"]
 
@@ -196,7 +196,7 @@ def _require_data(plan: Plan, root: Path) -> None:
 @contextmanager
 def _progress(
     plan: Plan,
-) -> Iterator[tuple[Callable[[str], None], Callable[[SubjectOutcome], None]]]:
+) -> Iterator[tuple[Notify, Callable[[SubjectOutcome], None]]]:
     """A bar with an ETA on a terminal, plain lines elsewhere."""
     from rich.progress import (
         BarColumn,
@@ -213,14 +213,15 @@ def _progress(
         def line(outcome: SubjectOutcome) -> None:
             nonlocal done
             done += 1
-            state = "cached" if not (outcome.trained or outcome.measured) else "done"
+            worked = outcome.trained or outcome.measured
+            state = "failed" if outcome.problems else "done" if worked else "cached"
             err.print(
                 f"[{done}/{len(plan.subjects)}] {outcome.label}: {state}",
                 markup=False,
                 soft_wrap=True,
             )
 
-        yield lambda text: None, line
+        yield lambda text, dealt_with: None, line
         return
     columns = (
         TextColumn("[bold]{task.fields[suite]}"),
@@ -236,13 +237,12 @@ def _progress(
         task = bar.add_task("", total=len(plan.subjects) * per_subject, suite=plan.name)
         finished = 0
 
-        def notify(text: str) -> None:
+        def notify(text: str, dealt_with: int) -> None:
             if text:
                 # Parameters are left out and the rest cut, so that the bar keeps its place.
                 plain = re.sub(r"\([^()]*\)", "", text)[: max(err.width - 72, 0)]
                 bar.update(task, description=_escape(plain))
-            if " on " in text:
-                bar.advance(task, 1)
+            bar.advance(task, dealt_with)
 
         def finish(outcome: SubjectOutcome) -> None:
             nonlocal finished

@@ -10,6 +10,7 @@ __all__ = [
     "InputError",
     "MetricFailed",
     "MetricUnsupported",
+    "NotFinite",
     "TimeLimitExceeded",
     "TransformationRefused",
     "nearest_names",
@@ -26,6 +27,10 @@ class DataUnavailable(InputError):
 
 class MetricFailed(RuntimeError):
     """A metric could not answer; the message is the reason that the report will show."""
+
+
+class NotFinite(MetricFailed, ValueError):
+    """A figure came out as NaN or infinite: that is no answer."""
 
 
 class MetricUnsupported(MetricFailed):

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from sharpbench.errors import NotFinite
+
 __all__ = ["Measurement", "Work"]
 
 
@@ -49,8 +51,7 @@ class Measurement:
 
     ``standard_error`` is None when the value carries no sampling error. ``converged`` is False when
     the estimator ran out of budget before it met its tolerance: the value is then its best one.
-    ``details`` is small and JSON-able. Raises ValueError for a non-finite value: a metric that has
-    no answer raises `sharpbench.errors.MetricFailed` instead.
+    ``details`` is small and JSON-able. Raises NotFinite, a MetricFailed, for a non-finite value.
     """
 
     value: float
@@ -62,6 +63,6 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
-            raise ValueError(f"a measurement must be finite, got {self.value}")
+            raise NotFinite(f"a measurement must be finite, got {self.value}")
         if self.standard_error is not None and not math.isfinite(self.standard_error):
-            raise ValueError(f"a standard error must be finite or None, got {self.standard_error}")
+            raise NotFinite(f"a standard error must be finite or None, got {self.standard_error}")

@@ -79,16 +79,14 @@ def implementation_agreement(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def convergence(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a metric: n, how many estimates met their tolerance, and the median relative standard error."""
+    """One row a metric: n, and how many estimates met their tolerance."""
     rows = []
     for metric, group in measured(frame).groupby("metric_short"):
-        relative = (group["standard_error"].astype(float) / group["value"].abs()).median()
         rows.append(
             {
                 "metric": metric,
                 "n": len(group),
                 "converged": int(group["converged"].astype(bool).sum()),
-                "relative_standard_error": float(relative),
             }
         )
     return pd.DataFrame(rows)

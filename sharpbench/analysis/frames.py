@@ -9,9 +9,6 @@ import pandas as pd
 
 __all__ = ["evaluations", "measured", "short_names", "stratum", "with_short_names"]
 
-STRATUM = ["dataset_short", "model_short"]
-"""Subjects that differ only in recipe and seed: within these, ranks can be compared without confounding."""
-
 
 def measured(frame: pd.DataFrame) -> pd.DataFrame:
     """Successful measurements of trained subjects as they are: one row a subject and metric."""
@@ -30,8 +27,11 @@ def evaluations(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def stratum(frame: pd.DataFrame) -> pd.Series:
-    """The stratum of each row: data set with its label noise, and model."""
-    return frame[STRATUM[0]] + " · " + frame[STRATUM[1]]
+    """The stratum of each row: data set with its label noise, and model.
+
+    Subjects of one stratum differ in recipe and seed alone: their ranks compare without confounding.
+    """
+    return frame["dataset_short"] + " · " + frame["model_short"]
 
 
 def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:

@@ -19,10 +19,9 @@ _ERRORS = 3.0
 def changes(frame: pd.DataFrame) -> pd.DataFrame:
     """Each metric before and after each transformation, with the same seeds, on each subject.
 
-    Columns: ``subject``, ``metric``, ``name``, ``transformation``, ``before``, ``after``,
-    ``ratio`` (after/before), ``relative_change`` (|after − before|/|before|), ``noise`` (the relative
-    change that counts as noise: three combined standard errors, at least 1%), ``moved``,
-    ``function_change``.
+    Columns: ``subject``, ``metric``, ``name``, ``transformation``, ``relative_change``
+    (|after − before|/|before|), ``noise`` (the relative change that counts as noise: three combined
+    standard errors, at least 1%), ``moved``, ``function_change``.
     """
     base = measured(frame)
     rows = frame[
@@ -49,9 +48,6 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
             "name": joined["name"],
             "transformation": joined["transformation"],
             "transformation_name": joined["transformation_name"],
-            "before": joined["value_before"],
-            "after": joined["value"],
-            "ratio": joined["value"] / joined["value_before"],
             "relative_change": relative,
             "noise": noise,
             "moved": relative > noise,
@@ -63,13 +59,13 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
 def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a metric and transformation.
 
-    ``n`` subjects, ``median_change`` and ``largest_change`` (relative), ``moved_share`` of the
-    subjects on which the change exceeds the noise, ``function_change`` (the largest, of the logits)
-    and the ``verdict``:
+    ``n`` subjects (several draws of one count once), ``median_change`` and ``largest_change``
+    (relative), ``moved_share`` of the changes that exceed the noise, ``function_change`` (the
+    largest, of the logits) and the ``verdict``:
 
-    - ``moves`` if the change exceeds the noise on at least half of the subjects;
-    - ``mixed`` if it does on more than 5% of them;
-    - ``stays`` if on at least 95% of them the change is below 1%;
+    - ``moves`` if the change exceeds the noise in at least half of the cases;
+    - ``mixed`` if it does in more than 5% of them;
+    - ``stays`` if in at least 95% of them the change is below 1%;
     - ``within noise`` otherwise: larger than 1%, but no larger than the estimator's own uncertainty,
       so that nothing can be said;
     - ``not applicable`` (n = 0) where the transformation refuses every subject.
@@ -87,8 +83,8 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
                 "name": group["name"].iloc[0],
                 "transformation": transformation,
                 "transformation_name": group["transformation_name"].iloc[0],
-                "n": len(found),
-                "not_applicable": int((group["status"] == "unsupported").sum()),
+                "n": found["subject"].nunique(),
+                "not_applicable": group.loc[group["status"] == "unsupported", "subject"].nunique(),
                 "median_change": float(found["relative_change"].median()),
                 "largest_change": float(found["relative_change"].max()),
                 "moved_share": share,

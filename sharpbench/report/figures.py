@@ -70,12 +70,7 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
         axis.set_ylabel("test error (%)")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=c, label=s) for s, c in colours.items()
-    ] + [
-        plt.Line2D([], [], marker=m, linestyle="", color="#777777", label=r)
-        for r, m in shapes.items()
-    ]
+    handles = _legend(colours, shapes)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2 if len(handles) > 6 else len(handles)
     )
@@ -111,10 +106,7 @@ def pairs_figure(table: pd.DataFrame, metrics: list[str]) -> Figure:
                     _plain_log_ticks(own)
             axis.set_xlabel(_axis_label(column) if i == size - 1 else "")
             axis.set_ylabel(_axis_label(row) if j == 0 else "")
-    handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=c, label=s) for s, c in colours.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=_legend(colours, {}), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -223,10 +215,7 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
         axis.set_ylim(len(metrics) - 0.4, -0.6)
     figure.supxlabel("|after − before| / |before|", size=10)
     figure.legend(
-        handles=[
-            plt.Line2D([], [], marker="X", linestyle="", color="#777777", label="beyond its noise"),
-            plt.Line2D([], [], marker="o", linestyle="", color="#777777", label="within its noise"),
-        ],
+        handles=_legend({}, {"beyond its noise": "X", "within its noise": "o"}),
         loc="outside upper right",
         ncols=2,
     )
@@ -285,13 +274,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
         _plain_log_ticks(axis.xaxis)
         _plain_log_ticks(axis.yaxis)
-    handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=c, label=m) for m, c in colours.items()
-    ] + [
-        plt.Line2D([], [], marker=m, linestyle="", color="#777777", label=s)
-        for s, m in shapes.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=_legend(colours, shapes), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -376,6 +359,16 @@ def boundary_figure(maps: list[dict[str, Any]]) -> Figure:
     if image is not None:
         figure.colorbar(image, ax=axes, label="probability of class 1 (▲)", shrink=0.7, pad=0.01)
     return figure
+
+
+def _legend(colours: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
+    """Legend entries: a dot of each colour, then a grey mark of each shape."""
+    marks = [(label, "o", colour) for label, colour in colours.items()]
+    marks += [(label, shape, "#777777") for label, shape in shapes.items()]
+    return [
+        plt.Line2D([], [], marker=shape, linestyle="", color=colour, label=label)
+        for label, shape, colour in marks
+    ]
 
 
 def _colours(values: pd.Series) -> dict[str, Any]:

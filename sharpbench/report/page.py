@@ -148,7 +148,8 @@ def _pictures(
             "invariance",
             lambda: figures.invariance_figure(changes),
             "Relative change of each metric, a point a network, same random seeds before and after. "
-            "Crosses exceed the estimator's noise (three combined standard errors, at least 1%).",
+            "Crosses exceed the estimator's noise (three combined standard errors, at least 1%); changes "
+            "below 1e-16 are drawn there.",
         )
     if len(pairs):
         add(

@@ -7,18 +7,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 
-from sharpbench.suite.run import SubjectOutcome, SubjectTask, run_subject
+from sharpbench.suite.run import Notify, SubjectOutcome, SubjectTask, run_subject
 
 __all__ = ["execute"]
 
-Notify = Callable[[str], None]
+_Event = tuple[str, int] | None
+"""What `Notify` is called with; None ends the stream."""
 
-_events: SimpleQueue[str] | None = None
+_events: SimpleQueue[_Event] | None = None
 
 
 def execute(
@@ -63,16 +64,16 @@ def execute(
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        events.put("\x04")
+        events.put(None)
         drain.join(timeout=5)
 
 
-def _forward(events: SimpleQueue[str], notify: Notify) -> None:
-    while (event := events.get()) != "\x04":
-        notify(event)
+def _forward(events: SimpleQueue[_Event], notify: Notify) -> None:
+    while (event := events.get()) is not None:
+        notify(*event)
 
 
-def _start_worker(events: SimpleQueue[str], parent: int) -> None:
+def _start_worker(events: SimpleQueue[_Event], parent: int) -> None:
     global _events
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C
@@ -88,4 +89,5 @@ def _end_with(parent: int) -> None:
 
 def _run_in_worker(task: SubjectTask) -> SubjectOutcome:
     assert _events is not None
-    return run_subject(task, _events.put)
+    events = _events
+    return run_subject(task, lambda text, dealt_with: events.put((text, dealt_with)))

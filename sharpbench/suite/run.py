@@ -40,10 +40,10 @@ from sharpbench.subject import Splits, Subject
 from sharpbench.suite.limits import time_limit
 from sharpbench.suite.plan import MeasurementPlan, Plan, SubjectPlan
 
-__all__ = ["SubjectOutcome", "SubjectTask", "run_subject"]
+__all__ = ["Notify", "SubjectOutcome", "SubjectTask", "run_subject"]
 
-Notify = Callable[[str], None]
-"""Called with a line on what is being done; each measurement makes one call."""
+Notify = Callable[[str, int], None]
+"""``notify(what is being done, measurements dealt with since the last call)``."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SubjectOutcome:
     """Trainings and measurements that failed, by label with the reason."""
 
 
-def run_subject(task: SubjectTask, notify: Notify = lambda _: None) -> SubjectOutcome:
+def run_subject(task: SubjectTask, notify: Notify) -> SubjectOutcome:
     """Bring the records of one subject up to the plan; what is there already is left alone."""
     folder = ResultsStore(task.results).subject(task.subject.key)
     with folder.writing(), _settings(task):
@@ -119,9 +119,7 @@ class _SubjectRun:
         if self._must_train(description):
             try:
                 description = self._train(description)
-                trained = True
-            except KeyboardInterrupt:
-                raise
+                trained = description["status"] == "trained"
             except TimeLimitExceeded as error:
                 description = self._give_up("timeout", str(error))
             except Exception as error:
@@ -152,14 +150,13 @@ class _SubjectRun:
 
     def _train(self, before: dict[str, Any] | None) -> dict[str, Any]:
         """Train, measure along the way, and commit weights and description."""
-        self.notify(f"training {self.subject.label}")
+        self.notify(f"training {self.subject.label}", 0)
         model = self._build()
         recipe = self.subject.recipe
         trajectory = self.plan.trajectory
         along: list[Record] = []
 
         def measure_along(epoch: int, current: nn.Module) -> None:
-            self.notify("")
             if trajectory.metrics and trajectory.due(epoch, recipe.epochs):
                 point = self._as_subject(current)
                 along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
@@ -249,9 +246,13 @@ class _SubjectRun:
             known = existing.get(key)
             if known is not None and known.status in FINAL:
                 self._note_problem(known)
-                self.notify("")
+                self.notify("", 1)
             else:
                 todo.append((key, measurement))
+        along = {self.plan.trajectory.metric_key(m) for m in self.plan.trajectory.metrics}
+        for record in existing.values():
+            if record.plan_key in along and record.run != self.task.run:
+                self._note_problem(record)
         # All of them: a crash can have cut off the last lines.
         missing_evaluation = any(f"{evaluation_key}:{name}" not in existing for name in FIGURES)
         if not todo and not missing_evaluation:
@@ -264,8 +265,10 @@ class _SubjectRun:
         subject = self._as_subject(model)
         changed: dict[str, tuple[Subject, float] | TransformationRefused] = {}
         for key, measurement in todo:
-            self.notify(f"{measurement.label} on {self.subject.label}")
+            what = f"{measurement.label} on {self.subject.label}"
+            self.notify(what, 0)
             self._write([self._measurement_record(key, measurement, subject, changed)])
+            self.notify(what, 1)
 
     def _as_subject(self, model: nn.Module) -> Subject:
         splits = self.splits

@@ -11,7 +11,7 @@ from sharpbench.results.record import FINAL, content_key
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.execute import execute
 from sharpbench.suite.plan import Plan, SubjectPlan
-from sharpbench.suite.run import SubjectOutcome, SubjectTask
+from sharpbench.suite.run import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["Intent", "intents", "run_plan"]
 
@@ -25,7 +25,7 @@ def run_plan(
     suite_text: str,
     command: str,
     workers: int,
-    notify: Callable[[str], None],
+    notify: Notify,
     finished: Callable[[SubjectOutcome], None],
 ) -> list[SubjectOutcome]:
     """Bring the results folder, which the caller holds, up to ``plan``.
@@ -43,9 +43,7 @@ def run_plan(
         {
             "suite": suite_text,
             "subjects": [s.key for s in full_plan.subjects],
-            "labels": [s.label for s in full_plan.subjects],
             "plan_keys": sorted(full_plan.record_keys()),
-            "metrics": [m.label for m in full_plan.measurements if m.transformation is None],
             "run": run,
         },
     )

@@ -54,6 +54,15 @@ def test_invariance_verdicts(changes, error, verdict):
     assert found["n"] == len(changes)
 
 
+def test_draws_are_not_counted_as_networks():
+    rows = [row("a", 1.0)]
+    for draw in range(3):
+        rows.append(row("a", 2.0, draw=draw, transformation="t", transformation_name="t",
+                        function_change=0.0))  # fmt: skip
+    (found,) = invariance_matrix(pd.DataFrame(rows)).to_dict("records")
+    assert (found["n"], found["verdict"]) == (1, "moves")
+
+
 def test_a_transformation_that_applies_nowhere():
     rows = [row("a", 1.0), row("a", None, status="unsupported", reason="tanh", transformation="t",
                                transformation_name="t")]  # fmt: skip

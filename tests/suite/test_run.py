@@ -24,10 +24,10 @@ from tests.conftest import MINI_SUITE
 
 def run(suite: Path, results: Path, workers: int = 1):
     plan = make_plan(load_suite(suite))
-    notes: list[str] = []
+    notes: list[tuple[str, int]] = []
     outcomes = run_plan(
         plan, plan, ResultsStore(results), results / "data", suite_text=suite.read_text(),
-        command="test", workers=workers, notify=notes.append, finished=lambda _: None,
+        command="test", workers=workers, notify=lambda *event: notes.append(event), finished=lambda _: None,
     )  # fmt: skip
     return outcomes, notes
 
@@ -137,22 +137,16 @@ def test_workers_change_no_digit(undisturbed, mini_suite, tmp_path):
     assert ours == planned_figures(mini_suite, undisturbed)
 
 
-COMMAND = [sys.executable, "-m", "sharpbench", "run"]
+def command_line(suite: Path, results: Path, workers: int) -> list[str]:
+    run_suite = [sys.executable, "-m", "sharpbench", "run", str(suite), "--no-report"]
+    return [*run_suite, "--results", str(results), "--workers", str(workers)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
     results = tmp_path / "results"
-    command = [
-        *COMMAND,
-        str(mini_suite),
-        "--results",
-        str(results),
-        "--no-report",
-        "--workers",
-        str(workers),
-    ]
+    command = command_line(mini_suite, results, workers)
     rng = random.Random(workers)
     kills = 0
     while kills < 3:
@@ -186,9 +180,8 @@ def _lines(results: Path) -> list[bytes]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path, workers):
     results = tmp_path / "results"
-    command = [*COMMAND, str(mini_suite), "--results", str(results), "--no-report"]
     process = subprocess.Popen(
-        [*command, "--workers", str(workers)],
+        command_line(mini_suite, results, workers),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -215,6 +208,7 @@ def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
     outcomes, _ = run(mini_suite, tmp_path / "results")
     failed = [o for o in outcomes if o.problems]
     assert len(failed) == 8
+    assert not any(o.trained for o in failed)
     assert all("training loss" in o.problems[0] for o in failed)
     frame = load_records(tmp_path / "results", suite="mini")
     assert (frame[frame.kind == "subject"].status == "diverged").sum() == 8
@@ -252,6 +246,21 @@ def test_time_limits_are_records_and_tried_again(mini_suite, tmp_path):
     outcomes, _ = run(mini_suite, tmp_path / "results")
     frame = load_records(tmp_path / "results", suite="mini")
     assert set(frame[frame.kind == "measurement"].status) == {"ok", "unsupported"}
+
+
+def test_a_failure_along_training_is_told_by_every_run(mini_suite, tmp_path):
+    bad = MINI_SUITE.replace("seeds = [0, 1]", "seeds = [0]").replace(
+        '{ name = "curvature_rate", samples = 16 }', '{ name = "sam_sharpness", rho = 1e308 }'
+    )
+    mini_suite.write_text(bad)
+    first, notes = run(mini_suite, tmp_path / "results")
+    again, _ = run(mini_suite, tmp_path / "results")
+    assert [len(o.problems) for o in first] == [3] * 8  # epochs 1, 2 and 3
+    assert [o.problems for o in again] == [o.problems for o in first]
+    along = load_records(tmp_path / "results", suite="mini").query("kind == 'trajectory'")
+    assert set(along.status) == {"failed"}
+    assert along.reason.str.contains("must be finite").all()
+    assert sum(dealt_with for _, dealt_with in notes) == 8 * 9
 
 
 def test_a_later_trajectory_is_measured_by_training_again(mini_suite, tmp_path):
@@ -302,15 +311,7 @@ def test_an_unknown_suite_has_no_results(undisturbed):
 
 def test_a_killed_parent_takes_its_workers_along(mini_suite, tmp_path):
     results = tmp_path / "results"
-    command = [
-        *COMMAND,
-        str(mini_suite),
-        "--results",
-        str(results),
-        "--no-report",
-        "--workers",
-        "2",
-    ]
+    command = command_line(mini_suite, results, 2)
     process = subprocess.Popen(
         command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
