@@ -1,0 +1,513 @@
+"""Truncated power series of tensors: their recurrences, and the reverse mode through them.
+
+A series Σ c_n tⁿ is a stack of *normalised* coefficients c_n = f⁽ⁿ⁾(0)/n!, shape (m, …), with the
+tuple of the orders that are present; absent ones are structurally zero and never computed.
+
+Everything rests on one fact. If y(t) = f(x(t)) then y' = w·x' with w(t) = f'(x(t)), so the
+coefficients follow from those of w by a recurrence (Griewank & Walther 2008, ch. 13); and a change
+δx of the input changes the output by δy = w·δx, so that reverse mode is a correlation with the same
+w. Each function therefore only says how to find y and w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["ELEMENTWISE", "add_to_first", "elementwise", "logsumexp", "product", "softmax"]
+
+Coefficients = list[Tensor | None]
+"""Coefficient n at place n; None is a structural zero."""
+
+Indexable = Coefficients | Tensor
+
+Solver = Callable[..., tuple[Tensor, Tensor | None]]
+"""``solver(x, degree, complete, **parameters) -> (y, w)``: both stacked in full, orders 0 … degree.
+
+w's last coefficient is needed by reverse mode alone: it may be left out unless ``complete``.
+"""
+
+
+def elementwise(
+    name: str, x: Tensor, orders: tuple[int, ...], degree: int, **parameters: float
+) -> Tensor:
+    """f applied to a series: all coefficients 0 … degree, shape (degree + 1, …).
+
+    ``name`` is one of `ELEMENTWISE`. Differentiable once with respect to ``x``.
+    """
+    return _apply(_Elementwise, x, orders, degree, ELEMENTWISE[name], parameters)
+
+
+def product(
+    a: Tensor, a_orders: tuple[int, ...], b: Tensor, b_orders: tuple[int, ...], degree: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The elementwise product of two series (Cauchy), with broadcasting, and its orders."""
+    orders = tuple(sorted({i + j for i in a_orders for j in b_orders if i + j <= degree}))
+    return _apply(_Product, a, a_orders, b, b_orders, orders), orders
+
+
+def softmax(x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
+    """Softmax of a series along ``dim`` (negative): all coefficients."""
+    return _apply(_Softmax, x, orders, degree, dim)
+
+
+def logsumexp(x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
+    """log Σ exp of a series along ``dim`` (negative), which is kept with size 1: all coefficients."""
+    return _apply(_LogSumExp, x, orders, degree, dim)
+
+
+def add_to_first(x: Tensor, constant: Tensor) -> Tensor:
+    """``constant`` added to coefficient 0, in place."""
+    return _apply(_AddToFirst, x, constant)
+
+
+def _apply(function: Any, *args: Any) -> Tensor:
+    return cast("Tensor", function.apply(*args))
+
+
+# --- arithmetic on coefficients ---------------------------------------------------------------------
+
+
+def _listed(x: Tensor, orders: Sequence[int], degree: int) -> Coefficients:
+    result: Coefficients = [None] * (degree + 1)
+    for place, order in enumerate(orders):
+        result[order] = x[place]
+    return result
+
+
+Term = tuple[Tensor | None, Tensor | None, float]
+
+
+def _sum_into(out: Tensor, terms: Iterable[Term]) -> Tensor:
+    """out = Σ c·a·b, fused and in place; terms with a structural zero cost nothing."""
+    empty = True
+    for a, b, c in terms:
+        if a is None or b is None:
+            continue
+        if not empty:
+            out.addcmul_(a, b, value=c)
+        elif c == 1:
+            torch.mul(a, b, out=out)
+        else:
+            torch.addcmul(out.new_zeros(()), a, b, value=c, out=out)
+        empty = False
+    return out.zero_() if empty else out
+
+
+def _integral(out: Tensor, x: Indexable, w: Indexable, n: int) -> None:
+    """y_n = (1/n) Σ_{k=1…n} k x_k w_{n−k}, from y' = w·x'."""
+    _sum_into(out, ((x[k], w[n - k], k / n) for k in range(1, n + 1)))
+
+
+def _cauchy(a: Sequence[Tensor | None], b: Sequence[Tensor | None], n: int) -> Iterable[Term]:
+    return ((a[i], b[n - i], 1.0) for i in range(n + 1))
+
+
+def _square(a: Sequence[Tensor | None], n: int, factor: float = 1.0) -> Iterable[Term]:
+    """The terms of coefficient n of a², each mixed pair once."""
+    for i in range(n // 2 + 1):
+        yield a[i], a[n - i], factor * (1 if 2 * i == n else 2)
+
+
+def _empty(x: Coefficients, degree: int) -> Tensor:
+    first = cast("Tensor", x[0])
+    return torch.empty((degree + 1, *first.shape), dtype=first.dtype, device=first.device)
+
+
+# --- elementwise functions --------------------------------------------------------------------------
+
+
+def _tanh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = 1 − y²."""
+    y = _empty(x, degree)
+    w = _empty(x, degree if complete else max(degree - 1, 0))
+    torch.tanh(cast("Tensor", x[0]), out=y[0])
+    torch.addcmul(y.new_ones(()), y[0], y[0], value=-1, out=w[0])
+    slope = -2 * y[0] if len(w) > 1 else None
+    for n in range(1, degree + 1):
+        _integral(y[n], x, w, n)
+        if n < len(w):
+            torch.mul(cast("Tensor", slope), y[n], out=w[n])
+            _add_inner_square(w[n], y, n, -1.0)
+    return y, w
+
+
+def _add_inner_square(out: Tensor, y: Tensor, n: int, factor: float) -> None:
+    """out += factor · Σ_{0<i<n} y_i y_{n−i}."""
+    for i in range(1, n // 2 + 1):
+        out.addcmul_(y[i], y[n - i], value=factor * (1 if 2 * i == n else 2))
+
+
+def _sigmoid(
+    x: Coefficients, degree: int, complete: bool, *, saturated: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """w = y(1 − y), with 1 − y as sigmoid(−x): both tails keep their relative precision.
+
+    Where ``saturated``, y is 1 and constant.
+    """
+    y = _empty(x, degree)
+    w = _empty(x, degree)
+    start = cast("Tensor", x[0])
+    torch.sigmoid(start, out=y[0])
+    complement = torch.sigmoid(-start)
+    if saturated is not None:
+        y[0].masked_fill_(saturated, 1.0)
+        complement.masked_fill_(saturated, 0.0)
+    torch.mul(y[0], complement, out=w[0])
+    slope = complement - y[0]
+    for n in range(1, degree + 1):
+        _integral(y[n], x, w, n)
+        if n < degree or complete:
+            torch.mul(slope, y[n], out=w[n])
+            _add_inner_square(w[n], y, n, -1.0)
+    return y, w
+
+
+def _softplus(
+    x: Coefficients, degree: int, complete: bool, *, beta: float = 1.0, threshold: float = 20.0
+) -> tuple[Tensor, Tensor]:
+    """log(1 + exp βx)/β; w = sigmoid(βx). Above ``threshold`` it is x itself, as torch has it."""
+    start = cast("Tensor", x[0])
+    scaled = x if beta == 1 else [None if c is None else beta * c for c in x]
+    saturated = None if math.isinf(threshold) else cast("Tensor", scaled[0]) > threshold
+    w, _ = _sigmoid(scaled, degree, False, saturated=saturated)
+    y = _empty(x, degree)
+    if math.isinf(threshold):
+        torch.logaddexp(beta * start, start.new_zeros(()), out=y[0]).div_(beta)
+    else:
+        y[0] = torch.nn.functional.softplus(start, beta, threshold)
+    for n in range(1, degree + 1):
+        _integral(y[n], x, w, n)
+    return y, w
+
+
+def _silu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+    """y = x·s, s = sigmoid(x); w = s + x·s(1 − s)."""
+    s, s_slope = _sigmoid(x, degree, complete)
+    return _times_argument(x, s, s_slope, degree, complete)
+
+
+def _gelu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+    """y = x·Φ(x); w = Φ + x·φ."""
+    density = _normal_density(x, degree)
+    start = cast("Tensor", x[0])
+    cumulative = _empty(x, degree)
+    torch.special.ndtr(start, out=cumulative[0])
+    for n in range(1, degree + 1):
+        _integral(cumulative[n], x, density, n)
+    return _times_argument(x, cumulative, density, degree, complete)
+
+
+def _times_argument(
+    x: Coefficients, g: Tensor, g_slope: Tensor, degree: int, complete: bool
+) -> tuple[Tensor, Tensor | None]:
+    """y = x·g(x), w = g + x·g'(x)."""
+    y = _empty(x, degree)
+    w = _empty(x, degree) if complete else None
+    for n in range(degree + 1):
+        _sum_into(y[n], _cauchy(x, list(g), n))
+        if w is not None:
+            _sum_into(w[n], _cauchy(x, list(g_slope), n)).add_(g[n])
+    return y, w
+
+
+def _normal_density(x: Coefficients, degree: int) -> Tensor:
+    """exp(−x²/2)/√(2π)."""
+    half_square = _empty(x, degree)
+    for n in range(degree + 1):
+        _sum_into(half_square[n], _square(x, n, -0.5))
+    density, _ = _exp(list(half_square), degree, False)
+    return density.mul_(1 / math.sqrt(2 * math.pi))
+
+
+def _erf(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = 2/√π exp(−x²)."""
+    root = math.sqrt(2)
+    w = _normal_density([None if c is None else root * c for c in x], degree)
+    w.mul_(2 * root)
+    y = _empty(x, degree)
+    torch.erf(cast("Tensor", x[0]), out=y[0])
+    for n in range(1, degree + 1):
+        _integral(y[n], x, w, n)
+    return y, w
+
+
+def _exp(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = y."""
+    y = _empty(x, degree)
+    torch.exp(cast("Tensor", x[0]), out=y[0])
+    for n in range(1, degree + 1):
+        _integral(y[n], x, y, n)
+    return y, y
+
+
+def _elu(
+    x: Coefficients, degree: int, complete: bool, *, alpha: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """x above zero, α(eˣ − 1) below; w = 1 or αeˣ."""
+    start = cast("Tensor", x[0])
+    above = start > 0
+    below = list(x)
+    below[0] = start.clamp(max=0)
+    y, _ = _exp(below, degree, complete)
+    y.mul_(alpha)
+    w = y.clone()
+    y[0] = torch.where(above, start, alpha * torch.expm1(cast("Tensor", below[0])))
+    w[0].masked_fill_(above, 1.0)
+    for n in range(1, degree + 1):
+        w[n].masked_fill_(above, 0.0)
+        linear = x[n]
+        if linear is None:
+            y[n].masked_fill_(above, 0.0)
+        else:
+            torch.where(above, linear, y[n], out=y[n])
+    return y, w
+
+
+def _power(
+    x: Coefficients, degree: int, complete: bool, *, exponent: float
+) -> tuple[Tensor, Tensor | None]:
+    """x^p by x·y' = p·y·x'; w = p x^(p−1). Natural exponents by products: they may start at 0."""
+    if exponent == 0:
+        y = torch.zeros_like(_empty(x, degree))
+        y[0] = 1.0
+        return y, torch.zeros_like(y)
+    if exponent == int(exponent) and 0 < exponent <= 64:
+        return _natural_power(x, degree, int(exponent))
+    y = _raised(x, degree, exponent)
+    w = _raised(x, degree, exponent - 1).mul_(exponent) if complete else None
+    return y, w
+
+
+def _raised(x: Coefficients, degree: int, exponent: float) -> Tensor:
+    start = cast("Tensor", x[0])
+    y = _empty(x, degree)
+    torch.pow(start, exponent, out=y[0])
+    inverse = start.reciprocal()
+    for n in range(1, degree + 1):
+        terms = ((x[k], y[n - k], (k * exponent - (n - k)) / n) for k in range(1, n + 1))
+        _sum_into(y[n], terms).mul_(inverse)
+    return y
+
+
+def _natural_power(x: Coefficients, degree: int, exponent: int) -> tuple[Tensor, Tensor]:
+    below = torch.zeros_like(_empty(x, degree))
+    below[0] = 1.0
+    y = below
+    for step in range(exponent):
+        below, y = y, _empty(x, degree)
+        for n in range(degree + 1):
+            left = x if step == 0 else list(below)
+            right = [below[0]] + [None] * degree if step == 0 else x
+            _sum_into(y[n], _cauchy(left, right, n))
+    return y, exponent * below
+
+
+def _log(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = 1/x."""
+    w = _raised(x, degree, -1.0)
+    y = _empty(x, degree)
+    torch.log(cast("Tensor", x[0]), out=y[0])
+    for n in range(1, degree + 1):
+        _integral(y[n], x, w, n)
+    return y, w
+
+
+def _sin_cos(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
+    start = cast("Tensor", x[0])
+    sine, cosine = _empty(x, degree), _empty(x, degree)
+    torch.sin(start, out=sine[0])
+    torch.cos(start, out=cosine[0])
+    for n in range(1, degree + 1):
+        _integral(sine[n], x, cosine, n)
+        _sum_into(cosine[n], ((x[k], sine[n - k], -k / n) for k in range(1, n + 1)))
+    return sine, cosine
+
+
+def _sin(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = cos x."""
+    return _sin_cos(x, degree)
+
+
+def _cos(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+    """w = −sin x."""
+    sine, cosine = _sin_cos(x, degree)
+    return cosine, -sine if complete else None
+
+
+ELEMENTWISE: dict[str, Solver] = {
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "softplus": _softplus,
+    "silu": _silu,
+    "gelu": _gelu,
+    "erf": _erf,
+    "exp": _exp,
+    "elu": _elu,
+    "pow": _power,
+    "log": _log,
+    "sin": _sin,
+    "cos": _cos,
+}
+
+
+# --- reverse mode -----------------------------------------------------------------------------------
+
+
+def _correlate(
+    gradient: Tensor, orders: Sequence[int], w: Coefficients, wanted: Sequence[int], like: Tensor
+) -> Tensor:
+    """x̄_k = Σ_n ȳ_n w_{n−k} for the wanted orders k, where δy = w·δx; broadcast axes are summed."""
+    result = torch.empty((len(wanted), *like.shape[1:]), dtype=like.dtype, device=like.device)
+    shape = gradient.shape[1:]
+    for place, k in enumerate(wanted):
+        terms = [(gradient[i], w[n - k], 1.0) for i, n in enumerate(orders) if 0 <= n - k < len(w)]
+        if shape == result.shape[1:]:
+            _sum_into(result[place], terms)
+        else:
+            full = torch.empty(shape, dtype=like.dtype, device=like.device)
+            result[place] = _sum_into(full, terms).sum_to_size(result.shape[1:])
+    return result
+
+
+class _Elementwise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        orders: tuple[int, ...],
+        degree: int,
+        solver: Solver,
+        parameters: dict[str, float],
+    ) -> Tensor:
+        needed = ctx.needs_input_grad[0]
+        y, w = solver(_listed(x, orders, degree), degree, needed, **parameters)
+        if needed:
+            ctx.orders, ctx.degree = orders, degree
+            ctx.save_for_backward(x, w)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        everything = range(ctx.degree + 1)
+        return _correlate(gradient, everything, list(w), ctx.orders, x), None, None, None, None
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        a: Tensor,
+        a_orders: tuple[int, ...],
+        b: Tensor,
+        b_orders: tuple[int, ...],
+        orders: tuple[int, ...],
+    ) -> Tensor:
+        degree = orders[-1]
+        first = _listed(a, [o for o in a_orders if o <= degree], degree)
+        second = _listed(b, [o for o in b_orders if o <= degree], degree)
+        shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])
+        kind = torch.result_type(a, b)
+        out = torch.empty((len(orders), *shape), dtype=kind, device=a.device)
+        same = a is b
+        for place, n in enumerate(orders):
+            _sum_into(out[place], _square(first, n) if same else _cauchy(first, second, n))
+        ctx.orders = (a_orders, b_orders, orders)
+        ctx.save_for_backward(a, b)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        a_orders, b_orders, orders = ctx.orders
+        degree = max(orders[-1], a_orders[-1], b_orders[-1])
+        to_a = to_b = None
+        if ctx.needs_input_grad[0]:
+            to_a = _correlate(gradient, orders, _listed(b, b_orders, degree), a_orders, a)
+        if ctx.needs_input_grad[2]:
+            to_b = _correlate(gradient, orders, _listed(a, a_orders, degree), b_orders, b)
+        return to_a, None, to_b, None, None
+
+
+def _solve_softmax(x: Coefficients, degree: int, dim: int) -> tuple[Tensor, Tensor]:
+    """p = softmax(x) and l = log Σ exp x by l' = ⟨p, x'⟩ and p' = p·(x' − l')."""
+    start = cast("Tensor", x[0])
+    p = _empty(x, degree)
+    l0 = torch.logsumexp(start, dim, keepdim=True)
+    log_sum = torch.empty((degree + 1, *l0.shape), dtype=l0.dtype, device=l0.device)
+    log_sum[0] = l0
+    p[0] = torch.softmax(start, dim)
+    rest = torch.empty_like(p)  # x − l, from order 1 on
+    for n in range(1, degree + 1):
+        _integral(p[n], x, p, n)  # as scratch: (1/n) Σ k x_k p_{n−k}
+        torch.sum(p[n], dim, keepdim=True, out=log_sum[n])
+        linear = x[n]
+        if linear is None:
+            rest[n] = -log_sum[n]
+        else:
+            torch.sub(linear, log_sum[n], out=rest[n])
+        _integral(p[n], list(rest), p, n)
+    return p, log_sum
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
+        p, _ = _solve_softmax(_listed(x, orders, degree), degree, dim)
+        ctx.orders, ctx.degree, ctx.dim = orders, degree, dim
+        ctx.save_for_backward(x, p)
+        return p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """δp = p·(δx − ⟨p, δx⟩)."""
+        x, p = ctx.saved_tensors
+        everything = range(ctx.degree + 1)
+        direct = _correlate(gradient, everything, list(p), everything, p)
+        common = direct.sum(ctx.dim, keepdim=True)
+        result = direct[list(ctx.orders)]
+        result -= _correlate(common.expand_as(p), everything, list(p), ctx.orders, x)
+        return result, None, None, None
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
+        p, log_sum = _solve_softmax(_listed(x, orders, degree), degree, dim)
+        ctx.orders, ctx.degree = orders, degree
+        ctx.save_for_backward(x, p)
+        return log_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """δl = ⟨p, δx⟩."""
+        x, p = ctx.saved_tensors
+        everything = range(ctx.degree + 1)
+        spread = gradient.expand_as(p)
+        return _correlate(spread, everything, list(p), ctx.orders, x), None, None, None
+
+
+class _AddToFirst(torch.autograd.Function):
+    """Plain autograd would copy the whole gradient for an in-place change of a part."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constant: Tensor) -> Tensor:
+        ctx.shape = constant.shape
+        ctx.mark_dirty(x)
+        x[0] += constant
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        constant = gradient[0].sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
+        return gradient, constant
