@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 
-__all__ = ["Jet", "Tally", "derivatives", "jet", "log_factorials", "taylor"]
+__all__ = ["Jet", "Tally", "derivatives", "is_piecewise_linear", "jet", "log_factorials", "taylor"]
 
 Function = Callable[[Any], Any]
 
@@ -108,6 +108,15 @@ def taylor(
     if work is not None:
         work.forward += tally.passes(order) * len(points)
     return result if shape is None else result.unflatten(1, shape)
+
+
+def is_piecewise_linear(function: Function, points: Tensor) -> bool:
+    """Whether every derivative above the first is structurally zero, as in ReLU networks."""
+    tally = Tally()
+    start = Jet(torch.stack([points, torch.ones_like(points)]), (0, 1), 2, tally)
+    with repeatedly_differentiable(), torch.no_grad():
+        result = function(start)
+    return not isinstance(result, Jet) or result.orders[-1] <= 1
 
 
 def _in_chunks(

@@ -1,78 +1,172 @@
-"""The input-space curvature rate λ of arXiv:2511.01438."""
+"""The input-space curvature rate λ of arXiv:2511.01438, in each of its definitions."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.autodiff.directional import directional_derivatives
+from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, taylor
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Subject, per_sample_loss
+from sharpbench.subject import Subject
 
-__all__ = ["CurvatureRate"]
+__all__ = ["PROTOCOLS", "CurvatureRate", "growth_rate"]
+
+Fit = Literal["least_squares", "endpoints", "log_corrected"]
+Target = Literal["loss", "predicted_loss", "max_logit", "margin"]
+Protocol = Literal["custom", "paper_two_moons", "paper_mnist", "paper_table2", "recommended"]
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    # arXiv:2511.01438 §5.2 with its code: the loss near the boundary, two unit directions.
+    "paper_two_moons": {
+        "points": "boundary",
+        "band": (0.45, 0.65),
+        "samples": "all",
+        "floor": 1e-12,
+    },
+    # §5.3–5.5 with its code (which fits orders 1–4, not the 2–4 of the text).
+    "paper_mnist": {"samples": 1000, "floor": 1e-12},
+    # §5.6, Table 2: a third estimator, the slope of each point between the outer orders.
+    "paper_table2": {
+        "points": "class_pair",
+        "band": (0.3, 0.7),
+        "samples": "all",
+        "directions": 1,
+        "fit": "endpoints",
+        "smallest_gradient": 1e-8,
+    },
+    # Directions whose length doesn't shrink with the dimension, no floor, more of both.
+    "recommended": {"direction_law": "gaussian", "directions": 4, "samples": 1000},
+}
+
+_BOOTSTRAP = 200
+_CHUNK = 256
 
 
 @metrics.register
 @dataclass(frozen=True)
 class CurvatureRate(Metric):
-    """Input-space curvature rate λ: how fast the loss's input derivatives grow with their order.
+    """Input-space curvature rate λ: how fast the input derivatives grow with their order.
 
-    For each point x and random direction u (unit ℓ₂ norm) the directional derivatives
-    dₙ = Dⁿℓ(x)[u, …, u] of the loss of that point are taken exactly; yₙ is the mean of log|dₙ| over
-    points and directions, and λ is the slope of the least-squares line through (n, yₙ). This is
-    what the paper's code computes; no factor n! is divided out.
+    For a point x and a random direction u, dₙ = Dⁿf(x)[u, …, u] of a scalar f (by default the loss
+    of that point) are taken exactly, all orders in one Taylor-mode pass. yₙ is the logarithm of a
+    mean of |dₙ| over points and directions; λ is the slope of a line through (n, yₙ).
 
-    The unit of λ is 1/order; scaling the input by 1/c adds log c. Since λ is a linear function of
-    the log|dₙ|, its standard error is that of the mean of the per-point slopes.
+    The unit of λ is 1/order: with the input scaled by 1/c it grows by log c. It depends on the range
+    of orders: for analytic networks the raw slope grows without bound with it, since the derivatives
+    grow like n!. The standard error is a bootstrap over the points.
 
-    Parameters: ``orders`` fitted; ``directions`` a point; ``samples`` points drawn from ``split``
-    ("all": every one); ``points`` = "all", or "boundary": those whose largest predicted probability lies
-    in ``band``, else the ``samples`` points nearest to its centre (recorded in the details);
-    ``floor`` puts |dₙ| up to at least this (the paper's code: 1e-12, which biases λ upward for
-    confident networks; None: points with a vanishing derivative are dropped and counted).
+    Parameters:
+    ``protocol`` sets the others together: ``paper_two_moons``, ``paper_mnist``, ``paper_table2`` are
+    the three estimators in the paper's code, ``recommended`` is dimension-free. A parameter that you
+    set to something else than its default wins over the protocol.
+    ``orders`` fitted.
+    ``target`` f: ``loss``, ``predicted_loss`` (the cross-entropy of the predicted class),
+    ``max_logit``, ``margin`` (z_y − max of the others), or the number of a logit.
+    ``points``: ``all``; ``boundary``: those whose largest predicted probability lies in ``band``,
+    else the ``nearest`` many to its centre (recorded); ``class_pair``: in the band and with a label
+    in ``pair``. ``samples`` of them, drawn from ``split``.
+    ``directions`` a point, by ``direction_law``: ``sphere`` (unit length, as the paper),
+    ``gaussian`` (N(0, 1) entries: no −½ log d), ``gradient`` (the unit gradient of f).
+    ``norm``: ``geometric_mean`` (the mean of log|dₙ|, as the paper's code), ``rms``, or
+    ``frobenius``: independent Gaussian directions in the n slots, E(Dⁿf[u₁, …, uₙ])² = ‖Dⁿf‖²_F.
+    ``normalization`` ``factorial`` divides dₙ by n!: then λ → −log R, R the radius of convergence.
+    ``fit``: ``least_squares``, weighted by 1/(1 + ``weight_decay`` n); ``endpoints``: the outer orders alone;
+    ``log_corrected``: α of β + αn + κ log n.
+    ``floor`` puts |dₙ| up to at least this (the paper: 1e-12, which biases λ upward for confident
+    networks). ``smallest_gradient`` drops points with a smaller |d₁|. Points with a vanishing
+    derivative have no logarithm: dropped and counted.
     """
 
     name = "curvature_rate"
     title = "curvature rate λ"
-    version = 1
+    version = 2
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = frozenset({"neuron_rescaling", "neuron_permutation"})
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
+    target: Target | int = "loss"
     directions: int = 2
+    direction_law: Literal["sphere", "gaussian", "gradient"] = "sphere"
+    norm: Literal["geometric_mean", "rms", "frobenius"] = "geometric_mean"
+    normalization: Literal["none", "factorial"] = "none"
+    fit: Fit = "least_squares"
+    weight_decay: float = 0.0
     samples: Count = 512
     split: Literal["train", "test"] = "test"
-    points: Literal["all", "boundary"] = "all"
+    points: Literal["all", "boundary", "class_pair"] = "all"
     band: tuple[float, float] = (0.45, 0.65)
+    pair: tuple[int, int] = (0, 1)
+    nearest: int = 600
     floor: float | None = None
+    smallest_gradient: float = 0.0
     dtype: Dtype = "float64"
+    protocol: Protocol = "custom"
 
     def __post_init__(self) -> None:
-        if len(set(self.orders)) < 2 or min(self.orders) < 1:
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        for key, value in PROTOCOLS.get(self.protocol, {}).items():
+            if getattr(self, key) == defaults[key]:
+                object.__setattr__(self, key, value)
+        needed = 3 if self.fit == "log_corrected" else 2
+        if len(set(self.orders)) < needed or min(self.orders) < 1:
             raise ValueError(
-                f"orders needs at least two different orders ≥ 1 to fit a slope, got "
+                f"orders needs at least {needed} different orders ≥ 1 for the fit {self.fit!r}, got "
                 f"{list(self.orders)}"
             )
-        if self.directions < 1:
-            raise ValueError(f"directions must be at least 1, got {self.directions}")
+        for key in ("directions", "nearest"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         check_count("samples", self.samples)
         if not 0 <= self.band[0] < self.band[1] <= 1:
             raise ValueError(f"band must be two rising probabilities, got {list(self.band)}")
         if self.floor is not None and not self.floor > 0:
             raise ValueError(f"floor must be positive or None, got {self.floor}")
+        if self.weight_decay < 0 or self.smallest_gradient < 0:
+            raise ValueError("weight_decay and smallest_gradient must not be negative")
+        if isinstance(self.target, int) and self.target < 0:
+            raise ValueError(f"a logit is named by its number from 0, got {self.target}")
+        if self.norm == "frobenius" and max(self.orders) > 8:
+            raise ValueError("norm 'frobenius' takes 2ⁿ⁻¹ passes for order n: at most order 8")
+        if self.norm == "frobenius" and self.direction_law == "gradient":
+            raise ValueError("norm 'frobenius' needs random directions, not the gradient's")
+
+    @property
+    def label(self) -> str:
+        """As for every plug-in, but what the protocol sets is not told again."""
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        kept = {
+            key: defaults[key]
+            for key, value in PROTOCOLS.get(self.protocol, {}).items()
+            if getattr(self, key) == value
+        }
+        if not kept:
+            return super().label
+        plain = dataclasses.replace(self, protocol="custom", **kept).label
+        inner = plain.partition("(")[2].rstrip(")")
+        return f"{self.name}({', '.join(filter(None, [f'protocol={self.protocol}', inner]))})"
 
     def unsupported(self, subject: Subject) -> str | None:
-        if self.points == "boundary" and subject.task != "classification":
-            return "boundary points need predicted probabilities, and this is a regression"
+        if subject.task != "classification":
+            if self.points != "all":
+                return (
+                    f"{self.points} points need predicted probabilities, and this is a regression"
+                )
+            if self.target in {"predicted_loss", "max_logit", "margin"}:
+                return f"the target {self.target!r} needs classes, and this is a regression"
         return None
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
@@ -80,137 +174,243 @@ class CurvatureRate(Metric):
         model = subject.working_model(dtype)
         work = Work()
         inputs, targets, chosen = self._points(subject, model, dtype, work, seed)
-        logs = self._log_derivatives(subject, model, inputs, targets, work, seed)
-        kept = torch.isfinite(logs).all(1)
-        if not kept.any():
+        scalar = self._scalar(subject, model)
+        logs = self._log_derivatives(scalar, inputs, targets, work, seed)
+        if torch.isnan(logs).any() or torch.isposinf(logs).any():
+            bad = (torch.isnan(logs) | torch.isposinf(logs)).any(1).any(0)
+            first = next(n for n, b in zip(self.orders, bad, strict=True) if b)
+            raise MetricFailed(f"the derivative of order {first} is not finite")
+        kept = torch.ones(len(logs), dtype=torch.bool, device=logs.device)
+        if self.norm == "geometric_mean":
+            kept &= torch.isfinite(logs).all(2).all(1)
+        if self.smallest_gradient and 1 in self.orders:
+            first_order = logs[:, :, self.orders.index(1)]
+            kept &= (first_order > math.log(self.smallest_gradient)).all(1)
+        if not kept.any() or not torch.isfinite(logs[kept]).any(1).any(0).all():
             raise MetricFailed(
                 f"no point has finite, non-zero derivatives of all orders {list(self.orders)}: "
                 "the loss is flat, saturated or not finite there"
             )
-        logs = logs[kept]
-        weights = _slope_weights(self.orders).to(logs)
-        slopes = logs @ weights
-        means = logs.mean(0)
+        points = self._over_directions(logs[kept]).double().cpu()
+        if self.normalization == "factorial":
+            points -= log_factorials(max(self.orders))[list(self.orders)]
+        one = torch.ones(1, len(points), dtype=torch.float64) / len(points)
+        y = self._over_points(points, one)
+        slope, residual = growth_rate(self.orders, y, self.fit, self.weight_decay)
+        resampled = self._over_points(points, _bootstrap(len(points), seed))
+        slopes, _ = growth_rate(self.orders, resampled, self.fit, self.weight_decay)
+        several = len(points) > 1
         return Measurement(
-            value=float(slopes.mean()),
-            standard_error=_standard_error(slopes),
+            value=float(slope),
+            standard_error=float(slopes.std()) if several else None,
             samples=len(inputs),
             work=work,
             details={
                 "orders": list(self.orders),
-                "log_derivative": means.tolist(),
-                "log_derivative_standard_error": [_standard_error(c) for c in logs.T],
-                "residual_rms": _fit_residual(self.orders, means),
+                "log_derivative": y[0].tolist(),
+                "log_derivative_standard_error": resampled.std(0).tolist() if several else None,
+                "residual_rms": float(residual),
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
+                "piecewise_linear": is_piecewise_linear(model, inputs[:1]),
                 **chosen,
             },
         )
+
+    # --- where ----------------------------------------------------------------------------------
 
     def _points(
         self, subject: Subject, model: nn.Module, dtype: torch.dtype, work: Work, seed: int
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         inputs, targets = subject.data(self.split)
-        inputs = inputs.to(dtype)
-        if self.points == "boundary":
+        chosen: dict[str, Any] = {}
+        if self.points != "all":
             with torch.no_grad():
-                confidence = model(inputs).softmax(1).max(1).values
+                confidence = torch.cat(
+                    [model(x.to(dtype)).softmax(1).max(1).values for x in inputs.split(1024)]
+                )
             work.forward += len(inputs)
             inside = (confidence >= self.band[0]) & (confidence <= self.band[1])
+            if self.points == "class_pair":
+                inside &= (targets == self.pair[0]) | (targets == self.pair[1])
+                if not inside.any():
+                    raise MetricFailed(
+                        f"no point of the classes {list(self.pair)} has its largest probability in "
+                        f"{list(self.band)}"
+                    )
             found = int(inside.sum())
             if found:
                 inputs, targets = inputs[inside], targets[inside]
             else:
                 nearest = (confidence - sum(self.band) / 2).abs().argsort(stable=True)
-                nearest = nearest[: len(nearest) if self.samples == "all" else self.samples]
-                inputs, targets = inputs[nearest], targets[nearest]
+                inputs, targets = inputs[nearest[: self.nearest]], targets[nearest[: self.nearest]]
             chosen = {"points_in_band": found, "fallback_to_nearest": found == 0}
-        else:
-            chosen = {}
         inputs, targets = sampled((inputs, targets), self.samples, seed=derive_seed(seed, "points"))
         if targets.is_floating_point():
             targets = targets.to(dtype)
-        return inputs, targets, chosen
+        return inputs.to(dtype), targets, chosen
+
+    # --- what -----------------------------------------------------------------------------------
+
+    def _scalar(self, subject: Subject, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        """The scalar of a point that is differentiated, (N,)."""
+
+        def target(x: Tensor, y: Tensor) -> Tensor:
+            outputs: Tensor = model(x)
+            if self.target == "loss":
+                return subject.losses(outputs, y)
+            if isinstance(self.target, int):
+                if self.target >= outputs.shape[1]:
+                    raise MetricFailed(
+                        f"the network has no output {self.target}, it has {outputs.shape[1]}"
+                    )
+                return outputs[:, self.target]
+            best = outputs.argmax(1)
+            if self.target == "predicted_loss":
+                return F.cross_entropy(outputs, best, reduction="none")
+            if self.target == "max_logit":
+                return outputs.gather(1, best.unsqueeze(1)).squeeze(1)
+            own = outputs.gather(1, y.unsqueeze(1))
+            mask = F.one_hot(y, outputs.shape[1]).bool()
+            return own.squeeze(1) - outputs.masked_fill(mask, -math.inf).max(1).values
+
+        return target
 
     def _log_derivatives(
         self,
-        subject: Subject,
-        model: nn.Module,
+        scalar: Callable[[Tensor, Tensor], Tensor],
         inputs: Tensor,
         targets: Tensor,
         work: Work,
         seed: int,
     ) -> Tensor:
-        """log|dₙ| averaged over the directions, (N, orders)."""
+        """log|dₙ|, (N, directions, orders)."""
         generator = torch_generator(derive_seed(seed, "directions"))
-        total = torch.zeros(len(inputs), len(self.orders), dtype=inputs.dtype, device=inputs.device)
-        for _ in range(self.directions):
-            noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-            unit = noise / noise.flatten(1).norm(dim=1).view(-1, *[1] * (noise.ndim - 1))
-            derivatives = self._derivatives(subject, model, inputs, targets, unit.to(inputs), work)
-            magnitude = derivatives[list(self.orders)].abs()
-            if self.floor is not None:
-                magnitude = magnitude.clamp_min(self.floor)
-            total += magnitude.log().T
-        return total / self.directions
+        shifts = log_factorials(max(self.orders)).to(inputs)[list(self.orders)]
+        repeats = 1 if self.direction_law == "gradient" else self.directions
+        collected = []
+        for _ in range(repeats):
+            if self.norm == "frobenius":
+                logs = self._log_mixed(scalar, inputs, targets, work, generator)
+            else:
+                u = self._direction(scalar, inputs, targets, work, generator)
+                c = _coefficients(scalar, inputs, targets, u, max(self.orders), work)
+                logs = c[list(self.orders)].abs().log().T + shifts
+            collected.append(logs)
+        stacked = torch.stack(collected, 1)
+        return stacked if self.floor is None else stacked.clamp_min(math.log(self.floor))
 
-    def _derivatives(
+    def _direction(
         self,
-        subject: Subject,
-        model: nn.Module,
+        scalar: Callable[[Tensor, Tensor], Tensor],
         inputs: Tensor,
         targets: Tensor,
-        directions: Tensor,
         work: Work,
+        generator: torch.Generator,
     ) -> Tensor:
-        chunk = 256
-        pieces = []
-        for x, y, u in zip(
-            inputs.split(chunk), targets.split(chunk), directions.split(chunk), strict=True
-        ):
+        if self.direction_law == "gradient":
+            x = inputs.clone().requires_grad_()
+            (drawn,) = torch.autograd.grad(scalar(x, targets).sum(), x)
+            work.gradient += len(x)
+        else:
+            drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+            if self.direction_law == "gaussian":
+                return drawn.to(inputs)
+        unit: Tensor = drawn / drawn.flatten(1).norm(dim=1).view(-1, *[1] * (drawn.ndim - 1))
+        return unit.to(inputs)
 
-            def loss(points: Tensor, y: Tensor = y) -> Tensor:
-                outputs = model(points)
-                if subject.loss is per_sample_loss("classification"):
-                    return _cross_entropy_of_margins(outputs, y)
-                return subject.losses(outputs, y)
+    def _log_mixed(
+        self,
+        scalar: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        work: Work,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """log|Dⁿf[u₁, …, uₙ]| with independent uᵢ by polarisation, (N, orders).
 
-            pieces.append(
-                directional_derivatives(loss, x, u, max(self.orders), work=work, chunk=chunk)
-            )
-        return torch.cat(pieces, dim=1)
+        Dⁿf[u₁, …, uₙ] = 2^(1−n) Σ_ε (Π ε) cₙ(u₁ + ε₂u₂ + … + εₙuₙ), cₙ the normalised coefficient.
+        """
+        draws = [
+            self._direction(scalar, inputs, targets, work, generator)
+            for _ in range(max(self.orders))
+        ]
+        columns = []
+        for n in self.orders:
+            total = torch.zeros(len(inputs), dtype=inputs.dtype, device=inputs.device)
+            for signs in itertools.product((1, -1), repeat=n - 1):
+                u = draws[0].clone()
+                for sign, other in zip(signs, draws[1:n], strict=True):
+                    u += sign * other
+                c = _coefficients(scalar, inputs, targets, u, n, work)
+                total += math.prod(signs) * c[n]
+            columns.append((total / 2 ** (n - 1)).abs().log())
+        return torch.stack(columns, 1)
+
+    # --- the means and their slope ----------------------------------------------------------------
+
+    def _over_directions(self, logs: Tensor) -> Tensor:
+        if self.norm == "geometric_mean":
+            return logs.mean(1)
+        return 0.5 * (torch.logsumexp(2 * logs, 1) - math.log(logs.shape[1]))
+
+    def _over_points(self, points: Tensor, weights: Tensor) -> Tensor:
+        """yₙ for each row of weights (B, N) over the points, (B, orders)."""
+        if self.norm == "geometric_mean":
+            return weights @ points
+        top = points.max(0).values
+        return 0.5 * (weights @ (2 * (points - top)).exp()).log() + top
 
 
-def _cross_entropy_of_margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy as log(1 + exp m), m = logsumexp over the other classes of z_c − z_y.
+def growth_rate(
+    orders: tuple[int, ...], y: Tensor, fit: Fit = "least_squares", weight_decay: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Slope of yₙ against n for each row of ``y`` (…, orders), and the residual's root mean square.
 
-    The same function as −log softmax, but its derivatives keep their relative precision for
-    confident points: p_y − 1 cancels once the margin exceeds 36 in float64, and λ would then be the
-    growth rate of rounding errors.
+    ``least_squares`` and ``log_corrected`` (regressors 1, n, log n) weight order n by
+    1/(1 + ``weight_decay`` n); ``endpoints`` joins the lowest and the highest order.
     """
-    classes = outputs.shape[1]
-    shift = torch.arange(1, classes, device=outputs.device)
-    others = (targets.unsqueeze(1) + shift) % classes
-    differences = outputs.gather(1, others) - outputs.gather(1, targets.unsqueeze(1))
-    margin = differences.logsumexp(1)
-    return torch.logaddexp(margin, torch.zeros_like(margin))
-
-
-def _slope_weights(orders: tuple[int, ...]) -> Tensor:
-    """w with w·y = slope of the least-squares line through (orders, y)."""
     n = torch.tensor(orders, dtype=torch.float64)
-    centred = n - n.mean()
-    return centred / centred.square().sum()
+    columns = [torch.ones_like(n), n]
+    if fit == "log_corrected":
+        columns.append(n.log())
+    design = torch.stack(columns, 1)
+    weights = 1 / (1 + weight_decay * n)
+    if fit == "endpoints":
+        weights = ((n == n.min()) | (n == n.max())).double()
+    root = weights.sqrt()
+    solution = torch.linalg.pinv(root.unsqueeze(1) * design) @ (root * y).mT  # (terms, rows)
+    residual = (y - (design @ solution).mT).square().mean(-1).sqrt()
+    return solution[1], residual
 
 
-def _fit_residual(orders: tuple[int, ...], means: Tensor) -> float:
-    n = torch.tensor(orders, dtype=torch.float64)
-    y = means.double().cpu()
-    slope = _slope_weights(orders) @ y
-    return float((y - y.mean() - slope * (n - n.mean())).square().mean().sqrt())
+def _coefficients(
+    scalar: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    directions: Tensor,
+    order: int,
+    work: Work,
+) -> Tensor:
+    """Normalised coefficients (order + 1, N), chunk by chunk."""
+    parts = (t.split(_CHUNK) for t in (inputs, targets, directions))
+    with torch.no_grad():
+        return torch.cat(
+            [
+                taylor(partial(_at, scalar, y), x, u, order, work=work)
+                for x, y, u in zip(*parts, strict=True)
+            ],
+            dim=1,
+        )
 
 
-def _standard_error(values: Tensor) -> float | None:
-    if len(values) < 2:
-        return None
-    return float(values.double().std() / math.sqrt(len(values)))
+def _at(scalar: Callable[[Tensor, Tensor], Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    return scalar(points, targets)
+
+
+def _bootstrap(samples: int, seed: int) -> Tensor:
+    """Weights (resamplings, samples), each row a draw with replacement divided by ``samples``."""
+    generator = torch_generator(derive_seed(seed, "bootstrap"))
+    drawn = torch.randint(samples, (_BOOTSTRAP, samples), generator=generator)
+    weights = torch.zeros(_BOOTSTRAP, samples, dtype=torch.float64)
+    return weights.scatter_add_(1, drawn, torch.ones_like(weights)) / samples

@@ -1,12 +1,16 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import sharpbench as sb
+from sharpbench.autodiff.jet import jet
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
-from sharpbench.metrics.curvature_rate import _cross_entropy_of_margins
+from sharpbench.metrics import metrics
+from sharpbench.metrics.curvature_rate import growth_rate
 
 
 class Waves(nn.Module):
@@ -56,21 +60,16 @@ def test_scaling_the_input_by_one_over_c_adds_log_c(tiny):
 @pytest.mark.parametrize("margin", [1.0, 20.0, 60.0, 300.0])
 def test_the_loss_keeps_its_precision_for_confident_points(margin):
     """ℓ = log(1 + e^{−m−x}): far out every derivative is ±e^{−m−x}, where −log softmax gives noise."""
-    t = torch.tensor([0.0], dtype=torch.float64, requires_grad=True)
-    outputs = torch.stack([margin + t, torch.zeros_like(t)], dim=1)
-    value = _cross_entropy_of_margins(outputs, torch.tensor([0]))
-    assert value.item() == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
+
+    def loss(t):
+        outputs = torch.stack([margin + t, 0 * t], dim=1)
+        return F.cross_entropy(outputs, torch.tensor([0]), reduction="none")
+
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     p = 1 / (1 + math.exp(margin))
-    for expected in (-p, p * (1 - p), -p * (1 - p) * (1 - 2 * p)):
-        (value,) = torch.autograd.grad(value.sum(), t, create_graph=True)
-        assert value.item() == pytest.approx(expected, rel=1e-10)
-
-
-def test_the_loss_is_cross_entropy():
-    outputs = 5 * torch.randn(50, 7, dtype=torch.float64)
-    targets = torch.arange(50) % 7
-    expected = torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
-    assert torch.allclose(_cross_entropy_of_margins(outputs, targets), expected, rtol=1e-12)
+    expected = (math.log1p(math.exp(-margin)), -p, p * (1 - p), -p * (1 - p) * (1 - 2 * p))
+    for found, right in zip(jet(loss, zero, one, 3), expected, strict=True):
+        assert found.item() == pytest.approx(right, rel=1e-10)
 
 
 def test_the_papers_floor_biases_lambda_upward_for_confident_networks(tiny):
@@ -95,7 +94,7 @@ def test_boundary_points_are_taken_from_the_band_or_the_nearest(tiny):
     assert 0 < found.details["points_in_band"] == found.samples
     assert not found.details["fallback_to_nearest"]
     forced = sb.measure(
-        tiny, "curvature_rate", points="boundary", band=(0.0, 0.1), samples=9, seed=0
+        tiny, "curvature_rate", points="boundary", band=(0.0, 0.1), nearest=9, seed=0
     )
     assert forced.details["fallback_to_nearest"]
     assert forced.samples == 9
@@ -115,7 +114,18 @@ def test_what_has_no_rate_says_why():
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"orders": (2,)}, {"orders": (0, 1)}, {"samples": 0}, {"band": (0.6, 0.5)}, {"floor": 0.0}],
+    [
+        {"orders": (2,)},
+        {"orders": (0, 1)},
+        {"samples": 0},
+        {"band": (0.6, 0.5)},
+        {"floor": 0.0},
+        {"fit": "log_corrected", "orders": (1, 2)},
+        {"protocol": "paper"},
+        {"target": "logits"},
+        {"norm": "frobenius", "orders": (1, 9)},
+        {"norm": "frobenius", "direction_law": "gradient"},
+    ],
 )
 def test_impossible_parameters_are_refused(tiny, parameters):
     with pytest.raises(InputError):
@@ -129,3 +139,159 @@ def test_a_linear_relu_network_on_squared_error_has_no_third_derivative():
     with pytest.raises(MetricFailed):
         sb.measure(subject, "curvature_rate", orders=(1, 2, 3))
     assert sb.measure(subject, "curvature_rate", orders=(1, 2)).details["points_kept"] > 0
+
+
+class Exponential(nn.Module):
+    """f(x) = exp(w·x): Dⁿf = wⁿ⊗ f, ‖Dⁿf‖_F = ‖w‖ⁿ f, and along u (w·u)ⁿ f."""
+
+    def __init__(self, w):
+        super().__init__()
+        self.w = nn.Parameter(w)
+
+    def forward(self, x):
+        return torch.exp(x @ self.w).unsqueeze(1)
+
+
+@pytest.fixture(scope="module")
+def exponential():
+    w = torch.full((50,), 0.3, dtype=torch.float64)
+    x = 0.05 * torch.randn(400, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return sb.Subject(Exponential(w), x, torch.zeros(400, 1), loss=identity_loss), float(w.norm())
+
+
+def test_the_frobenius_norm_is_unbiased_in_any_dimension(exponential):
+    subject, norm = exponential
+    found = sb.measure(
+        subject, "curvature_rate", norm="frobenius", direction_law="gaussian", directions=20, seed=0
+    )
+    assert found.value == pytest.approx(math.log(norm), abs=4 * found.standard_error)
+    assert found.standard_error < 0.1
+    x = subject.inputs
+    size = 0.5 * float((2 * (x @ subject.model.w)).exp().mean().log())
+    for n, y, error in zip(
+        found.details["orders"],
+        found.details["log_derivative"],
+        found.details["log_derivative_standard_error"],
+        strict=True,
+    ):
+        assert y == pytest.approx(n * math.log(norm) + size, abs=5 * error)
+
+
+def test_the_laws_of_direction(exponential):
+    """Along the gradient λ = log‖w‖; Gaussian directions lie E log|z| = −0.635 off it, spheres −½ log d."""
+    subject, norm = exponential
+    found = {
+        law: sb.measure(subject, "curvature_rate", direction_law=law, directions=30, seed=0).value
+        for law in ("gradient", "gaussian", "sphere")
+    }
+    assert found["gradient"] == pytest.approx(math.log(norm), abs=1e-9)
+    assert found["gaussian"] - math.log(norm) == pytest.approx(-0.635, abs=0.05)
+    assert found["sphere"] - found["gaussian"] == pytest.approx(-0.5 * math.log(50), abs=0.02)
+
+
+def test_fits():
+    n = torch.tensor([1, 2, 3, 5, 8], dtype=torch.float64)
+    orders = (1, 2, 3, 5, 8)
+    y = (0.4 + 0.7 * n - 1.5 * n.log()).unsqueeze(0)
+    slope, residual = growth_rate(orders, y, "log_corrected", 0.05)
+    assert float(slope) == pytest.approx(0.7, abs=1e-12)
+    assert float(residual) == pytest.approx(0, abs=1e-12)
+    slope, _ = growth_rate(orders, y, "endpoints")
+    assert float(slope) == pytest.approx(float(y[0, -1] - y[0, 0]) / 7)
+    slope, _ = growth_rate(orders, y)
+    assert float(slope) == pytest.approx(np.polyfit(n, y[0], 1)[0])
+
+
+def test_factorial_normalisation_finds_the_radius_of_convergence():
+    """1/(1 − cx) at 0: dₙ/n! = cⁿ, so λ = log c exactly; raw it depends on the orders. To order 200."""
+
+    class Pole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+        def forward(self, x):
+            return 1 / (1 - self.c * x)
+
+    x = torch.zeros(5, 1, dtype=torch.float64)
+    subject = sb.Subject(Pole(), x, torch.zeros(5, 1), loss=identity_loss)
+    factorial = {"normalization": "factorial"}
+    found = sb.measure(subject, "curvature_rate", **factorial, seed=0)
+    assert found.value == pytest.approx(math.log(2), abs=1e-12)
+    high = sb.measure(subject, "curvature_rate", orders=(50, 200), **factorial, seed=0)
+    assert high.value == pytest.approx(math.log(2), abs=1e-12)
+    raw = sb.measure(subject, "curvature_rate", seed=0)
+    assert raw.value == pytest.approx(math.log(2) + 1.06328, abs=1e-4)
+
+
+def test_targets(tiny):
+    outputs = {
+        target: sb.measure(tiny, "curvature_rate", target=target, samples=100, seed=0)
+        for target in ("loss", "predicted_loss", "max_logit", "margin", 1)
+    }
+    x, y = tiny.data("test")
+    right = (tiny.model(x).argmax(1) == y).float().mean()
+    assert right > 0.6
+    assert outputs["loss"].value == pytest.approx(outputs["predicted_loss"].value, abs=0.3)
+    hot = sb.Subject(nn.Sequential(tiny.model, Times(5.0)), x, y)
+    for target in ("max_logit", "margin", 1):
+        other = sb.measure(hot, "curvature_rate", target=target, samples=100, seed=0)
+        assert other.value == pytest.approx(outputs[target].value, abs=1e-9), "temperature"
+    with pytest.raises(MetricFailed, match="no output 7"):
+        sb.measure(tiny, "curvature_rate", target=7)
+    regression = sb.Subject(nn.Linear(3, 1), torch.randn(10, 3), torch.randn(10))
+    with pytest.raises(MetricUnsupported, match="needs classes"):
+        sb.measure(regression, "curvature_rate", target="margin")
+
+
+class Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_protocols_set_parameters_together_and_give_way_to_yours():
+    metric = metrics.create("curvature_rate", {"protocol": "paper_two_moons"})
+    assert (metric.points, metric.floor, metric.band) == ("boundary", 1e-12, (0.45, 0.65))
+    assert metric.label == "curvature_rate(protocol=paper_two_moons)"
+    other = metrics.create(
+        "curvature_rate", {"protocol": "paper_two_moons", "orders": [1, 2, 3], "band": [0.4, 0.7]}
+    )
+    assert (other.points, other.orders, other.band) == ("boundary", (1, 2, 3), (0.4, 0.7))
+    assert other.label == (
+        "curvature_rate(protocol=paper_two_moons, orders=[1,2,3], band=[0.4,0.7])"
+    )
+    table = metrics.create("curvature_rate", {"protocol": "paper_table2"})
+    assert (table.fit, table.points, table.directions) == ("endpoints", "class_pair", 1)
+
+
+def test_class_pairs(tiny):
+    found = sb.measure(tiny, "curvature_rate", protocol="paper_table2", seed=0)
+    assert found.samples == found.details["points_in_band"] > 0
+    with pytest.raises(MetricFailed, match=r"classes \[4, 9\]"):
+        sb.measure(tiny, "curvature_rate", protocol="paper_table2", pair=(4, 9), seed=0)
+
+
+def test_a_non_finite_derivative_is_named(tiny):
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x):
+            return (self.w * x).sqrt()
+
+    zero = sb.Subject(Root(), torch.zeros(3, 1), torch.zeros(3, 1), loss=identity_loss)
+    with pytest.raises(MetricFailed, match="order 1 is not finite"):
+        sb.measure(zero, "curvature_rate", seed=0)
+
+
+def test_the_record_says_when_the_network_is_piecewise_linear(tiny):
+    assert not sb.measure(tiny, "curvature_rate", seed=0).details["piecewise_linear"]
+    relu = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+    x, y = tiny.data("test")
+    found = sb.measure(sb.Subject(relu, x, y), "curvature_rate", seed=0)
+    assert found.details["piecewise_linear"]
