@@ -370,7 +370,7 @@ def growth_rate(
     ``least_squares`` and ``log_corrected`` (regressors 1, n, log n) weight order n by
     1/(1 + ``weight_decay`` n); ``endpoints`` joins the lowest and the highest order.
     """
-    n = torch.tensor(orders, dtype=torch.float64)
+    n = torch.tensor(orders, dtype=torch.float64, device=y.device)
     columns = [torch.ones_like(n), n]
     if fit == "log_corrected":
         columns.append(n.log())

@@ -12,6 +12,7 @@ recipes: Registry[Recipe] = Registry(
     builtins={
         "sgd": "sharpbench.training.gradient:Sgd",
         "adam": "sharpbench.training.gradient:Adam",
+        "crr": "sharpbench.training.crr:CurvatureRateRegularization",
         "sam": "sharpbench.training.sam:Sam",
     },
 )

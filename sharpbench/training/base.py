@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,8 +23,27 @@ __all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog"]
 Callback = Callable[[int, nn.Module], None]
 """``callback(epoch, model)`` after each epoch, from 1, with the model in evaluation mode."""
 
-LossOfBatch = Callable[[], Tensor]
-"""The mean training loss of the current batch at the current weights, with its graph."""
+
+@dataclass
+class LossOfBatch:
+    """Called: the mean training loss of a batch at the current weights, with its graph.
+
+    ``inputs`` (N, …) and ``targets`` (N,) are the batch, ``step`` counts from 0 over the training,
+    ``outputs`` are those of the first call.
+    """
+
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    inputs: Tensor
+    targets: Tensor
+    step: int
+    outputs: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        found = self.model(self.inputs)
+        if self.outputs is None:
+            self.outputs = found.detach()
+        return self.loss(found, self.targets)
 
 
 _BLOWN_UP = 100.0
@@ -147,13 +167,8 @@ class Recipe(Plugin, ABC):
         total, wrong = 0.0, 0.0
         first: float | None = None
         for x, y in self._batches(data, order):
-            outputs: list[Tensor] = []
-
-            def loss(x: Tensor = x, y: Tensor = y, outputs: list[Tensor] = outputs) -> Tensor:
-                out = model(x)
-                outputs.append(out.detach())
-                return self._loss(out, y, data.task)
-
+            step = int(scheduler.last_epoch)  # torch's name; it counts every call, here the steps
+            loss = LossOfBatch(model, partial(self._loss, task=data.task), x, y, step)
             value = self.step(model, optimizer, loss)
             first = float(value) if first is None else first
             if not torch.isfinite(value):
@@ -162,7 +177,8 @@ class Recipe(Plugin, ABC):
             scheduler.step()
             total += float(value) * len(x)
             if data.task == "classification":
-                wrong += float((outputs[0].argmax(1) != y).sum())
+                assert loss.outputs is not None
+                wrong += float((loss.outputs.argmax(1) != y).sum())
         samples = len(data.train_inputs)
         log.initial_loss = log.initial_loss or first
         if log.initial_loss and total / samples > _BLOWN_UP * log.initial_loss:

@@ -28,6 +28,7 @@ def train(splits, recipe, model=None, seed=0, callbacks=(), **parameters):
 @pytest.mark.parametrize(
     ("recipe", "parameters"),
     [("sgd", {"lr": 0.1}), ("adam", {"lr": 1e-2}), ("sam", {"base": "adam", "lr": 1e-2}),
+     ("crr", {"lr": 1e-2}),
      ("sam", {"base": "sgd", "base_parameters": {"momentum": 0.5}, "adaptive": True, "rho": 0.1,
                "lr": 0.2})],
 )  # fmt: skip

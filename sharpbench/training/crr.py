@@ -1,0 +1,131 @@
+"""Curvature Rate Regularization of arXiv:2511.01438."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpbench.autodiff.jet import derivatives, taylor
+from sharpbench.metrics.curvature_rate import growth_rate
+from sharpbench.subject import frozen_statistics
+from sharpbench.training import recipes
+from sharpbench.training.base import LossOfBatch, Recipe
+
+__all__ = ["CurvatureRateRegularization"]
+
+_SMALLEST = 1e-12
+"""Below it |dₙ| has no useful logarithm in float32."""
+
+
+@recipes.register
+@dataclass(frozen=True, kw_only=True)
+class CurvatureRateRegularization(Recipe):
+    """CRR: cross-entropy plus a penalty on the input derivatives of each point's loss.
+
+    The paper's code adds ``scale`` times the mean over the orders of mean |dₙ|, where
+    dₙ = Dⁿℓ(x)[u, …, u] for one random unit direction a point: it penalises the sizes of the
+    derivatives, not their growth λ. With ``target_rate`` λ* the penalty is ``scale``·(λ − λ*)²
+    instead, λ the least-squares slope of mean log|dₙ| (the author's follow-up).
+
+    Parameters: ``orders``; ``scale``; ``directions`` a point; ``fresh_directions``: each order its
+    own (as in the paper's Two Moons and MNIST code, there even within one derivative), else one for
+    all; ``penalty_batch``: the first so many points of the batch (the paper: 64 on Two Moons, 32 and
+    128 on MNIST; None: all); ``dropout`` in the penalty, ``frozen`` (off) or ``live``; ``every`` so many
+    steps; ``base`` names the recipe whose optimizer is used, ``base_parameters`` its own parameters.
+    """
+
+    name = "crr"
+    reference = "arXiv:2511.01438, sections 5.2, 5.4 and 5.6, and its code"
+
+    base: str = "adam"
+    base_parameters: dict[str, Any] = field(default_factory=dict)
+    orders: tuple[int, ...] = (2, 3)
+    scale: float = 3e-3
+    directions: int = 1
+    fresh_directions: bool = False
+    penalty_batch: int | None = 64
+    dropout: Literal["frozen", "live"] = "frozen"
+    every: int = 1
+    target_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.orders or min(self.orders) < 1:
+            raise ValueError(f"orders must be at least 1, got {list(self.orders)}")
+        if self.scale < 0:
+            raise ValueError(f"scale must not be negative, got {self.scale}")
+        for key in ("directions", "every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.penalty_batch is not None and self.penalty_batch < 1:
+            raise ValueError(
+                f"penalty_batch must be at least 1 or left out, got {self.penalty_batch}"
+            )
+        if self.target_rate is not None and len(set(self.orders)) < 2:
+            raise ValueError("target_rate needs at least two different orders to fit a slope")
+        if self.base in {self.name, "sam"}:
+            raise ValueError(f"base must be a plain recipe such as 'adam', got {self.base!r}")
+        self._base()
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return self._base().optimizer(parameters)
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        total = value
+        if self.scale and loss.step % self.every == 0:
+            total = value + self.scale * self.penalty(model, loss.inputs, loss.targets)
+        total.backward()
+        optimizer.step()
+        return value.detach()
+
+    def penalty(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """mean over orders of mean |dₙ|, or (λ − λ*)² with ``target_rate``; differentiable."""
+        x, y = inputs[: self.penalty_batch], targets[: self.penalty_batch]
+        training = model.training
+        if self.dropout == "frozen":
+            model.eval()
+        try:
+            with frozen_statistics(model):
+                sizes = self._sizes(model, x, y)
+        finally:
+            model.train(training)
+        if self.target_rate is None:
+            return sizes.mean()
+        logs = sizes.clamp_min(_SMALLEST).log().mean(1).double()
+        rate, _ = growth_rate(self.orders, logs.unsqueeze(0))
+        return (rate[0] - self.target_rate).square().to(sizes.dtype)
+
+    def _sizes(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """|dₙ| of the wanted orders, (orders, points × directions)."""
+
+        def losses(points: Tensor) -> Tensor:
+            if y.is_floating_point():
+                return F.mse_loss(model(points), y.reshape(len(y), -1), reduction="none").sum(1) / 2
+            return F.cross_entropy(model(points), y, reduction="none")
+
+        found = []
+        for _ in range(self.directions):
+            if self.fresh_directions:
+                rows = [derivatives(taylor(losses, x, _unit(x), n))[n] for n in self.orders]
+                found.append(torch.stack(rows))
+            else:
+                everything = derivatives(taylor(losses, x, _unit(x), max(self.orders)))
+                found.append(everything[list(self.orders)])
+        return torch.cat(found, 1).abs()
+
+    def _base(self) -> Recipe:
+        own = {"lr": self.lr, "weight_decay": self.weight_decay}
+        return recipes.create(self.base, {**own, **self.base_parameters})
+
+
+def _unit(x: Tensor) -> Tensor:
+    """A random unit direction a point, from the random stream of the training loop."""
+    drawn = torch.randn(x.shape, dtype=x.dtype).to(x.device)
+    unit: Tensor = drawn / drawn.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    return unit
