@@ -76,13 +76,39 @@ class CurvatureRateRegularization(Recipe):
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
         optimizer.zero_grad()
-        value = loss()
-        total = value
-        if self.scale and loss.step % self.every == 0:
+        if not self.scale or loss.step % self.every:
+            value = total = loss()
+        elif self._one_pass_serves_both(model, loss):
+            value, sizes = self._shared_pass(model, loss)
+            total = value + self.scale * self._penalty_of(sizes)
+        else:
+            value = loss()
             total = value + self.scale * self.penalty(model, loss.inputs, loss.targets)
         total.backward()
         optimizer.step()
         return value.detach()
+
+    def _one_pass_serves_both(self, model: nn.Module, loss: LossOfBatch) -> bool:
+        """Whether loss and penalty see the same function at the same points.
+
+        The value is then the series' coefficient 0: a whole forward and backward pass is spared.
+        """
+        whole = self.penalty_batch is None or self.penalty_batch >= len(loss.inputs)
+        once = self.directions == 1 and not self.fresh_directions
+        return whole and once and (self.dropout == "live" or not _depends_on_mode(model))
+
+    def _shared_pass(self, model: nn.Module, loss: LossOfBatch) -> tuple[Tensor, Tensor]:
+        kept: list[Tensor] = []
+
+        def losses(points: Any) -> Any:
+            outputs = model(points)
+            kept.append(outputs.primal)
+            return _losses(outputs, loss.targets)
+
+        x = loss.inputs
+        found = derivatives(taylor(losses, x, _unit(x), max(self.orders)))
+        loss.outputs = kept[0].detach()
+        return loss.loss(kept[0], loss.targets), found[list(self.orders)].abs()
 
     def penalty(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """mean over orders of mean |dₙ|, or (λ − λ*)² with ``target_rate``; differentiable."""
@@ -95,6 +121,9 @@ class CurvatureRateRegularization(Recipe):
                 sizes = self._sizes(model, x, y)
         finally:
             model.train(training)
+        return self._penalty_of(sizes)
+
+    def _penalty_of(self, sizes: Tensor) -> Tensor:
         if self.target_rate is None:
             return sizes.mean()
         logs = sizes.clamp_min(_SMALLEST).log().mean(1).double()
@@ -105,9 +134,7 @@ class CurvatureRateRegularization(Recipe):
         """|dₙ| of the wanted orders, (orders, points × directions)."""
 
         def losses(points: Tensor) -> Tensor:
-            if y.is_floating_point():
-                return F.mse_loss(model(points), y.reshape(len(y), -1), reduction="none").sum(1) / 2
-            return F.cross_entropy(model(points), y, reduction="none")
+            return _losses(model(points), y)
 
         found = []
         for _ in range(self.directions):
@@ -122,6 +149,22 @@ class CurvatureRateRegularization(Recipe):
     def _base(self) -> Recipe:
         own = {"lr": self.lr, "weight_decay": self.weight_decay}
         return recipes.create(self.base, {**own, **self.base_parameters})
+
+
+def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The plain loss of each point: smoothing of labels is the training's, not the penalty's."""
+    if targets.is_floating_point():
+        errors = F.mse_loss(outputs, targets.reshape(len(targets), -1), reduction="none")
+        return errors.sum(1) / 2
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _depends_on_mode(model: nn.Module) -> bool:
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    dropouts = nn.modules.dropout._DropoutNd
+    return any(
+        isinstance(m, norms) or (isinstance(m, dropouts) and m.p > 0) for m in model.modules()
+    )
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import sharpbench as sb
 from sharpbench.errors import InputError
 from sharpbench.models import models
 from sharpbench.training import recipes
+from sharpbench.training.base import LossOfBatch
 from sharpbench.training.crr import _unit
 
 
@@ -80,6 +81,37 @@ def test_a_target_rate_is_approached(moons):
     low = rate(trained(moons, scale=1.0, target_rate=0.0, **common))
     free = rate(trained(moons, scale=0.0, **common))
     assert abs(low) < abs(free)
+
+
+def test_one_pass_for_loss_and_penalty_gives_the_same_step(moons):
+    """Without dropout the shared pass and the two separate ones are one function of the weights."""
+    recipe = recipes.create("crr", {"orders": (1, 2, 3), "scale": 0.1, "penalty_batch": None})
+    x, y = moons.train_inputs[:40].double(), moons.train_targets[:40]
+    found = []
+    for shared in (True, False):
+        model = models.create("mlp", {"widths": [8]}).build((2,), 2, seed=0).double()
+        if not shared:
+            model.add_module("unused", nn.Dropout(0.0))
+            model.add_module("norm", Idle())
+        loss = LossOfBatch(model, F.cross_entropy, x, y, 0)
+        assert recipe._one_pass_serves_both(model, loss) == shared
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            value = recipe.step(model, recipe.optimizer(list(model.parameters())), loss)
+        assert value.item() == pytest.approx(F.cross_entropy(loss.outputs, y).item(), rel=1e-12)
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+class Idle(nn.Dropout):
+    """Counts as dropout and drops nothing."""
+
+    def __init__(self):
+        super().__init__(0.5)
+
+    def forward(self, x):
+        return x
 
 
 def test_every_so_many_steps_and_dropout(moons):
