@@ -13,6 +13,12 @@ metrics: Registry[Metric] = Registry(
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
         "hessian_top_eigenvalue": "sharpbench.metrics.hessian:HessianTopEigenvalue",
         "hessian_trace": "sharpbench.metrics.hessian:HessianTrace",
+        "input_curvature": "sharpbench.metrics.input_space:InputCurvature",
+        "input_gradient_change": "sharpbench.metrics.input_space:InputGradientChange",
+        "input_jacobian_norm": "sharpbench.metrics.input_space:InputJacobianNorm",
+        "logit_norm": "sharpbench.metrics.outputs:LogitNorm",
+        "margin": "sharpbench.metrics.outputs:Margin",
+        "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",
         "sam_sharpness": "sharpbench.metrics.sam:SamSharpness",
     },
 )
