@@ -68,7 +68,8 @@ class LogitNorm(_OutputMetric):
     title = "logit norm"
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.flatten(1).norm(dim=1)
+        norms: Tensor = outputs.flatten(1).norm(dim=1)
+        return norms
 
 
 @metrics.register
