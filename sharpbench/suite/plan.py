@@ -144,7 +144,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
         for dataset in _expand_all(suite, datasets, block.dataset, (*at, "dataset")):
             for model in _expand_all(suite, models, block.model, (*at, "model")):
                 for recipe in _expand_all(suite, recipes, block.recipe, (*at, "recipe")):
-                    for seed in spec.seeds:
+                    for seed in block.seeds or spec.seeds:
                         subject = SubjectPlan(dataset, model, recipe, seed, device)
                         subjects.setdefault(subject.key, subject)
     chosen = [

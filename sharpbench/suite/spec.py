@@ -9,7 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.registry import Plugin, Registry
@@ -25,12 +33,30 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _checked_seeds(value: object) -> object:
+    """A number stands for that many seeds from 0."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return list(range(value))
+    if isinstance(value, list) and len(set(map(str, value))) != len(value):
+        raise ValueError("a seed stands twice")
+    return value
+
+
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_checked_seeds)
+]
+
+
 class SubjectsSpec(_Strict):
-    """A grid of subjects: every dataset × model × recipe; a list for a scalar is an axis."""
+    """A grid of subjects: every dataset × model × recipe; a list for a scalar is an axis.
+
+    ``seeds`` are the suite's where they are left out.
+    """
 
     dataset: Blocks
     model: Blocks
     recipe: Blocks
+    seeds: Seeds | None = None
 
     @field_validator("dataset", "model", "recipe", mode="before")
     @classmethod
@@ -68,7 +94,7 @@ class SuiteSpec(_Strict):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str = ""
     description: str = ""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    seeds: Seeds
     threads: int = Field(1, ge=1)
     subjects: list[SubjectsSpec] = Field(min_length=1)
     metrics: Blocks
@@ -77,13 +103,6 @@ class SuiteSpec(_Strict):
     cost: CostSpec = CostSpec(repeats=3)
     trajectory: TrajectorySpec | None = None
     limits: LimitsSpec = LimitsSpec(training_seconds=None, measurement_seconds=None)
-
-    @field_validator("seeds")
-    @classmethod
-    def _no_seed_twice(cls, value: list[int]) -> list[int]:
-        if len(set(value)) != len(value):
-            raise ValueError("a seed stands twice")
-        return value
 
 
 @dataclass(frozen=True)
