@@ -186,6 +186,8 @@ def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path, workers):
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        # Tests started in the background by a shell inherit an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
