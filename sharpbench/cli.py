@@ -168,7 +168,7 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
             intent.subject.key[:10],
             intent.subject.label,
             intent.training,
-            f"{intent.to_measure} of {len(plan.measurements)}",
+            f"{intent.to_measure} of {intent.measurements}",
         )
     out.print(table)
 
@@ -176,7 +176,7 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
         return sum(map(test, found))
 
     out.print(
-        f"{count(lambda i: i.training != 'cached')} to train, "
+        f"{count(lambda i: i.training not in {'cached', 'none'})} to train, "
         f"{count(lambda i: i.training == 'cached')} cached; "
         f"{sum(i.to_measure for i in found)} measurements to make. Nothing was done (--dry-run)."
     )
@@ -184,7 +184,10 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
 
 def _require_data(plan: Plan, root: Path) -> None:
     """Before anything is trained, say which commands bring the data that is missing."""
-    missing = {s.dataset.name: reason for s in plan.subjects if (reason := s.dataset.missing(root))}
+    from sharpbench.suite.plan import SubjectPlan
+
+    trained = [s for s in plan.subjects if isinstance(s, SubjectPlan)]
+    missing = {s.dataset.name: reason for s in trained if (reason := s.missing(root))}
     if missing:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise InputError(
@@ -233,8 +236,8 @@ def _progress(
         TextColumn("[dim]{task.description}"),
     )
     with Progress(*columns, console=err, transient=False) as bar:
-        per_subject = len(plan.measurements)
-        task = bar.add_task("", total=len(plan.subjects) * per_subject, suite=plan.name)
+        work = {s.key: len(plan.asked(s)) for s in plan.subjects}
+        task = bar.add_task("", total=sum(work.values()), suite=plan.name)
         finished = 0
 
         def notify(text: str, dealt_with: int) -> None:
@@ -246,8 +249,8 @@ def _progress(
 
         def finish(outcome: SubjectOutcome) -> None:
             nonlocal finished
-            finished += 1
-            bar.update(task, completed=max(bar.tasks[0].completed, finished * per_subject))
+            finished += work[outcome.key]
+            bar.update(task, completed=max(bar.tasks[0].completed, finished))
 
         yield notify, finish
 
@@ -292,7 +295,9 @@ def _write_report(results: Path, suite: str, reports: Path) -> None:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(help="metrics, models, datasets, recipes, transformations or suites."),
+        typer.Argument(
+            help="metrics, models, datasets, recipes, transformations, problems or suites."
+        ),
     ] = None,
 ) -> None:
     """List what can be named in a suite file, and the shipped suites."""
@@ -326,7 +331,9 @@ def list_(
 
 @app.command()
 def show(
-    kind: Annotated[str, typer.Argument(help="metric, model, dataset, recipe, transformation.")],
+    kind: Annotated[
+        str, typer.Argument(help="metric, model, dataset, recipe, transformation, problem.")
+    ],
     name: Annotated[str, typer.Argument(help="Its name, e.g. curvature_rate.")],
 ) -> None:
     """Show one plug-in: its documentation, parameters with defaults, and source."""
@@ -568,9 +575,10 @@ def _registries() -> dict[str, Any]:
     from sharpbench.invariance import transformations
     from sharpbench.metrics import metrics
     from sharpbench.models import models
+    from sharpbench.problems import problems
     from sharpbench.training import recipes
 
-    return {r.kind: r for r in (metrics, models, datasets, recipes, transformations)}
+    return {r.kind: r for r in (metrics, models, datasets, recipes, transformations, problems)}
 
 
 def _summary(cls: type) -> str:

@@ -35,13 +35,14 @@ def stratum(frame: pd.DataFrame) -> pd.Series:
 
 
 def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
-    """``frame`` with columns ``metric_short``, ``dataset_short``, ``model_short``, ``recipe_short``.
+    """``frame`` with columns ``metric_short`` and ``dataset_short``, ``model_short``, ``recipe_short``,
+    ``problem_short``.
 
     A short name holds only the parameters that tell entries of this frame apart. ``titles`` maps
     metric names to what a reader calls them.
     """
     frame = frame.copy()
-    metrics = frame[frame["kind"].isin(["measurement", "trajectory"])]
+    metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem"])]
     # Along training a metric is often measured on fewer points: told apart within each kind.
     frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
     for kind, rows in metrics.groupby("kind"):
@@ -53,9 +54,9 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
         }
         of_kind = frame["kind"] == kind
         frame.loc[of_kind, "metric_short"] = frame.loc[of_kind, "label"].map(short_names(found))
-    for part in ("dataset", "model", "recipe"):
+    for part in ("dataset", "model", "recipe", "problem"):
         columns = [c for c in frame.columns if c.startswith(f"{part}.")]
-        distinct = frame.drop_duplicates(f"{part}_label")
+        distinct = frame.drop_duplicates(f"{part}_label").dropna(subset=f"{part}_label")
         found = {
             row[f"{part}_label"]: (row[part], {c.split(".", 1)[1]: row[c] for c in columns})
             for row in distinct.to_dict("records")
@@ -68,13 +69,18 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
     """Label to name plus the parameters in which entries of that name differ."""
     short = {}
     for label, (name, parameters) in entries.items():
-        rivals = [p for n, p in entries.values() if n == name]
+        protocol = parameters.get("protocol", "custom")
+        namesakes = [p for n, p in entries.values() if n == name]
+        # What a protocol sets need not be told: told apart among those of one protocol.
+        rivals = [p for p in namesakes if p.get("protocol", "custom") == protocol]
         differing = [
             # A word says by itself what it is; a number needs its key.
             value if isinstance(value, str) else f"{key.replace('_', ' ')} {_spell(value)}"
             for key, value in parameters.items()
             if any(str(rival.get(key)) != str(value) for rival in rivals)
         ]
+        if protocol != "custom" and len(namesakes) > 1:
+            differing.insert(0, protocol.replace("_", " "))
         short[label] = f"{name} ({', '.join(differing)})" if differing else name
     return short
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement
+from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -56,6 +57,10 @@ class Metric(Plugin, ABC):
     @abstractmethod
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         """The figure, random by ``seed`` alone. Raises MetricFailed if it has no answer."""
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        """What this metric should say of a problem whose answer is known; None if it isn't."""
+        return None
 
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
 from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, taylor
@@ -19,6 +21,7 @@ from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
+from sharpbench.problems.base import Known, KnownDerivatives, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -81,7 +84,8 @@ class CurvatureRate(Metric):
     ``directions`` a point, by ``direction_law``: ``sphere`` (unit length, as the paper),
     ``gaussian`` (N(0, 1) entries: no −½ log d), ``gradient`` (the unit gradient of f).
     ``norm``: ``geometric_mean`` (the mean of log|dₙ|, as the paper's code), ``rms``, or
-    ``frobenius``: independent Gaussian directions in the n slots, E(Dⁿf[u₁, …, uₙ])² = ‖Dⁿf‖²_F.
+    ``frobenius``: independent directions of mean square 1 an entry in the n slots, so that
+    E(Dⁿf[u₁, …, uₙ])² = ‖Dⁿf‖²_F under either law.
     ``normalization`` ``factorial`` divides dₙ by n!: then λ → −log R, R the radius of convergence.
     ``fit``: ``least_squares``, weighted by 1/(1 + ``weight_decay`` n); ``endpoints``: the outer orders alone;
     ``log_corrected``: α of β + αn + κ log n.
@@ -122,9 +126,10 @@ class CurvatureRate(Metric):
             if getattr(self, key) == defaults[key]:
                 object.__setattr__(self, key, value)
         needed = 3 if self.fit == "log_corrected" else 2
-        if len(set(self.orders)) < needed or min(self.orders) < 1:
+        lowest = 1 if self.fit == "log_corrected" or self.norm == "frobenius" else 0
+        if len(set(self.orders)) < needed or min(self.orders) < lowest:
             raise ValueError(
-                f"orders needs at least {needed} different orders ≥ 1 for the fit {self.fit!r}, got "
+                f"orders needs at least {needed} different orders ≥ {lowest} for the fit {self.fit!r}, got "
                 f"{list(self.orders)}"
             )
         for key in ("directions", "nearest"):
@@ -216,6 +221,63 @@ class CurvatureRate(Metric):
                 **chosen,
             },
         )
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        """λ by this definition from the exact derivatives, and the limit as the orders grow.
+
+        None for what a problem doesn't know: other targets than its output, a choice of points, a
+        floor, or one direction at a time of a function that varies in many.
+        """
+        plain = self.points == "all" and self.floor is None and not self.smallest_gradient
+        if not isinstance(problem, KnownDerivatives) or self.target != 0 or not plain:
+            return None
+        one_direction = problem.single_index or problem.inputs == 1
+        if self.norm != "frobenius" and not one_direction:
+            return None
+        n = np.array(self.orders, dtype=float)
+        logs = problem.log_derivatives(subject, max(self.orders))[list(self.orders)].T
+        logs = logs + torch.from_numpy(self._log_cosine(n, problem.inputs))
+        factorial = self.normalization == "factorial"
+        if factorial:
+            logs -= log_factorials(max(self.orders))[list(self.orders)]
+        geometric = self.norm == "geometric_mean"
+        if geometric:
+            logs = logs[torch.isfinite(logs).all(1)]  # as the estimator drops them
+        expected = None
+        if len(logs):
+            y = self._over_points(logs, torch.ones(1, len(logs), dtype=torch.float64) / len(logs))
+            if torch.isfinite(y).all():
+                expected = float(growth_rate(self.orders, y, self.fit, self.weight_decay)[0])
+        limits = problem.limits(subject, mean_of_logs=geometric)
+        shift = self._cosine_rate(problem.inputs)
+        return Known(expected, None if shift is None else limits[factorial] + shift)
+
+    def _log_cosine(self, n: np.ndarray, inputs: int) -> np.ndarray:
+        """What directions add to log‖Dⁿf‖ of a single-index function: the mean of |ŵ·u|ⁿ's logarithm.
+
+        For ``rms`` half the logarithm of E(ŵ·u)²ⁿ; u on the unit sphere or N(0, I), ŵ a unit vector.
+        """
+        if self.norm == "frobenius" or self.direction_law == "gradient":
+            return 0.0 * n
+        if self.norm == "geometric_mean":
+            rate = self._cosine_rate(inputs)
+            assert rate is not None
+            return n * rate
+        moment = gammaln(n + 0.5) - gammaln(0.5)
+        if self.direction_law == "gaussian":
+            moment += n * math.log(2)
+        else:
+            moment += gammaln(inputs / 2) - gammaln(n + inputs / 2)
+        return np.asarray(0.5 * moment)
+
+    def _cosine_rate(self, inputs: int) -> float | None:
+        """The rate that directions add in the limit; None where it grows without bound."""
+        if self.norm == "frobenius" or self.direction_law == "gradient":
+            return 0.0
+        if self.norm == "rms":
+            return None if self.direction_law == "gaussian" else 0.0
+        other = -math.log(2) if self.direction_law == "gaussian" else digamma(inputs / 2)
+        return 0.5 * float(digamma(0.5) - other)
 
     # --- where ----------------------------------------------------------------------------------
 
@@ -344,7 +406,9 @@ class CurvatureRate(Metric):
                     u += sign * other
                 c = _coefficients(scalar, inputs, targets, u, n, work)
                 total += math.prod(signs) * c[n]
-            columns.append((total / 2 ** (n - 1)).abs().log())
+            # Unit vectors have E uuᵀ = I/d: without the factor d^(n/2) the norm would be too small.
+            unit = 0.5 * n * math.log(inputs[0].numel()) if self.direction_law == "sphere" else 0.0
+            columns.append((total / 2 ** (n - 1)).abs().log() + unit)
         return torch.stack(columns, 1)
 
     # --- the means and their slope ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 __all__ = ["FINAL", "Kind", "Record", "Status", "content_key"]
 
-Kind = Literal["measurement", "evaluation", "trajectory", "decision_map"]
+Kind = Literal["measurement", "evaluation", "trajectory", "decision_map", "problem"]
 Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
@@ -55,6 +55,12 @@ class Record:
     work: dict[str, float] = field(default_factory=dict)
     cost: dict[str, Any] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    expected: float | None = None
+    """Of a problem: what the metric's definition gives with exact derivatives."""
+    limit: float | None = None
+    """Of a problem: what the definition tends to as its orders grow."""
+    diverges: str | None = None
+    """``+∞`` or ``−∞`` in place of a limit."""
     run: str = ""
 
     def to_line(self) -> str:

@@ -168,10 +168,11 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     """Every figure under a results folder as one long frame: a row a figure.
 
     Columns: ``subject`` (key), ``dataset``, ``model``, ``recipe``, ``seed``, every parameter of the
-    three as ``dataset.noise`` …, the fields of `Record` (``kind``, ``name``, ``label``, ``status``,
-    ``reason``, ``value``, ``standard_error``, …), with the training logs as ``kind="training"``.
-    Costs are columns ``cost.median_seconds`` …. A subject without a trained network is a row of
-    ``kind="subject"`` with its reason.
+    three as ``dataset.noise`` …, ``problem`` and ``problem.scale`` … for problems with known answers,
+    the fields of `Record` (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``,
+    ``standard_error``, …), with the training logs as ``kind="training"``. Costs are columns
+    ``cost.median_seconds`` …. A subject without a trained network is a row of ``kind="subject"`` with
+    its reason.
 
     Parameters
     ----------
@@ -190,7 +191,8 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     else:
         manifest = store.manifest(suite)
         wanted = set(manifest["plan_keys"])
-        folders = [store.subject(key) for key in manifest["subjects"]]
+        keys = [*manifest["subjects"], *manifest.get("problems", [])]
+        folders = [store.subject(key) for key in keys]
     rows: list[dict[str, Any]] = []
     for folder in folders:
         rows += _rows_of(folder, wanted)
@@ -205,7 +207,15 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     return frame
 
 
-_REAL_COLUMNS = {"value", "standard_error", "function_change", "gradient_equivalents", "epoch"}
+_REAL_COLUMNS = {
+    "expected",
+    "limit",
+    "value",
+    "standard_error",
+    "function_change",
+    "gradient_equivalents",
+    "epoch",
+}
 
 
 def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, Any]]:
@@ -213,7 +223,7 @@ def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, A
     if description is None:
         return []
     common = _subject_columns(description)
-    if description["status"] != "trained":
+    if description["status"] not in {"trained", "known"}:
         outcome = {"kind": "subject", "name": "training", "label": "training"}
         return [
             {
@@ -224,7 +234,7 @@ def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, A
             }
         ]
     rows = []
-    for row in description["training"]["epochs"]:
+    for row in description.get("training", {}).get("epochs", []):
         for name, value in row.items():
             if name != "epoch":
                 figure = {"kind": "training", "name": name, "label": name, "status": "ok"}
@@ -246,7 +256,10 @@ def _subject_columns(description: dict[str, Any]) -> dict[str, Any]:
         "seed": identity["seed"],
         "device": identity["device"],
     }
-    for part in ("dataset", "model", "recipe"):
+    for part in ("dataset", "model", "recipe", "problem"):
+        if part not in identity:
+            columns |= {part: None, f"{part}_label": None}
+            continue
         columns[part] = identity[part]["name"]
         columns[f"{part}_label"] = description[f"{part}_label"]
         for key, value in identity[part].items():

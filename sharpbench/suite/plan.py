@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from sharpbench.datasets import Dataset, datasets
@@ -13,12 +15,20 @@ from sharpbench.evaluation.classification import EVALUATION_VERSION
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import Model, models
+from sharpbench.problems import Problem, problems
 from sharpbench.registry import Registry
 from sharpbench.results.record import content_key
 from sharpbench.suite.spec import Block, P, SuiteFile, expand
 from sharpbench.training import Recipe, recipes
 
-__all__ = ["MeasurementPlan", "Plan", "SubjectPlan", "TrajectoryPlan", "make_plan"]
+__all__ = [
+    "MeasurementPlan",
+    "Plan",
+    "ProblemPlan",
+    "SubjectPlan",
+    "TrajectoryPlan",
+    "make_plan",
+]
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,35 @@ class SubjectPlan:
     def label(self) -> str:
         parts = (self.dataset.label, self.model.label, self.recipe.label)
         return f"{' · '.join(parts)} · seed={self.seed}"
+
+    def missing(self, root: Path) -> str | None:
+        """What data must be prepared first, or None."""
+        return self.dataset.missing(root)
+
+
+@dataclass(frozen=True)
+class ProblemPlan:
+    """A problem with a known answer, asked its own metrics; it is never trained."""
+
+    problem: Problem
+    metrics: tuple[Metric, ...]
+    seed: int
+    device: str = "cpu"
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return {"problem": self.problem.identity(), "seed": self.seed, "device": self.device}
+
+    @cached_property
+    def key(self) -> str:
+        return content_key(self.identity)
+
+    @property
+    def label(self) -> str:
+        return f"{self.problem.label} · seed={self.seed}"
+
+    def missing(self, root: Path) -> str | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -91,10 +130,10 @@ class TrajectoryPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ordered subjects, each of which gets every measurement."""
+    """Ordered subjects, each of which gets every measurement, and problems with their own."""
 
     name: str
-    subjects: tuple[SubjectPlan, ...]
+    subjects: tuple[SubjectPlan | ProblemPlan, ...]
     measurements: tuple[MeasurementPlan, ...]
     trajectory: TrajectoryPlan
     ece_bins: int
@@ -102,6 +141,12 @@ class Plan:
     threads: int
     training_seconds: float | None
     measurement_seconds: float | None
+
+    def asked(self, subject: SubjectPlan | ProblemPlan) -> tuple[MeasurementPlan, ...]:
+        """The measurements of a subject or problem."""
+        if isinstance(subject, ProblemPlan):
+            return tuple(MeasurementPlan(metric) for metric in subject.metrics)
+        return self.measurements
 
     @property
     def evaluation_key(self) -> str:
@@ -112,6 +157,7 @@ class Plan:
         return {
             self.evaluation_key,
             *(m.key for m in self.measurements),
+            *(m.key for s in self.subjects if isinstance(s, ProblemPlan) for m in self.asked(s)),
             *(self.trajectory.metric_key(m) for m in self.trajectory.metrics),
         }
 
@@ -138,7 +184,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
     Raises InputError, with file and line, for unknown names, parameters and values.
     """
     spec = suite.spec
-    subjects: dict[str, SubjectPlan] = {}
+    subjects: dict[str, SubjectPlan | ProblemPlan] = {}
     for i, block in enumerate(spec.subjects):
         at = ("subjects", i)
         for dataset in _expand_all(suite, datasets, block.dataset, (*at, "dataset")):
@@ -147,6 +193,8 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
                     for seed in block.seeds or spec.seeds:
                         subject = SubjectPlan(dataset, model, recipe, seed, device)
                         subjects.setdefault(subject.key, subject)
+    for problem_plan in _problem_plans(suite, device):
+        subjects[problem_plan.key] = problem_plan
     chosen = [
         metric
         for i, entry in enumerate(spec.metrics)
@@ -181,6 +229,20 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
         training_seconds=spec.limits.training_seconds,
         measurement_seconds=spec.limits.measurement_seconds,
     )
+
+
+def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
+    """Every problem with the metrics of all blocks that name it, each metric once."""
+    found: dict[str, ProblemPlan] = {}
+    for i, block in enumerate(suite.spec.problems):
+        asked = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
+        for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
+            for seed in block.seeds or suite.spec.seeds:
+                plan = ProblemPlan(problem, (), seed, device)
+                before = found.get(plan.key, plan).metrics
+                together = {MeasurementPlan(m).key: m for m in (*before, *asked)}
+                found[plan.key] = dataclasses.replace(plan, metrics=tuple(together.values()))
+    return list(found.values())
 
 
 def _expand_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,12 +34,13 @@ from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
-from sharpbench.results.record import FINAL, Record, content_key
+from sharpbench.problems.base import Known
+from sharpbench.results.record import FINAL, Kind, Record, content_key
 from sharpbench.results.store import ResultsStore, SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.limits import time_limit
-from sharpbench.suite.plan import MeasurementPlan, Plan, SubjectPlan
+from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
 
 __all__ = ["Notify", "SubjectOutcome", "SubjectTask", "run_subject"]
 
@@ -51,7 +53,7 @@ class SubjectTask:
     """Everything a worker process needs to run one subject."""
 
     plan: Plan
-    subject: SubjectPlan
+    subject: SubjectPlan | ProblemPlan
     results: Path
     data: Path
     run: str
@@ -77,7 +79,9 @@ def run_subject(task: SubjectTask, notify: Notify) -> SubjectOutcome:
     """Bring the records of one subject up to the plan; what is there already is left alone."""
     folder = ResultsStore(task.results).subject(task.subject.key)
     with folder.writing(), _settings(task):
-        return _SubjectRun(task, folder, notify).run()
+        if isinstance(task.subject, ProblemPlan):
+            return _ProblemRun(task, task.subject, folder, notify).run()
+        return _SubjectRun(task, task.subject, folder, notify).run()
 
 
 @contextmanager
@@ -96,14 +100,123 @@ def _settings(task: SubjectTask) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-class _SubjectRun:
+class _Run:
+    """What trained subjects and problems share: asking a metric, and what comes of it."""
+
     def __init__(self, task: SubjectTask, folder: SubjectFolder, notify: Notify) -> None:
         self.task, self.folder, self.notify = task, folder, notify
-        self.plan, self.subject = task.plan, task.subject
+        self.plan, self.label = task.plan, task.subject.label
         self.device = torch.device(task.subject.device)
-        self._splits: Splits | None = None
         self.problems: list[str] = []
         self.written = 0
+
+    def _attempt(self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]) -> Record:
+        """``base`` with the answer, or with the reason why there is none."""
+        try:
+            with time_limit(self.plan.measurement_seconds, base.label):
+                measurement, cost = ask()
+        except MetricUnsupported as error:
+            record = dataclasses.replace(base, status="unsupported", reason=str(error))
+        except MetricFailed as error:
+            record = dataclasses.replace(base, status="failed", reason=str(error))
+        except TimeLimitExceeded as error:
+            record = dataclasses.replace(base, status="timeout", reason=str(error))
+        except Exception as error:
+            record = dataclasses.replace(base, status="error", reason=_explain(error))
+        else:
+            record = dataclasses.replace(base, **_answer(measurement), cost=self._cost(cost))
+        self._note_problem(record)
+        return record
+
+    def _cost(self, cost: Cost | None) -> dict[str, Any] | None:
+        if cost is None:
+            return None
+        return {
+            "median_seconds": cost.median_seconds,
+            "spread_seconds": cost.spread_seconds,
+            "first_seconds": cost.first_seconds,
+            "device_seconds": list(cost.device_seconds),
+            "seconds": list(cost.seconds),
+            "peak_bytes": cost.peak_bytes,
+            "device": cost.device,
+            "threads": cost.threads,
+            "shared_machine": self.task.shared_machine,
+        }
+
+    def _note_problem(self, record: Record) -> None:
+        if record.status not in {"ok", "unsupported"}:
+            after = f" after {record.transformation}" if record.transformation else ""
+            self.problems.append(f"{record.label}{after} on {self.label}: {record.reason}")
+
+    def _write(self, records: list[Record]) -> None:
+        self.folder.append(records)
+        self.written += len(records)
+
+
+class _ProblemRun(_Run):
+    """A problem: no training, no evaluation, no transformation; the known answer goes beside."""
+
+    def __init__(
+        self, task: SubjectTask, plan: ProblemPlan, folder: SubjectFolder, notify: Notify
+    ) -> None:
+        super().__init__(task, folder, notify)
+        self.problem = plan
+
+    def run(self) -> SubjectOutcome:
+        plan = self.problem
+        subject = plan.problem.subject(seed=derive_seed(plan.seed, "problem"))
+        weights = state_hash(subject.model)
+        description = {
+            "schema": 1,
+            "key": plan.key,
+            "label": plan.label,
+            "problem_label": plan.problem.label,
+            "identity": plan.identity,
+            "status": "known",
+            "reason": None,
+            "weights": weights,
+            "run": self.task.run,
+        }
+        if self.folder.read() is None:
+            self.folder.commit(description, None)
+        subject = dataclasses.replace(
+            subject,
+            model=subject.model.to(self.device),
+            inputs=subject.inputs.to(self.device),
+            targets=subject.targets.to(self.device),
+        )
+        existing = {r.key: r for r in self.folder.records()}
+        for measurement in self.plan.asked(plan):
+            key = content_key([plan.key, weights, measurement.key])
+            known = existing.get(key)
+            if known is not None and known.status in FINAL:
+                self._note_problem(known)
+            else:
+                self.notify(f"{measurement.label} on {plan.label}", 0)
+                self._write([self._record(key, measurement, subject)])
+            self.notify("", 1)
+        return SubjectOutcome(plan.key, plan.label, False, self.written, tuple(self.problems))
+
+    def _record(self, key: str, measurement: MeasurementPlan, subject: Subject) -> Record:
+        metric = measurement.metric
+        answer = metric.known(self.problem.problem, subject) or Known()
+        base = _base_record(key, measurement, "problem", self.task.run)
+        if answer.limit is not None and math.isinf(answer.limit):
+            base = dataclasses.replace(base, diverges="+∞" if answer.limit > 0 else "−∞")
+        elif answer.limit is not None:
+            base = dataclasses.replace(base, limit=answer.limit)
+        base = dataclasses.replace(base, expected=answer.expected)
+        seed = derive_seed(self.problem.seed, "metric", metric.name)
+        return self._attempt(base, lambda: (metric.checked_measure(subject, seed=seed), None))
+
+
+class _SubjectRun(_Run):
+    def __init__(
+        self, task: SubjectTask, plan: SubjectPlan, folder: SubjectFolder, notify: Notify
+    ) -> None:
+        super().__init__(task, folder, notify)
+        self.subject = plan
+        self._splits: Splits | None = None
 
     @property
     def splits(self) -> Splits:
@@ -319,18 +432,11 @@ class _SubjectRun:
         changed: dict[str, tuple[Subject, float] | TransformationRefused],
     ) -> Record:
         metric, transformation = measurement.metric, measurement.transformation
-        base = Record(
-            key=key,
-            plan_key=measurement.key,
-            kind="measurement",
-            name=metric.name,
-            label=metric.label,
-            parameters=metric.parameters(),
-            version=metric.version,
+        base = dataclasses.replace(
+            _base_record(key, measurement, "measurement", self.task.run),
             transformation=transformation.label if transformation else None,
             transformation_name=transformation.name if transformation else None,
             draw=measurement.draw,
-            run=self.task.run,
         )
         if transformation is None:
             return self._attempt(base, lambda: self._ask_and_time(metric, subject))
@@ -379,47 +485,19 @@ class _SubjectRun:
     def _metric_seed(self, metric: Metric) -> int:
         return derive_seed(self.subject.seed, "metric", metric.name)
 
-    def _attempt(self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]) -> Record:
-        """``base`` with the answer, or with the reason why there is none."""
-        try:
-            with time_limit(self.plan.measurement_seconds, base.label):
-                measurement, cost = ask()
-        except MetricUnsupported as error:
-            record = dataclasses.replace(base, status="unsupported", reason=str(error))
-        except MetricFailed as error:
-            record = dataclasses.replace(base, status="failed", reason=str(error))
-        except TimeLimitExceeded as error:
-            record = dataclasses.replace(base, status="timeout", reason=str(error))
-        except Exception as error:
-            record = dataclasses.replace(base, status="error", reason=_explain(error))
-        else:
-            record = dataclasses.replace(base, **_answer(measurement), cost=self._cost(cost))
-        self._note_problem(record)
-        return record
 
-    def _cost(self, cost: Cost | None) -> dict[str, Any] | None:
-        if cost is None:
-            return None
-        return {
-            "median_seconds": cost.median_seconds,
-            "spread_seconds": cost.spread_seconds,
-            "first_seconds": cost.first_seconds,
-            "device_seconds": list(cost.device_seconds),
-            "seconds": list(cost.seconds),
-            "peak_bytes": cost.peak_bytes,
-            "device": cost.device,
-            "threads": cost.threads,
-            "shared_machine": self.task.shared_machine,
-        }
-
-    def _note_problem(self, record: Record) -> None:
-        if record.status not in {"ok", "unsupported"}:
-            after = f" after {record.transformation}" if record.transformation else ""
-            self.problems.append(f"{record.label}{after} on {self.subject.label}: {record.reason}")
-
-    def _write(self, records: list[Record]) -> None:
-        self.folder.append(records)
-        self.written += len(records)
+def _base_record(key: str, measurement: MeasurementPlan, kind: Kind, run: str) -> Record:
+    metric = measurement.metric
+    return Record(
+        key=key,
+        plan_key=measurement.key,
+        kind=kind,
+        name=metric.name,
+        label=metric.label,
+        parameters=metric.parameters(),
+        version=metric.version,
+        run=run,
+    )
 
 
 def _answer(measurement: Measurement) -> dict[str, Any]:

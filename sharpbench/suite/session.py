@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sharpbench.results import provenance
 from sharpbench.results.record import FINAL, content_key
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.execute import execute
-from sharpbench.suite.plan import Plan, SubjectPlan
+from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
 from sharpbench.suite.run import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["Intent", "intents", "run_plan"]
@@ -42,7 +43,8 @@ def run_plan(
         plan.name,
         {
             "suite": suite_text,
-            "subjects": [s.key for s in full_plan.subjects],
+            "subjects": [s.key for s in full_plan.subjects if isinstance(s, SubjectPlan)],
+            "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
             "plan_keys": sorted(full_plan.record_keys()),
             "run": run,
         },
@@ -71,10 +73,12 @@ def run_plan(
 class Intent:
     """What a run would do for one subject."""
 
-    subject: SubjectPlan
+    subject: SubjectPlan | ProblemPlan
     training: str
-    """``cached``, or why it would be trained."""
+    """``cached``, or why it would be trained; ``none`` for a problem."""
     to_measure: int
+    measurements: int
+    """All that belong to it."""
 
 
 def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
@@ -83,22 +87,29 @@ def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
     return [_intent(plan, subject, store, data) for subject in plan.subjects]
 
 
-def _intent(plan: Plan, subject: SubjectPlan, store: ResultsStore, data: Path) -> Intent:
-    everything = len(plan.measurements)
-    if reason := subject.dataset.missing(data):
-        return Intent(subject, f"can't: {reason}", everything)
+def _intent(
+    plan: Plan, subject: SubjectPlan | ProblemPlan, store: ResultsStore, data: Path
+) -> Intent:
+    asked = plan.asked(subject)
+    everything = len(asked)
+    intent = partial(Intent, subject, measurements=everything)
+    if reason := subject.missing(data):
+        return intent(f"can't: {reason}", everything)
     folder = store.subject(subject.key)
     description = folder.read()
+    of_problem = isinstance(subject, ProblemPlan)
     if description is None:
-        return Intent(subject, "new", everything)
+        return intent("none" if of_problem else "new", everything)
     if description["status"] == "diverged":
-        return Intent(subject, "cached", 0)
-    if description["status"] != "trained":
-        return Intent(subject, f"again: {description['reason']}", everything)
+        return intent("cached", 0)
+    if description["status"] not in {"trained", "known"}:
+        return intent(f"again: {description['reason']}", everything)
     done = {r.key for r in folder.records() if r.status in FINAL}
-    keys = (content_key([subject.key, description["weights"], m.key]) for m in plan.measurements)
+    keys = (content_key([subject.key, description["weights"], m.key]) for m in asked)
     to_measure = sum(key not in done for key in keys)
+    if of_problem:
+        return intent("none", to_measure)
     along = {plan.trajectory.metric_key(m) for m in plan.trajectory.metrics}
     if not along <= set(description["trajectories"]):
-        return Intent(subject, "again: to measure along the way", to_measure)
-    return Intent(subject, "cached", to_measure)
+        return intent("again: to measure along the way", to_measure)
+    return intent("cached", to_measure)

@@ -17,6 +17,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from sharpbench.errors import InputError, nearest_names
@@ -64,6 +65,19 @@ class SubjectsSpec(_Strict):
         return [value] if isinstance(value, dict) else value
 
 
+class ProblemsSpec(_Strict):
+    """Problems with known answers, each asked every one of these metrics."""
+
+    problem: Blocks
+    metrics: Blocks
+    seeds: Seeds | None = None
+
+    @field_validator("problem", "metrics", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return [value] if isinstance(value, dict) else value
+
+
 class EvaluationSpec(_Strict):
     ece_bins: int = Field(15, ge=2)
 
@@ -96,13 +110,22 @@ class SuiteSpec(_Strict):
     description: str = ""
     seeds: Seeds
     threads: int = Field(1, ge=1)
-    subjects: list[SubjectsSpec] = Field(min_length=1)
-    metrics: Blocks
+    subjects: list[SubjectsSpec] = []
+    problems: list[ProblemsSpec] = []
+    metrics: list[Block] = []
     transformations: list[Block] = []
     evaluation: EvaluationSpec = EvaluationSpec(ece_bins=15)
     cost: CostSpec = CostSpec(repeats=3)
     trajectory: TrajectorySpec | None = None
     limits: LimitsSpec = LimitsSpec(training_seconds=None, measurement_seconds=None)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> SuiteSpec:
+        if not self.subjects and not self.problems:
+            raise ValueError("a suite needs [[subjects]] to train or [[problems]] to solve")
+        if self.subjects and not self.metrics:
+            raise ValueError("[[subjects]] need [[metrics]] that measure them")
+        return self
 
 
 @dataclass(frozen=True)
@@ -195,6 +218,7 @@ def _nearest_keys(location: tuple[str | int, ...]) -> str:
     model: type[BaseModel] = SuiteSpec
     parents: dict[str, type[BaseModel]] = {
         "subjects": SubjectsSpec,
+        "problems": ProblemsSpec,
         "evaluation": EvaluationSpec,
         "cost": CostSpec,
         "trajectory": TrajectorySpec,

@@ -116,7 +116,8 @@ def test_what_has_no_rate_says_why():
     "parameters",
     [
         {"orders": (2,)},
-        {"orders": (0, 1)},
+        {"orders": (-1, 1)},
+        {"fit": "log_corrected", "orders": (0, 1, 2)},
         {"samples": 0},
         {"band": (0.6, 0.5)},
         {"floor": 0.0},

@@ -1,0 +1,23 @@
+"""Registry of problems whose answers are known in closed form."""
+
+from sharpbench.problems.base import Problem
+from sharpbench.registry import Registry
+
+__all__ = ["Problem", "problems"]
+
+problems: Registry[Problem] = Registry(
+    "problem",
+    Problem,
+    group="sharpbench.problems",
+    builtins={
+        "band_limited": "sharpbench.problems.fourier:BandLimited",
+        "cubic_pole": "sharpbench.problems.single_index:CubicPole",
+        "exponential": "sharpbench.problems.single_index:Exponential",
+        "fourier_features": "sharpbench.problems.fourier:FourierFeatures",
+        "gaussian": "sharpbench.problems.single_index:Gaussian",
+        "hyperbolic_tangent": "sharpbench.problems.single_index:HyperbolicTangent",
+        "power_pole": "sharpbench.problems.single_index:PowerPole",
+        "runge": "sharpbench.problems.single_index:Runge",
+        "sine": "sharpbench.problems.single_index:Sine",
+    },
+)

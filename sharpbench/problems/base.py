@@ -1,0 +1,63 @@
+"""The contract of a problem: a subject that needs no training and whose answers are known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sharpbench.registry import Plugin
+from sharpbench.subject import Subject
+
+__all__ = ["Known", "KnownDerivatives", "Problem"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a metric should say of a problem.
+
+    ``expected``: its definition with exact derivatives, all of the points and every direction: what
+    remains is error of the estimator. ``limit``: what the definition tends to as its orders grow, +∞
+    or −∞ where it diverges: the difference to ``expected`` is the price of finite orders.
+    """
+
+    expected: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Plugin, ABC):
+    """A network without training, with data, for which some metric's value is known exactly."""
+
+    @abstractmethod
+    def subject(self, *, seed: int) -> Subject:
+        """The function as a module in float64, with points (N, …) and targets of zeros."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownDerivatives(Problem, ABC):
+    """A scalar function (output 0) with every input derivative known."""
+
+    single_index: ClassVar[bool]
+    """Whether f(x) = g(w·x): then Dⁿf[u, …, u] = ±‖Dⁿf‖ cosⁿ∠(u, w) for every direction u."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """The dimension of x."""
+
+    @abstractmethod
+    def log_derivatives(self, subject: Subject, order: int) -> Tensor:
+        """log ‖Dⁿf(x)‖_F for n = 0 … order at the subject's points, (order + 1, N) in float64.
+
+        −∞ where a derivative vanishes. From closed forms, never by differentiation.
+        """
+
+    @abstractmethod
+    def limits(self, subject: Subject, *, mean_of_logs: bool) -> tuple[float, float]:
+        """Limits of the growth rates of ‖Dⁿf‖ and ‖Dⁿf‖/n!, ±∞ where they diverge.
+
+        ``mean_of_logs``: of the mean of log‖Dⁿf(x)‖ over the points, else of their root mean square.
+        """
