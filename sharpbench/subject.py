@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,6 +156,15 @@ class Subject:
     def with_model(self, model: nn.Module) -> Subject:
         """The same subject around another network, e.g. a transformed copy."""
         return Subject(model, self.inputs, self.targets, self.loss, self.task, self.splits)
+
+    def mapped(self, points: Callable[[Tensor], Tensor]) -> Subject:
+        """The same network and targets at ``points(inputs)``, in every split."""
+        splits = self.splits and dataclasses.replace(
+            self.splits,
+            train_inputs=points(self.splits.train_inputs),
+            test_inputs=points(self.splits.test_inputs),
+        )
+        return dataclasses.replace(self, inputs=points(self.inputs), splits=splits)
 
 
 def batched_outputs(model: nn.Module, inputs: Tensor, batch: int = 1024) -> Tensor:

@@ -10,6 +10,8 @@ transformations: Registry[Transformation] = Registry(
     Transformation,
     group="sharpbench.transformations",
     builtins={
+        "input_rescaling": "sharpbench.invariance.units:InputRescaling",
+        "logit_temperature": "sharpbench.invariance.units:LogitTemperature",
         "neuron_permutation": "sharpbench.invariance.neurons:NeuronPermutation",
         "neuron_rescaling": "sharpbench.invariance.neurons:NeuronRescaling",
         "weight_noise": "sharpbench.invariance.controls:WeightNoise",

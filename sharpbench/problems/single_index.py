@@ -34,7 +34,7 @@ __all__ = [
 class SingleIndex(KnownDerivatives, ABC):
     """f(x) = g(s), s = ``scale`` · ŵ·x, with a random unit vector ŵ of ``dimension`` entries.
 
-    ‖Dⁿf(x)‖_F = |g⁽ⁿ⁾(s)| scaleⁿ whatever the dimension. ``points`` points are drawn with ŵ·x uniform
+    ‖Dⁿf(x)‖_F = |g⁽ⁿ⁾(s)| scaleⁿ whatever the dimension. ``points`` points have ŵ·x evenly spaced
     in [−``half_width``, ``half_width``] and standard normal entries across ŵ.
     """
 
@@ -66,7 +66,8 @@ class SingleIndex(KnownDerivatives, ABC):
         generator = torch_generator(derive_seed(seed, "problem"))
         w = torch.randn(self.dimension, generator=generator, dtype=torch.float64)
         w = w / w.norm()
-        along = torch.rand(self.points, 1, generator=generator, dtype=torch.float64) * 2 - 1
+        steps = torch.arange(self.points, dtype=torch.float64).unsqueeze(1)
+        along = (2 * steps + 1) / self.points - 1
         x = torch.randn(self.points, self.dimension, generator=generator, dtype=torch.float64)
         x = x - (x @ w).unsqueeze(1) * w + self.half_width * along * w
         targets = torch.zeros(self.points, 1, dtype=torch.float64)

@@ -463,7 +463,7 @@ class _SubjectRun(_Run):
                 after = transformation.apply(before, seed=seed)
                 inputs = self.splits.test_inputs[:1024]
                 change = verify_promise(transformation, before, after, inputs)
-                changed[key] = (subject.with_model(after), change)
+                changed[key] = (subject.with_model(after).mapped(transformation.points), change)
             except TransformationRefused as refusal:
                 changed[key] = refusal
         return changed[key]
