@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-__all__ = ["brier_score", "expected_calibration_error"]
+__all__ = ["brier_score", "expected_calibration_error", "reliability"]
 
 
 def expected_calibration_error(
@@ -20,9 +22,29 @@ def expected_calibration_error(
     confidence: largest predicted probability a sample, (N,).
     correct: whether the prediction was right, (N,).
     """
+    _, confident, right = _sums(confidence, correct, bins)
+    return float(np.abs(right - confident).sum() / len(confidence))
+
+
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, Any]:
+    """The bins of the ECE that hold samples: ``confidence`` and ``accuracy`` (means), ``count``."""
+    count, confident, right = _sums(confidence, correct, bins)
+    held = count > 0
+    return {
+        "confidence": (confident[held] / count[held]).tolist(),
+        "accuracy": (right[held] / count[held]).tolist(),
+        "count": count[held].astype(int).tolist(),
+    }
+
+
+def _sums(
+    confidence: np.ndarray, correct: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples, summed confidence and right answers a bin."""
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=correct.astype(float) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
+    count = np.bincount(index, minlength=bins)
+    confident = np.bincount(index, weights=confidence, minlength=bins)
+    return count, confident, np.bincount(index, weights=correct.astype(float), minlength=bins)
 
 
 def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:

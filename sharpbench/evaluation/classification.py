@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,24 @@ from scipy.special import log_softmax
 from torch import nn
 
 from sharpbench.errors import InputError
-from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
+from sharpbench.evaluation.calibration import (
+    brier_score,
+    expected_calibration_error,
+    reliability,
+)
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Splits, batched_outputs
 
-__all__ = ["EVALUATION_VERSION", "FIGURES", "Figure", "decision_map", "evaluate"]
+__all__ = [
+    "EVALUATION_VERSION",
+    "FIGURES",
+    "Figure",
+    "decision_map",
+    "evaluate",
+    "reliability_diagram",
+]
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 
 FIGURES = (
     "train_loss",
@@ -83,6 +95,12 @@ def evaluate(
     figures["hard_accuracy"] = _mean(1 - test.wrong[hardest])
     figures["ece"] = _ece(test, ece_bins, seed)
     return figures
+
+
+def reliability_diagram(model: nn.Module, splits: Splits, *, bins: int) -> dict[str, Any]:
+    """Confidence against accuracy on the test data, by the bins of the ECE."""
+    test = _outcomes(model, splits.test_inputs, splits.test_targets)
+    return reliability(test.confidence, 1 - test.wrong, bins)
 
 
 def decision_map(model: nn.Module, splits: Splits, *, cells: int = 64) -> dict[str, object] | None:

@@ -25,6 +25,7 @@ __all__ = [
     "pairs_figure",
     "scatter_figure",
     "trajectory_figure",
+    "wrapped",
 ]
 
 _MARKERS = ("o", "X", "s", "^", "D", "P", "v")
@@ -306,7 +307,7 @@ def trajectory_figure(rows: pd.DataFrame) -> Figure:
                 palette="colorblind",
             )
             axis.set(xlabel="epoch", ylabel=label if column == 0 else "")
-        axes[top, column].set_title(_wrapped(stratum), size=9)
+        axes[top, column].set_title(wrapped(stratum), size=9)
     for number in range(len(strata), bands * columns):
         top = 2 * (number // columns)
         axes[top, number % columns].set_visible(False)
@@ -403,5 +404,6 @@ def _plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
-def _wrapped(text: str, width: int = 30) -> str:
+def wrapped(text: str, width: int = 30) -> str:
+    """``text`` in lines of at most ``width`` characters."""
     return "\n".join(textwrap.wrap(text, width))

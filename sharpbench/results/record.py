@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 __all__ = ["FINAL", "Kind", "Record", "Status", "content_key"]
 
-Kind = Literal["measurement", "evaluation", "trajectory", "decision_map", "problem"]
+Kind = Literal["measurement", "evaluation", "trajectory", "decision_map", "reliability", "problem"]
 Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})

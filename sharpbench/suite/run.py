@@ -28,6 +28,7 @@ from sharpbench.evaluation.classification import (
     FIGURES,
     decision_map,
     evaluate,
+    reliability_diagram,
 )
 from sharpbench.invariance import Transformation
 from sharpbench.invariance.base import verify_promise
@@ -411,18 +412,16 @@ class _SubjectRun(_Run):
             )
             for name, figure in figures.items()
         ]
-        if (details := decision_map(model, self.splits)) is not None:
-            name = "decision_map"
-            drawn = Record(
-                f"{key}:{name}",
-                kind="decision_map",
-                name=name,
-                label=name,
-                details=details,
-                **common,
-            )
-            records.insert(0, drawn)  # first, so that it is there whenever the figures are
-        return records
+        pictures: dict[Kind, dict[str, Any] | None] = {
+            "decision_map": decision_map(model, self.splits),
+            "reliability": reliability_diagram(model, self.splits, bins=self.plan.ece_bins),
+        }
+        drawn = [
+            Record(f"{key}:{kind}", kind=kind, name=kind, label=kind, details=details, **common)
+            for kind, details in pictures.items()
+            if details is not None
+        ]
+        return [*drawn, *records]  # pictures first: they are there whenever the figures are
 
     def _measurement_record(
         self,

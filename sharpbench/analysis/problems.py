@@ -1,0 +1,135 @@
+"""Right? The curvature rate against problems whose derivatives are known at every order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["by_dimension", "by_orders", "definitions", "estimation_error", "solved"]
+
+
+def solved(frame: pd.DataFrame) -> pd.DataFrame:
+    """Answered problems, one row an answer: ``problem``, ``seed``, the metric's parameters as columns,
+    ``first_order`` and ``last_order``, ``value``, ``standard_error``, ``expected``, ``limit``,
+    ``diverges``."""
+    rows = frame[(frame["kind"] == "problem") & (frame["status"] == "ok")]
+    rows = rows[rows["name"] == "curvature_rate"]
+    if rows.empty:
+        return pd.DataFrame()
+    parameters = pd.DataFrame(rows["parameters"].tolist(), index=rows.index)
+    orders = parameters["orders"]
+    named = rows[
+        ["seed", "value", "standard_error", "expected", "limit", "diverges", "metric_short"]
+    ]
+    dimensions = (
+        rows["problem.dimension"].fillna(1).astype(int)
+        if "problem.dimension" in rows
+        else pd.Series(1, index=rows.index)
+    )
+    return pd.concat(
+        [
+            named,
+            parameters.drop(columns="orders"),
+            pd.DataFrame(
+                {
+                    "problem": rows["problem_short"],
+                    "dimension": dimensions,
+                    "first_order": orders.map(min),
+                    "last_order": orders.map(max),
+                    "steps": orders.map(len),
+                }
+            ),
+        ],
+        axis=1,
+    ).reset_index(drop=True)
+
+
+def by_orders(rows: pd.DataFrame) -> pd.DataFrame:
+    """Plain least-squares fits from order 1 on, averaged over points: how λ goes on with the orders."""
+    if rows.empty:
+        return rows
+    plain = rows[
+        (rows["first_order"] == 1)
+        & (rows["fit"] == "least_squares")
+        & (rows["norm"] == "geometric_mean")
+        & (rows["dimension"] == 1)
+        & (rows["steps"] == rows["last_order"])
+        & (rows["weight_decay"] == 0)
+    ]
+    several = plain.groupby("problem")["last_order"].transform("nunique") > 2
+    return plain[several].sort_values(["problem", "normalization", "last_order"])
+
+
+def definitions(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row a problem: both definitions at the paper's orders 1–4, at the most orders, in the limit."""
+    table = []
+    for problem, group in by_orders(rows).groupby("problem", sort=False):
+        entry: dict[str, Any] = {"problem": problem}
+        for definition, own in group.groupby("normalization"):
+            at_four = own[own["last_order"] == 4]
+            last = own.iloc[-1]
+            entry[str(definition)] = {
+                "at_four": float(at_four["value"].iloc[0]) if len(at_four) else None,
+                "at_most": float(last["value"]),
+                "most": int(last["last_order"]),
+                "limit": last["diverges"] if isinstance(last["diverges"], str) else last["limit"],
+                "diverges": isinstance(last["diverges"], str),
+                "error": float((own["value"] - own["expected"]).abs().max()),
+            }
+        table.append(entry)
+    return table
+
+
+def by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
+    """Answers to one problem in several dimensions, by law of directions and norm."""
+    if rows.empty:
+        return rows
+    laws = rows.assign(
+        law=np.where(
+            rows["norm"] == "geometric_mean",
+            rows["direction_law"],
+            rows["norm"] + ", " + rows["direction_law"],
+        ),
+        function=rows["problem"].str.replace(r"dimension \d+(, )?", "", regex=True),
+    )
+    several = (
+        laws.groupby(["law", "function", "metric_short"])["dimension"].transform("nunique") > 2
+    )
+    return laws[several]
+
+
+def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
+    """Root mean square of estimate − exact over seeds, against ``directions`` and ``samples``.
+
+    ``axis`` says which of the two varies, ``amount`` its value, ``seeds`` how many runs.
+    """
+    found = []
+    if rows.empty:
+        return pd.DataFrame()
+    several = rows.assign(amount=rows["samples"].map(lambda s: s if isinstance(s, int) else None))
+    for (problem, norm), group in several.groupby(["problem", "norm"], sort=False):
+        for axis, own in (
+            (
+                "directions a point",
+                group[group["amount"].isna()].assign(x=lambda g: g["directions"]),
+            ),
+            ("points", group[group["amount"].notna()].assign(x=lambda g: g["amount"])),
+        ):
+            if own["x"].nunique() < 3 or own["seed"].nunique() < 3:
+                continue
+            for amount, at in own.groupby("x"):
+                error = (at["value"] - at["expected"]).to_numpy(float)
+                found.append(
+                    {
+                        "problem": problem,
+                        "norm": norm,
+                        "axis": axis,
+                        "amount": float(amount),
+                        "rms": float(np.sqrt(np.mean(error**2))),
+                        "told": float(np.sqrt(np.mean(at["standard_error"].astype(float) ** 2))),
+                        "seeds": len(at),
+                    }
+                )
+    return pd.DataFrame(found)

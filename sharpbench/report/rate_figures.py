@@ -1,0 +1,218 @@
+"""Figures about the curvature rate λ: against the truth, its fit, and the paper's Figure 1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from sharpbench.report.figures import wrapped
+
+__all__ = [
+    "estimation_figure",
+    "figure_one",
+    "fit_figure",
+    "growth_figure",
+    "reliability_figure",
+]
+
+_MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h")
+_PAPER = {
+    # arXiv:2511.01438, Figure 1 and section 5.2: mean λ over 20 seeds by epoch.
+    "Adam": ([1, 5, 10, 15, 50], [0.0, 0.7, 1.1, 1.36, 1.85], (1.418, 2.154)),
+    "CRR, scale 0.003": ([1, 5, 10, 15, 50], [0.0, 0.7, 0.93, 1.07, 1.277], (1.103, 1.476)),
+}
+
+
+def growth_figure(rows: pd.DataFrame) -> Figure:
+    """λ against the highest order fitted, raw (left) and with factorials divided out (right).
+
+    ``rows``: ``problem``, ``normalization``, ``last_order``, ``value``, ``limit`` (see
+    `analysis.problems.by_orders`). A limit is a dashed line of the problem's colour.
+    """
+    names = list(dict.fromkeys(rows["problem"]))
+    palette = sns.color_palette("colorblind", len(names))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharex=True)
+    for axis, (definition, title) in zip(
+        axes,
+        (("none", "λ raw: log‖Dⁿf‖"), ("factorial", "λ factorial: log(‖Dⁿf‖/n!)")),
+        strict=True,
+    ):
+        for number, name in enumerate(names):
+            own = rows[(rows["problem"] == name) & (rows["normalization"] == definition)]
+            if own.empty:
+                continue
+            axis.plot(
+                own["last_order"], own["value"], marker=_MARKERS[number % len(_MARKERS)],
+                color=palette[number], markersize=5, label=name,
+            )  # fmt: skip
+            limit = own["limit"].iloc[0]
+            if not pd.isna(limit):
+                axis.axhline(limit, color=palette[number], linestyle="--", linewidth=0.9)
+        axis.axvline(4, color="0.6", linewidth=0.8, linestyle=":")
+        axis.set(title=title, xlabel="highest order fitted", ylabel="λ (per order)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def estimation_figure(dimensions: pd.DataFrame, errors: pd.DataFrame) -> Figure:
+    """λ of one function in ever more dimensions (left), and the estimator's error (right).
+
+    ``dimensions``: ``law``, ``dimension``, ``value``, ``expected``; ``errors``: ``axis``, ``problem``,
+    ``norm``, ``amount``, ``rms``, ``told`` (see `analysis.problems`).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.9))
+    laws = list(dict.fromkeys(dimensions["law"])) if len(dimensions) else []
+    for number, law in enumerate(laws):
+        own = (
+            dimensions[dimensions["law"] == law].groupby("dimension")[["value", "expected"]].mean()
+        )
+        colour = sns.color_palette("colorblind")[number]
+        axes[0].plot(own.index, own["expected"], color=colour, linewidth=1)
+        axes[0].plot(
+            own.index, own["value"], _MARKERS[number], color=colour, markersize=6, label=law
+        )
+    axes[0].set(xscale="log", xlabel="input dimension d", ylabel="λ (per order)")
+    axes[0].set_title("directions: line exact, points estimated", size=9)
+    if laws:
+        axes[0].legend(fontsize=8)
+    for axis, what in zip(axes[1:], ("directions a point", "points"), strict=True):
+        own = errors[errors["axis"] == what] if len(errors) else errors
+        if not len(own):
+            axis.set_visible(False)
+            continue
+        for number, ((problem, norm), group) in enumerate(own.groupby(["problem", "norm"])):
+            colour = sns.color_palette("colorblind")[number]
+            axis.plot(
+                group["amount"], group["rms"], color=colour, marker=_MARKERS[number],
+                label=f"{problem}, {norm.replace('_', ' ')}",
+            )  # fmt: skip
+            axis.plot(group["amount"], group["told"], color=colour, linestyle=":", linewidth=1)
+        axis.set(xscale="log", yscale="log", xlabel=what, ylabel="error of λ")
+        axis.set_title("solid: true error, dotted: standard error told", size=9)
+        axis.legend(fontsize=7, loc="lower left")
+    return figure
+
+
+def fit_figure(rows: pd.DataFrame) -> Figure:
+    """log|dₙ| against n with the straight line whose slope is λ; a panel a data set and model.
+
+    ``rows``: ``stratum``, ``recipe``, ``order``, ``log_derivative``, ``low``, ``high``, ``fit``.
+    """
+    strata = list(dict.fromkeys(rows["stratum"]))
+    columns = min(4, len(strata))
+    bands = math.ceil(len(strata) / columns)
+    figure, axes = plt.subplots(
+        bands, columns, figsize=(3.0 * columns, 2.8 * bands + 0.5), squeeze=False, sharex=True
+    )
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
+    for axis, stratum in zip(axes.flat, strata, strict=False):
+        for number, recipe in enumerate(recipes):
+            own = rows[(rows["stratum"] == stratum) & (rows["recipe"] == recipe)]
+            if own.empty:
+                continue
+            axis.errorbar(
+                own["order"], own["log_derivative"],
+                yerr=[own["log_derivative"] - own["low"], own["high"] - own["log_derivative"]],
+                fmt=_MARKERS[number % len(_MARKERS)], color=palette[recipe], markersize=5,
+                elinewidth=0.8, label=recipe,
+            )  # fmt: skip
+            axis.plot(own["order"], own["fit"], color=palette[recipe], linewidth=1)
+        axis.set_title(wrapped(stratum), size=8)
+        axis.set(xlabel="order n", ylabel="mean log |dₙ|")
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    for axis in axes.flat[len(strata) :]:
+        axis.set_visible(False)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(3, len(handles)),
+    )
+    return figure
+
+
+def figure_one(rows: pd.DataFrame) -> Figure:
+    """The paper's Figure 1 (left, the values it states) next to ours (right), one scale.
+
+    ``rows``: ``recipe`` (``Adam`` or the CRR of the paper), ``epoch``, ``value``, a row a network.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), sharey=True)
+    palette = dict(zip(_PAPER, sns.color_palette("colorblind"), strict=False))
+    for name, (epochs, values, (low, high)) in _PAPER.items():
+        axes[0].plot(epochs, values, marker="o", color=palette[name], label=name)
+        axes[0].errorbar(
+            [50], values[-1:], yerr=[[values[-1] - low], [high - values[-1]]], color=palette[name],
+            capsize=4,
+        )  # fmt: skip
+    for name, own in rows.groupby("recipe", sort=False):
+        by_epoch = own.groupby("epoch")["value"]
+        middle = by_epoch.mean()
+        axes[1].plot(middle.index, middle, marker="o", color=palette[str(name)], label=name)
+        axes[1].fill_between(
+            middle.index, by_epoch.quantile(0.025), by_epoch.quantile(0.975), alpha=0.2,
+            color=palette[str(name)], linewidth=0,
+        )  # fmt: skip
+    count = rows.groupby("recipe")["seed"].nunique().min()
+    axes[0].set(title="as the paper states it (20 seeds)", xlabel="epoch", ylabel="λ (per order)")
+    axes[1].set(title=f"measured here ({count} seeds)", xlabel="epoch")
+    axes[1].legend()
+    return figure
+
+
+def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
+    """Accuracy against confidence, a panel a data set and model, a line a recipe, seeds together.
+
+    Each entry: ``stratum``, ``recipe``, ``confidence``, ``accuracy``, ``count``, ``bin``.
+    """
+    rows = pd.DataFrame(diagrams)
+    strata = list(dict.fromkeys(rows["stratum"]))
+    recipes = list(dict.fromkeys(rows["recipe"]))
+    palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
+    columns = min(4, len(strata))
+    bands = math.ceil(len(strata) / columns)
+    figure, axes = plt.subplots(
+        bands, columns, figsize=(2.8 * columns, 2.8 * bands + 0.5), squeeze=False
+    )
+    for axis, stratum in zip(axes.flat, strata, strict=False):
+        axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.9)
+        for number, recipe in enumerate(recipes):
+            own = rows[(rows["stratum"] == stratum) & (rows["recipe"] == recipe)]
+            if own.empty:
+                continue
+            weight = own.groupby("bin")["count"].sum()
+            confidence = (own["confidence"] * own["count"]).groupby(own["bin"]).sum() / weight
+            accuracy = (own["accuracy"] * own["count"]).groupby(own["bin"]).sum() / weight
+            axis.plot(confidence, accuracy, color=palette[recipe], linewidth=1)
+            axis.scatter(
+                confidence, accuracy, color=palette[recipe], marker=_MARKERS[number % len(_MARKERS)],
+                s=10 + 60 * weight / weight.max(), linewidth=0, label=recipe,
+            )  # fmt: skip
+        low = max(0.0, float(rows.loc[rows["stratum"] == stratum, "confidence"].min()) - 0.05)
+        axis.set(
+            xlim=(low, 1.02), ylim=(min(low, 0.4), 1.02), xlabel="confidence", ylabel="accuracy"
+        )
+        axis.set_title(wrapped(stratum), size=8)
+    for axis in axes.flat[len(strata) :]:
+        axis.set_visible(False)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(3, len(handles)),
+    )
+    return figure
