@@ -31,7 +31,7 @@ def stratum(frame: pd.DataFrame) -> pd.Series:
 
     Subjects of one stratum differ in recipe and seed alone: their ranks compare without confounding.
     """
-    return frame["dataset_short"] + " · " + frame["model_short"]
+    return frame["dataset_short"].astype(object) + " · " + frame["model_short"].astype(object)
 
 
 def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["by_dimension", "by_orders", "definitions", "estimation_error", "solved"]
+__all__ = [
+    "by_dimension",
+    "by_orders",
+    "definitions",
+    "estimation_error",
+    "sentences",
+    "solved",
+]
 
 
 def solved(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +71,9 @@ def by_orders(rows: pd.DataFrame) -> pd.DataFrame:
 
 def definitions(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """A row a problem: both definitions at the paper's orders 1–4, at the most orders, in the limit."""
-    table = []
+    table: list[dict[str, Any]] = []
+    if rows.empty:
+        return table
     for problem, group in by_orders(rows).groupby("problem", sort=False):
         entry: dict[str, Any] = {"problem": problem}
         for definition, own in group.groupby("normalization"):
@@ -133,3 +142,34 @@ def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
                     }
                 )
     return pd.DataFrame(found)
+
+
+def sentences(rows: pd.DataFrame) -> list[str]:
+    """What the problems say, in words."""
+    if rows.empty:
+        return []
+    exact = rows[(rows["norm"] == "geometric_mean") & (rows["dimension"] == 1)]
+    off = (exact["value"] - exact["expected"]).abs().dropna()
+    found = []
+    if len(off):
+        found.append(
+            f"On problems of one variable λ differs from its value by exact derivatives by at most "
+            f"{off.max():.0e} ({len(off)} answers, orders up to {exact['last_order'].max()})."
+        )
+    table = definitions(rows)
+    for key, name in (("none", "λ raw"), ("factorial", "λ with factorials divided out")):
+        diverging = [row["problem"] for row in table if row.get(key, {}).get("diverges")]
+        if diverging:
+            found.append(f"{name} has no limit on {', '.join(diverging)}.")
+    limited = [
+        abs(row[key]["at_four"] - row[key]["limit"])
+        for row in table
+        for key in ("none", "factorial")
+        if key in row and not row[key]["diverges"] and row[key]["at_four"] is not None
+    ]
+    if limited:
+        found.append(
+            f"Where there is a limit, orders 1 to 4 miss it by {np.median(limited):.2f} in the median and "
+            f"{max(limited):.2f} at most."
+        )
+    return found

@@ -24,14 +24,15 @@ def findings(
     matrix: pd.DataFrame,
     associations: pd.DataFrame,
     costs: pd.DataFrame,
+    truths: list[str],
 ) -> dict[str, list[str]]:
     """Sentences by question: ``right``, ``invariant``, ``predictive``, ``costly``.
 
     The tables are those of `correctness.implementation_agreement`, `invariance.invariance_matrix`,
-    `prediction.associations` and `cost.cost_table`.
+    `prediction.associations` and `cost.cost_table`; ``truths`` those of `problems.sentences`.
     """
     return {
-        "right": _right(frame, agreement),
+        "right": _right(frame, agreement, truths),
         "invariant": _invariant(matrix),
         "predictive": _predictive(associations),
         "costly": _costly(costs),
@@ -53,8 +54,8 @@ def problems(frame: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"label": "what"})
 
 
-def _right(frame: pd.DataFrame, agreement: pd.DataFrame) -> list[str]:
-    sentences = []
+def _right(frame: pd.DataFrame, agreement: pd.DataFrame, truths: list[str]) -> list[str]:
+    sentences = list(truths)
     for row in agreement.itertuples():
         text = (
             f"{row.b} differs from {row.a} by {row.median_difference:.2%} in the median and "

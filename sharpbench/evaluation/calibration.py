@@ -27,10 +27,14 @@ def expected_calibration_error(
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, Any]:
-    """The bins of the ECE that hold samples: ``confidence`` and ``accuracy`` (means), ``count``."""
+    """The bins of the ECE that hold samples.
+
+    ``bin`` (from 0), ``confidence`` and ``accuracy`` (means), ``count``.
+    """
     count, confident, right = _sums(confidence, correct, bins)
     held = count > 0
     return {
+        "bin": np.flatnonzero(held).tolist(),
         "confidence": (confident[held] / count[held]).tolist(),
         "accuracy": (right[held] / count[held]).tolist(),
         "count": count[held].astype(int).tolist(),

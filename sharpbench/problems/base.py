@@ -31,6 +31,9 @@ class Known:
 class Problem(Plugin, ABC):
     """A network without training, with data, for which some metric's value is known exactly."""
 
+    title: ClassVar[str]
+    """What the report calls it: its formula."""
+
     @abstractmethod
     def subject(self, *, seed: int) -> Subject:
         """The function as a module in float64, with points (N, …) and targets of zeros."""

@@ -85,6 +85,7 @@ class BandLimited(_Waves):
     """
 
     name = "band_limited"
+    title = "flat band"
     reference = "arXiv:2511.01438, section 5.1 and its code"
 
     period: float = 20.0
@@ -128,6 +129,7 @@ class FourierFeatures(_Waves):
     """
 
     name = "fourier_features"
+    title = "Fourier features"
     reference = "Mutný and Krause, NeurIPS 2018 (quadrature Fourier features, additive)"
 
     dimension: int = 8

@@ -137,6 +137,7 @@ class PowerPole(SingleIndex):
     """
 
     name = "power_pole"
+    title = "(1 − s)⁻ᵖ"
     reference = "arXiv:2511.01438, section 5.1 and its code"
 
     power: int = 1
@@ -159,6 +160,7 @@ class CubicPole(SingleIndex):
     """g(s) = 1/(1 − s³), poles at the cube roots of unity; at 0 two of three derivatives vanish."""
 
     name = "cubic_pole"
+    title = "1/(1 − s³)"
     reference = "arXiv:2511.01438, section 5.1 (its code has (1 − x)⁻³ instead)"
 
     def _roots(self) -> list[complex]:
@@ -182,6 +184,7 @@ class Runge(SingleIndex):
     """g(s) = 1/(1 + s²), poles at ±i; ``scale = 5`` makes Runge's 1/(1 + 25x²)."""
 
     name = "runge"
+    title = "1/(1 + s²)"
     reference = "C. Runge, Zeitschrift für Mathematik und Physik 46 (1901)"
 
     scale: float = 5.0
@@ -202,6 +205,7 @@ class Sine(SingleIndex):
     """g(s) = sin s, so that f is sin kx with ``scale`` k: band edge k, λ raw is log k."""
 
     name = "sine"
+    title = "sin s"
     reference = "arXiv:2511.01438, sections 2.2 and 5.1"
 
     points: int = 64
@@ -224,6 +228,7 @@ class Exponential(SingleIndex):
     """g(s) = exp s, so that f is exp ax with ``scale`` a: λ raw is log a at every order."""
 
     name = "exponential"
+    title = "exp s"
     reference = "arXiv:2511.01438, section 2.2"
 
     def g(self, s: Tensor) -> Tensor:
@@ -245,6 +250,7 @@ class Gaussian(SingleIndex):
     """
 
     name = "gaussian"
+    title = "exp(−s²/2)"
     reference = "arXiv:2511.01438, section 2.2; Heₙ: Abramowitz & Stegun 22.5.19"
 
     points: int = 256
@@ -272,6 +278,7 @@ class HyperbolicTangent(SingleIndex):
     """
 
     name = "hyperbolic_tangent"
+    title = "tanh s"
     reference = "d/ds tanh s = 1 − tanh² s"
 
     points: int = 64

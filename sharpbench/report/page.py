@@ -18,11 +18,24 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import sharpbench
-from sharpbench.analysis import correctness, cost, invariance, prediction, summary, trajectory
+from sharpbench.analysis import (
+    claims,
+    correctness,
+    cost,
+    invariance,
+    prediction,
+    problems,
+    rate_fit,
+    summary,
+    trajectory,
+)
+from sharpbench.analysis.estimates import Estimate
 from sharpbench.analysis.frames import measured, stratum, with_short_names
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
-from sharpbench.report import figures
+from sharpbench.problems import problems as problem_registry
+from sharpbench.registry import Registry
+from sharpbench.report import figures, rate_figures
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.results.store import ResultsStore, load_records
 
@@ -45,11 +58,15 @@ def write_report(results: Path, suite: str, folder: Path) -> Path:
     """
     store = ResultsStore(results)
     manifest = store.manifest(suite)
-    frame = with_short_names(load_records(results, suite=suite), _metric_titles())
+    titles = {**_titles(metrics), **_titles(problem_registry)}
+    frame = with_short_names(load_records(results, suite=suite), titles)
     page = (
         _environment()
         .get_template("report.html")
-        .render(**_content(frame, manifest, store.documents("runs"), suite))
+        .render(
+            **_content(frame, manifest, store.documents("runs"), suite),
+            **_paper(store, suite),
+        )
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "index.html"
@@ -68,6 +85,8 @@ def _content(
     pairs = correctness.implementation_pairs(frame)
     agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
+    truths = problems.solved(frame)
+    networks = frame[frame["kind"] != "problem"]
     used = sorted(set(frame["run"].dropna())) if "run" in frame else []
     return {
         "title": spec.get("title") or suite,
@@ -77,21 +96,28 @@ def _content(
         "version": sharpbench.__version__,
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "planned": len(manifest["subjects"]),
-        "present": frame["subject"].nunique(),
-        "figures_total": int(frame["kind"].isin(["measurement", "evaluation", "trajectory"]).sum()),
+        "present": networks["subject"].nunique(),
+        "figures_total": int(frame["kind"].isin(_FIGURE_KINDS).sum()),
         "findings": summary.findings(
-            frame, agreement=agreement, matrix=matrix, associations=table, costs=costs
+            frame,
+            agreement=agreement,
+            matrix=matrix,
+            associations=table,
+            costs=costs,
+            truths=problems.sentences(truths),
         ),
         "problems": summary.problems(frame).to_dict("records"),
         "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
         "agreement": agreement.to_dict("records"),
+        "definitions": problems.definitions(truths),
+        "answers": _answers(truths),
         "matrix": matrix.to_dict("records"),
         "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
         "associations": table.to_dict("records"),
         "costs": costs.to_dict("records"),
         "rows": _metric_rows(frame),
-        "pictures": _pictures(frame, pairs, table, costs),
+        "pictures": _pictures(frame, pairs, table, costs, truths),
         "runs": {name: runs[name] for name in used if name in runs},
         "last_run": runs.get(manifest["run"], {}),
         "css": _asset("report.css"),
@@ -101,7 +127,11 @@ def _content(
 
 
 def _pictures(
-    frame: pd.DataFrame, pairs: pd.DataFrame, associations: pd.DataFrame, costs: pd.DataFrame
+    frame: pd.DataFrame,
+    pairs: pd.DataFrame,
+    associations: pd.DataFrame,
+    costs: pd.DataFrame,
+    truths: pd.DataFrame,
 ) -> dict[str, _Picture]:
     drawn: dict[str, _Picture] = {}
 
@@ -109,6 +139,39 @@ def _pictures(
         with figure_style():
             drawn[name] = _Picture(name, to_svg(draw(), name=name, alt=caption), caption)
 
+    growth = problems.by_orders(truths)
+    if len(growth):
+        add(
+            "growth",
+            lambda: rate_figures.growth_figure(growth),
+            "λ against the highest order fitted, from order 1 on. Dashed: the limit, where there is one "
+            "(a line that never levels off has none). Dotted: order 4, where the paper stops.",
+        )
+    dimensions, errors = problems.by_dimension(truths), problems.estimation_error(truths)
+    if len(dimensions) or len(errors):
+        add(
+            "estimation",
+            lambda: rate_figures.estimation_figure(dimensions, errors),
+            "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
+            "½ log d a order), and the root mean square error over seeds of λ against directions and "
+            "points.",
+        )
+    orders = rate_fit.fitted_orders(frame)
+    if len(orders) > 0 and orders["stratum"].nunique() <= _MOST_STRATA:
+        add(
+            "fit",
+            lambda: rate_figures.fit_figure(orders),
+            f"What {orders['metric'].iloc[0]} is fitted to: the mean of log |dₙ| over points and "
+            "directions by order, mean over seeds with their full range; λ is the slope of the line.",
+        )
+    diagrams = _reliability(frame)
+    if diagrams and len({d["stratum"] for d in diagrams}) <= _MOST_STRATA:
+        add(
+            "reliability",
+            lambda: rate_figures.reliability_figure(diagrams),
+            "Accuracy against confidence on test data in the bins of the ECE, all seeds together; area "
+            "shows how many samples a bin holds. On the dashed line a network is calibrated.",
+        )
     points = _points(frame)
     if len(points):
         add(
@@ -182,6 +245,95 @@ def _pictures(
             "test points (● class 0, ▲ class 1), with their figures.",
         )
     return drawn
+
+
+_FIGURE_KINDS = ["measurement", "evaluation", "trajectory", "problem"]
+
+_MOST_STRATA = 12
+"""Beyond this many data sets and models a figure with a panel for each is no longer readable."""
+
+_FIGURE_ONE = {"adam": "Adam", "crr": "CRR, scale 0.003"}
+
+
+def _paper(store: ResultsStore, suite: str) -> dict[str, Any]:
+    """The audit of arXiv:2511.01438, from every suite of it that has run in this results folder."""
+    if suite not in claims.PAPER_SUITES:
+        return {"claims": [], "questions": [], "verdicts": {}, "figure_one": None}
+    ran = [name for name in claims.PAPER_SUITES if name in store.documents("suites")]
+    frames = {name: load_records(store.root, suite=name) for name in ran}
+    table = claims.claims_table(frames, claims.CLAIMS)
+    return {
+        "claims": table.to_dict("records"),
+        "verdicts": table["verdict"].value_counts().to_dict(),
+        "questions": claims.claims_table(frames, claims.QUESTIONS).to_dict("records"),
+        "figure_one": _figure_one(frames.get("paper_two_moons")),
+    }
+
+
+def _figure_one(frame: pd.DataFrame | None) -> _Picture | None:
+    if frame is None:
+        return None
+    rows = frame[(frame["kind"] == "trajectory") & (frame["recipe.epochs"] == 50)]
+    rows = rows[rows["status"] == "ok"].assign(recipe=lambda f: f["recipe"].map(_FIGURE_ONE))
+    if rows.empty:
+        return None
+    caption = (
+        "λ along 50 epochs at 30% label noise. Left: the values that arXiv:2511.01438 states for its "
+        "Figure 1 (means, with the 2.5–97.5 percentiles at the end); right: mean and the same "
+        "percentiles over the seeds here."
+    )
+    with figure_style():
+        svg = to_svg(rate_figures.figure_one(rows), name="figure_one", alt=caption)
+    return _Picture("figure_one", svg, caption)
+
+
+def _answers(truths: pd.DataFrame) -> list[dict[str, Any]]:
+    """Every answer to a problem: a row a problem, metric and seed."""
+    if truths.empty:
+        return []
+    return [
+        {
+            **{k: row[k] for k in ("problem", "seed", "value", "standard_error", "expected")},
+            "definition": _definition(row),
+            "limit": row["diverges"] if isinstance(row["diverges"], str) else row["limit"],
+        }
+        for row in truths.to_dict("records")
+    ]
+
+
+def _definition(row: dict[str, Any]) -> str:
+    """λ's definition in a few words."""
+    raw = "raw" if row["normalization"] == "none" else "factorial"
+    orders = f"{row['steps']} orders {row['first_order']}–{row['last_order']}"
+    many = f"{row['directions']} {row['direction_law']} direction" + "s" * (row["directions"] > 1)
+    points = "all points" if row["samples"] == "all" else f"{row['samples']} points"
+    words = [raw, orders, row["norm"].replace("_", " "), many, points]
+    if row["fit"] != "least_squares":
+        words.append(row["fit"].replace("_", " "))
+    if row["weight_decay"]:
+        words.append(f"weights 1/(1 + {row['weight_decay']:g} n)")
+    return ", ".join(words)
+
+
+def _reliability(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = frame[frame["kind"] == "reliability"]
+    if rows.empty:
+        return []
+    rows = rows.assign(stratum=stratum(rows))
+    return [
+        {
+            "stratum": row["stratum"],
+            "recipe": row["recipe_short"],
+            "confidence": confidence,
+            "accuracy": accuracy,
+            "count": count,
+            "bin": number,
+        }
+        for row in rows.to_dict("records")
+        for number, confidence, accuracy, count in zip(
+            *(row["details"][k] for k in ("bin", "confidence", "accuracy", "count")), strict=True
+        )
+    ]
 
 
 def _points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -278,12 +430,12 @@ def _decision_maps(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return maps
 
 
-def _metric_titles() -> dict[str, str]:
-    """What each installed metric is called; a metric that can't be imported keeps its name."""
+def _titles(registry: Registry[Any]) -> dict[str, str]:
+    """What each installed plug-in is called; one that can't be imported keeps its name."""
     titles = {}
-    for name in metrics:
+    for name in registry:
         try:
-            titles[name] = getattr(metrics.get(name), "title", name)
+            titles[name] = getattr(registry.get(name), "title", name)
         except InputError:
             continue
     return titles
@@ -309,6 +461,7 @@ def _environment() -> jinja2.Environment:
         figure=_with_error,
         percent_figure=_percent_with_error,
         number=_number,
+        interval=_interval,
         percent=_percent,
         bytes=_bytes,
         seconds=_seconds,
@@ -346,6 +499,22 @@ def _number(value: float | None, digits: int = 4) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:.{digits}g}"
+
+
+def _interval(estimate: Estimate) -> str:
+    """``0.87 [0.81, 0.94]``: to the digit that the interval can tell; exact figures to four."""
+    width = estimate.high - estimate.low
+    if width == 0:
+        return _number(estimate.value)
+    places = max(0, 1 - math.floor(math.log10(width)))
+    if places > 6:
+        return f"{estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}]"
+    return " ".join(
+        (
+            f"{estimate.value:.{places}f}",
+            f"[{estimate.low:.{places}f}, {estimate.high:.{places}f}]",
+        )
+    )
 
 
 def _percent(value: float | None) -> str:
