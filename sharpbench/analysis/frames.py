@@ -38,8 +38,8 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
     """``frame`` with columns ``metric_short`` and ``dataset_short``, ``model_short``, ``recipe_short``,
     ``problem_short``.
 
-    A short name holds only the parameters that tell entries of this frame apart. ``titles`` maps
-    metric names to what a reader calls them.
+    A short name holds only the parameters in which an entry differs from most of its kind. ``titles`` maps
+    names of metrics and problems to what a reader calls them.
     """
     frame = frame.copy()
     metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem"])]
@@ -58,7 +58,10 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
         columns = [c for c in frame.columns if c.startswith(f"{part}.")]
         distinct = frame.drop_duplicates(f"{part}_label").dropna(subset=f"{part}_label")
         found = {
-            row[f"{part}_label"]: (row[part], {c.split(".", 1)[1]: row[c] for c in columns})
+            row[f"{part}_label"]: (
+                titles.get(row[part], row[part]),
+                {c.split(".", 1)[1]: row[c] for c in columns},
+            )
             for row in distinct.to_dict("records")
         }
         frame[f"{part}_short"] = frame[f"{part}_label"].map(short_names(found))
@@ -66,7 +69,7 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
 
 
 def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Label to name plus the parameters in which entries of that name differ."""
+    """Label to name plus the parameters in which it differs from most entries of that name."""
     short = {}
     for label, (name, parameters) in entries.items():
         protocol = parameters.get("protocol", "custom")
@@ -77,12 +80,17 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
             # A word says by itself what it is; a number needs its key.
             value if isinstance(value, str) else f"{key.replace('_', ' ')} {_spell(value)}"
             for key, value in parameters.items()
-            if any(str(rival.get(key)) != str(value) for rival in rivals)
+            if not _usual(value, [rival.get(key) for rival in rivals])
         ]
         if protocol != "custom" and len(namesakes) > 1:
             differing.insert(0, protocol.replace("_", " "))
         short[label] = f"{name} ({', '.join(differing)})" if differing else name
     return short
+
+
+def _usual(value: Any, others: list[Any]) -> bool:
+    """Whether most of them have this value, so that it goes without saying."""
+    return 2 * sum(str(other) == str(value) for other in others) > len(others)
 
 
 def _spell(value: Any) -> str:
@@ -91,5 +99,7 @@ def _spell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
+        if len(value) > 4 and value == list(range(value[0], value[0] + len(value))):
+            return f"{value[0]}–{value[-1]}"
         return "-".join(_spell(v) for v in value)
     return str(value)

@@ -126,7 +126,7 @@ def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
             ),
             ("points", group[group["amount"].notna()].assign(x=lambda g: g["amount"])),
         ):
-            if own["x"].nunique() < 3 or own["seed"].nunique() < 3:
+            if own["x"].nunique() < 3 or own["seed"].nunique() < 5:
                 continue
             for amount, at in own.groupby("x"):
                 error = (at["value"] - at["expected"]).to_numpy(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from typing import Any
 
@@ -23,13 +24,17 @@ __all__ = [
     "invariance_figure",
     "metric_heatmap",
     "pairs_figure",
+    "plain_log_ticks",
     "scatter_figure",
     "trajectory_figure",
     "wrapped",
 ]
 
-_MARKERS = ("o", "X", "s", "^", "D", "P", "v")
+_MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h", "<", ">", "d", "p", "8")
 _DIVERGING = mpl.colormaps["PuOr"]
+_MOST_DRAWN = 2000
+"""Beyond this many points they are drawn as an image: as shapes they would weigh megabytes."""
+
 # The map's middle part: test points stay visible on it.
 _SOFT_DIVERGING = mpl.colors.ListedColormap(_DIVERGING(np.linspace(0.2, 0.8, 256)))
 
@@ -47,7 +52,7 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
         rows, columns, figsize=(3.6 * columns, 2.9 * rows + 1.0), squeeze=False
     )
     colours = _colours(points["stratum"])
-    shapes = dict(zip(dict.fromkeys(points["recipe"]), _MARKERS, strict=False))
+    shapes = dict(zip(dict.fromkeys(points["recipe"]), itertools.cycle(_MARKERS), strict=False))
     for axis, name in zip(axes.flat, names, strict=False):
         for (stratum, recipe), group in points[points["metric"] == name].groupby(
             ["stratum", "recipe"], sort=False
@@ -63,10 +68,11 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                 elinewidth=0.6,
                 alpha=0.85,
                 markeredgewidth=0,
+                rasterized=len(points) > _MOST_DRAWN,
             )
         if _log_scaled(name, points.loc[points["metric"] == name, "value"]):
             axis.set_xscale("log")
-            _plain_log_ticks(axis.xaxis)
+            plain_log_ticks(axis.xaxis)
         axis.set_xlabel(_axis_label(name))
         axis.set_ylabel("test error (%)")
     for axis in axes.flat[len(names) :]:
@@ -104,7 +110,7 @@ def pairs_figure(table: pd.DataFrame, metrics: list[str]) -> Figure:
             ):
                 if _log_scaled(name, table[name]):
                     scale("log")
-                    _plain_log_ticks(own)
+                    plain_log_ticks(own)
             axis.set_xlabel(_axis_label(column) if i == size - 1 else "")
             axis.set_ylabel(_axis_label(row) if j == 0 else "")
     figure.legend(handles=_legend(colours, {}), loc="outside lower center", ncols=2)
@@ -273,8 +279,8 @@ def cost_figure(table: pd.DataFrame) -> Figure:
                 elinewidth=0.8,
             )
         axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
-        _plain_log_ticks(axis.xaxis)
-        _plain_log_ticks(axis.yaxis)
+        plain_log_ticks(axis.xaxis)
+        plain_log_ticks(axis.yaxis)
     figure.legend(handles=_legend(colours, shapes), loc="outside lower center", ncols=2)
     return figure
 
@@ -395,7 +401,7 @@ def _log_scaled(metric: str, values: pd.Series) -> bool:
     return bool((values.dropna() > 0).all()) and "rate" not in metric
 
 
-def _plain_log_ticks(axis: Axis) -> None:
+def plain_log_ticks(axis: Axis) -> None:
     """Ticks at 1, 2, 5 × powers of ten (1 alone over more than two decades), as plain numbers."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else np.inf

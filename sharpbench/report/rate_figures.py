@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from sharpbench.report.figures import wrapped
+from sharpbench.report.figures import plain_log_ticks, wrapped
 
 __all__ = [
     "estimation_figure",
@@ -94,6 +94,8 @@ def estimation_figure(dimensions: pd.DataFrame, errors: pd.DataFrame) -> Figure:
             )  # fmt: skip
             axis.plot(group["amount"], group["told"], color=colour, linestyle=":", linewidth=1)
         axis.set(xscale="log", yscale="log", xlabel=what, ylabel="error of λ")
+        plain_log_ticks(axis.xaxis)
+        plain_log_ticks(axis.yaxis)
         axis.set_title("solid: true error, dotted: standard error told", size=9)
         axis.legend(fontsize=7, loc="lower left")
     return figure
@@ -108,7 +110,7 @@ def fit_figure(rows: pd.DataFrame) -> Figure:
     columns = min(4, len(strata))
     bands = math.ceil(len(strata) / columns)
     figure, axes = plt.subplots(
-        bands, columns, figsize=(3.0 * columns, 2.8 * bands + 0.5), squeeze=False, sharex=True
+        bands, columns, figsize=(3.0 * columns, 2.8 * bands + 0.5), squeeze=False
     )
     recipes = list(dict.fromkeys(rows["recipe"]))
     palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
