@@ -122,3 +122,15 @@ def test_unknown_suites_get_the_nearest():
         find_suite("quik")
     with pytest.raises(InputError, match="no file"):
         find_suite("missing/suite.toml")
+
+
+def test_a_number_of_seeds_and_seeds_of_a_block(mini_suite):
+    mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", "seeds = 3"))
+    assert {s.seed for s in make_plan(load_suite(mini_suite)).subjects} == {0, 1, 2}
+    text = MINI_SUITE.replace("[[metrics]]", "seeds = [7]\n\n[[metrics]]", 1)
+    mini_suite.write_text(text)
+    assert {s.seed for s in make_plan(load_suite(mini_suite)).subjects} == {7}
+    for bad in ("0", "true", "[]"):
+        mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", f"seeds = {bad}"))
+        with pytest.raises(InputError, match="seeds"):
+            load_suite(mini_suite)

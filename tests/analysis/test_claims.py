@@ -1,0 +1,125 @@
+"""The audit on made-up records of exactly the shape that the suites' plans give."""
+
+import functools
+import zlib
+
+import pandas as pd
+import pytest
+
+from sharpbench.analysis.claims import CLAIMS, PAPER_SUITES, QUESTIONS, Evidence, claims_table, rate
+from sharpbench.results.store import _subject_columns
+from sharpbench.suite.plan import ProblemPlan, make_plan
+from sharpbench.suite.spec import find_suite, load_suite
+
+
+def noise(*parts: object) -> float:
+    """A fixed pseudo-random number in [0, 1)."""
+    return zlib.crc32(repr(parts).encode()) % 10_000 / 10_000
+
+
+def record(common, kind, label, value, **fields):
+    empty = {"name": label, "status": "ok", "transformation": None, "transformation_name": None,
+             "epoch": None}  # fmt: skip
+    return {**common, **empty, "kind": kind, "label": label, "value": value, **fields}
+
+
+@functools.cache
+def made_up(suite: str) -> pd.DataFrame:
+    """What a run of the suite would leave, with figures that follow a known law.
+
+    λ falls and the error rises with label noise; within one noise level λ raises the error a little.
+    """
+    plan = make_plan(load_suite(find_suite(suite)))
+    rows = []
+    for subject in plan.subjects:
+        parts = ("dataset", "model", "recipe")
+        labels = {f"{p}_label": getattr(subject, p).label for p in parts if hasattr(subject, p)}
+        if isinstance(subject, ProblemPlan):
+            labels = {"problem_label": subject.problem.label}
+        description = {"key": subject.key, "label": subject.label, "identity": subject.identity}
+        common = _subject_columns({**description, **labels})
+        if isinstance(subject, ProblemPlan):
+            rows += [
+                record(common, "problem", m.label, noise(m.label)) for m in plan.asked(subject)
+            ]
+            continue
+        level, jitter = subject.dataset.label_noise, noise(subject.key)
+        scale = getattr(subject.recipe, "scale", 0.0)
+        own = -4 * level + 0.3 * jitter - (0.5 if scale else 0.0)
+        for m in plan.measurements:
+            changed = m.transformation
+            after = {
+                "transformation": changed and changed.label,
+                "transformation_name": changed and changed.name,
+            }
+            value = own + 0.01 * noise(m.metric.label, subject.key)
+            rows.append(record(common, "measurement", m.metric.label, value, **after))
+        for name in ("test_error", "ece"):
+            value = 0.02 + level + 0.05 * jitter
+            rows.append(record(common, "evaluation", name, value))
+        rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1))
+        rows += [
+            record(common, "trajectory", m.label, own * epoch / 50, epoch=epoch)
+            for m in plan.trajectory.metrics
+            for epoch in range(1, subject.recipe.epochs + 1)
+            if plan.trajectory.due(epoch, subject.recipe.epochs)
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_every_claim_finds_its_figures_in_the_suites():
+    frames = {suite: made_up(suite) for suite in PAPER_SUITES}
+    for claims in (CLAIMS, QUESTIONS):
+        table = claims_table(frames, claims)
+        assert set(table["verdict"]) <= {
+            "reproduced", "reproduced in direction", "not reproduced", "contradicted", "can't be tested", "",
+        }  # fmt: skip
+        missing = table[table["estimate"].isna() & (table["verdict"] != "can't be tested")]
+        assert missing.empty, missing["statement"].tolist()
+        assert (table.loc[table["verdict"] == "can't be tested", "reason"] != "").all()
+
+
+def test_what_has_not_run_says_which_suite_to_run():
+    table = claims_table({}, CLAIMS)
+    assert set(table["verdict"]) == {"not run", "can't be tested"}
+    told = table.loc[table["verdict"] == "not run", "reason"]
+    assert told.str.startswith("run: sharpbench run ").all()
+    for suite in told.str.split().str[-1]:
+        assert find_suite(suite).exists()
+
+
+def test_a_reduced_run_is_named_and_gives_way_to_the_full_one():
+    claims = tuple(c for c in CLAIMS if c.suites == ("paper_sam", "paper_sam_reduced"))
+    assert claims
+    reduced = {"paper_sam_reduced": made_up("paper_sam_reduced")}
+    assert set(claims_table(reduced, claims)["suite"]) == {"paper_sam_reduced"}
+    both = {**reduced, "paper_sam": made_up("paper_sam")}
+    assert set(claims_table(both, claims)["suite"]) == {"paper_sam"}
+
+
+def test_simpsons_paradox_is_told_apart():
+    frames = {"paper_two_moons": made_up("paper_two_moons")}
+    table = claims_table(frames, CLAIMS).set_index("statement")
+    pooled = table.loc["Each unit of λ goes with 0.29 percentage points higher test error"]
+    assert pooled["verdict"] == "contradicted"
+    assert pooled["estimate"].value < 0
+    within = table.loc[
+        "Functional sharpness meaningfully influences generalization (sharper is worse)"
+    ]
+    assert within["verdict"] == "reproduced"
+    assert within["estimate"].value == pytest.approx(0.05 / 0.3, rel=0.1)
+
+
+def test_too_few_networks_give_no_figure():
+    frame = made_up("paper_mnist")
+    table = claims_table({"paper_mnist": frame[frame["seed"] == 0]}, CLAIMS)
+    rows = table[table["statement"] == "λ on clean MNIST"]
+    assert rows["verdict"].item() == "not run"
+    assert "too few networks of paper_mnist" in rows["reason"].item()
+
+
+def test_a_condition_picks_the_networks_it_names():
+    evidence = Evidence({"paper_two_moons": made_up("paper_two_moons")})
+    rows = evidence.where("paper_two_moons", recipe="crr", recipe__scale=3e-3, recipe__epochs=50)
+    assert len(rows) == 20
+    assert rate(protocol="paper_two_moons") in rows.columns

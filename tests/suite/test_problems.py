@@ -1,0 +1,138 @@
+"""Suites that ask problems with known answers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from sharpbench.errors import InputError
+from sharpbench.report.page import write_report
+from sharpbench.results.store import ResultsStore, load_records
+from sharpbench.suite.plan import make_plan
+from sharpbench.suite.session import intents
+from sharpbench.suite.spec import load_suite
+from tests.suite.test_run import figures, run
+
+SUITE = """
+name = "known"
+title = "Known answers"
+seeds = 2
+
+[[problems]]
+problem = [{ name = "sine", scale = [1.0, 3.0] }, { name = "power_pole" }]
+
+[[problems.metrics]]
+name = "curvature_rate"
+target = 0
+samples = "all"
+orders = [[1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6]]
+normalization = ["none", "factorial"]
+
+[[problems]]
+problem = { name = "hyperbolic_tangent", dimension = 3 }
+metrics = [{ name = "curvature_rate", target = 0 }, { name = "logit_norm" }]
+seeds = [5]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "known.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def test_answers_stand_beside_the_truth(suite, tmp_path):
+    outcomes, _ = run(suite, tmp_path / "results")
+    assert len(outcomes) == 3 * 2 + 1
+    assert not any(o.problems or o.trained for o in outcomes)
+    frame = load_records(tmp_path / "results", suite="known")
+    assert set(frame["kind"]) == {"problem"}
+    assert len(frame) == 6 * 6 + 2
+    rates = frame[frame["expected"].notna()]
+    assert (rates.loc[rates["problem"] != "hyperbolic_tangent", "value"]
+            - rates.loc[rates["problem"] != "hyperbolic_tangent", "expected"]).abs().max() < 1e-10  # fmt: skip
+    pole = frame[frame["problem"] == "power_pole"]
+    raw = pole["parameters"].map(lambda p: p["normalization"]) == "none"
+    assert set(pole[raw]["diverges"]) == {"+∞"}
+    assert pole[raw]["limit"].isna().all()
+    assert pole[~raw]["limit"].abs().max() < 1e-12
+    sine = frame[(frame["problem"] == "sine") & (frame["problem.scale"] == 3.0)]
+    known = sine[sine["limit"].notna()]
+    assert known["limit"].tolist() == pytest.approx([math.log(3)] * len(known))
+    norm = frame[frame["name"] == "logit_norm"]
+    assert norm["expected"].isna().all()
+    assert norm["value"].notna().all()
+
+
+def test_a_second_run_does_nothing_and_workers_change_nothing(suite, tmp_path):
+    run(suite, tmp_path / "one")
+    before = figures(tmp_path / "one")
+    again, notes = run(suite, tmp_path / "one")
+    assert sum(o.measured for o in again) == 0
+    assert sum(dealt for _, dealt in notes) == len(before)
+    run(suite, tmp_path / "two", workers=2)
+    assert figures(tmp_path / "two") == before
+    plan = make_plan(load_suite(suite))
+    left = intents(plan, tmp_path / "one", tmp_path)
+    assert {(i.training, i.to_measure) for i in left} == {("none", 0)}
+    fresh = intents(plan, tmp_path / "nowhere", tmp_path)
+    assert sum(i.to_measure for i in fresh) == len(before)
+
+
+def test_infinite_limits_are_words_in_the_file(suite, tmp_path):
+    run(suite, tmp_path / "results")
+    folders = ResultsStore(tmp_path / "results").subjects()
+    lines = [
+        line for f in folders for line in (f.path / "measurements.jsonl").read_text().splitlines()
+    ]
+    assert all("Infinity" not in line for line in lines)
+    assert {json.loads(line)["diverges"] for line in lines} == {None, "+∞", "−∞"}
+
+
+def test_a_report_without_networks(suite, tmp_path):
+    run(suite, tmp_path / "results")
+    page = write_report(tmp_path / "results", "known", tmp_path / "reports").read_text()
+    assert "λ against the truth" in page
+    assert "sin s (scale 3)" in page
+    assert 'id="figure-growth"' in page
+    assert "37</b> answers to problems" in page
+    for absent in ("Predictive?", "Costly?", "networks of this suite", "The paper, checked"):
+        assert absent not in page
+
+
+def test_two_blocks_of_one_problem_are_asked_together(suite):
+    suite.write_text(SUITE.replace('name = "hyperbolic_tangent", dimension = 3', 'name = "sine"'))
+    plan = make_plan(load_suite(suite))
+    counts = {s.label: len(plan.asked(s)) for s in plan.subjects}
+    assert counts["sine · seed=0"] == 6
+    assert counts["sine · seed=5"] == 2
+    suite.write_text(suite.read_text().replace("seeds = [5]", ""))
+    together = make_plan(load_suite(suite))
+    assert {len(together.asked(s)) for s in together.subjects if s.label == "sine · seed=0"} == {8}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"sine"', '"sinus"', "unknown problem 'sinus'"),
+        ("scale = [1.0", "skale = [1.0", "Did you mean 'scale'"),
+        ('"logit_norm"', '"logit_nrom"', "'logit_norm'"),
+        ("[[problems]]\nproblem = [", "[[problms]]\nproblem = [", "Did you mean 'problems'"),
+        ("dimension = 3", "dimension = 0", "dimension must be at least 1"),
+    ],
+)
+def test_errors_name_the_place(suite, old, new, told):
+    suite.write_text(SUITE.replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        make_plan(load_suite(suite))
+    assert told in str(caught.value)
+    assert f"{suite}, line" in str(caught.value)
+
+
+def test_a_suite_needs_something_to_do(suite):
+    suite.write_text('name = "known"\nseeds = 1\n')
+    with pytest.raises(InputError, match=r"needs \[\[subjects\]\]"):
+        make_plan(load_suite(suite))
