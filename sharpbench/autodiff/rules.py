@@ -355,14 +355,15 @@ def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
         c = input.coefficients
         batched = input.primal.ndim == dimensions + 2
         out = func(c.flatten(0, 1) if batched else c, weight, None, *args, **kwargs)
+        if bias is not None:
+            rows = input.primal.shape[0] if batched else 1
+            out = series.add_to_first(out, bias.view(-1, *[1] * dimensions), rows)
         if batched:
             out = out.unflatten(0, c.shape[:2])
         transposed = "transpose" in getattr(func, "__name__", "")
         places = input.primal if transposed else out[0]
         once = places.numel() * weight.numel() / weight.shape[0]
         input.tally.count(once, len(input.orders))
-        if bias is not None:
-            out = series.add_to_first(out, bias.view(-1, *[1] * dimensions))
         return input.like(out)
 
     return rule
@@ -481,11 +482,10 @@ def _to(input: Jet, *args: Any, **kwargs: Any) -> Jet:
 
 def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> Jet:
     """Max-pooling: each coefficient of the sample that is largest at t = 0."""
-    value, index = pool(x.primal)
-    rest = x.coefficients[1:].flatten(-dimensions)
-    places = index.flatten(-dimensions).expand(len(rest), *index.shape[:-dimensions], -1)
-    chosen = rest.gather(-1, places).unflatten(-1, index.shape[-dimensions:])
-    return x.like(torch.cat([value.unsqueeze(0), chosen]))
+    _, index = pool(x.primal.detach())
+    stack = x.coefficients.flatten(-dimensions)
+    places = index.flatten(-dimensions).expand(len(stack), *index.shape[:-dimensions], -1)
+    return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:]))
 
 
 def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -61,9 +62,12 @@ def logsumexp(x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tens
     return _apply(_LogSumExp, x, orders, degree, dim)
 
 
-def add_to_first(x: Tensor, constant: Tensor) -> Tensor:
-    """``constant`` added to coefficient 0, in place."""
-    return _apply(_AddToFirst, x, constant)
+def add_to_first(x: Tensor, constant: Tensor, rows: int = 1) -> Tensor:
+    """``constant`` added to the first ``rows`` rows (those of coefficient 0), in place.
+
+    ``x`` must be no view: autograd would copy the whole of it.
+    """
+    return _apply(_AddToFirst, x, constant, rows)
 
 
 def _apply(function: Any, *args: Any) -> Tensor:
@@ -193,14 +197,26 @@ def _silu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor 
 
 
 def _gelu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
-    """y = x·Φ(x); w = Φ + x·φ."""
-    density = _normal_density(x, degree)
+    """y = x·Φ(x); w = Φ + m with m = x·φ, and Φ' = φ·x', φ' = −m·x'."""
     start = cast("Tensor", x[0])
-    cumulative = _empty(x, degree)
-    torch.special.ndtr(start, out=cumulative[0])
+    last = degree if complete else max(degree - 1, 0)
+    density, weighted, w = (_empty(x, last) for _ in range(3))
+    torch.mul(start, start, out=density[0])
+    density[0].mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+    torch.mul(start, density[0], out=weighted[0])
+    cumulative = torch.special.ndtr(start)
+    y = _empty(x, degree)
+    torch.mul(start, cumulative, out=y[0])
+    torch.add(cumulative, weighted[0], out=w[0])
     for n in range(1, degree + 1):
-        _integral(cumulative[n], x, density, n)
-    return _times_argument(x, cumulative, density, degree, complete)
+        _integral(y[n], x, w, n)
+        if n <= last:
+            _integral(density[n], x, weighted, n)
+            density[n].neg_()
+            _sum_into(weighted[n], _cauchy(x, list(density), n))
+            _integral(w[n], x, density, n)
+            w[n].add_(weighted[n])
+    return y, w
 
 
 def _times_argument(
@@ -365,6 +381,24 @@ def _correlate(
     """x̄_k = Σ_n ȳ_n w_{n−k} for the wanted orders k, where δy = w·δx; broadcast axes are summed."""
     result = torch.empty((len(wanted), *like.shape[1:]), dtype=like.dtype, device=like.device)
     shape = gradient.shape[1:]
+    block = _block(gradient)
+    if (
+        block is not None
+        and shape == result.shape[1:]
+        and all(v is None or (v.shape == shape and v.is_contiguous()) for v in w)
+    ):
+        for start in range(0, gradient[0].numel(), block):
+            part = slice(start, start + block)
+            pieces = [None if v is None else v.flatten()[part] for v in w]
+            flat = gradient.flatten(1)[:, part]
+            for place, k in enumerate(wanted):
+                terms = [
+                    (flat[i], pieces[n - k], 1.0)
+                    for i, n in enumerate(orders)
+                    if 0 <= n - k < len(w)
+                ]
+                _sum_into(result[place].view(-1)[part], terms)
+        return result
     for place, k in enumerate(wanted):
         terms = [(gradient[i], w[n - k], 1.0) for i, n in enumerate(orders) if 0 <= n - k < len(w)]
         if shape == result.shape[1:]:
@@ -373,6 +407,39 @@ def _correlate(
             full = torch.empty(shape, dtype=like.dtype, device=like.device)
             result[place] = _sum_into(full, terms).sum_to_size(result.shape[1:])
     return result
+
+
+def _block(x: Tensor) -> int | None:
+    """Elements of a coefficient to deal with at a time, None for all of them.
+
+    A recurrence reads its coefficients again and again: on a CPU it is several times faster in pieces
+    that stay in the cache. Below torch's grain of 32768 elements nothing runs on a second thread.
+    """
+    if x.device.type != "cpu" or not x.is_contiguous():
+        return None
+    threads = torch.get_num_threads()
+    block = 1 << 14 if threads == 1 else threads << 15
+    return block if x[0].numel() > 2 * block else None
+
+
+def _in_blocks(
+    x: Tensor, orders: tuple[int, ...], degree: int, complete: bool, solve: Solver
+) -> tuple[Tensor, Tensor | None]:
+    block = _block(x)
+    if block is None:
+        return solve(_listed(x, orders, degree), degree, complete)
+    flat = x.flatten(1)
+    y = torch.empty((degree + 1, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    w: Tensor | None = None
+    for start in range(0, flat.shape[1], block):
+        part = slice(start, start + block)
+        values, slopes = solve(_listed(flat[:, part], orders, degree), degree, complete)
+        y.flatten(1)[:, part] = values
+        if slopes is not None and complete:
+            if w is None:
+                w = y.new_empty((len(slopes), *x.shape[1:]))
+            w.flatten(1)[:, part] = slopes
+    return y, w
 
 
 class _Elementwise(torch.autograd.Function):
@@ -386,7 +453,7 @@ class _Elementwise(torch.autograd.Function):
         parameters: dict[str, float],
     ) -> Tensor:
         needed = ctx.needs_input_grad[0]
-        y, w = solver(_listed(x, orders, degree), degree, needed, **parameters)
+        y, w = _in_blocks(x, orders, degree, needed, partial(solver, **parameters))
         if needed:
             ctx.orders, ctx.degree = orders, degree
             ctx.save_for_backward(x, w)
@@ -501,13 +568,15 @@ class _AddToFirst(torch.autograd.Function):
     """Plain autograd would copy the whole gradient for an in-place change of a part."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constant: Tensor) -> Tensor:
-        ctx.shape = constant.shape
+    def forward(ctx: Any, x: Tensor, constant: Tensor, rows: int) -> Tensor:
+        ctx.shape, ctx.rows = constant.shape, rows
         ctx.mark_dirty(x)
-        x[0] += constant
+        x[:rows] += constant
         return x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        constant = gradient[0].sum_to_size(ctx.shape) if ctx.needs_input_grad[1] else None
-        return gradient, constant
+        constant = None
+        if ctx.needs_input_grad[1]:
+            constant = gradient[: ctx.rows].sum_to_size(ctx.shape)
+        return gradient, constant, None

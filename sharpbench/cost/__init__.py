@@ -1,5 +1,6 @@
 """What a measurement costs: wall time, peak memory, work."""
 
+from sharpbench.cost.allocator import keep_freed_memory
 from sharpbench.cost.meter import Cost, measure_cost
 
-__all__ = ["Cost", "measure_cost"]
+__all__ = ["Cost", "keep_freed_memory", "measure_cost"]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpbench.cost import Cost, measure_cost
+from sharpbench.cost import Cost, keep_freed_memory, measure_cost
 from sharpbench.errors import (
     MetricFailed,
     MetricUnsupported,
@@ -88,6 +88,7 @@ def run_subject(task: SubjectTask, notify: Notify) -> SubjectOutcome:
 @contextmanager
 def _settings(task: SubjectTask) -> Iterator[None]:
     """What decides the order of sums belongs to the suite: the thread count, on CUDA the algorithms."""
+    keep_freed_memory()
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(task.plan.threads)

@@ -52,8 +52,8 @@ def test_answers_stand_beside_the_truth(suite, tmp_path):
     assert set(frame["kind"]) == {"problem"}
     assert len(frame) == 6 * 6 + 2
     rates = frame[frame["expected"].notna()]
-    assert (rates.loc[rates["problem"] != "hyperbolic_tangent", "value"]
-            - rates.loc[rates["problem"] != "hyperbolic_tangent", "expected"]).abs().max() < 1e-10  # fmt: skip
+    exact = rates[rates["problem"] != "hyperbolic_tangent"]
+    assert (exact["value"] - exact["expected"]).abs().max() < 1e-10
     pole = frame[frame["problem"] == "power_pole"]
     raw = pole["parameters"].map(lambda p: p["normalization"]) == "none"
     assert set(pole[raw]["diverges"]) == {"+∞"}
@@ -120,7 +120,7 @@ def test_two_blocks_of_one_problem_are_asked_together(suite):
         ('"sine"', '"sinus"', "unknown problem 'sinus'"),
         ("scale = [1.0", "skale = [1.0", "Did you mean 'scale'"),
         ('"logit_norm"', '"logit_nrom"', "'logit_norm'"),
-        ("[[problems]]\nproblem = [", "[[problms]]\nproblem = [", "Did you mean 'problems'"),
+        ("[[problems]]\nproblem = {", "[[problms]]\nproblem = {", "Did you mean 'problems'"),
         ("dimension = 3", "dimension = 0", "dimension must be at least 1"),
     ],
 )

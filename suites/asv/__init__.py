@@ -1,0 +1,1 @@
+"""asv benchmarks of sharpbench; `asv.conf.json` points here."""

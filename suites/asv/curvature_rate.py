@@ -1,0 +1,193 @@
+"""How fast λ's derivatives and a CRR step are, as ratios measured side by side in one process.
+
+A ratio moves less from machine to machine than a time; `track_` benchmarks return the best of several
+interleaved rounds for each side.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sharpbench.autodiff.jet import jet
+from sharpbench.cost import keep_freed_memory, measure_cost
+from sharpbench.models import models
+from sharpbench.training import recipes
+from sharpbench.training.base import LossOfBatch
+
+_ROUNDS = 5
+
+
+def nested_reverse(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, order: int) -> None:
+    """The way of the paper's code: the gradient in the whole input, once an order."""
+    points = x.clone().requires_grad_()
+    total = loss(points).sum()
+    for _ in range(order):
+        (gradient,) = torch.autograd.grad(total, points, create_graph=True)
+        total = (gradient * v).sum()
+
+
+def nested_forward(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, order: int) -> None:
+    """`torch.func.jvp` of `torch.func.jvp` …"""
+
+    def differentiated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda t: torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+
+    along: Callable[[Tensor], Tensor] = lambda t: loss(x + t * v)  # noqa: E731
+    zero = torch.zeros(())
+    with torch.no_grad():
+        along(zero)
+        for _ in range(order):
+            along = differentiated(along)
+            along(zero)
+
+
+def taylor_mode(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, order: int) -> None:
+    with torch.no_grad():
+        jet(loss, x, v, order)
+
+
+def forward_pass(loss: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, order: int) -> None:
+    with torch.no_grad():
+        loss(x)
+
+
+WAYS = {f.__name__: f for f in (nested_reverse, nested_forward, taylor_mode, forward_pass)}
+
+
+def as_in_a_suite() -> None:
+    """One thread and the allocator of a suite's run."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def problem(model: str, batch: int) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """The loss of a network of MNIST's shape at random points and unit directions."""
+    as_in_a_suite()
+    if model == "cnn":
+        network = models.create("cnn").build((1, 28, 28), 10, seed=0)
+    else:
+        network = models.create("mlp", {"widths": [256, 256]}).build((784,), 10, seed=0)
+    x = torch.randn(batch, *((1, 28, 28) if model == "cnn" else (784,)))
+    v = F.normalize(torch.randn_like(x).flatten(1), dim=1).view_as(x)
+    y = torch.randint(10, (batch,))
+    network.eval()
+    return lambda points: F.cross_entropy(network(points), y, reduction="none"), x, v
+
+
+def best(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """The best of several interleaved rounds, seconds by name."""
+    found = dict.fromkeys(steps, float("inf"))
+    for number in range(_ROUNDS + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number:  # the first round warms up
+                found[name] = min(found[name], time.perf_counter() - start)
+    return found
+
+
+class DerivativesOfTheLoss:
+    """Tanh MLP 784-256-256-10, batch 1000: orders 1 … n of the loss in one direction."""
+
+    params = ([4, 6, 7],)
+    param_names = ("order",)
+    timeout = 600
+    unit = "ratio"
+
+    def setup(self, order: int) -> None:
+        self.loss, self.x, self.v = problem("mlp", 1000)
+
+    def _seconds(self, order: int, *ways: str) -> list[float]:
+        steps = {
+            name: lambda way=WAYS[name]: way(self.loss, self.x, self.v, order) for name in ways
+        }
+        return list(best(steps).values())
+
+    def track_forward_passes(self, order: int) -> float:
+        ours, once = self._seconds(order, "taylor_mode", "forward_pass")
+        return ours / once
+
+    def track_faster_than_nested_reverse(self, order: int) -> float:
+        ours, theirs = self._seconds(order, "taylor_mode", "nested_reverse")
+        return theirs / ours
+
+    def track_faster_than_nested_forward(self, order: int) -> float:
+        if order > 4:
+            return float("nan")  # minutes
+        ours, theirs = self._seconds(order, "taylor_mode", "nested_forward")
+        return theirs / ours
+
+    def track_memory_of_nested_reverse(self, order: int) -> float:
+        """Peak memory above what was held before: ours over nested reverse."""
+        return peak_bytes("taylor_mode", order) / peak_bytes("nested_reverse", order)
+
+
+class PiecewiseLinear:
+    """The paper's ReLU network, batch 128: the cost must not grow with the order."""
+
+    params = ([2, 4, 8],)
+    param_names = ("order",)
+    unit = "forward passes"
+
+    def setup(self, order: int) -> None:
+        self.loss, self.x, self.v = problem("cnn", 128)
+
+    def track_forward_passes(self, order: int) -> float:
+        found = best(
+            {
+                "ours": lambda: taylor_mode(self.loss, self.x, self.v, order),
+                "once": lambda: forward_pass(self.loss, self.x, self.v, order),
+            }
+        )
+        return found["ours"] / found["once"]
+
+
+class Growth:
+    """Order 12 against order 6 on the tanh MLP: at most quadratic is at most 4."""
+
+    unit = "ratio"
+    timeout = 600
+
+    def track_order_12_over_6(self) -> float:
+        loss, x, v = problem("mlp", 500)
+        found = best({str(n): lambda n=n: taylor_mode(loss, x, v, n) for n in (6, 12)})
+        return found["12"] / found["6"]
+
+
+class CrrStep:
+    """A training step with orders 1–4 of the paper's network at batch 128 over a SAM step."""
+
+    params = (["relu", "tanh", "gelu"], ["live", "frozen"])
+    param_names = ("activation", "dropout")
+    timeout = 600
+    unit = "SAM steps"
+
+    def track_over_sam(self, activation: str, dropout: str) -> float:
+        as_in_a_suite()
+        x, y = torch.randn(128, 1, 28, 28), torch.randint(10, (128,))
+        penalty = {"orders": [1, 2, 3, 4], "penalty_batch": None, "dropout": dropout}
+        steps: dict[str, Callable[[], None]] = {}
+        for name, parameters in (("sam", {"base": "adam"}), ("crr", penalty)):
+            network = models.create("cnn", {"activation": activation})
+            network = network.build((1, 28, 28), 10, seed=0).train()
+            recipe = recipes.create(name, {"lr": 1e-3, **parameters})
+            optimizer = recipe.optimizer(list(network.parameters()))
+            steps[name] = lambda r=recipe, n=network, o=optimizer: r.step(
+                n, o, LossOfBatch(n, F.cross_entropy, x, y, 0)
+            )
+        found = best(steps)
+        return found["crr"] / found["sam"]
+
+
+def peak_bytes(way: str, order: int) -> int:
+    """Memory held at the peak of one call above what was held before."""
+    loss, x, v = problem("mlp", 1000)
+    _, cost = measure_cost(lambda: WAYS[way](loss, x, v, order), repeats=0, device=x.device)
+    assert cost.peak_bytes is not None, "this system doesn't tell the peak of a process' memory"
+    return max(cost.peak_bytes, 1)
