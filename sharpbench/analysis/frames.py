@@ -38,7 +38,7 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
     """``frame`` with columns ``metric_short`` and ``dataset_short``, ``model_short``, ``recipe_short``,
     ``problem_short``.
 
-    A short name holds only the parameters in which an entry differs from most of its kind. ``titles`` maps
+    A short name holds only the parameters that tell entries of this frame apart. ``titles`` maps
     names of metrics and problems to what a reader calls them.
     """
     frame = frame.copy()
@@ -68,8 +68,12 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
     return frame
 
 
+_MANY = 5
+"""From so many variants of one thing on, a name tells only what differs from most of them."""
+
+
 def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
-    """Label to name plus the parameters in which it differs from most entries of that name."""
+    """Label to name plus the parameters in which entries of that name differ."""
     short = {}
     for label, (name, parameters) in entries.items():
         protocol = parameters.get("protocol", "custom")
@@ -89,8 +93,9 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
 
 
 def _usual(value: Any, others: list[Any]) -> bool:
-    """Whether most of them have this value, so that it goes without saying."""
-    return 2 * sum(str(other) == str(value) for other in others) > len(others)
+    """Whether a value goes without saying: all have it, or most of many."""
+    same = sum(str(other) == str(value) for other in others)
+    return same == len(others) or (len(others) >= _MANY and 2 * same > len(others))
 
 
 def _spell(value: Any) -> str:
