@@ -14,7 +14,7 @@ SINGLE_INDEX = {
     "runge": {"points": 10, "half_width": 0.5},
     "sine": {"points": 10, "scale": 3.0},
     "exponential": {"points": 10, "half_width": 1.0, "scale": 0.7},
-    "gaussian": {"points": 10},
+    "gaussian": {"points": 10, "half_width": 1.9},
     "hyperbolic_tangent": {"points": 10},
 }
 
