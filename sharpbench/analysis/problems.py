@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 __all__ = [
+    "accuracy",
     "by_dimension",
     "by_orders",
     "definitions",
@@ -51,6 +52,44 @@ def solved(frame: pd.DataFrame) -> pd.DataFrame:
         ],
         axis=1,
     ).reset_index(drop=True)
+
+
+def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+    """Other metrics than λ against known answers: a row a metric (with its implementation) and problem.
+
+    ``error`` and ``worst``: median and largest |value − exact|/|exact| over ``n`` seeds; ``beyond``: the
+    share beyond three standard errors told (NaN where none is); ``converged``: the share that said so;
+    ``gradients`` and ``seconds``: medians (seconds where timed).
+    """
+    rows = frame[(frame["kind"] == "problem") & (frame["status"] == "ok")]
+    rows = rows[(rows["name"] != "curvature_rate") & rows["expected"].notna()]
+    if rows.empty:
+        return pd.DataFrame()
+    off = (rows["value"] - rows["expected"]).abs()
+    timed = "cost.median_seconds" in rows
+    table = pd.DataFrame(
+        {
+            "name": rows["name"],
+            "metric": rows["metric_short"],
+            "problem": rows["problem_short"],
+            "error": off / rows["expected"].abs(),
+            "beyond": (off > 3 * rows["standard_error"]).where(rows["standard_error"].notna()),
+            "converged": rows["converged"].astype(bool),
+            "gradients": rows["gradient_equivalents"],
+            "seconds": rows["cost.median_seconds"] if timed else np.nan,
+        }
+    )
+    grouped = table.groupby(["name", "problem", "metric"], sort=False)
+    found = grouped.agg(
+        n=("error", "size"),
+        error=("error", "median"),
+        worst=("error", "max"),
+        beyond=("beyond", "mean"),
+        converged=("converged", "mean"),
+        gradients=("gradients", "median"),
+        seconds=("seconds", "median"),
+    ).reset_index()
+    return found.astype({"beyond": float})
 
 
 def by_orders(rows: pd.DataFrame) -> pd.DataFrame:
@@ -144,8 +183,29 @@ def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def sentences(rows: pd.DataFrame) -> list[str]:
-    """What the problems say, in words."""
+def sentences(rows: pd.DataFrame, others: pd.DataFrame) -> list[str]:
+    """What the problems say, in words: of λ (`solved`) and of other metrics (`accuracy`)."""
+    return _of_the_rate(rows) + _of_others(others)
+
+
+def _of_others(others: pd.DataFrame) -> list[str]:
+    found: list[str] = []
+    if others.empty:
+        return found
+    for metric, group in others.groupby("metric", sort=False):
+        worst = group.loc[group["worst"].idxmax()]
+        text = (
+            f"{metric} is {group['error'].median():.1%} off the exact value in the median over "
+            f"{len(group)} problems, {worst['worst']:.1%} at worst ({worst['problem']})"
+        )
+        wrong = group[(group["worst"] > 0.5) & (group["converged"] == 1)]
+        if len(wrong):
+            text += f"; it said it had converged on {', '.join(wrong['problem'])} all the same"
+        found.append(text + ".")
+    return found
+
+
+def _of_the_rate(rows: pd.DataFrame) -> list[str]:
     if rows.empty:
         return []
     exact = rows[(rows["norm"] == "geometric_mean") & (rows["dimension"] == 1)]

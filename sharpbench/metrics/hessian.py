@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
 from sharpbench.metrics.pyhessian import PyHessian
+from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -23,7 +25,7 @@ Implementation = Literal["native", "pyhessian"]
 
 
 @dataclass(frozen=True)
-class _HessianMetric(Metric):
+class _HessianMetric(Metric, ABC):
     """What the Hessian metrics share: whose implementation, on which data, in which precision."""
 
     space = "parameter"
@@ -36,6 +38,15 @@ class _HessianMetric(Metric):
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        if not isinstance(problem, KnownHessian) or self.samples != "all":
+            return None
+        return Known(expected=self.of_spectrum(problem.eigenvalues(subject)))
+
+    @abstractmethod
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        """The figure from all eigenvalues (P,), rising."""
 
     def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
         """The same points for every implementation."""
@@ -78,6 +89,9 @@ class HessianTopEigenvalue(_HessianMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_budget(self.tolerance, "max_products", self.max_products)
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        return float(eigenvalues.max())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "pyhessian":
@@ -130,6 +144,9 @@ class HessianTrace(_HessianMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_budget(self.tolerance, "max_probes", self.max_probes)
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        return float(eigenvalues.sum())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "pyhessian":

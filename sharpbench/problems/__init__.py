@@ -12,12 +12,16 @@ problems: Registry[Problem] = Registry(
     builtins={
         "band_limited": "sharpbench.problems.fourier:BandLimited",
         "cubic_pole": "sharpbench.problems.single_index:CubicPole",
+        "deep_linear": "sharpbench.problems.quadratic:DeepLinear",
         "exponential": "sharpbench.problems.single_index:Exponential",
         "fourier_features": "sharpbench.problems.fourier:FourierFeatures",
         "gaussian": "sharpbench.problems.single_index:Gaussian",
         "hyperbolic_tangent": "sharpbench.problems.single_index:HyperbolicTangent",
+        "least_squares": "sharpbench.problems.quadratic:LeastSquares",
         "power_pole": "sharpbench.problems.single_index:PowerPole",
+        "quadratic": "sharpbench.problems.quadratic:Quadratic",
         "runge": "sharpbench.problems.single_index:Runge",
         "sine": "sharpbench.problems.single_index:Sine",
+        "softmax_regression": "sharpbench.problems.quadratic:SoftmaxRegression",
     },
 )

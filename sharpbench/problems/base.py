@@ -11,7 +11,7 @@ from torch import Tensor
 from sharpbench.registry import Plugin
 from sharpbench.subject import Subject
 
-__all__ = ["Known", "KnownDerivatives", "Problem"]
+__all__ = ["Known", "KnownDerivatives", "KnownHessian", "Problem"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +64,12 @@ class KnownDerivatives(Problem, ABC):
 
         ``mean_of_logs``: of the mean of log‖Dⁿf(x)‖ over the points, else of their root mean square.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownHessian(Problem, ABC):
+    """A loss whose Hessian in the parameters has a known spectrum."""
+
+    @abstractmethod
+    def eigenvalues(self, subject: Subject) -> Tensor:
+        """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""

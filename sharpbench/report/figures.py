@@ -21,6 +21,7 @@ __all__ = [
     "association_heatmap",
     "boundary_figure",
     "cost_figure",
+    "error_against_cost_figure",
     "invariance_figure",
     "metric_heatmap",
     "pairs_figure",
@@ -281,6 +282,34 @@ def cost_figure(table: pd.DataFrame) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
         plain_log_ticks(axis.xaxis)
         plain_log_ticks(axis.yaxis)
+    figure.legend(handles=_legend(colours, shapes), loc="outside lower center", ncols=2)
+    return figure
+
+
+def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
+    """True relative error against work (left) and wall time (right), by implementation and problem.
+
+    ``rows``: ``metric``, ``problem``, ``error``, ``converged`` (a share), ``gradients``, ``seconds``.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    colours = _colours(rows["metric"])
+    shapes = dict(zip(dict.fromkeys(rows["problem"]), itertools.cycle(_MARKERS), strict=False))
+    for axis, column, label in (
+        (axes[0], "gradients", "work (gradients)"),
+        (axes[1], "seconds", "wall time (s)"),
+    ):
+        for row in rows.to_dict("records"):
+            colour = colours[row["metric"]]
+            axis.plot(
+                row[column],
+                max(row["error"], 1e-16),
+                shapes[row["problem"]],
+                color=colour,
+                markerfacecolor=colour if row["converged"] == 1 else "none",
+                markersize=7,
+            )
+        axis.set(xscale="log", yscale="log", xlabel=label)
+    axes[0].set_ylabel("relative error")
     figure.legend(handles=_legend(colours, shapes), loc="outside lower center", ncols=2)
     return figure
 

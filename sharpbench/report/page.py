@@ -85,7 +85,7 @@ def _content(
     pairs = correctness.implementation_pairs(frame)
     agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
-    truths = problems.solved(frame)
+    truths, others = problems.solved(frame), problems.accuracy(frame)
     networks = frame[frame["kind"] != "problem"]
     used = sorted(set(frame["run"].dropna())) if "run" in frame else []
     return {
@@ -104,13 +104,15 @@ def _content(
             matrix=matrix,
             associations=table,
             costs=costs,
-            truths=problems.sentences(truths),
+            truths=problems.sentences(truths, others),
         ),
         "problems": summary.problems(frame).to_dict("records"),
         "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
         "agreement": agreement.to_dict("records"),
         "definitions": problems.definitions(truths),
         "answers": _answers(truths),
+        "accuracy": others.to_dict("records"),
+        "answered": int((frame["kind"] == "problem").sum()),
         "matrix": matrix.to_dict("records"),
         "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
@@ -155,6 +157,17 @@ def _pictures(
             "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
             "½ log d a order), and the root mean square error over seeds of λ against directions and "
             "points.",
+        )
+    others = problems.accuracy(frame)
+    for number, (name, group) in enumerate(
+        others.groupby("name", sort=False) if len(others) else ()
+    ):
+        add(
+            f"truth{number}",
+            lambda group=group: figures.error_against_cost_figure(group),  # type: ignore[misc]
+            f"{_titles(metrics).get(str(name), str(name))}: true error against cost, a point a problem "
+            "(medians over seeds). Lower and further left is better; a hollow point did not claim to "
+            "have converged every time.",
         )
     orders = rate_fit.fitted_orders(frame)
     if len(orders) > 0 and orders["stratum"].nunique() <= _MOST_STRATA:

@@ -209,7 +209,21 @@ class _ProblemRun(_Run):
             base = dataclasses.replace(base, limit=answer.limit)
         base = dataclasses.replace(base, expected=answer.expected)
         seed = derive_seed(self.problem.seed, "metric", metric.name)
-        return self._attempt(base, lambda: (metric.checked_measure(subject, seed=seed), None))
+
+        def ask() -> tuple[Measurement, Cost | None]:
+            def checked() -> Measurement:
+                return metric.checked_measure(subject, seed=seed)
+
+            if not self.task.time_costs:
+                return checked(), None
+            return measure_cost(
+                lambda: metric.measure(subject, seed=seed),
+                first=checked,
+                repeats=self.plan.cost_repeats,
+                device=self.device,
+            )
+
+        return self._attempt(base, ask)
 
 
 class _SubjectRun(_Run):

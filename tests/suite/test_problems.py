@@ -98,7 +98,7 @@ def test_a_report_without_networks(suite, tmp_path):
     assert "λ against the truth" in page
     assert "sin s (scale 3)" in page
     assert 'id="figure-growth"' in page
-    assert "37</b> answers to problems" in page
+    assert "38</b> answers to problems" in page
     for absent in ("Predictive?", "Costly?", "networks of this suite", "The paper, checked"):
         assert absent not in page
 

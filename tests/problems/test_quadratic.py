@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from sharpbench.autodiff.hessian import HessianOperator
+from sharpbench.measurement import Work
+from sharpbench.metrics import metrics
+from sharpbench.problems import problems
+
+PROBLEMS = [
+    ("least_squares", {"decay": 1.5}),
+    ("softmax_regression", {}),
+    ("deep_linear", {}),
+    ("quadratic", {"features": 40}),
+    ("quadratic", {"features": 40, "spectrum": "indefinite"}),
+    ("quadratic", {"features": 40, "spectrum": "ill_conditioned"}),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters"), PROBLEMS, ids=str)
+def test_the_spectrum_is_that_of_the_dense_hessian(name, parameters):
+    problem = problems.create(name, parameters)
+    subject = problem.subject(seed=4)
+    operator = HessianOperator(
+        subject.model, subject.loss, subject.inputs, subject.targets, work=Work()
+    )
+    dense = torch.linalg.eigvalsh(operator.dense())
+    known = problem.eigenvalues(subject)
+    assert (dense - known).abs().max() < 1e-10 * known.abs().max()
+    assert torch.equal(known, known.sort().values)
+
+
+@pytest.mark.parametrize(("name", "parameters"), PROBLEMS, ids=str)
+def test_native_metrics_are_right(name, parameters):
+    problem = problems.create(name, parameters)
+    subject = problem.subject(seed=4)
+    top = metrics.create("hessian_top_eigenvalue", {"tolerance": 1e-6})
+    found = top.measure(subject, seed=1)
+    assert found.value == pytest.approx(top.known(problem, subject).expected, rel=1e-6)
+    trace = metrics.create("hessian_trace", {"tolerance": 0.02, "max_probes": 2000})
+    found = trace.measure(subject, seed=1)
+    assert abs(found.value - trace.known(problem, subject).expected) < 4 * found.standard_error
+
+
+def test_a_subset_of_the_samples_has_another_hessian():
+    problem = problems.create("least_squares")
+    metric = metrics.create("hessian_trace", {"samples": 10})
+    assert metric.known(problem, problem.subject(seed=0)) is None
+    features = problems.create("sine")
+    assert metrics.create("hessian_trace").known(features, features.subject(seed=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("least_squares", {"samples": 10}),
+        ("softmax_regression", {"features": 1}),
+        ("quadratic", {"features": 5}),
+    ],
+)
+def test_impossible_sizes_are_refused(name, parameters):
+    with pytest.raises(ValueError, match="must be at least"):
+        problems.get(name)(**parameters)
