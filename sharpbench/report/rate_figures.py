@@ -109,9 +109,7 @@ def fit_figure(rows: pd.DataFrame) -> Figure:
     strata = list(dict.fromkeys(rows["stratum"]))
     columns = min(4, len(strata))
     bands = math.ceil(len(strata) / columns)
-    figure, axes = plt.subplots(
-        bands, columns, figsize=(3.0 * columns, 2.8 * bands + 0.5), squeeze=False
-    )
+    figure, axes = plt.subplots(bands, columns, figsize=_size(columns, bands), squeeze=False)
     recipes = list(dict.fromkeys(rows["recipe"]))
     palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
     for axis, stratum in zip(axes.flat, strata, strict=False):
@@ -183,9 +181,7 @@ def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
     palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))
     columns = min(4, len(strata))
     bands = math.ceil(len(strata) / columns)
-    figure, axes = plt.subplots(
-        bands, columns, figsize=(2.8 * columns, 2.8 * bands + 0.5), squeeze=False
-    )
+    figure, axes = plt.subplots(bands, columns, figsize=_size(columns, bands), squeeze=False)
     for axis, stratum in zip(axes.flat, strata, strict=False):
         axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.9)
         for number, recipe in enumerate(recipes):
@@ -201,9 +197,7 @@ def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
                 s=10 + 60 * weight / weight.max(), linewidth=0, label=recipe,
             )  # fmt: skip
         low = max(0.0, float(rows.loc[rows["stratum"] == stratum, "confidence"].min()) - 0.05)
-        axis.set(
-            xlim=(low, 1.02), ylim=(min(low, 0.4), 1.02), xlabel="confidence", ylabel="accuracy"
-        )
+        axis.set(xlim=(low, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="accuracy")
         axis.set_title(wrapped(stratum), size=8)
     for axis in axes.flat[len(strata) :]:
         axis.set_visible(False)
@@ -218,3 +212,8 @@ def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
         ncols=min(3, len(handles)),
     )
     return figure
+
+
+def _size(columns: int, bands: int) -> tuple[float, float]:
+    """Inches of a grid of panels: never so narrow that the page would blow it up."""
+    return max(3.0 * columns, 8.0), 2.9 * bands + 0.6
