@@ -11,6 +11,7 @@ from sharpbench.autodiff.jet import jet
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
 from sharpbench.metrics.curvature_rate import growth_rate
+from sharpbench.models import models
 
 
 class Waves(nn.Module):
@@ -296,3 +297,14 @@ def test_the_record_says_when_the_network_is_piecewise_linear(tiny):
     x, y = tiny.data("test")
     found = sb.measure(sb.Subject(relu, x, y), "curvature_rate", seed=0)
     assert found.details["piecewise_linear"]
+
+
+@pytest.mark.parametrize("target", ["max_logit", "margin", 0])
+def test_outputs_of_a_piecewise_linear_network_have_no_rate(moons, target):
+    network = models.create("mlp", {"widths": [8], "activation": "relu"})
+    subject = sb.Subject(network.build((2,), 2, seed=0), moons.test_inputs, moons.test_targets)
+    with pytest.raises(MetricUnsupported, match="piecewise linear"):
+        sb.measure(subject, "curvature_rate", target=target)
+    assert math.isfinite(sb.measure(subject, "curvature_rate", target="loss").value)
+    floored = sb.measure(subject, "curvature_rate", target=target, floor=1e-12)
+    assert floored.details["log_derivative"][-1] == pytest.approx(math.log(1e-12))
