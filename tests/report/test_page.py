@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpbench.analysis.claims import CLAIMS
 from sharpbench.errors import InputError
 from sharpbench.report.page import _percent, _with_error, write_report
 from sharpbench.results.store import ResultsStore
@@ -214,3 +215,21 @@ class TestInABrowser:
         )
         widths = re.search(r"RESULT:(\d+),(\d+):END", self.dom(frame, tmp_path, ""))
         assert int(widths[1]) <= int(widths[2])
+
+
+def test_a_suite_of_the_audit_shows_every_claim(tmp_path):
+    suite = tmp_path / "audit.toml"
+    suite.write_text(
+        'name = "lambda_ground_truth"\nseeds = 1\n[[problems]]\n'
+        'problem = { name = "sine" }\n[problems.metrics]\nname = "curvature_rate"\n'
+        'target = 0\nnorm = "rms"\nsamples = "all"\ndirections = 1\n'
+    )
+    run(suite, tmp_path / "results")
+    text = write_report(tmp_path / "results", "lambda_ground_truth", tmp_path / "page").read_text()
+    assert "The paper, checked" in text
+    assert text.count("run: sharpbench run paper_mnist") > 5
+    rows = re.findall(r"<tr><td>[^<]*</td><td><details>.*?</tr>", text, re.S)
+    assert len(rows) == len(CLAIMS)
+    (sine,) = (row for row in rows if "λ(sin x) = 0" in row)
+    assert "✓ reproduced" in sine
+    assert "(lambda_ground_truth)" in sine
