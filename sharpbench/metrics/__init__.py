@@ -11,6 +11,10 @@ metrics: Registry[Metric] = Registry(
     group="sharpbench.metrics",
     builtins={
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
+        "gauss_newton_top_eigenvalue": "sharpbench.metrics.gauss_newton:GaussNewtonTopEigenvalue",
+        "gauss_newton_trace": "sharpbench.metrics.gauss_newton:GaussNewtonTrace",
+        "hessian_frobenius_norm": "sharpbench.metrics.hessian:HessianFrobeniusNorm",
+        "hessian_spectral_density": "sharpbench.metrics.hessian:HessianSpectralDensity",
         "hessian_top_eigenvalue": "sharpbench.metrics.hessian:HessianTopEigenvalue",
         "hessian_trace": "sharpbench.metrics.hessian:HessianTrace",
         "input_curvature": "sharpbench.metrics.input_space:InputCurvature",

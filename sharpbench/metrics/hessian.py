@@ -2,42 +2,99 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from sharpbench.autodiff.hessian import HessianOperator
-from sharpbench.autodiff.lanczos import largest_eigenvalue
-from sharpbench.autodiff.trace import hutchinson_trace
+from sharpbench.autodiff.gauss_newton import gauss_newton_trace
+from sharpbench.autodiff.jet import is_piecewise_linear
+from sharpbench.autodiff.lanczos import Which, extreme_eigenvalues, spectral_density
+from sharpbench.autodiff.loss_operators import (
+    GaussNewtonOperator,
+    HessianOperator,
+    ResidualOperator,
+)
+from sharpbench.autodiff.trace import (
+    Distribution,
+    TraceResult,
+    estimate_trace,
+    squared_frobenius_norm,
+)
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
+from sharpbench.metrics.curvlinops import Curvlinops
 from sharpbench.metrics.pyhessian import PyHessian
 from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["HessianTopEigenvalue", "HessianTrace"]
+__all__ = [
+    "CurvatureMetric",
+    "HessianFrobeniusNorm",
+    "HessianSpectralDensity",
+    "HessianTopEigenvalue",
+    "HessianTrace",
+    "check_budget",
+]
 
-Implementation = Literal["native", "pyhessian"]
+Implementation = Literal["native", "pyhessian", "curvlinops"]
 
 
 @dataclass(frozen=True)
-class _HessianMetric(Metric, ABC):
-    """What the Hessian metrics share: whose implementation, on which data, in which precision."""
+class CurvatureMetric(Metric, ABC):
+    """What metrics of a curvature matrix share: on which data, of which parameters, how precisely."""
 
     space = "parameter"
     invariant_under = frozenset({"neuron_permutation"})
 
-    implementation: Implementation = "native"
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
+    parameters_of: tuple[str, ...] = ()
+    memory_budget: int = 1 << 30
     dtype: Dtype = "float64"
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
+        if self.memory_budget < 1 << 20:
+            raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
+
+    def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
+        """The same points for every implementation."""
+        dtype = torch_dtype(self.dtype)
+        return measured_points(subject, self.split, self.samples, dtype, seed=seed)
+
+    def _operator(
+        self,
+        kind: type[HessianOperator] | type[GaussNewtonOperator],
+        subject: Subject,
+        seed: int,
+        work: Work,
+    ) -> HessianOperator | GaussNewtonOperator:
+        assert subject.loss is not None
+        return kind(
+            subject.working_model(torch_dtype(self.dtype)),
+            subject.loss,
+            *self._data(subject, seed),
+            work=work,
+            memory_budget=self.memory_budget,
+            parameters=self.parameters_of,
+        )
+
+
+@dataclass(frozen=True)
+class _HessianMetric(CurvatureMetric, ABC):
+    """Metrics of the Hessian, which other libraries compute too."""
+
+    implementation: Implementation = "native"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.implementation != "native" and self.parameters_of:
+            raise ValueError("parameters_of needs implementation 'native'")
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:
         if not isinstance(problem, KnownHessian) or self.samples != "all":
@@ -48,20 +105,20 @@ class _HessianMetric(Metric, ABC):
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         """The figure from all eigenvalues (P,), rising."""
 
-    def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
-        """The same points for every implementation."""
-        dtype = torch_dtype(self.dtype)
-        return measured_points(subject, self.split, self.samples, dtype, seed=seed)
+    def _hessian(self, subject: Subject, seed: int) -> HessianOperator:
+        operator = self._operator(HessianOperator, subject, seed, Work())
+        assert isinstance(operator, HessianOperator)
+        return operator
 
-    def _operator(self, subject: Subject, seed: int) -> HessianOperator:
-        assert subject.loss is not None
-        model = subject.working_model(torch_dtype(self.dtype))
-        return HessianOperator(model, subject.loss, *self._data(subject, seed), work=Work())
-
-    def _rival(self, subject: Subject, seed: int) -> PyHessian:
+    def _pyhessian(self, subject: Subject, seed: int) -> PyHessian:
         dtype = torch_dtype(self.dtype)
         probes = derive_seed(seed, "probes")
         return PyHessian(subject, dtype, *self._data(subject, seed), seed=probes)
+
+    def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
+        dtype = torch_dtype(self.dtype)
+        probes = derive_seed(seed, "probes")
+        return Curvlinops(subject, dtype, *self._data(subject, seed), seed=probes)
 
 
 @metrics.register
@@ -70,107 +127,294 @@ class HessianTopEigenvalue(_HessianMetric):
     """Largest eigenvalue of the training-loss Hessian ∇²_w (1/N) Σ ℓ(f_w(xᵢ), yᵢ).
 
     ``native``: Lanczos with full reorthogonalisation, stopped when the residual norm, which bounds
-    the distance to an eigenvalue, is at most ``tolerance`` times the value; the algebraically
-    largest one. ``pyhessian``: PyHessian's power iteration, unpatched; it finds the eigenvalue of
-    largest *magnitude* and stops when two successive Rayleigh quotients agree to ``tolerance``,
-    which is no bound on the error.
+    the distance to an eigenvalue, is at most ``tolerance`` times the value. ``pyhessian``: PyHessian's
+    power iteration, unpatched; it finds the eigenvalue of largest *magnitude* and stops when two
+    successive Rayleigh quotients agree to ``tolerance``, which is no bound on the error.
+    ``curvlinops``: its operator under SciPy's ``eigsh`` with ``tolerance``, as its manual shows.
 
-    Parameters: ``samples`` of ``split`` drawn without replacement; ``tolerance``;
-    ``max_products`` Hessian-vector products at most.
+    Parameters: ``which``: ``largest`` or ``smallest`` algebraically, or of largest ``magnitude``;
+    ``count`` eigenvalues (all in the details; the value is the first); ``samples`` of ``split`` drawn
+    without replacement; ``parameters_of``: names or shell patterns of the parameters meant, all if
+    empty; ``tolerance``; ``max_products`` Hessian-vector products at most; ``memory_budget`` bytes for
+    the gradient's graph, beyond which the data is passed over in chunks.
     """
 
     name = "hessian_top_eigenvalue"
     title = "Hessian top eigenvalue"
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
+    which: Which = "largest"
+    count: int = 1
     tolerance: float = 1e-3
     max_products: int = 200
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_budget(self.tolerance, "max_products", self.max_products)
+        check_budget(self.tolerance, "max_products", self.max_products)
+        if not 1 <= self.count <= self.max_products:
+            raise ValueError(f"count must lie in [1, max_products], got {self.count}")
+        if self.implementation != "native" and (self.which, self.count) != ("largest", 1):
+            raise ValueError("which and count need implementation 'native'")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
-        return float(eigenvalues.max())
+        if self.which == "magnitude":
+            return float(eigenvalues[eigenvalues.abs().argmax()])
+        return float(eigenvalues.max() if self.which == "largest" else eigenvalues.min())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "pyhessian":
-            return self._rival(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
-        operator = self._operator(subject, seed)
-        result = largest_eigenvalue(
-            operator.matvec,
-            operator.dimension,
+            return self._pyhessian(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
+        operator = self._hessian(subject, seed)
+        result = extreme_eigenvalues(
+            operator,
+            count=self.count,
+            which=self.which,
             tolerance=self.tolerance,
             max_products=self.max_products,
             generator=torch_generator(derive_seed(seed, "probes")),
-            device=operator.device,
         )
+        details = {
+            "error_bound": result.error_bound,
+            "products": result.products,
+            "largest_ritz_values": list(result.ritz_values[:5]),
+            "smallest_ritz_value": result.ritz_values[-1],
+            "parameters": operator.dimension,
+        }
+        if self.count > 1:
+            details |= {"eigenvalues": list(result.values), "bounds": list(result.error_bounds)}
         return Measurement(
             value=result.value,
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={
-                "error_bound": result.error_bound,
-                "products": result.products,
-                "largest_ritz_values": list(result.ritz_values[:5]),
-                "smallest_ritz_value": result.ritz_values[-1],
-                "parameters": operator.dimension,
-            },
+            details=details,
         )
 
 
 @metrics.register
 @dataclass(frozen=True)
 class HessianTrace(_HessianMetric):
-    """Trace of the training-loss Hessian by Hutchinson's estimator with Rademacher probes.
+    """Trace of the training-loss Hessian from random probes.
 
-    ``native`` stops when the standard error is at most ``tolerance`` times the estimate.
+    ``native`` stops when the standard error is at most ``tolerance`` times the estimate. Its
+    ``method``: ``hutchinson``, ``hutch++``, ``xtrace``, or ``gauss_newton``: tr H = tr G + tr(H − G),
+    where the Gauss-Newton part is summed exactly, sample by sample, and the rest, which is small and
+    exactly zero for piecewise-linear networks, is left to Hutchinson's probes.
     ``pyhessian`` is PyHessian's estimator, unpatched, with the same ``tolerance`` handed to its own
-    rule (two successive running means agree), which can stop after two probes; ``converged`` then
-    says whether the standard error of its probes meets the tolerance.
+    rule (two successive running means agree), which can stop after two probes. ``curvlinops`` has no
+    rule: it takes ``max_probes`` of Hutchinson's probes and tells no error.
 
-    Parameters: ``samples`` of ``split`` drawn without replacement; ``tolerance``;
-    ``max_probes`` at most.
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``: names or shell
+    patterns of the parameters meant; ``tolerance``; ``max_probes`` products at most; ``distribution``
+    of the probes; ``memory_budget`` in bytes.
     """
 
     name = "hessian_trace"
     title = "Hessian trace"
-    reference = "Hutchinson (1990); arXiv:1912.07145 (PyHessian)"
+    version = 2
+    reference = (
+        "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
+    )
 
+    method: Literal["hutchinson", "hutch++", "xtrace", "gauss_newton"] = "hutchinson"
+    distribution: Distribution = "rademacher"
     tolerance: float = 0.05
     max_probes: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_budget(self.tolerance, "max_probes", self.max_probes)
+        check_budget(self.tolerance, "max_probes", self.max_probes)
+        if self.implementation != "native" and self.method != "hutchinson":
+            raise ValueError(f"method {self.method!r} needs implementation 'native'")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         return float(eigenvalues.sum())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "pyhessian":
-            return self._rival(subject, seed).trace(self.tolerance, self.max_probes)
-        operator = self._operator(subject, seed)
-        result = hutchinson_trace(
-            operator.matvec,
-            operator.dimension,
+            return self._pyhessian(subject, seed).trace(self.tolerance, self.max_probes)
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).trace(self.max_probes)
+        generator = torch_generator(derive_seed(seed, "probes"))
+        operator = self._hessian(subject, seed)
+        if self.method == "gauss_newton":
+            return self._split_trace(subject, operator, seed)
+        result = estimate_trace(
+            operator,
+            method=self.method,
+            distribution=self.distribution,
             tolerance=self.tolerance,
-            max_probes=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-            device=operator.device,
+            max_products=self.max_probes,
+            generator=generator,
         )
+        return self._measurement(operator, result, {})
+
+    def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
+        known, _ = gauss_newton_trace(
+            operator.model,
+            operator.loss,
+            operator.inputs,
+            operator.targets,
+            work=operator.work,
+            only=operator.parameters,
+        )
+        details = {"gauss_newton_trace": known}
+        if is_piecewise_linear(operator.model, operator.inputs[:4]):
+            operator.work.forward += 4 * min(4, operator.samples)
+            return self._measurement(operator, TraceResult(known, 0.0, True, 0), details)
+        other = self._operator(GaussNewtonOperator, subject, seed, operator.work)
+        assert isinstance(other, GaussNewtonOperator)
+        result = estimate_trace(
+            ResidualOperator(operator, other),
+            offset=known,
+            distribution=self.distribution,
+            tolerance=self.tolerance,
+            max_products=self.max_probes,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        return self._measurement(operator, result, details)
+
+    def _measurement(
+        self, operator: HessianOperator, result: TraceResult, details: dict[str, float]
+    ) -> Measurement:
         return Measurement(
             value=result.value,
-            standard_error=result.standard_error,
+            standard_error=result.standard_error or None,
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={"probes": result.probes, "parameters": operator.dimension},
+            details={"probes": result.products, "parameters": operator.dimension, **details},
         )
 
 
-def _check_budget(tolerance: float, key: str, budget: int) -> None:
+@metrics.register
+@dataclass(frozen=True)
+class HessianFrobeniusNorm(_HessianMetric):
+    """Frobenius norm of the training-loss Hessian, the root of E‖Hv‖² over random probes v.
+
+    Stops when the standard error of the square is at most 2·``tolerance`` times it, which is
+    ``tolerance`` for the norm. ``curvlinops`` takes ``max_probes`` probes and tells no error;
+    PyHessian has none.
+
+    Parameters: as those of ``hessian_trace``.
+    """
+
+    name = "hessian_frobenius_norm"
+    title = "Hessian Frobenius norm"
+    reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
+
+    distribution: Distribution = "rademacher"
+    tolerance: float = 0.05
+    max_probes: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self.tolerance, "max_probes", self.max_probes)
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        return float(eigenvalues.norm())
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "pyhessian":
+            return self._pyhessian(subject, seed).lacks("a Frobenius norm")
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).frobenius_norm(self.max_probes)
+        operator = self._hessian(subject, seed)
+        result = squared_frobenius_norm(
+            operator,
+            distribution=self.distribution,
+            tolerance=2 * self.tolerance,
+            max_products=self.max_probes,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        norm = math.sqrt(result.value)
+        return Measurement(
+            value=norm,
+            standard_error=result.standard_error / (2 * norm) if norm else None,
+            converged=result.converged,
+            samples=operator.samples,
+            work=operator.work,
+            details={"probes": result.products, "parameters": operator.dimension},
+        )
+
+
+@metrics.register
+@dataclass(frozen=True)
+class HessianSpectralDensity(_HessianMetric):
+    """Spectral density of the training-loss Hessian by stochastic Lanczos quadrature.
+
+    The value is the negative share of the spectrum, Σ|λ|[λ < 0]/Σ|λ|: 0 at a minimum, ½ where the loss
+    is as much saddle as bowl. The details hold the density itself as a curve, smoothed by Gaussians of
+    ``width`` times the range of the spectrum. The standard error is that over the ``probes``.
+
+    Parameters: ``probes`` Gaussian starts of ``steps`` Lanczos steps each; ``width``; else as those of
+    ``hessian_trace``. The other implementations are used for the curve: ``pyhessian`` needs
+    ``torch.eig``, which torch has no more; ``curvlinops`` gives the density on a grid.
+    """
+
+    name = "hessian_spectral_density"
+    title = "negative share of the Hessian's spectrum"
+    reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
+
+    probes: int = 4
+    steps: int = 40
+    width: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.probes < 1 or self.steps < 2 or not 0 < self.width < 1:
+            raise ValueError("probes must be at least 1, steps at least 2, width in (0, 1)")
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        sizes = eigenvalues.abs()
+        return float(sizes[eigenvalues < 0].sum() / sizes.sum())
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "pyhessian":
+            return self._pyhessian(subject, seed).spectral_density(self.steps, self.probes)
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).spectral_density(self.steps, self.probes)
+        operator = self._hessian(subject, seed)
+        density = spectral_density(
+            operator,
+            probes=self.probes,
+            steps=self.steps,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        sizes = density.nodes.abs()
+        negative = (density.weights * sizes * (density.nodes < 0)).sum(1)
+        total = (density.weights * sizes).sum(1)
+        value = float(negative.sum() / total.sum())
+        # Delta method for a ratio of means over the probes.
+        spread = (negative - value * total).std() if self.probes > 1 else None
+        grid, height = density.curve(width=self.width)
+        trace, trace_error = density.mean(density.nodes)
+        return Measurement(
+            value=value,
+            standard_error=None
+            if spread is None
+            else float(spread / total.mean() / math.sqrt(self.probes)),
+            samples=operator.samples,
+            work=operator.work,
+            details={
+                "grid": [round(g, 8) for g in grid],
+                "density": [round(h, 8) for h in height],
+                "smallest_node": float(density.nodes.min()),
+                "largest_node": float(density.nodes.max()),
+                "trace": trace * operator.dimension,
+                "trace_standard_error": None
+                if trace_error is None
+                else trace_error * operator.dimension,
+                "products": density.products,
+                "parameters": operator.dimension,
+            },
+        )
+
+
+def check_budget(tolerance: float, key: str, budget: int) -> None:
+    """Raises ValueError unless the tolerance lies in [0, 1) and the budget is at least 2."""
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance must lie in [0, 1), got {tolerance}")
     if budget < 2:

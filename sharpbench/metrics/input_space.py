@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.autodiff.context import repeatedly_differentiable
+from sharpbench.autodiff.loss_operators import InputHessianOperator
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -128,25 +128,17 @@ class InputCurvature(_InputMetric):
     def _ratios(
         self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor, v: Tensor, work: Work
     ) -> tuple[Tensor, bool]:
-        x = x.clone().requires_grad_()
-        with repeatedly_differentiable():
-            loss = subject.losses(model(x), y).sum()
-            (gradient,) = torch.autograd.grad(loss, x, create_graph=True, materialize_grads=True)
-            work.forward += len(x)
-            work.gradient += len(x)
-            size = gradient.detach().flatten(1).norm(dim=1)
-            norm = torch.zeros_like(size)
-            done = not gradient.requires_grad  # a linear loss: no curvature
-            for _ in range(0 if done else self.iterations):
-                v = v / v.flatten(1).norm(dim=1).clamp_min(1e-300).view(-1, *[1] * (v.ndim - 1))
-                (v,) = torch.autograd.grad(
-                    gradient, x, v, retain_graph=True, materialize_grads=True
-                )
-                work.hessian_vector += len(x)
-                before, norm = norm, v.flatten(1).norm(dim=1)
-                if (norm - before).abs().sum() <= self.tolerance * norm.sum():
-                    done = True
-                    break
+        assert subject.loss is not None
+        operator = InputHessianOperator(model, subject.loss, x, y, work=work)
+        size = operator.gradient.flatten(1).norm(dim=1)
+        norm, done, v = torch.zeros_like(size), operator.linear, v.flatten(1)
+        for _ in range(0 if done else self.iterations):
+            v = v / v.norm(dim=1, keepdim=True).clamp_min(1e-300)
+            v = operator.matvec(v.reshape(-1)).view_as(v)
+            before, norm = norm, v.norm(dim=1)
+            if (norm - before).abs().sum() <= self.tolerance * norm.sum():
+                done = True
+                break
         return norm / (size + self.epsilon), done
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.trace import mean_and_standard_error
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.subject import Subject
 
@@ -70,6 +70,24 @@ class PyHessian:
             work=self.work,
             details={"probes": len(probes), "rule": "successive running means agree"},
         )
+
+    def spectral_density(self, steps: int, probes: int) -> Measurement:
+        """Its density's nodes and weights; raises MetricFailed where torch has no ``eig`` any more."""
+        with self._computation() as hessian:
+            nodes, weights = hessian.density(iter=steps, n_v=probes)
+        self._finish()
+        node, weight = (torch.tensor(v, dtype=torch.complex128).real for v in (nodes, weights))
+        sizes = weight * node.abs()
+        return Measurement(
+            value=float((sizes * (node < 0)).sum() / sizes.sum()),
+            samples=self.samples,
+            work=self.work,
+            details={"probes": probes},
+        )
+
+    def lacks(self, what: str) -> Measurement:
+        """Raises MetricUnsupported: PyHessian has no such thing."""
+        raise MetricUnsupported(f"PyHessian computes no {what.removeprefix('a ')}")
 
     @contextmanager
     def _computation(self) -> Iterator[Any]:

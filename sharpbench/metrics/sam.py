@@ -1,11 +1,13 @@
-"""The sharpness that SAM descends on."""
+"""Sharpness as the rise of the loss under perturbed weights: worst case and average case."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
 
 from sharpbench.autodiff.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed
@@ -17,18 +19,36 @@ from sharpbench.subject import Subject
 
 __all__ = ["SamSharpness"]
 
+Ball = Literal["l2", "linf"]
+Pieces = list[Tensor]
+
+_MOMENTUM = 0.75
+_FIRST_CHECK, _LESS, _LEAST = 0.22, 0.03, 0.06
+"""Auto-PGD's momentum and checkpoints, as fractions of the steps (arXiv:2003.01690, §3)."""
+
 
 @metrics.register
 @dataclass(frozen=True)
 class SamSharpness(Metric):
-    """SAM sharpness: rise of the loss at SAM's ascent point, L(w + ρ ∇L/‖∇L‖₂) − L(w).
+    """SAM sharpness: rise of the loss in a ball of radius ρ, max L(w + Tε) − L(w) over ‖ε‖ ≤ ρ.
+
+    ``case`` ``worst`` with ``attack``: ``gradient`` of one step is SAM's own ascent point
+    ρ T∇L/‖T∇L‖; of several ``steps`` it is projected ascent with steps of 2.5ρ/steps; ``auto_pgd`` is
+    Auto-PGD with momentum and halved steps. The best point met counts, so that more steps never give
+    less. ``average``: the mean rise over ``draws`` random ε of length ρ (l2: uniform on the sphere,
+    linf: uniform in the cube), so that ρ is the ball's radius in both cases.
+
+    ``adaptive`` sets T, by which a perturbation follows the scale of each weight: ``none`` (1), ``asam``
+    (|w| + η for weights, 1 for biases and norms, after ASAM) or ``elementwise`` (|w| throughout, after
+    Andriushchenko et al. 2023: invariant under elementwise positive rescaling).
+    ``normalize_logits`` divides the centred logits of a sample by their norm before the loss.
 
     Taken on batches of ``m`` samples (m-sharpness: the gradient and both losses of a batch are its
     own) and averaged over all full batches of a random partition; the standard error is that of the
     mean over the batches, None with a single one. ``m = "all"`` takes all samples as one batch.
     In the units of the loss (nats for cross-entropy).
 
-    Parameters: ``rho``, the radius ρ in parameter space; ``m``; ``samples`` of ``split`` drawn
+    Parameters: ``rho`` the radius; ``ball`` l2 or linf; ``eta`` of asam; ``samples`` of ``split`` drawn
     without replacement.
     """
 
@@ -36,10 +56,18 @@ class SamSharpness(Metric):
     title = "SAM sharpness"
     version = 1
     space = "parameter"
-    reference = "arXiv:2010.01412, equations 1-3"
+    reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
     invariant_under = frozenset({"neuron_permutation"})
 
     rho: float = 0.05
+    ball: Ball = "l2"
+    case: Literal["worst", "average"] = "worst"
+    attack: Literal["gradient", "auto_pgd"] = "gradient"
+    steps: int = 1
+    draws: int = 8
+    adaptive: Literal["none", "asam", "elementwise"] = "none"
+    eta: float = 0.01
+    normalize_logits: bool = False
     m: Count = 128
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
@@ -48,42 +76,40 @@ class SamSharpness(Metric):
     def __post_init__(self) -> None:
         if not self.rho > 0:
             raise ValueError(f"rho must be positive, got {self.rho}")
+        if self.steps < 1 or self.draws < 1 or not self.eta >= 0:
+            raise ValueError("steps and draws must be at least 1, eta at least 0")
+        if self.attack == "auto_pgd" and self.steps < 5:
+            raise ValueError(f"auto_pgd needs steps of at least 5, got {self.steps}")
         check_count("m", self.m)
         check_count("samples", self.samples)
+
+    def unsupported(self, subject: Subject) -> str | None:
+        if self.normalize_logits and subject.task != "classification":
+            return "normalize_logits needs classes, and this is a regression"
+        return None
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
+        if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
         size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
         order = torch.randperm(
             len(inputs), generator=torch_generator(derive_seed(seed, "batches"))
         ).to(inputs.device)
-        originals = [p.detach().clone() for p in parameters]
+        generator = torch_generator(derive_seed(seed, "perturbations"))
         work = Work()
+        scale = self._scale(model)
         rises: list[float] = []
         for batch in order.split(size)[: len(inputs) // size]:
             x, y = inputs[batch], targets[batch]
-            loss = subject.losses(model(x), y).mean()
-            gradient = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            norm = torch.stack([g.square().sum() for g in gradient]).sum().sqrt()
-            if not torch.isfinite(norm) or norm == 0:
-                raise MetricFailed(
-                    f"the gradient's norm on a batch of {size} is {float(norm)}: SAM's ascent "
-                    "direction is not defined"
-                )
-            with torch.no_grad():
-                for parameter, g in zip(parameters, gradient, strict=True):
-                    parameter.add_(g, alpha=self.rho / float(norm))
-                raised = subject.losses(model(x), y).mean()
-                for parameter, original in zip(parameters, originals, strict=True):
-                    parameter.copy_(original)
-            work.forward += 2 * size
-            work.gradient += size
-            rises.append(float(raised - loss.detach()))
+            surface = _Surface(model, lambda: self._loss(subject, model, x, y), scale, size, work)  # noqa: B023
+            rises.append(
+                self._average_rise(surface, generator)
+                if self.case == "average"
+                else self._worst_rise(surface)
+            )
         mean, error = mean_and_standard_error(rises)
         return Measurement(
             value=mean,
@@ -96,3 +122,170 @@ class SamSharpness(Metric):
                 "samples_left_out": len(inputs) - len(rises) * size,
             },
         )
+
+    def _loss(self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        outputs = model(x)
+        if self.normalize_logits:
+            centred = outputs - outputs.mean(1, keepdim=True)
+            outputs = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        return subject.losses(outputs, y).mean()
+
+    def _scale(self, model: nn.Module) -> Pieces | None:
+        """T as one tensor a parameter; None for the identity."""
+        if self.adaptive == "none":
+            return None
+        scales = []
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                continue
+            size = parameter.detach().abs()
+            if self.adaptive == "asam":
+                size = size + self.eta if parameter.ndim > 1 else torch.ones_like(size)
+            scales.append(size)
+        return scales
+
+    def _worst_rise(self, surface: _Surface) -> float:
+        start = [torch.zeros_like(p) for p in surface.parameters]
+        base, gradient = surface.slope(start)
+        if self.attack == "auto_pgd":
+            return self._auto_pgd(surface, start, base, gradient) - base
+        length = self.rho if self.steps == 1 else 2.5 * self.rho / self.steps
+        point, best = start, -float("inf")
+        for step in range(self.steps):
+            point = self._project(_moved(point, self._direction(gradient), length))
+            if step + 1 == self.steps:
+                best = max(best, surface.height(point))
+            else:
+                height, gradient = surface.slope(point)
+                best = max(best, height)
+        # One step is SAM's own figure, which may be negative; several can stay where they are.
+        return best - base if self.steps == 1 else max(best - base, 0.0)
+
+    def _auto_pgd(self, surface: _Surface, start: Pieces, base: float, gradient: Pieces) -> float:
+        """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1)."""
+        length, checks = 2 * self.rho, _checkpoints(self.steps)
+        previous, point = start, start
+        best, best_point, best_gradient, height = base, start, gradient, base
+        rises, last_check, best_before, length_before = 0, 0, base, length
+        for step in range(1, self.steps + 1):
+            ahead = self._project(_moved(point, self._direction(gradient), length))
+            weight = 1.0 if step == 1 else _MOMENTUM
+            mixed = self._project(
+                [
+                    p + weight * (a - p) + (1 - weight) * (p - q)
+                    for p, a, q in zip(point, ahead, previous, strict=True)
+                ]
+            )
+            previous, point = point, mixed
+            before = height
+            height, gradient = surface.slope(point)
+            rises += height > before
+            if height > best:
+                best, best_point, best_gradient = height, point, gradient
+            if step in checks:
+                stuck = length_before == length and best_before == best
+                if rises < 0.75 * (step - last_check) or stuck:
+                    length_before, length = length, length / 2
+                    previous = point = best_point
+                    gradient, height = best_gradient, best
+                else:
+                    length_before = length
+                rises, last_check, best_before = 0, step, best
+        return best
+
+    def _average_rise(self, surface: _Surface, generator: torch.Generator) -> float:
+        base = surface.height(None)
+        heights = []
+        for _ in range(self.draws):
+            noise = [
+                torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+                if self.ball == "l2"
+                else (2 * torch.rand(p.shape, generator=generator, dtype=torch.float64) - 1).to(p)
+                for p in surface.parameters
+            ]
+            length = self.rho / _norm(noise) if self.ball == "l2" else self.rho
+            heights.append(surface.height([length * n for n in noise]))
+        return sum(heights) / len(heights) - base
+
+    def _direction(self, gradient: Pieces) -> Pieces:
+        """The steepest direction of length 1 in the ball's norm."""
+        norm = _norm(gradient)
+        if not norm > 0 or norm == float("inf"):
+            raise MetricFailed(
+                f"the gradient's norm on a batch is {norm}: the ascent direction is not defined"
+            )
+        if self.ball == "linf":
+            return [g.sign() for g in gradient]
+        return [g / norm for g in gradient]
+
+    def _project(self, point: Pieces) -> Pieces:
+        if self.ball == "linf":
+            return [p.clamp(-self.rho, self.rho) for p in point]
+        norm = _norm(point)
+        return point if norm <= self.rho else [p * (self.rho / norm) for p in point]
+
+
+class _Surface:
+    """The loss of one batch as a function of the perturbation ε, w ↦ w + Tε; the weights stay."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[], Tensor],
+        scale: Pieces | None,
+        samples: int,
+        work: Work,
+    ) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.loss, self.scale, self.samples, self.work = loss, scale, samples, work
+        self._originals = [p.detach().clone() for p in self.parameters]
+
+    def height(self, epsilon: Pieces | None) -> float:
+        """L(w + Tε)."""
+        self._move(epsilon)
+        with torch.no_grad():
+            height = float(self.loss())
+        self.work.forward += self.samples
+        self._move(None)
+        return height
+
+    def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
+        """L(w + Tε) and its gradient in ε, T∇L."""
+        self._move(epsilon)
+        loss = self.loss()
+        gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.work.forward += self.samples
+        self.work.gradient += self.samples
+        self._move(None)
+        if self.scale is None:
+            return float(loss.detach()), list(gradient)
+        scaled = [t * g for t, g in zip(self.scale, gradient, strict=True)]
+        return float(loss.detach()), scaled
+
+    def _move(self, epsilon: Pieces | None) -> None:
+        with torch.no_grad():
+            for i, (parameter, original) in enumerate(
+                zip(self.parameters, self._originals, strict=True)
+            ):
+                if epsilon is None:
+                    parameter.copy_(original)
+                    continue
+                step = epsilon[i] if self.scale is None else self.scale[i] * epsilon[i]
+                parameter.copy_(original + step)
+
+
+def _norm(pieces: Pieces) -> float:
+    return float(torch.stack([p.square().sum() for p in pieces]).sum().sqrt())
+
+
+def _moved(point: Pieces, direction: Pieces, length: float) -> Pieces:
+    return [p + length * d for p, d in zip(point, direction, strict=True)]
+
+
+def _checkpoints(steps: int) -> set[int]:
+    """The steps at which Auto-PGD may halve its step length."""
+    places, gap = [0.0, _FIRST_CHECK], _FIRST_CHECK
+    while places[-1] < 1:
+        gap = max(places[-1] - places[-2] - _LESS, _LEAST)
+        places.append(places[-1] + gap)
+    return {int(-(-p * steps // 1)) for p in places[1:] if p <= 1}

@@ -1,0 +1,410 @@
+"""The Hessian and the Gauss-Newton matrix of the mean loss, and each point's Hessian in its input."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.autodiff.context import repeatedly_differentiable
+from sharpbench.autodiff.operator import SymmetricOperator
+from sharpbench.errors import MetricFailed, nearest_names
+from sharpbench.measurement import Work
+from sharpbench.subject import Loss
+
+__all__ = [
+    "GaussNewtonOperator",
+    "HessianOperator",
+    "InputHessianOperator",
+    "ResidualOperator",
+    "named_subset",
+]
+
+_PROBE = 4
+"""Samples used to find out how much memory the gradient graph of one sample takes."""
+
+_SMALL = 4_000_000
+"""Up to so many samples × parameters a block of products is one batched pass: Python's overhead then
+outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
+
+Graph = tuple[Tensor, ...]
+
+
+def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """The trainable parameters whose name fits one of ``patterns`` (shell style); all if there is none.
+
+    Raises MetricFailed, with the nearest names, for a pattern that fits none.
+    """
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in named):
+            raise MetricFailed(
+                f"no trainable parameter fits {pattern!r}. {nearest_names(pattern, named)}"
+            )
+    return [p for n, p in named.items() if not patterns or any(fnmatch(n, q) for q in patterns)]
+
+
+class _LossOperator(SymmetricOperator):
+    """What curvature matrices of (1/N) Σᵢ ℓ(f_w(xᵢ), yᵢ) in the parameters share.
+
+    The data is cut into chunks whose graph fits ``memory_budget`` bytes, each weighted by its number of
+    samples, so that the sum over chunks is the full-data mean exactly. With a single chunk the graph
+    is built once and kept; otherwise it is rebuilt at each block of products. A chunk that runs out of
+    memory is tried once more at a quarter of its size.
+
+    Parameters
+    ----------
+    model: in evaluation mode; it is not changed, its ``.grad`` fields neither.
+    loss: per-sample loss (N,).
+    inputs, targets: N samples on the model's device.
+    work: the passes made are added to it.
+    parameters: names or shell patterns of the parameters meant; all trainable ones if empty.
+
+    Raises
+    ------
+    MetricFailed: no parameter requires gradients, the loss is not finite, it differs between two
+        evaluations (dropout left on), or it is not twice differentiable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        work: Work,
+        memory_budget: int = 1 << 30,
+        parameters: Sequence[str] = (),
+    ) -> None:
+        self.parameters = named_subset(model, parameters)
+        if not self.parameters:
+            raise MetricFailed("the model has no parameter that requires gradients")
+        self.model, self.loss, self.work = model, loss, work
+        self.inputs, self.targets = inputs, targets
+        self.samples = len(inputs)
+        self.dimension = sum(p.numel() for p in self.parameters)
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
+        self._check_deterministic()
+        self.chunk = self._chunk_size(memory_budget)
+        self._kept: Graph | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the whole data's graph fits the memory budget and is kept between products."""
+        return self.chunk >= self.samples
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        vectors = vectors.to(self.device, self.dtype)
+        try:
+            total = self._block(vectors)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or self.chunk == 1:
+                raise
+            self._kept, self.chunk = None, max(1, self.chunk // 4)
+            total = self._block(vectors)
+        return self.check_product(total)
+
+    def _block(self, vectors: Tensor) -> Tensor:
+        if self.kept:
+            if self._kept is None:
+                self._kept = self._graph(self.inputs, self.targets)
+            return self._products(self._kept, vectors, self.samples)
+        total = torch.zeros_like(vectors)
+        for x, y in self._chunks():
+            total += self._products(self._graph(x, y), vectors, len(x))
+        return total
+
+    def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
+        self.work.hessian_vector += samples * vectors.shape[1]
+        with repeatedly_differentiable(), _named_reasons():
+            if vectors.shape[1] > 1 and samples * self.dimension <= _SMALL:
+                return self._batched(graph, vectors)
+            columns = [self._product(graph, v) for v in vectors.unbind(1)]
+        return torch.stack(columns, 1)
+
+    @abstractmethod
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        """What is differentiated again at each product: this chunk's share of the mean loss."""
+
+    @abstractmethod
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        """This chunk's share of the product with one vector (P,)."""
+
+    @abstractmethod
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        """The same for a block (P, K), in one batched pass."""
+
+    def gradient(self) -> Tensor:
+        """∇_w of the mean loss, (P,)."""
+        total = torch.zeros(self.dimension, device=self.device, dtype=self.dtype)
+        for x, y in self._chunks():
+            total += self._flat(g.detach() for g in self._gradient(x, y, create_graph=False))
+        return total
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.inputs.split(self.chunk), self.targets.split(self.chunk), strict=True)
+
+    def _split(self, vectors: Tensor) -> list[Tensor]:
+        """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
+        pieces = vectors.split([p.numel() for p in self.parameters], dim=-1)
+        lead = vectors.shape[:-1]
+        return [v.reshape(*lead, *p.shape) for v, p in zip(pieces, self.parameters, strict=True)]
+
+    @staticmethod
+    def _flat(pieces: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
+        return torch.cat([p.reshape(-1) for p in pieces])
+
+    def _share(self, x: Tensor, y: Tensor) -> Tensor:
+        self.work.forward += len(x)
+        share: Tensor = self.loss(self.model(x), y).sum() / self.samples
+        return share
+
+    def _gradient(self, x: Tensor, y: Tensor, *, create_graph: bool) -> Graph:
+        """Gradient of this chunk's share of the mean loss."""
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            gradient = torch.autograd.grad(
+                self._share(x, y),
+                self.parameters,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
+        self.work.gradient += len(x)
+        return gradient
+
+    def _check_deterministic(self) -> None:
+        x, y = self.inputs[:_PROBE], self.targets[:_PROBE]
+        with torch.no_grad():
+            first, second = (self.loss(self.model(x), y) for _ in range(2))
+        self.work.forward += 2 * len(x)
+        if not torch.isfinite(first).all():
+            raise MetricFailed("the loss is not finite")
+        if not torch.equal(first, second):
+            raise MetricFailed(
+                "two evaluations of the loss differ: is dropout or another random layer left on?"
+            )
+
+    def _chunk_size(self, memory_budget: int) -> int:
+        """As many samples as fit the budget, from the tensors that a small graph saves."""
+        weights = {p.untyped_storage().data_ptr() for p in self.parameters}
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        probe = min(_PROBE, self.samples)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            graph = self._graph(self.inputs[:probe], self.targets[:probe])
+        _check_twice_differentiable(graph)
+        per_sample = max(sum(saved.values()) // probe, 1)
+        return max(1, min(self.samples, memory_budget // per_sample))
+
+
+class HessianOperator(_LossOperator):
+    """H = ∇²_w (1/N) Σᵢ ℓ(f_w(xᵢ), yᵢ): the gradient's graph, differentiated once more a product."""
+
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        return self._gradient(x, y, create_graph=True)
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        active = [
+            (g, v) for g, v in zip(graph, self._split(vector), strict=True) if g.requires_grad
+        ]
+        if not active:  # the loss is linear in every parameter
+            return torch.zeros_like(vector)
+        return self._flat(
+            torch.autograd.grad(
+                [g for g, _ in active],
+                self.parameters,
+                [v for _, v in active],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        rows = self._split(vectors.T)
+        active = [(g, v) for g, v in zip(graph, rows, strict=True) if g.requires_grad]
+        if not active:
+            return torch.zeros_like(vectors)
+        products = torch.autograd.grad(
+            [g for g, _ in active],
+            self.parameters,
+            [v for _, v in active],
+            retain_graph=True,
+            allow_unused=True,  # materialised, they would lack the batch axis
+            is_grads_batched=True,
+        )
+        count = vectors.shape[1]
+        rows = [
+            vectors.new_zeros(count, q.numel()) if p is None else p.reshape(count, -1)
+            for p, q in zip(products, self.parameters, strict=True)
+        ]
+        return torch.cat(rows, 1).T
+
+
+class GaussNewtonOperator(_LossOperator):
+    """G = (1/N) Σᵢ JᵢᵀΛᵢJᵢ with Jᵢ = ∂f(xᵢ)/∂w and Λᵢ = ∇²_f ℓ(f(xᵢ), yᵢ), positive semidefinite for a
+    convex ℓ; the Fisher matrix for cross-entropy (Martens, arXiv:1412.1193).
+
+    J·v is the derivative of the linear map u ↦ Jᵀu, so that one graph serves every product.
+    """
+
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            outputs = self.model(x)
+            self.work.forward += len(x)
+            free = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(
+                self.loss(free, y).sum() / self.samples, free, create_graph=True
+            )
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            adjoint = torch.autograd.grad(
+                outputs, self.parameters, dual, create_graph=True, materialize_grads=True
+            )
+        self.work.gradient += len(x)
+        return (outputs, free, slope, dual, *adjoint)
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        outputs, free, slope, dual, *adjoint = graph
+        pairs = zip(adjoint, self._split(vector), strict=True)
+        active = [(g, v) for g, v in pairs if g.requires_grad]
+        (forward,) = torch.autograd.grad(
+            [g for g, _ in active], dual, [v for _, v in active], retain_graph=True
+        )
+        if not slope.requires_grad:  # a loss that is linear in the outputs
+            return torch.zeros_like(vector)
+        (weighted,) = torch.autograd.grad(slope, free, forward, retain_graph=True)
+        return self._flat(
+            torch.autograd.grad(
+                outputs, self.parameters, weighted, retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        return torch.stack([self._product(graph, v) for v in vectors.unbind(1)], 1)
+
+
+class ResidualOperator(SymmetricOperator):
+    """H − G: the part of the Hessian that comes from the network's own second derivatives.
+
+    In a network that is piecewise linear and uses each layer once, the outputs are linear in any one
+    parameter, so that the diagonal of H − G, and with it its trace, is zero.
+    """
+
+    def __init__(self, hessian: HessianOperator, gauss_newton: GaussNewtonOperator) -> None:
+        self.hessian, self.gauss_newton = hessian, gauss_newton
+        self.dimension, self.dtype, self.device = hessian.dimension, hessian.dtype, hessian.device
+        self.samples, self.work = hessian.samples, hessian.work
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        return self.hessian.matmat(vectors) - self.gauss_newton.matmat(vectors)
+
+
+@dataclass
+class _Point:
+    gradient: Tensor
+    inputs: Tensor
+
+
+class InputHessianOperator(SymmetricOperator):
+    """The Hessians ∇²_x ℓ(f(xᵢ), yᵢ) of all points at once: block diagonal, of shape (N·d, N·d).
+
+    ``gradient`` (N, …) is kept beside. Raises MetricFailed where the loss is not twice differentiable.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, work: Work
+    ) -> None:
+        self.samples, self.work = len(inputs), work
+        self.dimension, self.dtype, self.device = inputs.numel(), inputs.dtype, inputs.device
+        x = inputs.clone().requires_grad_()
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            (gradient,) = torch.autograd.grad(
+                loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
+            )
+        work.forward += len(x)
+        work.gradient += len(x)
+        self._at = _Point(gradient, x)
+
+    @property
+    def gradient(self) -> Tensor:
+        return self._at.gradient.detach()
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is linear in the input, so that every product vanishes."""
+        return not self._at.gradient.requires_grad
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        if self.linear:
+            return torch.zeros_like(vectors)
+        shape = self._at.inputs.shape
+        columns = []
+        for v in vectors.to(self._at.inputs).unbind(1):
+            with repeatedly_differentiable(), _named_reasons():
+                (product,) = torch.autograd.grad(
+                    self._at.gradient,
+                    self._at.inputs,
+                    v.reshape(shape),
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+            columns.append(product.reshape(-1))
+            self.work.hessian_vector += self.samples
+        return self.check_product(torch.stack(columns, 1))
+
+
+@contextmanager
+def _named_reasons() -> Iterator[None]:
+    """Torch's complaints about missing second derivatives as reasons a report can show."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if any(part in text for part in _NOT_TWICE):
+            first = text.splitlines()[0]
+            raise MetricFailed(f"the loss is not twice differentiable: {first}") from error
+        raise
+
+
+def _check_twice_differentiable(graph: Graph) -> None:
+    """torch cuts what is differentiable once out of the graph in silence: find the place it left.
+
+    Raises MetricFailed where there is one.
+    """
+    stack = [t.grad_fn for t in graph if t.grad_fn is not None]
+    known = set(stack)
+    while stack:
+        node = stack.pop()
+        if node.name().rpartition("::")[2] in {"Error", "DelayedError"}:
+            raise MetricFailed(
+                "the loss is not twice differentiable: an operation in it is marked "
+                "once_differentiable, and torch would leave its second derivative out"
+            )
+        following = {n for n, _ in node.next_functions if n is not None} - known
+        known |= following
+        stack.extend(following)
+
+
+_NOT_TWICE = (
+    "once_differentiable",
+    "is not implemented",
+    "not differentiable",
+    "does not require grad",
+    "double backward",
+)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "not enough memory" in str(error) or "out of memory" in str(error)
+    )

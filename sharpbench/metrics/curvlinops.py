@@ -1,0 +1,190 @@
+"""curvlinops behind our contract: unpatched, its Hessian operator as its manual uses it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from torch import Tensor, nn
+
+from sharpbench.autodiff.context import repeatedly_differentiable
+from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.measurement import Measurement, Work
+from sharpbench.seeds import numpy_generator
+from sharpbench.subject import Subject, per_sample_loss
+
+__all__ = ["Curvlinops"]
+
+_BATCH = 2048
+"""Beyond this many samples it is given a list of batches, as its manual does for a data set."""
+
+
+class Curvlinops:
+    """One curvlinops computation on one subject.
+
+    Its products are counted as they are asked for. It knows torch's loss modules alone: cross-entropy
+    and, for ½ squared error, its own ``MSELoss`` whose factor is put right afterwards.
+    """
+
+    def __init__(
+        self, subject: Subject, dtype: torch.dtype, inputs: Tensor, targets: Tensor, *, seed: int
+    ) -> None:
+        self.subject, self.inputs, self.targets, self.seed = subject, inputs, targets, seed
+        self.model = subject.working_model(dtype)
+        self.work = Work()
+        self.products = 0
+
+    @property
+    def samples(self) -> int:
+        return len(self.inputs)
+
+    def top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
+        with self._computation("HessianLinearOperator") as (operator, factor):
+            scipy = operator.to_scipy()
+            start = numpy_generator(self.seed).standard_normal(scipy.shape[0])
+            converged = True
+            try:
+                values = eigsh(
+                    self._counted(scipy),
+                    k=1,
+                    which="LA",
+                    tol=tolerance,
+                    v0=start.astype(scipy.dtype),
+                    maxiter=max_products,
+                    return_eigenvectors=False,
+                )
+            except ArpackNoConvergence as error:
+                values, converged = error.eigenvalues, False
+                if not len(values):
+                    raise MetricFailed(f"eigsh found nothing in {self.products} products") from None
+        return self._measurement(
+            factor * float(values[-1]), converged, {"rule": "ARPACK's, relative to the value"}
+        )
+
+    def trace(self, probes: int) -> Measurement:
+        from curvlinops import hutchinson_trace
+
+        with self._computation("HessianLinearOperator") as (operator, factor):
+            value = float(
+                hutchinson_trace(operator, num_matvecs=min(probes, operator.shape[0] - 1))
+            )
+        self._count(min(probes, operator.shape[0] - 1))
+        return self._measurement(factor * value, True, {"rule": "a fixed number of probes"})
+
+    def frobenius_norm(self, probes: int) -> Measurement:
+        from curvlinops import hutchinson_squared_fro
+
+        with self._computation("HessianLinearOperator") as (operator, factor):
+            used = min(probes, operator.shape[0] - 1)
+            value = float(hutchinson_squared_fro(operator, num_matvecs=used))
+        self._count(used)
+        return self._measurement(
+            factor * math.sqrt(max(value, 0.0)), True, {"rule": "a fixed number of probes"}
+        )
+
+    def spectral_density(self, steps: int, probes: int) -> Measurement:
+        from curvlinops import lanczos_approximate_spectrum
+
+        with self._computation("HessianLinearOperator") as (operator, factor):
+            scipy = self._counted(operator.to_scipy())
+            grid, density = lanczos_approximate_spectrum(
+                scipy, ncv=min(steps, scipy.shape[0] - 1), num_points=512, num_repeats=probes
+            )
+        mass = density * np.abs(grid)
+        return self._measurement(
+            float(mass[grid < 0].sum() / mass.sum()),
+            True,
+            {"grid": (factor * grid).tolist()[::4], "density": (density / factor).tolist()[::4]},
+        )
+
+    def gauss_newton_top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
+        with self._computation("GGNLinearOperator") as (operator, factor):
+            scipy = operator.to_scipy()
+            start = numpy_generator(self.seed).standard_normal(scipy.shape[0])
+            values = eigsh(
+                self._counted(scipy),
+                k=1,
+                which="LA",
+                tol=tolerance,
+                v0=start.astype(scipy.dtype),
+                maxiter=max_products,
+                return_eigenvectors=False,
+            )
+        return self._measurement(factor * float(values[-1]), True, {})
+
+    def gauss_newton_trace(self, probes: int) -> Measurement:
+        from curvlinops import hutchinson_trace
+
+        with self._computation("GGNLinearOperator") as (operator, factor):
+            used = min(probes, operator.shape[0] - 1)
+            value = float(hutchinson_trace(operator, num_matvecs=used))
+        self._count(used)
+        return self._measurement(factor * value, True, {"rule": "a fixed number of probes"})
+
+    @contextmanager
+    def _computation(self, kind: str) -> Iterator[tuple[Any, float]]:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+                import curvlinops
+        except ImportError as error:
+            raise MetricUnsupported(
+                f"curvlinops is not installed ({error}): pip install 'sharpbench[rivals]'"
+            ) from None
+        module, factor = self._loss()
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        batches = list(zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True))
+        devices = [self.inputs.device] if self.inputs.is_cuda else []
+        try:
+            with torch.random.fork_rng(devices=devices), repeatedly_differentiable():
+                torch.manual_seed(self.seed)
+                state = np.random.get_state()  # noqa: NPY002 - its density draws from numpy's global state
+                np.random.seed(self.seed % 2**32)  # noqa: NPY002
+                try:
+                    yield getattr(curvlinops, kind)(self.model, module, parameters, batches), factor
+                finally:
+                    np.random.set_state(state)  # noqa: NPY002
+        except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
+            if isinstance(error, MetricFailed):
+                raise
+            first = str(error).splitlines()[0] if str(error) else ""
+            raise MetricFailed(f"curvlinops failed: {type(error).__name__}: {first}") from error
+
+    def _loss(self) -> tuple[nn.Module, float]:
+        if self.subject.loss is per_sample_loss("classification"):
+            return nn.CrossEntropyLoss(reduction="mean"), 1.0
+        if self.subject.loss is per_sample_loss("regression"):
+            # The mean over samples and outputs of a square: 2/outputs times ours.
+            return nn.MSELoss(reduction="mean"), self.targets[0].numel() / 2
+        raise MetricUnsupported("curvlinops takes torch's loss modules alone, not a function")
+
+    def _counted(self, operator: Any) -> Any:
+        from scipy.sparse.linalg import LinearOperator
+
+        def product(vector: Any) -> Any:
+            self._count(1)
+            return operator @ vector
+
+        return LinearOperator(operator.shape, matvec=product, dtype=operator.dtype)
+
+    def _count(self, products: int) -> None:
+        self.products += products
+        # Its products rebuild the gradient: a forward and a gradient pass beside each one.
+        self.work.forward += products * self.samples
+        self.work.gradient += products * self.samples
+        self.work.hessian_vector += products * self.samples
+
+    def _measurement(self, value: float, converged: bool, details: dict[str, Any]) -> Measurement:
+        return Measurement(
+            value=value,
+            converged=converged,
+            samples=self.samples,
+            work=self.work,
+            details={"products": self.products, **details},
+        )

@@ -1,0 +1,179 @@
+"""Metrics of the Gauss-Newton matrix, the Fisher matrix for cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
+from sharpbench.autodiff.lanczos import extreme_eigenvalues
+from sharpbench.autodiff.loss_operators import GaussNewtonOperator, named_subset
+from sharpbench.autodiff.trace import Distribution, estimate_trace
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Measurement, Work
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import torch_dtype
+from sharpbench.metrics.curvlinops import Curvlinops
+from sharpbench.metrics.hessian import CurvatureMetric, check_budget
+from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.subject import Subject
+
+__all__ = ["GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
+
+_GRAM_NUMBERS = 4_000_000
+"""Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
+
+
+@dataclass(frozen=True)
+class _GaussNewtonMetric(CurvatureMetric):
+    implementation: Literal["native", "curvlinops"] = "native"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.implementation != "native" and self.parameters_of:
+            raise ValueError("parameters_of needs implementation 'native'")
+
+    def _gauss_newton(self, subject: Subject, seed: int) -> GaussNewtonOperator:
+        operator = self._operator(GaussNewtonOperator, subject, seed, Work())
+        assert isinstance(operator, GaussNewtonOperator)
+        return operator
+
+    def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
+        dtype = torch_dtype(self.dtype)
+        probes = derive_seed(seed, "probes")
+        return Curvlinops(subject, dtype, *self._data(subject, seed), seed=probes)
+
+
+@metrics.register
+@dataclass(frozen=True)
+class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
+    """Largest eigenvalue of the Gauss-Newton matrix (1/N) Σ JᵢᵀΛᵢJᵢ.
+
+    Λᵢ is the loss's Hessian in the outputs: for cross-entropy this is the Fisher matrix. With few
+    samples × outputs it is the largest eigenvalue of the Gram matrix, exactly; else Lanczos with a
+    residual bound, as for ``hessian_top_eigenvalue``. ``curvlinops``: its operator under ``eigsh``.
+
+    Parameters: as those of ``hessian_top_eigenvalue``.
+    """
+
+    name = "gauss_newton_top_eigenvalue"
+    title = "Gauss–Newton top eigenvalue"
+    reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
+
+    tolerance: float = 1e-3
+    max_products: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self.tolerance, "max_products", self.max_products)
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).gauss_newton_top_eigenvalue(
+                self.tolerance, self.max_products
+            )
+        if (exact := self._from_gram(subject, seed)) is not None:
+            return exact
+        operator = self._gauss_newton(subject, seed)
+        result = extreme_eigenvalues(
+            operator,
+            tolerance=self.tolerance,
+            max_products=self.max_products,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        return Measurement(
+            value=result.value,
+            converged=result.converged,
+            samples=operator.samples,
+            work=operator.work,
+            details={"error_bound": result.error_bound, "products": result.products},
+        )
+
+    def _from_gram(self, subject: Subject, seed: int) -> Measurement | None:
+        """The exact value where the weighted Jacobian is small, else None."""
+        inputs, targets = self._data(subject, seed)
+        model, work = subject.working_model(torch_dtype(self.dtype)), Work()
+        parameters = named_subset(model, self.parameters_of)
+        with torch.no_grad():
+            outputs = model(inputs[:1]).numel()
+        rows = len(inputs) * outputs
+        if rows > 256 or rows * sum(p.numel() for p in parameters) > _GRAM_NUMBERS:
+            return None
+        assert subject.loss is not None
+        gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+        return Measurement(
+            value=float(torch.linalg.eigvalsh(gram)[-1]),
+            samples=len(inputs),
+            work=work,
+            details={"gram_rows": rows},
+        )
+
+
+@metrics.register
+@dataclass(frozen=True)
+class GaussNewtonTrace(_GaussNewtonMetric):
+    """Trace of the Gauss-Newton matrix, (1/N) Σ tr(JᵢᵀΛᵢJᵢ); of the Fisher matrix for cross-entropy.
+
+    Exact: one backward pass an output gives the length of every sample's gradient, layer by layer. For
+    networks with layers that have no such rule, Hutchinson's probes of the operator with their standard
+    error. For piecewise-linear networks it equals the Hessian's trace. ``curvlinops`` takes
+    ``max_probes`` Hutchinson probes.
+
+    Parameters: as those of ``hessian_trace``.
+    """
+
+    name = "gauss_newton_trace"
+    title = "Gauss–Newton trace"
+    reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
+
+    distribution: Distribution = "rademacher"
+    tolerance: float = 0.05
+    max_probes: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_budget(self.tolerance, "max_probes", self.max_probes)
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        if self.implementation == "curvlinops":
+            return self._curvlinops(subject, seed).gauss_newton_trace(self.max_probes)
+        inputs, targets = self._data(subject, seed)
+        model, work = subject.working_model(torch_dtype(self.dtype)), Work()
+        assert subject.loss is not None
+        try:
+            value, spread = gauss_newton_trace(
+                model,
+                subject.loss,
+                inputs,
+                targets,
+                work=work,
+                only=named_subset(model, self.parameters_of),
+            )
+        except MetricFailed as reason:
+            return self._probed(subject, seed, str(reason))
+        return Measurement(
+            value=value,
+            samples=len(inputs),
+            work=work,
+            details={"method": "exact", "spread_over_samples": spread},
+        )
+
+    def _probed(self, subject: Subject, seed: int, reason: str) -> Measurement:
+        operator = self._gauss_newton(subject, seed)
+        result = estimate_trace(
+            operator,
+            distribution=self.distribution,
+            tolerance=self.tolerance,
+            max_products=self.max_probes,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        return Measurement(
+            value=result.value,
+            standard_error=result.standard_error,
+            converged=result.converged,
+            samples=operator.samples,
+            work=operator.work,
+            details={"method": "hutchinson", "why": reason, "probes": result.products},
+        )
