@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = [
     "estimation_error",
     "sentences",
     "solved",
+    "traps",
 ]
 
 
@@ -71,6 +73,7 @@ def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
         {
             "name": rows["name"],
             "metric": rows["metric_short"],
+            "family": rows["parameters"].map(_family),
             "problem": rows["problem_short"],
             "error": off / rows["expected"].abs(),
             "beyond": (off > 3 * rows["standard_error"]).where(rows["standard_error"].notna()),
@@ -79,7 +82,7 @@ def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
             "seconds": rows["cost.median_seconds"] if timed else np.nan,
         }
     )
-    grouped = table.groupby(["name", "problem", "metric"], sort=False)
+    grouped = table.groupby(["name", "problem", "metric", "family"], sort=False)
     found = grouped.agg(
         n=("error", "size"),
         error=("error", "median"),
@@ -90,6 +93,49 @@ def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
         seconds=("seconds", "median"),
     ).reset_index()
     return found.astype({"beyond": float})
+
+
+def _family(parameters: Mapping[str, Any]) -> str:
+    """The implementation, and the method of the native one: what has one line in a figure of cost."""
+    implementation = str(parameters.get("implementation", "native"))
+    method = parameters.get("method")
+    return (
+        f"{implementation}, {method}" if method and implementation == "native" else implementation
+    )
+
+
+def traps(frame: pd.DataFrame, known: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Where implementations are known to go wrong: a row a problem, metric and implementation.
+
+    ``known``: problem label to the wrong answer it provokes. Of the lowest seed: ``exact``, ``value`` or
+    the ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard
+    errors or 1%), ``wrong``, ``wrong, and says converged`` or ``no answer``.
+    """
+    rows = frame[(frame["kind"] == "problem") & frame["problem_label"].isin(known.keys())]
+    rows = rows[rows["expected"].notna() & (rows["seed"] == rows["seed"].min())]
+    table = []
+    for row in rows.to_dict("records"):
+        answered = row["status"] == "ok"
+        entry = {
+            "problem": row["problem_short"],
+            "trap": known[row["problem_label"]],
+            "metric": row["metric_short"],
+            "name": row["name"],
+            "exact": row["expected"],
+            "value": row["value"] if answered else None,
+            "standard_error": row["standard_error"] if answered else None,
+            "converged": bool(row["converged"]) if answered else False,
+            "reason": row["reason"],
+            "verdict": "no answer",
+        }
+        if answered:
+            error = row["standard_error"]
+            allowed = max(3 * error if error == error else 0.0, 0.01 * abs(row["expected"]))
+            right = abs(row["value"] - row["expected"]) <= allowed
+            claimed = ", and says converged" if entry["converged"] else ""
+            entry["verdict"] = "right" if right else f"wrong{claimed}"
+        table.append(entry)
+    return table
 
 
 def by_orders(rows: pd.DataFrame) -> pd.DataFrame:

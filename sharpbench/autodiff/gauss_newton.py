@@ -83,11 +83,15 @@ def gauss_newton_gram(
     """The Gram matrix (N·C, N·C) of √Λ·J/√N, with the non-zero eigenvalues of the Gauss-Newton matrix.
 
     Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). For small N·C: its rows are kept, (N·C, P).
+
+    Raises MetricFailed for a loss that is not convex in the outputs.
     """
     with repeatedly_differentiable(), torch.enable_grad():
         outputs = model(inputs)
         work.forward += len(inputs)
         values, vectors = output_curvature(loss, outputs, targets)
+        if float(values.min()) < -1e-10 * float(values.abs().max()):
+            raise MetricFailed("the loss is not convex in the outputs: Λ has no square root")
         factors = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
         rows = []
         for sample in range(len(inputs)):

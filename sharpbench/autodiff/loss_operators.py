@@ -201,8 +201,10 @@ class _LossOperator(SymmetricOperator):
             return tensor
 
         probe = min(_PROBE, self.samples)
+        # Copies: a slice would share, and count, the storage of all the data.
+        x, y = self.inputs[:probe].clone(), self.targets[:probe].clone()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            graph = self._graph(self.inputs[:probe], self.targets[:probe])
+            graph = self._graph(x, y)
         _check_twice_differentiable(graph)
         per_sample = max(sum(saved.values()) // probe, 1)
         return max(1, min(self.samples, memory_budget // per_sample))

@@ -73,8 +73,8 @@ def estimate_trace(
     - ``xtrace``: each test vector in turn judges the sketch made of all others (Epperly, Tropp &
       Webber, arXiv:2301.07825).
 
-    A sketch that spans the whole space gives the exact trace with standard error 0. With
-    ``max_products`` used up the best estimate is returned with ``converged=False``.
+    A sketch that spans the whole space, or the whole range of A, gives the exact trace with standard
+    error 0. With ``max_products`` used up the best estimate is returned with ``converged=False``.
     """
     probe = _prober(operator, generator, distribution)
     if method == "hutchinson":
@@ -211,7 +211,7 @@ def _xtrace(
         omega = torch.cat([omega, fresh], 1)
         sketch.extend(fresh)
         products += 2 * grow
-        if sketch.rank == operator.dimension:
+        if sketch.rank == operator.dimension or sketch.exhausted:
             return TraceResult(offset + sketch.trace, 0.0, True, products)
         estimates = sketch.leave_one_out(omega)
         mean, found = mean_and_standard_error(estimates.tolist())
@@ -240,15 +240,18 @@ class _Sketch:
         """tr QᵀAQ."""
         return float((self.basis * self.image).sum())
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether AΩ lost rank, so that the sketch already holds the whole range of A."""
+        sizes = torch.linalg.svdvals(self.basis.T @ self.products)
+        eps = 100 * torch.finfo(self.operator.dtype).eps
+        return bool(sizes[-1] <= eps * sizes[0])
+
     def extend(self, omega: Tensor) -> None:
         """Take in the range of A·``omega``: 2 products a column."""
         products = self.operator.matmat(omega).to(torch.float64)
-        fresh = products
-        for _ in range(2):
-            fresh = fresh - self.basis @ (self.basis.T @ fresh)
-        fresh = torch.linalg.qr(fresh).Q
-        fresh = fresh - self.basis @ (self.basis.T @ fresh)
-        fresh = torch.linalg.qr(fresh).Q
+        # All columns together: of a range that is exhausted the new ones would not be orthogonal.
+        fresh = torch.linalg.qr(torch.cat([self.basis, products], 1)).Q[:, self.rank :]
         self.products = torch.cat([self.products, products], 1)
         self.basis = torch.cat([self.basis, fresh], 1)
         self.image = torch.cat([self.image, self.operator.matmat(fresh).to(torch.float64)], 1)

@@ -92,10 +92,11 @@ class Curvlinops:
         from curvlinops import lanczos_approximate_spectrum
 
         with self._computation("HessianLinearOperator") as (operator, factor):
-            scipy = self._counted(operator.to_scipy())
+            ncv = min(steps, operator.shape[0] - 1)
             grid, density = lanczos_approximate_spectrum(
-                scipy, ncv=min(steps, scipy.shape[0] - 1), num_points=512, num_repeats=probes
+                operator, ncv=ncv, num_points=512, num_repeats=probes
             )
+        self._count(probes * ncv)
         mass = density * np.abs(grid)
         return self._measurement(
             float(mass[grid < 0].sum() / mass.sum()),
@@ -154,7 +155,9 @@ class Curvlinops:
             if isinstance(error, MetricFailed):
                 raise
             first = str(error).splitlines()[0] if str(error) else ""
-            raise MetricFailed(f"curvlinops failed: {type(error).__name__}: {first}") from error
+            raise MetricUnsupported(
+                f"curvlinops failed: {type(error).__name__}: {first}"
+            ) from error
 
     def _loss(self) -> tuple[nn.Module, float]:
         if self.subject.loss is per_sample_loss("classification"):

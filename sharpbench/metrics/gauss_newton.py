@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.autodiff.lanczos import extreme_eigenvalues
@@ -28,6 +29,8 @@ _GRAM_NUMBERS = 4_000_000
 
 @dataclass(frozen=True)
 class _GaussNewtonMetric(CurvatureMetric):
+    gauss_newton = True
+
     implementation: Literal["native", "curvlinops"] = "native"
 
     def __post_init__(self) -> None:
@@ -69,6 +72,9 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
         super().__post_init__()
         check_budget(self.tolerance, "max_products", self.max_products)
 
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        return float(eigenvalues.max())
+
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "curvlinops":
             return self._curvlinops(subject, seed).gauss_newton_top_eigenvalue(
@@ -102,7 +108,10 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
         if rows > 256 or rows * sum(p.numel() for p in parameters) > _GRAM_NUMBERS:
             return None
         assert subject.loss is not None
-        gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+        try:
+            gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+        except MetricFailed:  # a loss that is not convex in the outputs has no square root
+            return None
         return Measurement(
             value=float(torch.linalg.eigvalsh(gram)[-1]),
             samples=len(inputs),
@@ -135,6 +144,9 @@ class GaussNewtonTrace(_GaussNewtonMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_budget(self.tolerance, "max_probes", self.max_probes)
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        return float(eigenvalues.sum())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "curvlinops":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from sharpbench.autodiff.trace import (
     estimate_trace,
     squared_frobenius_norm,
 )
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
@@ -50,10 +51,13 @@ class CurvatureMetric(Metric, ABC):
 
     space = "parameter"
     invariant_under = frozenset({"neuron_permutation"})
+    gauss_newton: ClassVar[bool] = False
+    """Whether it is the Gauss-Newton matrix in place of the Hessian."""
 
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     parameters_of: tuple[str, ...] = ()
+    """Names or shell patterns of the parameters meant; all if empty."""
     memory_budget: int = 1 << 30
     dtype: Dtype = "float64"
 
@@ -61,6 +65,17 @@ class CurvatureMetric(Metric, ABC):
         check_count("samples", self.samples)
         if self.memory_budget < 1 << 20:
             raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        if not isinstance(problem, KnownHessian) or self.samples != "all":
+            return None
+        if self.gauss_newton and not problem.residual_free:
+            return None
+        return Known(expected=self.of_spectrum(problem.eigenvalues(subject)))
+
+    @abstractmethod
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        """The figure from all eigenvalues (P,), rising."""
 
     def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
         """The same points for every implementation."""
@@ -95,15 +110,6 @@ class _HessianMetric(CurvatureMetric, ABC):
         super().__post_init__()
         if self.implementation != "native" and self.parameters_of:
             raise ValueError("parameters_of needs implementation 'native'")
-
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
-        if not isinstance(problem, KnownHessian) or self.samples != "all":
-            return None
-        return Known(expected=self.of_spectrum(problem.eigenvalues(subject)))
-
-    @abstractmethod
-    def of_spectrum(self, eigenvalues: Tensor) -> float:
-        """The figure from all eigenvalues (P,), rising."""
 
     def _hessian(self, subject: Subject, seed: int) -> HessianOperator:
         operator = self._operator(HessianOperator, subject, seed, Work())
@@ -201,7 +207,8 @@ class HessianTrace(_HessianMetric):
     ``native`` stops when the standard error is at most ``tolerance`` times the estimate. Its
     ``method``: ``hutchinson``, ``hutch++``, ``xtrace``, or ``gauss_newton``: tr H = tr G + tr(H − G),
     where the Gauss-Newton part is summed exactly, sample by sample, and the rest, which is small and
-    exactly zero for piecewise-linear networks, is left to Hutchinson's probes.
+    exactly zero for piecewise-linear networks, is left to Hutchinson's probes; a network with layers that
+    have no such sum gets ``hutchinson``, and the details say so.
     ``pyhessian`` is PyHessian's estimator, unpatched, with the same ``tolerance`` handed to its own
     rule (two successive running means agree), which can stop after two probes. ``curvlinops`` has no
     rule: it takes ``max_probes`` of Hutchinson's probes and tells no error.
@@ -239,17 +246,21 @@ class HessianTrace(_HessianMetric):
             return self._curvlinops(subject, seed).trace(self.max_probes)
         generator = torch_generator(derive_seed(seed, "probes"))
         operator = self._hessian(subject, seed)
+        details: dict[str, Any] = {}
         if self.method == "gauss_newton":
-            return self._split_trace(subject, operator, seed)
+            try:
+                return self._split_trace(subject, operator, seed)
+            except MetricFailed as reason:
+                details = {"method": "hutchinson", "why": str(reason)}
         result = estimate_trace(
             operator,
-            method=self.method,
+            method="hutchinson" if self.method == "gauss_newton" else self.method,
             distribution=self.distribution,
             tolerance=self.tolerance,
             max_products=self.max_probes,
             generator=generator,
         )
-        return self._measurement(operator, result, {})
+        return self._measurement(operator, result, details)
 
     def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
         known, _ = gauss_newton_trace(
@@ -260,7 +271,7 @@ class HessianTrace(_HessianMetric):
             work=operator.work,
             only=operator.parameters,
         )
-        details = {"gauss_newton_trace": known}
+        details: dict[str, Any] = {"method": "gauss_newton", "gauss_newton_trace": known}
         if is_piecewise_linear(operator.model, operator.inputs[:4]):
             operator.work.forward += 4 * min(4, operator.samples)
             return self._measurement(operator, TraceResult(known, 0.0, True, 0), details)
@@ -277,7 +288,7 @@ class HessianTrace(_HessianMetric):
         return self._measurement(operator, result, details)
 
     def _measurement(
-        self, operator: HessianOperator, result: TraceResult, details: dict[str, float]
+        self, operator: HessianOperator, result: TraceResult, details: dict[str, Any]
     ) -> Measurement:
         return Measurement(
             value=result.value,

@@ -111,7 +111,9 @@ class PyHessian:
                 torch.manual_seed(self.seed)
                 yield hessian(self.model, criterion, cuda=self.inputs.is_cuda, **data)
         except (AssertionError, RuntimeError) as error:
-            raise MetricFailed(f"PyHessian failed: {type(error).__name__}: {error}") from error
+            # Recorded as what it can't do, with its own words: nothing of ours went wrong.
+            first = str(error).partition("\n")[0]
+            raise MetricUnsupported(f"PyHessian failed: {type(error).__name__}: {first}") from error
         finally:
             hook.remove()
             for parameter in self.model.parameters():

@@ -22,6 +22,9 @@ problems: Registry[Problem] = Registry(
         "quadratic": "sharpbench.problems.quadratic:Quadratic",
         "runge": "sharpbench.problems.single_index:Runge",
         "sine": "sharpbench.problems.single_index:Sine",
+        "tiny_network": "sharpbench.problems.networks:TinyNetwork",
+        "unequal_batches": "sharpbench.problems.networks:UnequalBatches",
+        "unused_parameter": "sharpbench.problems.networks:UnusedParameter",
         "softmax_regression": "sharpbench.problems.quadratic:SoftmaxRegression",
     },
 )

@@ -34,6 +34,11 @@ class Problem(Plugin, ABC):
     title: ClassVar[str]
     """What the report calls it: its formula."""
 
+    @property
+    def trap(self) -> str:
+        """The wrong answer that implementations are known to give here; empty for most problems."""
+        return ""
+
     @abstractmethod
     def subject(self, *, seed: int) -> Subject:
         """The function as a module in float64, with points (N, …) and targets of zeros."""
@@ -69,6 +74,9 @@ class KnownDerivatives(Problem, ABC):
 @dataclass(frozen=True, kw_only=True)
 class KnownHessian(Problem, ABC):
     """A loss whose Hessian in the parameters has a known spectrum."""
+
+    residual_free: ClassVar[bool] = True
+    """Whether the Gauss-Newton matrix equals the Hessian."""
 
     @abstractmethod
     def eigenvalues(self, subject: Subject) -> Tensor:

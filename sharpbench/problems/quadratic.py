@@ -152,7 +152,8 @@ class Quadratic(_Sized):
     """A quadratic loss ½wᵀAw with a spectrum that is hard for one method or another.
 
     ``clustered``: five eigenvalues within 1% at the top; ``indefinite``: the one of largest magnitude is
-    negative; ``ill_conditioned``: from 1 down to 1e-8, evenly in the logarithm.
+    negative; ``ill_conditioned``: from 1 down to 1e-8, evenly in the logarithm; ``negative``: from −0.01
+    to −1; ``multiple``: 1 three times at the top.
     """
 
     name = "quadratic"
@@ -160,13 +161,19 @@ class Quadratic(_Sized):
     reference = "Parlett, The Symmetric Eigenvalue Problem (1998), chapters 4 and 13"
 
     features: int = 200
-    spectrum: Literal["clustered", "indefinite", "ill_conditioned"] = "clustered"
+    spectrum: Literal["clustered", "indefinite", "ill_conditioned", "negative", "multiple"] = (
+        "clustered"
+    )
     samples: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.features < 10:
             raise ValueError(f"features must be at least 10, got {self.features}")
+
+    @property
+    def trap(self) -> str:
+        return _TRAPS.get(self.spectrum, "")
 
     def build(self, generator: torch.Generator) -> Subject:
         basis = _orthogonal(generator, self.features, self.features)
@@ -193,10 +200,21 @@ class Quadratic(_Sized):
             return torch.cat(
                 [rest - 0.2, torch.tensor([-2.0, -1.5, 0.8, 0.9, 1.0], dtype=torch.float64)]
             )
+        if self.spectrum == "negative":
+            return -torch.linspace(0.01, 1, self.features, dtype=torch.float64)
+        if self.spectrum == "multiple":
+            return torch.cat([rest, torch.tensor([0.95, 0.98, 1, 1, 1], dtype=torch.float64)])
         return torch.logspace(-8, 0, self.features, dtype=torch.float64)
 
     def eigenvalues(self, subject: Subject) -> Tensor:
         return self._spectrum().sort().values
+
+
+_TRAPS = {
+    "indefinite": "power iteration finds −2, the eigenvalue of largest magnitude, for the top one",
+    "negative": "a stopping rule relative to the trace, not to its size, stops at two probes",
+    "clustered": "successive iterates agree long before the eigenvalue is found",
+}
 
 
 class _Bowl(nn.Module):

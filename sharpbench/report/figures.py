@@ -287,30 +287,56 @@ def cost_figure(table: pd.DataFrame) -> Figure:
 
 
 def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
-    """True relative error against work (left) and wall time (right), by implementation and problem.
+    """True relative error against work (left) and wall time (right), a line an implementation.
 
-    ``rows``: ``metric``, ``problem``, ``error``, ``converged`` (a share), ``gradients``, ``seconds``.
+    A mark is the median over problems of one setting (tolerance, probes), faint marks the problems
+    themselves; the dashed stair is the Pareto front over all of them.
+    ``rows``: ``metric`` (the setting), ``family`` (the implementation or method), ``problem``,
+    ``error``, ``converged`` (a share), ``gradients``, ``seconds``.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
-    colours = _colours(rows["metric"])
-    shapes = dict(zip(dict.fromkeys(rows["problem"]), itertools.cycle(_MARKERS), strict=False))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+    colours = _colours(rows["family"])
+    shapes = dict(zip(dict.fromkeys(rows["family"]), itertools.cycle(_MARKERS), strict=False))
+    drawn = rows.assign(error=rows["error"].clip(lower=1e-16))
     for axis, column, label in (
         (axes[0], "gradients", "work (gradients)"),
         (axes[1], "seconds", "wall time (s)"),
     ):
-        for row in rows.to_dict("records"):
-            colour = colours[row["metric"]]
-            axis.plot(
-                row[column],
-                max(row["error"], 1e-16),
-                shapes[row["problem"]],
+        settings = []
+        for family, group in drawn.groupby("family", sort=False):
+            colour, shape = colours[family], shapes[family]
+            axis.scatter(
+                group[column],
+                group["error"],
+                s=14,
+                marker=shape,
                 color=colour,
-                markerfacecolor=colour if row["converged"] == 1 else "none",
-                markersize=7,
+                alpha=0.3,
+                linewidths=0,
             )
+            middle = (
+                group.groupby("metric", sort=False)[[column, "error", "converged"]]
+                .median()
+                .sort_values(column)
+            )
+            settings.append(middle)
+            axis.plot(middle[column], middle["error"], "-", color=colour, linewidth=1)
+            for point in middle.to_dict("records"):
+                face = colour if point["converged"] == 1 else "none"
+                axis.plot(
+                    point[column], point["error"], shape, color=colour, markerfacecolor=face,
+                    markersize=8,
+                )  # fmt: skip
+        front = pd.concat(settings).dropna(subset=[column, "error"]).sort_values(column)
+        front = front[front["error"] <= front["error"].cummin()]
+        edge = mpl.rcParams["axes.edgecolor"]
+        axis.step(front[column], front["error"], where="post", color=edge, ls="--", lw=0.9)
         axis.set(xscale="log", yscale="log", xlabel=label)
     axes[0].set_ylabel("relative error")
-    figure.legend(handles=_legend(colours, shapes), loc="outside lower center", ncols=2)
+    handles = _legend(colours, {})
+    for handle, shape in zip(handles, shapes.values(), strict=True):
+        handle.set_marker(shape)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
 

@@ -112,6 +112,7 @@ def _content(
         "definitions": problems.definitions(truths),
         "answers": _answers(truths),
         "accuracy": others.to_dict("records"),
+        "traps": problems.traps(frame, _known_traps(frame)),
         "answered": int((frame["kind"] == "problem").sum()),
         "matrix": matrix.to_dict("records"),
         "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
@@ -165,9 +166,11 @@ def _pictures(
         add(
             f"truth{number}",
             lambda group=group: figures.error_against_cost_figure(group),  # type: ignore[misc]
-            f"{_titles(metrics).get(str(name), str(name))}: true error against cost, a point a problem "
-            "(medians over seeds). Lower and further left is better; a hollow point did not claim to "
-            "have converged every time.",
+            f"{_titles(metrics).get(str(name), str(name))}: true error against cost. A large mark "
+            "is the median over the problems of one setting (its tolerance or number of probes), a hollow "
+            "one did not claim to have converged every time; faint marks are the problems (medians over "
+            "seeds). Lower and further left is better; dashed: the Pareto front. Errors below 1e-16 are "
+            "drawn there.",
         )
     orders = rate_fit.fitted_orders(frame)
     if len(orders) > 0 and orders["stratum"].nunique() <= _MOST_STRATA:
@@ -298,6 +301,37 @@ def _figure_one(frame: pd.DataFrame | None) -> _Picture | None:
     with figure_style():
         svg = to_svg(rate_figures.figure_one(rows), name="figure_one", alt=caption)
     return _Picture("figure_one", svg, caption)
+
+
+def _known_traps(frame: pd.DataFrame) -> dict[str, str]:
+    """Problem label to the wrong answer it is known to provoke, for those that do."""
+    if "problem" not in frame or frame["problem"].isna().all():
+        return {}
+    rows = frame[frame["problem"].notna()].drop_duplicates("problem_label")
+    found = {}
+    for row in rows.to_dict("records"):
+        prefix = "problem."
+        parameters = {
+            key.removeprefix(prefix): value
+            for key, value in row.items()
+            if key.startswith(prefix) and not _missing(value)
+        }
+        text = problem_registry.create(row["problem"], _whole_numbers(parameters)).trap
+        if text:
+            found[row["problem_label"]] = text
+    return found
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _whole_numbers(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A column with gaps turns whole numbers to reals: back again."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value
+        for key, value in parameters.items()
+    }
 
 
 def _answers(truths: pd.DataFrame) -> list[dict[str, Any]]:

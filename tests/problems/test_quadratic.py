@@ -13,6 +13,12 @@ PROBLEMS = [
     ("quadratic", {"features": 40}),
     ("quadratic", {"features": 40, "spectrum": "indefinite"}),
     ("quadratic", {"features": 40, "spectrum": "ill_conditioned"}),
+    ("quadratic", {"features": 40, "spectrum": "negative"}),
+    ("quadratic", {"features": 40, "spectrum": "multiple"}),
+    ("tiny_network", {}),
+    ("tiny_network", {"activation": "relu"}),
+    ("unequal_batches", {}),
+    ("unused_parameter", {}),
 ]
 
 
@@ -36,9 +42,19 @@ def test_native_metrics_are_right(name, parameters):
     top = metrics.create("hessian_top_eigenvalue", {"tolerance": 1e-6})
     found = top.measure(subject, seed=1)
     assert found.value == pytest.approx(top.known(problem, subject).expected, rel=1e-6)
-    trace = metrics.create("hessian_trace", {"tolerance": 0.02, "max_probes": 2000})
-    found = trace.measure(subject, seed=1)
-    assert abs(found.value - trace.known(problem, subject).expected) < 4 * found.standard_error
+    for method in ("hutchinson", "hutch++", "xtrace"):
+        trace = metrics.create(
+            "hessian_trace", {"tolerance": 0.02, "max_probes": 2000, "method": method}
+        )
+        found = trace.measure(subject, seed=1)
+        off = abs(found.value - trace.known(problem, subject).expected)
+        assert off < 4 * (found.standard_error or 1e-12 * abs(found.value)) + 1e-12
+    for name in ("hessian_frobenius_norm", "hessian_spectral_density"):
+        metric = metrics.create(name)
+        found = metric.measure(subject, seed=1)
+        # The density's probes see a spectrum of either sign through few nodes.
+        allowed = 4 * found.standard_error + 0.01 * (name == "hessian_spectral_density")
+        assert abs(found.value - metric.known(problem, subject).expected) < allowed + 1e-12
 
 
 def test_a_subset_of_the_samples_has_another_hessian():
@@ -60,3 +76,19 @@ def test_a_subset_of_the_samples_has_another_hessian():
 def test_impossible_sizes_are_refused(name, parameters):
     with pytest.raises(ValueError, match="must be at least"):
         problems.get(name)(**parameters)
+
+
+@pytest.mark.parametrize(
+    "name", ["least_squares", "softmax_regression", "deep_linear", "quadratic"]
+)
+def test_where_it_is_said_so_the_gauss_newton_matrix_is_the_hessian(name):
+    problem = problems.create(name)
+    subject = problem.subject(seed=4)
+    for metric in ("gauss_newton_top_eigenvalue", "gauss_newton_trace"):
+        metric = metrics.create(metric, {"tolerance": 1e-6, "max_products": 400}
+                                if metric.endswith("eigenvalue") else {})  # fmt: skip
+        found = metric.measure(subject, seed=1)
+        error = 4 * (found.standard_error or 0)
+        assert abs(found.value - metric.known(problem, subject).expected) < 1e-6 + error
+    tanh = problems.create("tiny_network")
+    assert metric.known(tanh, tanh.subject(seed=0)) is None

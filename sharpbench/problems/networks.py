@@ -1,0 +1,136 @@
+"""Small losses on which implementations are known to go wrong, with the right answer beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, hessian
+
+from sharpbench.problems import problems
+from sharpbench.problems.base import KnownHessian
+from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.subject import Subject
+
+__all__ = ["TinyNetwork", "UnequalBatches", "UnusedParameter"]
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@problems.register
+@dataclass(frozen=True, kw_only=True)
+class TinyNetwork(KnownHessian):
+    """A small tanh or ReLU network whose whole Hessian is formed, by forward over reverse mode."""
+
+    name = "tiny_network"
+    title = "tiny network"
+    reference = "torch.func.hessian, dense"
+    residual_free = False
+
+    features: int = 6
+    width: int = 8
+    classes: int = 3
+    samples: int = 128
+    activation: Literal["tanh", "relu"] = "tanh"
+
+    def subject(self, *, seed: int) -> Subject:
+        generator = torch_generator(derive_seed(seed, "problem"))
+        hidden = nn.Tanh() if self.activation == "tanh" else nn.ReLU()
+        model = nn.Sequential(
+            nn.Linear(self.features, self.width), hidden, nn.Linear(self.width, self.classes)
+        ).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(_normal(generator, *parameter.shape) / parameter.shape[-1] ** 0.5)
+        x = _normal(generator, self.samples, self.features)
+        return Subject(model, x, torch.randint(self.classes, (self.samples,), generator=generator))
+
+    def eigenvalues(self, subject: Subject) -> Tensor:
+        model, x = subject.model.double(), subject.inputs.double()
+        shapes = {n: p.shape for n, p in model.named_parameters()}
+        flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+        def loss(vector: Tensor) -> Tensor:
+            pieces = vector.split([s.numel() for s in shapes.values()])
+            weights = {n: v.view(s) for (n, s), v in zip(shapes.items(), pieces, strict=True)}
+            return subject.losses(functional_call(model, weights, (x,)), subject.targets).mean()
+
+        values: Tensor = torch.linalg.eigvalsh(hessian(loss)(flat))
+        return values
+
+
+@problems.register
+@dataclass(frozen=True, kw_only=True)
+class UnequalBatches(KnownHessian):
+    """Least squares whose last samples, a batch of their own, are ten times as long as the others."""
+
+    name = "unequal_batches"
+    title = "unequal batches"
+    reference = "H = XᵀX/N for ½(xᵀw − y)²"
+
+    features: int = 12
+    samples: int = 2148
+
+    @property
+    def trap(self) -> str:
+        return "batches of unequal size averaged without weights"
+
+    def subject(self, *, seed: int) -> Subject:
+        generator = torch_generator(derive_seed(seed, "problem"))
+        x = _normal(generator, self.samples, self.features)
+        x[2048:] *= 10
+        model = nn.Linear(self.features, 1, bias=False).double()
+        with torch.no_grad():
+            model.weight.copy_(_normal(generator, 1, self.features))
+        return Subject(model, x, _normal(generator, self.samples, 1))
+
+    def eigenvalues(self, subject: Subject) -> Tensor:
+        x = subject.inputs.double()
+        values: Tensor = torch.linalg.eigvalsh(x.T @ x / len(x))
+        return values
+
+
+class _Partial(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.used = nn.Linear(features, 1, bias=False)
+        self.unused = nn.Linear(features, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.used(x)
+        return outputs
+
+
+@problems.register
+@dataclass(frozen=True, kw_only=True)
+class UnusedParameter(KnownHessian):
+    """Least squares in a network with a layer that the output does not depend on."""
+
+    name = "unused_parameter"
+    title = "unused parameter"
+    reference = "H = XᵀX/N beside a block of zeros"
+
+    features: int = 12
+    samples: int = 200
+
+    @property
+    def trap(self) -> str:
+        return "a parameter without a gradient is an error instead of a row of zeros"
+
+    def subject(self, *, seed: int) -> Subject:
+        generator = torch_generator(derive_seed(seed, "problem"))
+        model = _Partial(self.features).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(_normal(generator, *parameter.shape))
+        x = _normal(generator, self.samples, self.features)
+        return Subject(model, x, _normal(generator, self.samples, 1))
+
+    def eigenvalues(self, subject: Subject) -> Tensor:
+        x = subject.inputs.double()
+        values: Tensor = torch.linalg.eigvalsh(x.T @ x / len(x))
+        return torch.cat([torch.zeros_like(values), values])

@@ -1,0 +1,116 @@
+"""SAM sharpness in every variant, against quadratics whose answer is known and against each other."""
+
+import pytest
+import torch
+from torch import nn
+
+import sharpbench as sb
+from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.metrics import metrics
+
+
+class Weights(nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def surface(weights, curvature, slope):
+    """L(w) = ½ Σ cᵢwᵢ² + Σ sᵢwᵢ, the same for every sample."""
+    c, s = (torch.tensor(v, dtype=torch.float64) for v in (curvature, slope))
+
+    def loss(outputs, targets):
+        return (0.5 * c * outputs**2 + s * outputs).sum(1)
+
+    x = torch.ones(4, len(weights), dtype=torch.float64)
+    return sb.Subject(Weights(weights), x, torch.zeros(4, 1), loss=loss)
+
+
+def measured(subject, **parameters):
+    return sb.measure(subject, "sam_sharpness", m="all", seed=0, **parameters).value
+
+
+def test_a_linear_loss_rises_by_rho_times_the_dual_norm_of_its_gradient():
+    linear = surface([1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -4.0, 0.0])
+    assert measured(linear, rho=0.1) == pytest.approx(0.5)
+    assert measured(linear, rho=0.1, ball="linf") == pytest.approx(0.7)
+    for attack in ("gradient", "auto_pgd"):
+        assert measured(linear, rho=0.1, attack=attack, steps=20) == pytest.approx(0.5)
+        assert measured(linear, rho=0.1, attack=attack, steps=20, ball="linf") == pytest.approx(0.7)
+    # ‖|w|∘∇L‖ = ‖(3, 8, 0)‖; asam leaves vectors, like biases, alone.
+    assert measured(linear, rho=0.1, adaptive="elementwise") == pytest.approx(0.1 * 73**0.5)
+    assert measured(linear, rho=0.1, adaptive="asam") == pytest.approx(0.5)
+    assert measured(linear, rho=0.1, case="average", draws=2000) == pytest.approx(0, abs=0.03)
+
+
+def test_more_steps_find_the_edge_of_a_quadratic():
+    # At the minimum of one direction and on the slope of another: SAM's step misses the sharp one.
+    bowl = surface([1e-3, 0.0], [100.0, 1.0], [0.0, 0.2])
+    best = max(
+        0.5 * 100 * ((1e-3 + 0.1 * float(torch.cos(t))) ** 2 - 1e-6)
+        + 0.5 * (0.1 * float(torch.sin(t))) ** 2 + 0.2 * 0.1 * float(torch.sin(t))
+        for t in torch.linspace(0, 6.2832, 20001)
+    )  # fmt: skip
+    one = measured(bowl, rho=0.1)
+    many = measured(bowl, rho=0.1, steps=50)
+    auto = measured(bowl, rho=0.1, steps=50, attack="auto_pgd")
+    assert one < many <= best + 1e-9
+    assert auto == pytest.approx(best, rel=1e-3)
+    assert many == pytest.approx(best, rel=1e-2)
+
+
+def test_average_case_takes_half_the_trace_at_the_same_radius():
+    bowl = surface([0.0] * 4, [4.0, 3.0, 2.0, 1.0], [0.0] * 4)
+    found = measured(bowl, rho=0.1, case="average", draws=4000)
+    assert found == pytest.approx(0.5 * 0.01 * 10 / 4, rel=0.03)  # ρ² tr H/(2P)
+    cube = measured(bowl, rho=0.1, case="average", draws=4000, ball="linf")
+    assert cube == pytest.approx(0.5 * 0.01 * 10 / 3, rel=0.03)  # E u² = ρ²/3
+    with pytest.raises(MetricFailed, match="norm on a batch is 0"):
+        measured(bowl, rho=0.1)
+
+
+def test_variants_on_a_trained_network(trained_mlp):
+    def value(**parameters):
+        return sb.measure(trained_mlp, "sam_sharpness", samples=256, seed=0, **parameters)
+
+    one, many = value(), value(steps=10)
+    auto = value(steps=20, attack="auto_pgd")
+    assert one.value <= many.value * 1.05
+    assert many.value <= auto.value * 1.02
+    assert 0 < value(case="average").value < one.value
+    assert value(normalize_logits=True).value != one.value
+    assert value(adaptive="elementwise", rho=0.5).value > 0
+    assert auto.work.gradient == 21 * 256
+
+
+def test_elementwise_adaptive_sharpness_stays_under_rescaling(digits):
+    from sharpbench.invariance import transformations
+    from tests.conftest import trained
+
+    subject = trained(digits, "mlp", {"widths": [16], "activation": "relu"})
+    double = subject.with_model(subject.working_model(torch.float64))
+    changed = double.with_model(
+        transformations.create("neuron_rescaling").apply(double.model, seed=3)
+    )
+
+    def values(**parameters):
+        return [
+            sb.measure(s, "sam_sharpness", seed=0, **parameters).value for s in (double, changed)
+        ]
+
+    before, after = values(adaptive="elementwise", rho=0.1)
+    assert after == pytest.approx(before, rel=1e-8)
+    before, after = values()
+    assert after > 1.5 * before
+
+
+def test_bad_parameters_and_subjects():
+    for bad in ({"rho": 0.0}, {"steps": 0}, {"attack": "auto_pgd", "steps": 2}, {"eta": -1.0}):
+        with pytest.raises(ValueError):  # noqa: PT011
+            metrics.create("sam_sharpness", bad)
+    linear = surface([1.0], [1.0], [1.0])
+    with pytest.raises(MetricUnsupported, match="needs classes"):
+        measured(linear, normalize_logits=True)
