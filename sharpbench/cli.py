@@ -39,6 +39,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Bring and check the files of datasets.")
 app.add_typer(data_app, name="data")
+perf_app = typer.Typer(
+    no_args_is_help=True, help="Track sharpbench's own speed with asv (needs a checkout and asv)."
+)
+app.add_typer(perf_app, name="perf")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -511,12 +515,25 @@ def compare(
     before: Annotated[Path, typer.Argument(help="Results folder A.")],
     after: Annotated[Path, typer.Argument(help="Results folder B.")],
 ) -> None:
-    """Compare two results folders: which figures moved, and by how many standard errors."""
-    from sharpbench.analysis.comparison import compare_records
+    """Compare two results folders: which figures moved, by how many standard errors, and which costs.
+
+    Costs are told by their ratio and never make the exit code 1; those taken beside other work are left out.
+    """
+    from sharpbench.analysis.comparison import compare_costs, compare_records
     from sharpbench.results.store import load_records
 
-    moved = compare_records(load_records(before), load_records(after))
+    first, second = load_records(before), load_records(after)
+    moved = compare_records(first, second)
     out.print(moved.sentence, soft_wrap=True)
+    costs = compare_costs(first, second)
+    if len(costs):
+        table = Table("metric", "n", "time B/A", "smallest", "largest", "memory B/A", "work B/A")
+        for row in costs.itertuples():
+            numbers = (row.time, row.smallest, row.largest, row.memory, row.work)
+            table.add_row(
+                str(row.metric), str(row.n), *("–" if v != v else f"{v:.2f}" for v in numbers)
+            )
+        out.print(table)
     if len(moved.rows):
         table = Table("subject", "figure", "A", "B", "standard errors")
         for row in moved.rows.head(50).itertuples():
@@ -525,6 +542,58 @@ def compare(
                 f"{row.standard_errors:.1f}",
             )  # fmt: skip
         out.print(table)
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+BenchOption = Annotated[
+    str | None, typer.Option("--bench", help="Only benchmarks that match this regular expression.")
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Each benchmark once: does it run?")]
+
+
+@perf_app.command("run")
+def perf_run(
+    bench: BenchOption = None,
+    quick: QuickOption = False,
+    commit: Annotated[str, typer.Option(help="The commit to measure.")] = "HEAD",
+) -> None:
+    """Measure a commit in the running environment and keep the results under .asv/results.
+
+    [bold]Example[/bold]
+
+      sharpbench perf run --bench hessian
+    """
+    from sharpbench import perf
+
+    _exit_unless_done(perf.run(bench, quick=quick, commit=commit))
+
+
+@perf_app.command("compare")
+def perf_compare(
+    before: Annotated[str, typer.Argument(help="A commit, e.g. main.")],
+    after: Annotated[str, typer.Argument(help="Another one, e.g. HEAD.")] = "HEAD",
+    bench: BenchOption = None,
+    quick: QuickOption = False,
+    factor: Annotated[float, typer.Option(min=1.0, help="Smaller ratios are noise.")] = 1.1,
+) -> None:
+    """Measure two commits with this checkout's benchmarks and show what became slower or faster."""
+    from sharpbench import perf
+
+    _exit_unless_done(perf.compare(before, after, bench, quick=quick, factor=factor))
+
+
+@perf_app.command("publish")
+def perf_publish() -> None:
+    """Write the results of every measured commit as HTML; `asv preview` serves it."""
+    from sharpbench import perf
+
+    status, page = perf.publish()
+    _exit_unless_done(status)
+    out.print(f"{page}: see it with `asv preview`, or publish the folder", soft_wrap=True)
+
+
+def _exit_unless_done(status: int) -> None:
+    if status:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-__all__ = ["Comparison", "compare_records"]
+from sharpbench.analysis.cost import FOREIGN_CORES
+
+__all__ = ["Comparison", "compare_costs", "compare_records"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,40 @@ def compare_records(a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
     )
 
 
+def compare_costs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Costs of B over those of A, a row a metric: medians over the ``n`` subjects timed in both.
+
+    Columns: ``metric``, ``n``, ``time`` with its ``smallest`` and ``largest`` ratio, ``memory``, ``work``.
+    Times that were taken beside other work, in either, are left out.
+    """
+    columns = ["cost.median_seconds", "cost.peak_bytes", "gradient_equivalents"]
+    sides = []
+    for frame in (a, b):
+        keyed = _keyed(frame)
+        if "cost.median_seconds" not in keyed:
+            return pd.DataFrame()
+        alone = ~keyed["cost.shared_machine"].fillna(False).astype(bool)
+        if "cost.foreign_cores" in keyed:
+            alone &= ~(keyed["cost.foreign_cores"].astype(float) > FOREIGN_CORES)
+        sides.append(keyed[keyed["cost.median_seconds"].notna() & alone])
+    both = sides[0].index.intersection(sides[1].index)
+    if both.empty:
+        return pd.DataFrame()
+    x, y = (side.loc[both] for side in sides)
+    ratios = (y[columns].astype(float) / x[columns].astype(float)).assign(metric=x["label"])
+    grouped = ratios.groupby("metric")
+    return grouped.agg(
+        n=("cost.median_seconds", "size"),
+        time=("cost.median_seconds", "median"),
+        smallest=("cost.median_seconds", "min"),
+        largest=("cost.median_seconds", "max"),
+        memory=("cost.peak_bytes", "median"),
+        work=("gradient_equivalents", "median"),
+    ).reset_index()
+
+
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    rows = frame[frame["kind"].isin(["measurement", "evaluation", "trajectory"])]
+    rows = frame[frame["kind"].isin(["measurement", "evaluation", "trajectory", "problem"])]
     key = ["subject", "kind", "label", "transformation", "draw", "epoch"]
     filled = rows[key].astype(object).where(rows[key].notna(), "").astype(str)
     rows = rows.set_index(pd.MultiIndex.from_frame(filled))

@@ -59,7 +59,8 @@ def solved(frame: pd.DataFrame) -> pd.DataFrame:
 def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
     """Other metrics than λ against known answers: a row a metric (with its implementation) and problem.
 
-    ``error`` and ``worst``: median and largest |value − exact|/|exact| over ``n`` seeds; ``beyond``: the
+    ``family``: its implementation and method. ``error`` and ``worst``: median and largest
+    |value − exact|/|exact| over ``n`` seeds (|value| where the exact value is 0); ``beyond``: the
     share beyond three standard errors told (NaN where none is); ``converged``: the share that said so;
     ``gradients`` and ``seconds``: medians (seconds where timed).
     """
@@ -75,7 +76,7 @@ def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
             "metric": rows["metric_short"],
             "family": rows["parameters"].map(_family),
             "problem": rows["problem_short"],
-            "error": off / rows["expected"].abs(),
+            "error": off / rows["expected"].abs().replace(0.0, 1.0),
             "beyond": (off > 3 * rows["standard_error"]).where(rows["standard_error"].notna()),
             "converged": rows["converged"].astype(bool),
             "gradients": rows["gradient_equivalents"],
@@ -235,18 +236,22 @@ def sentences(rows: pd.DataFrame, others: pd.DataFrame) -> list[str]:
 
 
 def _of_others(others: pd.DataFrame) -> list[str]:
+    """One sentence a metric and implementation, at its setting with the smallest median error."""
     found: list[str] = []
     if others.empty:
         return found
-    for metric, group in others.groupby("metric", sort=False):
-        worst = group.loc[group["worst"].idxmax()]
+    for _, group in others.groupby(["name", "family"], sort=False):
+        medians = group.groupby("metric", sort=False)["error"].median()
+        best = group[group["metric"] == medians.idxmin()]
+        worst = best.loc[best["worst"].idxmax()]
         text = (
-            f"{metric} is {group['error'].median():.1%} off the exact value in the median over "
-            f"{len(group)} problems, {worst['worst']:.1%} at worst ({worst['problem']})"
+            f"{worst['metric']} is {best['error'].median():.2g} (relative) off the exact value in the "
+            f"median over {len(best)} problems, {worst['worst']:.2g} at worst ({worst['problem']})"
         )
         wrong = group[(group["worst"] > 0.5) & (group["converged"] == 1)]
         if len(wrong):
-            text += f"; it said it had converged on {', '.join(wrong['problem'])} all the same"
+            places = ", ".join(dict.fromkeys(wrong["problem"]))
+            text += f"; wrong by more than half on {places}, and says it converged"
         found.append(text + ".")
     return found
 

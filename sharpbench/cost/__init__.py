@@ -2,5 +2,6 @@
 
 from sharpbench.cost.allocator import keep_freed_memory
 from sharpbench.cost.meter import Cost, measure_cost
+from sharpbench.cost.process_memory import peak_in_fresh_process
 
-__all__ = ["Cost", "keep_freed_memory", "measure_cost"]
+__all__ = ["Cost", "keep_freed_memory", "measure_cost", "peak_in_fresh_process"]

@@ -12,11 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["Cost", "measure_cost"]
 
 T = TypeVar("T")
+
+_SCATTER = 0.25
+"""Interquartile range, as a part of the median, beyond which times count as unstable."""
+
+_FOREIGN = 0.5
+"""Cores kept busy by others beyond which the machine counts as shared."""
+
+_FLUSH_BYTES = 256 << 20
+"""More than the last-level cache of any GPU: written between repeats, so that each starts cold."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,10 @@ class Cost:
     device: str
     threads: int
     device_seconds: tuple[float, ...] = ()
+    foreign_cores: float | None = None
+    """Cores that other processes kept busy meanwhile; None where it can't be told."""
+    flops: int | None = None
+    """Floating-point operations of one call, by torch's counter; None unless asked for."""
 
     @property
     def median_seconds(self) -> float:
@@ -49,6 +64,12 @@ class Cost:
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return high - low
 
+    @property
+    def unstable(self) -> bool:
+        """Whether the times are not to be relied on: they scatter, or other work ran beside."""
+        scattered = (self.spread_seconds or 0.0) > _SCATTER * self.median_seconds
+        return scattered or (self.foreign_cores or 0.0) > _FOREIGN
+
 
 def measure_cost(
     call: Callable[[], T],
@@ -56,18 +77,29 @@ def measure_cost(
     repeats: int,
     device: torch.device,
     first: Callable[[], T] | None = None,
+    spread: float | None = None,
+    most: int = 50,
+    count_flops: bool = False,
 ) -> tuple[T, Cost]:
     """The result of the first of 1 + ``repeats`` calls, and what a call costs.
 
     The first call (``first`` if given, e.g. the same with checks around it) warms up and gives the
     peak memory; the ``repeats`` others are timed. With ``repeats = 0`` the first call's time is all
-    there is. On CUDA the device is synchronised before each reading of the clock.
+    there is. On CUDA the device is synchronised before each reading of the clock, and its cache is
+    written over between repeats. With ``spread`` more calls follow, up to ``most``, until the
+    interquartile range is at most that part of the median. ``count_flops`` makes one more call under
+    torch's FLOP counter.
     """
     gc.collect()
     memory = _CudaPeak(device) if device.type == "cuda" else _ResidentPeak()
     result, first_seconds, first_on_device = _timed(first or call, device)
     peak = memory.peak()
-    timed = [_timed(call, device)[1:] for _ in range(repeats)] or [(first_seconds, first_on_device)]
+    watch = _ForeignWork()
+    timed: list[tuple[float, float | None]] = []
+    while len(timed) < repeats or (repeats and _too_wide(timed, spread) and len(timed) < most):
+        _flush(device)
+        timed.append(_timed(call, device)[1:])
+    timed = timed or [(first_seconds, first_on_device)]
     cost = Cost(
         tuple(seconds for seconds, _ in timed),
         first_seconds,
@@ -75,8 +107,52 @@ def measure_cost(
         _device_name(device),
         torch.get_num_threads(),
         tuple(on_device for _, on_device in timed if on_device is not None),
+        watch.cores(),
+        _flops(call) if count_flops else None,
     )
     return result, cost
+
+
+def _too_wide(timed: list[tuple[float, float | None]], spread: float | None) -> bool:
+    if spread is None:
+        return False
+    if len(timed) < 3:
+        return True
+    seconds = [wall for wall, _ in timed]
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return high - low > spread * middle
+
+
+def _flush(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device).zero_()
+
+
+def _flops(call: Callable[[], object]) -> int | None:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops()) or None
+
+
+class _ForeignWork:
+    """How many cores other processes use between its making and `cores`."""
+
+    def __init__(self) -> None:
+        self._wall, self._busy, self._own = time.perf_counter(), _busy(), time.process_time()
+
+    def cores(self) -> float | None:
+        wall = time.perf_counter() - self._wall
+        if wall < 0.2:  # the system's counters tick in hundredths of a second
+            return None
+        own = time.process_time() - self._own
+        return round(max((_busy() - self._busy - own) / wall, 0.0), 3)
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    return float(
+        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    )
 
 
 def _timed(call: Callable[[], T], device: torch.device) -> tuple[T, float, float | None]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from sharpbench.autodiff.gauss_newton import gauss_newton_trace
@@ -379,7 +380,7 @@ class HessianSpectralDensity(_HessianMetric):
             raise ValueError("probes must be at least 1, steps at least 2, width in (0, 1)")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
-        sizes = eigenvalues.abs()
+        sizes = _sizes(eigenvalues)
         return float(sizes[eigenvalues < 0].sum() / sizes.sum())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
@@ -394,7 +395,7 @@ class HessianSpectralDensity(_HessianMetric):
             steps=self.steps,
             generator=torch_generator(derive_seed(seed, "probes")),
         )
-        sizes = density.nodes.abs()
+        sizes = _sizes(density.nodes)
         negative = (density.weights * sizes * (density.nodes < 0)).sum(1)
         total = (density.weights * sizes).sum(1)
         value = float(negative.sum() / total.sum())
@@ -422,6 +423,12 @@ class HessianSpectralDensity(_HessianMetric):
                 "parameters": operator.dimension,
             },
         )
+
+
+def _sizes(eigenvalues: Tensor) -> Tensor:
+    """|λ|, with what is rounding error of zero set to zero."""
+    sizes = eigenvalues.abs()
+    return sizes.where(sizes > 1e-10 * sizes.max(), torch.zeros_like(sizes))
 
 
 def check_budget(tolerance: float, key: str, budget: int) -> None:

@@ -25,6 +25,7 @@ problems: Registry[Problem] = Registry(
         "tiny_network": "sharpbench.problems.networks:TinyNetwork",
         "unequal_batches": "sharpbench.problems.networks:UnequalBatches",
         "unused_parameter": "sharpbench.problems.networks:UnusedParameter",
+        "workload": "sharpbench.problems.workload:Workload",
         "softmax_regression": "sharpbench.problems.quadratic:SoftmaxRegression",
     },
 )

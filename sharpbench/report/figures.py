@@ -26,6 +26,7 @@ __all__ = [
     "metric_heatmap",
     "pairs_figure",
     "plain_log_ticks",
+    "scaling_figure",
     "scatter_figure",
     "trajectory_figure",
     "wrapped",
@@ -286,6 +287,45 @@ def cost_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def scaling_figure(swept: pd.DataFrame, titles: dict[str, str]) -> Figure:
+    """Wall time (top) and peak memory (bottom) against size, a column an axis, log-log.
+
+    ``swept``: the table of `analysis.cost.sweeps`; figures taken beside other work are hollow.
+    """
+    axes_named = [a for a in titles if a in set(swept["axis"])]
+    figure, axes = plt.subplots(
+        2, len(axes_named), figsize=(2.9 * len(axes_named) + 0.6, 6.2), sharex="col", squeeze=False
+    )
+    colours = _colours(swept["metric"])
+    for column, name in enumerate(axes_named):
+        rows = swept[swept["axis"] == name]
+        for axis, cost, scale in (
+            (axes[0, column], "seconds", 1.0),
+            (axes[1, column], "peak_bytes", 2.0**-20),
+        ):
+            for (metric, _, device), group in rows.groupby(
+                ["metric", "group", "device"], sort=False
+            ):
+                line = group.sort_values("size")
+                style = "-" if device == "cpu" else "--"
+                axis.plot(
+                    line["size"], scale * line[cost], style, color=colours[metric], linewidth=1
+                )
+                for shared, own in line.groupby("shared"):
+                    axis.plot(
+                        own["size"], scale * own[cost], "o", color=colours[metric], markersize=5,
+                        markerfacecolor="none" if shared else colours[metric],
+                    )  # fmt: skip
+            axis.set(xscale="log", yscale="log")
+            plain_log_ticks(axis.xaxis)
+            plain_log_ticks(axis.yaxis)
+        axes[1, column].set_xlabel(titles[name])
+    axes[0, 0].set_ylabel("wall time (s)")
+    axes[1, 0].set_ylabel("peak memory (MiB)")
+    figure.legend(handles=_legend(colours, {}), loc="outside lower center", ncols=2)
+    return figure
+
+
 def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
     """True relative error against work (left) and wall time (right), a line an implementation.
 
@@ -332,6 +372,7 @@ def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
         edge = mpl.rcParams["axes.edgecolor"]
         axis.step(front[column], front["error"], where="post", color=edge, ls="--", lw=0.9)
         axis.set(xscale="log", yscale="log", xlabel=label)
+        plain_log_ticks(axis.xaxis)
     axes[0].set_ylabel("relative error")
     handles = _legend(colours, {})
     for handle, shape in zip(handles, shapes.values(), strict=True):

@@ -82,6 +82,7 @@ def _content(
     spec = tomllib.loads(manifest["suite"])
     table = prediction.associations(frame) if _any_evaluated(frame) else _no_associations()
     costs = cost.cost_table(frame)
+    swept = cost.sweeps(frame)
     pairs = correctness.implementation_pairs(frame)
     agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
@@ -119,8 +120,10 @@ def _content(
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
         "associations": table.to_dict("records"),
         "costs": costs.to_dict("records"),
+        "scaling": cost.scaling(swept).to_dict("records"),
+        "device_ratios": cost.device_ratios(swept).to_dict("records"),
         "rows": _metric_rows(frame),
-        "pictures": _pictures(frame, pairs, table, costs, truths),
+        "pictures": _pictures(frame, pairs, table, costs, truths, swept),
         "runs": {name: runs[name] for name in used if name in runs},
         "last_run": runs.get(manifest["run"], {}),
         "css": _asset("report.css"),
@@ -135,6 +138,7 @@ def _pictures(
     associations: pd.DataFrame,
     costs: pd.DataFrame,
     truths: pd.DataFrame,
+    swept: pd.DataFrame,
 ) -> dict[str, _Picture]:
     drawn: dict[str, _Picture] = {}
 
@@ -163,6 +167,8 @@ def _pictures(
     for number, (name, group) in enumerate(
         others.groupby("name", sort=False) if len(others) else ()
     ):
+        if group["metric"].nunique() < 2:
+            continue  # a single setting has nothing to be compared with
         add(
             f"truth{number}",
             lambda group=group: figures.error_against_cost_figure(group),  # type: ignore[misc]
@@ -243,6 +249,13 @@ def _pictures(
             lambda: figures.cost_figure(costs),
             "Wall time and peak memory of one measurement against its work, medians; bars are the "
             "interquartile range over the repeats.",
+        )
+    if len(swept):
+        add(
+            "scaling",
+            lambda: figures.scaling_figure(swept, cost.AXES),
+            "Wall time and peak memory of one measurement against size, one axis varied at a time "
+            "(medians over the repeats; a dashed line is a GPU; a hollow point ran beside other work).",
         )
     along = trajectory.trajectories(frame)
     for number, (metric, rows) in enumerate(along.groupby("metric", sort=False)):

@@ -255,6 +255,7 @@ def _subject_columns(description: dict[str, Any]) -> dict[str, Any]:
         "subject_label": description["label"],
         "seed": identity["seed"],
         "device": identity["device"],
+        "network_parameters": description.get("parameters"),
     }
     for part in ("dataset", "model", "recipe", "problem"):
         if part not in identity:

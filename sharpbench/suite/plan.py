@@ -18,7 +18,7 @@ from sharpbench.models import Model, models
 from sharpbench.problems import Problem, problems
 from sharpbench.registry import Registry
 from sharpbench.results.record import content_key
-from sharpbench.suite.spec import Block, P, SuiteFile, expand
+from sharpbench.suite.spec import Block, CostSpec, P, SuiteFile, expand
 from sharpbench.training import Recipe, recipes
 
 __all__ = [
@@ -137,7 +137,7 @@ class Plan:
     measurements: tuple[MeasurementPlan, ...]
     trajectory: TrajectoryPlan
     ece_bins: int
-    cost_repeats: int
+    cost: CostSpec
     threads: int
     training_seconds: float | None
     measurement_seconds: float | None
@@ -224,7 +224,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
         measurements=tuple(measurements.values()),
         trajectory=TrajectoryPlan(tuple(along), spec.trajectory.every if spec.trajectory else 1),
         ece_bins=spec.evaluation.ece_bins,
-        cost_repeats=spec.cost.repeats,
+        cost=spec.cost,
         threads=spec.threads,
         training_seconds=spec.limits.training_seconds,
         measurement_seconds=spec.limits.measurement_seconds,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sharpbench.cost import Cost, keep_freed_memory, measure_cost
+from sharpbench.cost import Cost, keep_freed_memory, measure_cost, peak_in_fresh_process
 from sharpbench.errors import (
     MetricFailed,
     MetricUnsupported,
@@ -34,7 +34,7 @@ from sharpbench.invariance import Transformation
 from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
-from sharpbench.metrics.base import state_hash
+from sharpbench.metrics.base import state_hash, torch_dtype
 from sharpbench.problems.base import Known
 from sharpbench.results.record import FINAL, Kind, Record, content_key
 from sharpbench.results.store import ResultsStore, SubjectFolder
@@ -111,6 +111,8 @@ class _Run:
         self.device = torch.device(task.subject.device)
         self.problems: list[str] = []
         self.written = 0
+        self._gradients: dict[tuple[str, int], float] = {}
+        self._gradient_seconds: float | None = None
 
     def _attempt(self, base: Record, ask: Callable[[], tuple[Measurement, Cost | None]]) -> Record:
         """``base`` with the answer, or with the reason why there is none."""
@@ -143,7 +145,48 @@ class _Run:
             "device": cost.device,
             "threads": cost.threads,
             "shared_machine": self.task.shared_machine,
+            "foreign_cores": cost.foreign_cores,
+            "unstable": cost.unstable,
+            "flops": cost.flops,
+            "gradient_seconds": self._gradient_seconds,
         }
+
+    def _timed(self, metric: Metric, subject: Subject, seed: int) -> tuple[Measurement, Cost]:
+        """The measurement with its cost, and the time of one gradient over as many samples."""
+        asked = self.plan.cost
+        measurement, cost = measure_cost(
+            lambda: metric.measure(subject, seed=seed),
+            first=lambda: metric.checked_measure(subject, seed=seed),
+            repeats=asked.repeats,
+            spread=asked.spread,
+            count_flops=asked.flops,
+            device=self.device,
+        )
+        self._gradient_seconds = self._time_gradient(metric, subject, measurement.samples)
+        return measurement, cost
+
+    def _time_gradient(self, metric: Metric, subject: Subject, samples: int) -> float | None:
+        """Median time of the loss's gradient over ``samples`` points, in the metric's precision."""
+        dtype = torch_dtype(getattr(metric, "dtype", "float32"))
+        key = (str(dtype), samples)
+        if key in self._gradients or not 0 < samples <= len(subject.inputs):
+            return self._gradients.get(key)
+        model = subject.working_model(dtype)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        x, y = subject.inputs[:samples].to(dtype), subject.targets[:samples]
+        y = y.to(dtype) if y.is_floating_point() else y
+
+        def gradient() -> None:
+            for part, target in zip(x.split(1024), y.split(1024), strict=True):
+                loss = subject.losses(model(part), target).sum()
+                torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+        if parameters:
+            _, cost = measure_cost(
+                gradient, repeats=max(self.plan.cost.repeats, 3), device=self.device
+            )
+            self._gradients[key] = cost.median_seconds
+        return self._gradients.get(key)
 
     def _note_problem(self, record: Record) -> None:
         if record.status not in {"ok", "unsupported"}:
@@ -175,6 +218,7 @@ class _ProblemRun(_Run):
             "problem_label": plan.problem.label,
             "identity": plan.identity,
             "status": "known",
+            "parameters": sum(p.numel() for p in subject.model.parameters()),
             "reason": None,
             "weights": weights,
             "run": self.task.run,
@@ -211,17 +255,13 @@ class _ProblemRun(_Run):
         seed = derive_seed(self.problem.seed, "metric", metric.name)
 
         def ask() -> tuple[Measurement, Cost | None]:
-            def checked() -> Measurement:
-                return metric.checked_measure(subject, seed=seed)
-
             if not self.task.time_costs:
-                return checked(), None
-            return measure_cost(
-                lambda: metric.measure(subject, seed=seed),
-                first=checked,
-                repeats=self.plan.cost_repeats,
-                device=self.device,
-            )
+                return metric.checked_measure(subject, seed=seed), None
+            measurement, cost = self._timed(metric, subject, seed)
+            if self.plan.cost.memory == "process" and self.device.type == "cpu":
+                peak = peak_in_fresh_process(_prepare, self.problem, metric, seed)
+                cost = dataclasses.replace(cost, peak_bytes=peak)
+            return measurement, cost
 
         return self._attempt(base, ask)
 
@@ -489,15 +529,16 @@ class _SubjectRun(_Run):
     def _ask_and_time(self, metric: Metric, subject: Subject) -> tuple[Measurement, Cost | None]:
         if not self.task.time_costs:
             return self._ask(metric, subject), None
-        return measure_cost(
-            lambda: metric.measure(subject, seed=self._metric_seed(metric)),
-            first=lambda: self._ask(metric, subject),
-            repeats=self.plan.cost_repeats,
-            device=self.device,
-        )
+        return self._timed(metric, subject, self._metric_seed(metric))
 
     def _metric_seed(self, metric: Metric) -> int:
         return derive_seed(self.subject.seed, "metric", metric.name)
+
+
+def _prepare(plan: ProblemPlan, metric: Metric, seed: int) -> Callable[[], object]:
+    """The measurement of a problem as a call, with the problem already built."""
+    subject = plan.problem.subject(seed=derive_seed(plan.seed, "problem"))
+    return lambda: metric.measure(subject, seed=seed)
 
 
 def _base_record(key: str, measurement: MeasurementPlan, kind: Kind, run: str) -> Record:

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -83,9 +83,17 @@ class EvaluationSpec(_Strict):
 
 
 class CostSpec(_Strict):
-    """Measurements of the lowest seed are timed ``repeats`` times after a warm-up."""
+    """Measurements of the lowest seed are timed ``repeats`` times after a warm-up.
+
+    ``spread``: go on, up to 50 times, until the interquartile range is at most this part of the median.
+    ``memory``: ``resident``, in the running process, or ``process``, in a fresh one (problems alone).
+    ``flops``: count floating-point operations too.
+    """
 
     repeats: int = Field(3, ge=0)
+    spread: float | None = Field(None, gt=0)
+    memory: Literal["resident", "process"] = "resident"
+    flops: bool = False
 
 
 class TrajectorySpec(_Strict):
@@ -115,7 +123,7 @@ class SuiteSpec(_Strict):
     metrics: list[Block] = []
     transformations: list[Block] = []
     evaluation: EvaluationSpec = EvaluationSpec(ece_bins=15)
-    cost: CostSpec = CostSpec(repeats=3)
+    cost: CostSpec = CostSpec(repeats=3, spread=None)
     trajectory: TrajectorySpec | None = None
     limits: LimitsSpec = LimitsSpec(training_seconds=None, measurement_seconds=None)
 

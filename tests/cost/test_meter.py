@@ -67,3 +67,45 @@ def test_cuda_peak_memory_is_the_allocators():
     )
     assert 128 << 20 <= cost.peak_bytes <= 132 << 20
     assert 0 < cost.device_seconds[0] <= cost.seconds[0]
+
+
+def test_repeats_go_on_until_the_spread_is_met():
+    durations = iter([0.0, *[0.001, 0.02] * 2, *[0.005] * 60])
+
+    def uneven():
+        import time
+
+        time.sleep(next(durations))
+
+    _, cost = measure_cost(uneven, repeats=3, spread=0.3, device=CPU)
+    assert 4 < len(cost.seconds) <= 50
+    assert cost.spread_seconds <= 0.3 * cost.median_seconds
+
+
+def test_times_that_scatter_or_were_shared_are_unstable():
+    assert Cost((1.0, 1.0, 2.0, 3.0), 1.0, None, "cpu", 1).unstable
+    assert Cost((1.0, 1.0, 1.0), 1.0, None, "cpu", 1, foreign_cores=0.9).unstable
+    assert not Cost((1.0, 1.0, 1.01), 1.0, None, "cpu", 1, foreign_cores=0.1).unstable
+
+
+def test_floating_point_operations_are_counted():
+    a = torch.ones(64, 32)
+    _, cost = measure_cost(lambda: a @ a.T, repeats=1, device=CPU, count_flops=True)
+    assert cost.flops == 2 * 64 * 64 * 32
+
+
+def _allocation(megabytes):
+    return lambda: torch.ones(megabytes << 18).sum()
+
+
+def _failing():
+    raise RuntimeError("no")
+
+
+@pytest.mark.slow
+def test_memory_of_a_fresh_process():
+    from sharpbench.cost import peak_in_fresh_process
+
+    peak = peak_in_fresh_process(_allocation, 96)
+    assert 90 << 20 < peak < 130 << 20
+    assert peak_in_fresh_process(_failing) is None

@@ -1,0 +1,47 @@
+"""Peak memory of a call in a process of its own, above what it held before the call."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable
+from typing import Any
+
+from sharpbench.cost.meter import measure_cost
+
+__all__ = ["peak_in_fresh_process"]
+
+
+def peak_in_fresh_process(
+    prepare: Callable[..., Callable[[], object]], *arguments: Any, timeout: float = 600.0
+) -> int | None:
+    """Bytes by which the resident set of a fresh process rises during ``prepare(*arguments)()``.
+
+    ``prepare`` (a module-level function) runs first and counts as the baseline. In the calling process
+    memory that earlier work left behind would make a call look cheaper than it is. None if the process
+    died or took longer than ``timeout`` seconds.
+    """
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    process = context.Process(target=_measure, args=(answers, prepare, arguments), daemon=True)
+    process.start()
+    try:
+        peak: int | None = answers.get(timeout=timeout)
+    except queue.Empty:
+        peak = None
+    finally:
+        process.terminate()
+        process.join()
+    return peak
+
+
+def _measure(answers: Any, prepare: Callable[..., Callable[[], object]], arguments: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        call = prepare(*arguments)
+        _, cost = measure_cost(call, repeats=0, device=torch.device("cpu"))
+        answers.put(cost.peak_bytes)
+    except Exception:
+        answers.put(None)

@@ -1,0 +1,166 @@
+"""The workloads of the speed goals, trained once a process, and the rivals' settings for an equal error.
+
+asv runs setup before every call; what is costly is therefore made once and kept here.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sharpbench.cost import keep_freed_memory
+from sharpbench.datasets import datasets
+from sharpbench.datasets.files import FILE_SETS, data_root
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import metrics
+from sharpbench.models import models
+from sharpbench.subject import Subject
+from sharpbench.training import recipes
+
+WORKLOADS = {
+    "digits_mlp_26k": ("digits", "mlp", {"widths": [128, 128]}, {"epochs": 20, "lr": 2e-3}),
+    "digits_mlp_1200k": ("digits", "mlp", {"widths": [1024, 1024]}, {"epochs": 10, "lr": 1e-3}),
+    "mnist_cnn_26k": (
+        "mnist",
+        "cnn",
+        {"channels": [8, 8], "hidden": 20, "dropout": 0.0},
+        {"epochs": 5, "lr": 2e-3},
+    ),
+    "mnist_cnn_1200k": ("mnist", "cnn", {"dropout": 0.0}, {"epochs": 3, "lr": 1e-3}),
+}
+SAMPLES = {"digits": "all", "mnist": 500}
+
+
+def as_in_a_suite() -> None:
+    """One thread and the allocator of a suite's run."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+@functools.lru_cache(maxsize=2)
+def subject(name: str, device: str = "cpu") -> Subject:
+    """The trained network. NotImplementedError, which asv shows as n/a, without its data or device."""
+    as_in_a_suite()
+    dataset, model, parameters, training = WORKLOADS[name]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA device is available here")
+    root = data_root()
+    if dataset in FILE_SETS and FILE_SETS[dataset].missing(root):
+        raise NotImplementedError(f"sharpbench data prepare {dataset}")
+    size = {"train_size": 2000, "test_size": 100} if dataset == "mnist" else {}
+    splits = datasets.create(dataset, size).load(Path(root), seed=0)
+    network = models.create(model, parameters).build(splits.input_shape, splits.outputs, seed=1)
+    recipes.create("adam", training).train(network, splits, seed=2)
+    splits = splits.to(device)
+    inputs, targets = splits.train_inputs, splits.train_targets
+    return Subject(network.to(device).eval(), inputs, targets, splits=splits)
+
+
+def samples(name: str) -> int | str:
+    """On how many of its training samples a workload is measured."""
+    return SAMPLES[WORKLOADS[name][0]]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An answer, its relative true error and the best time of its rounds."""
+
+    measurement: Measurement
+    error: float
+    seconds: float
+
+
+@functools.lru_cache(maxsize=8)
+def truth(name: str) -> float:
+    """The top eigenvalue to 1e-9 by the native Lanczos iteration in float64."""
+    metric = metrics.create(
+        "hessian_top_eigenvalue",
+        {"samples": samples(name), "tolerance": 1e-5, "max_products": 400},
+    )
+    found = metric.measure(subject(name), seed=0)
+    assert found.converged
+    return found.value
+
+
+def within(
+    name: str, implementation: str, error: float, *, rounds: int = 3, device: str = "cpu"
+) -> Timed | None:
+    """The loosest tolerance at which an implementation's top eigenvalue is within ``error`` of the truth.
+
+    Each tolerance is asked in turn, loosest first, so that a rival is not made to work for more than
+    it must; only the one that suffices is timed. None if none does.
+    """
+    for tolerance in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7):
+        metric = metrics.create(
+            "hessian_top_eigenvalue",
+            {
+                "implementation": implementation,
+                "samples": samples(name),
+                "tolerance": tolerance,
+                "max_products": 1000,
+                "dtype": "float32",
+            },
+        )
+        found = metric.measure(subject(name, device), seed=0)
+        off = abs(found.value / truth(name) - 1)
+        if off <= error:
+            seconds = best(
+                lambda metric=metric: metric.measure(subject(name, device), seed=0), rounds
+            )
+            return Timed(found, off, seconds)
+    return None
+
+
+def best(call: Callable[[], object], rounds: int) -> float:
+    """The best of several calls, seconds."""
+    found = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found = min(found, time.perf_counter() - start)
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def trace_within(name: str, method: str, implementation: str, error: float) -> Timed | None:
+    """The trace to a standard error of ``error``: PyHessian is given probes until it gets there."""
+    parameters = {
+        "implementation": implementation,
+        "samples": samples(name),
+        "dtype": "float32",
+        "tolerance": error,
+        "max_probes": 4000,
+    }
+    if implementation == "native":
+        parameters["method"] = method
+    else:  # its own rule says nothing of the error: as many probes as Hutchinson's rule takes
+        parameters |= {"tolerance": 0.0, "max_probes": _hutchinson_probes(name, error)}
+    metric = metrics.create("hessian_trace", parameters)
+    try:
+        start = time.perf_counter()
+        found = metric.measure(subject(name), seed=0)
+    except MetricFailed:
+        return None
+    seconds = time.perf_counter() - start
+    return Timed(found, (found.standard_error or 0.0) / abs(found.value), seconds)
+
+
+@functools.lru_cache(maxsize=8)
+def _hutchinson_probes(name: str, error: float) -> int:
+    """Probes for a standard error of ``error``, from the spread of the first 64."""
+    metric = metrics.create(
+        "hessian_trace",
+        {"samples": samples(name), "tolerance": 0.0, "max_probes": 64, "dtype": "float32"},
+    )
+    found = metric.measure(subject(name), seed=1)
+    assert found.standard_error is not None
+    return max(int(64 * (found.standard_error / (error * abs(found.value))) ** 2), 8)

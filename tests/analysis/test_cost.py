@@ -1,0 +1,58 @@
+"""Growth of cost: exponents with intervals, and what is left out of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sharpbench.analysis.comparison import compare_costs
+from sharpbench.analysis.cost import scaling, sweeps
+
+
+def workloads(shared_at=None, noise=0.0):
+    rows = []
+    rng = np.random.default_rng(0)
+    for samples in (100, 200, 400, 800, 1600):
+        rows.append(
+            {
+                "kind": "problem", "status": "ok", "problem": "workload", "name": "hessian_trace",
+                "label": "hessian_trace", "metric_short": "trace", "parameters": {},
+                "problem.kind": "mlp", "problem.activation": "tanh", "problem.width": 8,
+                "problem.inputs": 4, "problem.classes": 3, "problem.samples": samples,
+                "network_parameters": 200, "gradient_equivalents": 16.0,
+                "cost.median_seconds": 1e-4 * samples**1.5 * np.exp(noise * rng.normal()),
+                "cost.spread_seconds": 0.0, "cost.seconds": [1.0] * 3, "cost.peak_bytes": 1e6,
+                "cost.device": "cpu", "cost.threads": 1, "cost.shared_machine": samples == shared_at,
+                "cost.gradient_seconds": 1e-4 * samples**1.5 / 10,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_exponent_of_a_power_law():
+    (row,) = scaling(sweeps(workloads())).to_dict("records")
+    assert row["axis"] == "samples"
+    assert row["time"] == pytest.approx((1.5, 1.5, 1.5))
+    assert row["memory"] == pytest.approx((0, 0, 0), abs=1e-9)
+    assert row["gradient_times"] == pytest.approx(10)
+
+
+def test_its_interval_widens_with_noise_and_shared_times_are_left_out():
+    (row,) = scaling(sweeps(workloads(noise=0.2))).to_dict("records")
+    assert row["time"][1] < 1.5 < row["time"][2]
+    assert row["time"][2] - row["time"][1] > 0.05
+    (row,) = scaling(sweeps(workloads(shared_at=400))).to_dict("records")
+    assert row["n"] == 4
+
+
+def test_a_single_size_is_no_sweep():
+    assert sweeps(workloads().iloc[:2]).empty
+
+
+def test_costs_of_two_result_sets():
+    frame = workloads().assign(
+        subject=[f"s{i}" for i in range(5)], transformation=None, draw=0, epoch=None
+    )
+    slower = frame.assign(**{"cost.median_seconds": 2 * frame["cost.median_seconds"]})
+    slower.loc[0, "cost.shared_machine"] = True
+    (row,) = compare_costs(frame, slower).to_dict("records")
+    assert (row["n"], row["time"], row["memory"], row["work"]) == (4, 2.0, 1.0, 1.0)
