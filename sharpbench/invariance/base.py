@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.registry import Plugin
-from sharpbench.subject import batched_outputs
+from sharpbench.subject import Splits, batched_outputs
 
 __all__ = ["Transformation", "verify_promise"]
 
@@ -26,8 +26,8 @@ class Transformation(Plugin, ABC):
 
     preserves: ClassVar[Literal["function", "loss", "nothing"]]
 
-    def apply(self, model: nn.Module, *, seed: int) -> nn.Module:
-        """A changed copy; ``model`` stays as it is.
+    def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
+        """A changed copy; ``model`` stays as it is. ``splits``: its data, which few changes need.
 
         Raises TransformationRefused with the reason if it does not apply to this network.
         """
@@ -51,7 +51,8 @@ def verify_promise(
     """max |Δ logits| / max |logits| over ``inputs`` between two float64 networks.
 
     Raises TransformationRefused if a transformation that promises the function moved it by more than
-    1e-10, or if one that promises nothing left it where it was.
+    1e-10, if one that promises the loss moved a log-probability, or if one that promises nothing left it
+    where it was.
     """
     old = batched_outputs(before, inputs.double())
     new = batched_outputs(after, transformation.points(inputs.double()))
@@ -61,6 +62,13 @@ def verify_promise(
             f"{transformation.label} promises to preserve the function but moved the logits by "
             f"{change:.1e} of their largest value"
         )
+    if transformation.preserves == "loss":
+        apart = (new.log_softmax(1) - old.log_softmax(1)).abs().max()
+        if not float(apart) <= _TOLERANCE * float(old.abs().max().clamp_min(1.0)):
+            raise TransformationRefused(
+                f"{transformation.label} promises to preserve the loss but moved a log-probability by "
+                f"{float(apart):.1e}"
+            )
     if transformation.preserves == "nothing" and not change > _TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} is a control that must change the function, but didn't"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.seeds import torch_generator
+from sharpbench.subject import Splits, per_sample_loss
 
-__all__ = ["WeightNoise"]
+__all__ = ["FurtherTraining", "WeightNoise"]
 
 
 @transformations.register
@@ -38,3 +41,42 @@ class WeightNoise(Transformation):
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             scale = self.strength * parameter.double().square().mean().sqrt()
             parameter.add_((noise.to(parameter.device) * scale).to(parameter.dtype))
+
+
+@transformations.register
+@dataclass(frozen=True)
+class FurtherTraining(Transformation):
+    """Control that changes the function as training does: ``steps`` more of SGD on the training data."""
+
+    name = "further_training"
+    preserves = "nothing"
+
+    steps: int = 50
+    lr: float = 0.05
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not self.lr > 0:
+            raise ValueError("steps and batch must be at least 1, lr positive")
+
+    def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
+        if splits is None:
+            raise TransformationRefused("needs the training data, which is not known here")
+        changed = copy.deepcopy(model)
+        loss = per_sample_loss(splits.task)
+        generator, dtype = torch_generator(seed), next(changed.parameters()).dtype
+        optimizer = torch.optim.SGD(changed.parameters(), lr=self.lr)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                rows = torch.randint(len(splits.train_inputs), (self.batch,), generator=generator)
+                rows = rows.to(splits.train_inputs.device)
+                y = splits.train_targets[rows]
+                optimizer.zero_grad()
+                outputs = changed(splits.train_inputs[rows].to(dtype))
+                loss(outputs, y.to(dtype) if y.is_floating_point() else y).mean().backward()
+                optimizer.step()
+        optimizer.zero_grad()
+        return changed
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        raise TransformationRefused("needs the training data, which is not known here")

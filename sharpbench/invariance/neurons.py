@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
-from sharpbench.invariance.structure import hidden_units
+from sharpbench.invariance.structure import HiddenUnits, hidden_units
 from sharpbench.seeds import torch_generator
 
-__all__ = ["NeuronPermutation", "NeuronRescaling"]
+__all__ = [
+    "ChannelPermutation",
+    "LayerRescaling",
+    "NeuronPermutation",
+    "NeuronRescaling",
+    "SignFlip",
+]
 
 
 @transformations.register
@@ -26,13 +32,34 @@ class NeuronPermutation(Transformation):
     reference = "Hecht-Nielsen (1990)"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        generator = torch_generator(seed)
-        for units in hidden_units(model):
-            order = torch.randperm(units.size, generator=generator)
-            for tensor in units.made_by():
-                tensor.copy_(tensor[order.to(tensor.device)].clone())
-            read = units.read_by()
-            read.copy_(read[:, order.to(read.device)].clone())
+        _permute(hidden_units(model), seed)
+
+
+@transformations.register
+@dataclass(frozen=True)
+class ChannelPermutation(Transformation):
+    """Permutes the channels of every hidden convolution alone; the function stays the same."""
+
+    name = "channel_permutation"
+    preserves = "function"
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        layers = [u for u in hidden_units(model) if isinstance(u.producer, nn.Conv2d)]
+        if not layers:
+            raise TransformationRefused(
+                "the network has no hidden convolution with a single reader"
+            )
+        _permute(layers, seed)
+
+
+def _permute(layers: list[HiddenUnits], seed: int) -> None:
+    generator = torch_generator(seed)
+    for units in layers:
+        order = torch.randperm(units.size, generator=generator)
+        for tensor in units.made_by():
+            tensor.copy_(tensor[order.to(tensor.device)].clone())
+        read = units.read_by()
+        read.copy_(read[:, order.to(read.device)].clone())
 
 
 @transformations.register
@@ -57,17 +84,69 @@ class NeuronRescaling(Transformation):
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
-        layers = [u for u in hidden_units(model) if u.positively_homogeneous]
+        for units in _homogeneous(model):
+            z = torch.randn(units.size, generator=generator, dtype=torch.float64)
+            _rescale(units, (self.strength * z).exp())
+
+
+@transformations.register
+@dataclass(frozen=True)
+class LayerRescaling(Transformation):
+    """Multiplies what makes the first hidden layer's units by ``alpha`` and divides what reads them.
+
+    Dinh et al.'s T_α with one number for the layer: the way along which Hessian metrics run off.
+    """
+
+    name = "layer_rescaling"
+    preserves = "function"
+    reference = "arXiv:1703.04933, definition 5 and theorem 2"
+
+    alpha: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1e-6 <= self.alpha <= 1e6:
+            raise ValueError(f"alpha must lie in [1e-6, 1e6], got {self.alpha}")
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        units = _homogeneous(model)[0]
+        _rescale(units, torch.full((units.size,), self.alpha, dtype=torch.float64))
+
+
+@transformations.register
+@dataclass(frozen=True)
+class SignFlip(Transformation):
+    """Flips the sign of what makes and what reads half of the hidden units, for odd activations (tanh)."""
+
+    name = "sign_flip"
+    preserves = "function"
+    reference = "Chen, Lu & Hecht-Nielsen, Neural Computation 5 (1993)"
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        generator = torch_generator(seed)
+        layers = [u for u in hidden_units(model) if u.odd]
         if not layers:
-            names = sorted({a.__name__ for u in hidden_units(model) for a in u.activations})
             raise TransformationRefused(
-                f"needs a positively homogeneous activation (ReLU, leaky ReLU); this network has "
-                f"{', '.join(names) or 'none'}"
+                "needs an odd activation (tanh) that no max pooling follows"
             )
         for units in layers:
-            z = torch.randn(units.size, generator=generator, dtype=torch.float64)
-            alpha = (self.strength * z).exp()
-            for tensor in units.scaled_by():
-                tensor.mul_(alpha.to(tensor).view(-1, *[1] * (tensor.ndim - 1)))
-            read = units.read_by()
-            read.div_(alpha.to(read).view(1, -1, 1))
+            signs = 2.0 * torch.randint(0, 2, (units.size,), generator=generator) - 1
+            _rescale(units, signs.double())
+
+
+def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
+    everything = hidden_units(model)
+    layers = [u for u in everything if u.positively_homogeneous]
+    if not layers:
+        names = sorted({a.__name__ for u in everything for a in u.activations})
+        raise TransformationRefused(
+            f"needs a positively homogeneous activation (ReLU, leaky ReLU); this network has "
+            f"{', '.join(names) or 'none'}"
+        )
+    return layers
+
+
+def _rescale(units: HiddenUnits, alpha: Tensor) -> None:
+    for tensor in units.scaled_by():
+        tensor.mul_(alpha.to(tensor).view(-1, *[1] * (tensor.ndim - 1)))
+    read = units.read_by()
+    read.div_(alpha.to(read).view(1, -1, 1))

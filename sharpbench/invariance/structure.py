@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
 
-__all__ = ["HiddenUnits", "hidden_units"]
+__all__ = ["HiddenUnits", "hidden_units", "traced"]
 
 _ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU,
@@ -40,6 +40,13 @@ class HiddenUnits:
     activations: tuple[type[nn.Module], ...]
     consumer: Affine
     repeat: int
+    max_pooled: bool = False
+    """Whether the units pass a max pooling, which does not commute with a change of sign."""
+
+    @property
+    def odd(self) -> bool:
+        """Whether flipping the pre-activation's sign flips what the consumer reads."""
+        return not self.max_pooled and all(a is nn.Tanh for a in self.activations)
 
     @property
     def size(self) -> int:
@@ -76,6 +83,23 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
     batch norms, pooling, dropout and flattening into exactly one Linear or Conv2d, and neither map
     is used anywhere else. Raises TransformationRefused if the network can't be traced or has none.
     """
+    graph, modules, uses = traced(model)
+    found = []
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Affine):
+            units = _follow(node, modules)
+            if units and uses[id(units.producer)] == uses[id(units.consumer)] == 1:
+                found.append(units)
+    if not found:
+        raise TransformationRefused("the network has no layer of hidden units with a single reader")
+    return found
+
+
+def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, int]]:
+    """The torch.fx graph, the modules by name, and how often each runs in one pass.
+
+    Raises TransformationRefused if torch.fx can't trace the network.
+    """
     try:
         graph = fx.Tracer().trace(model)
     except Exception as error:
@@ -88,15 +112,7 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
         if node.op == "call_module":
             key = id(modules[str(node.target)])
             uses[key] = uses.get(key, 0) + 1
-    found = []
-    for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Affine):
-            units = _follow(node, modules)
-            if units and uses[id(units.producer)] == uses[id(units.consumer)] == 1:
-                found.append(units)
-    if not found:
-        raise TransformationRefused("the network has no layer of hidden units with a single reader")
-    return found
+    return graph, modules, uses
 
 
 def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None:
@@ -106,7 +122,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None
         return None
     norms: list[nn.Module] = []
     activations: list[type[nn.Module]] = []
-    node = start
+    node, pooled = start, False
     while len(node.users) == 1:
         node = next(iter(node.users))
         if node.op != "call_module":
@@ -117,7 +133,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None
             continue
         layer = modules[str(node.target)]
         if isinstance(layer, Affine):
-            return _close(producer, norms, activations, layer)
+            return _close(producer, norms, activations, layer, pooled)
         if isinstance(layer, _NORMS):
             if activations:
                 return None
@@ -129,6 +145,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None
                 return None
         elif not isinstance(layer, _TRANSPARENT):
             return None
+        pooled |= isinstance(layer, nn.MaxPool2d)
     return None
 
 
@@ -137,13 +154,16 @@ def _close(
     norms: list[nn.Module],
     activations: list[type[nn.Module]],
     consumer: Affine,
+    pooled: bool,
 ) -> HiddenUnits | None:
     size, columns = producer.weight.shape[0], consumer.weight.shape[1]
     if isinstance(consumer, nn.Conv2d) and consumer.groups != 1:
         return None
     if columns % size:
         return None
-    return HiddenUnits(producer, tuple(norms), tuple(activations), consumer, columns // size)
+    return HiddenUnits(
+        producer, tuple(norms), tuple(activations), consumer, columns // size, pooled
+    )
 
 
 def _per_unit(layer: nn.Module) -> list[Tensor]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
+from sharpbench.seeds import derive_seed, torch_generator
 
-__all__ = ["InputRescaling", "LogitTemperature"]
+__all__ = ["InputRescaling", "InputRotation", "LogitShift", "LogitTemperature"]
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -41,6 +43,54 @@ class InputRescaling(Transformation):
 
     def points(self, inputs: Tensor) -> Tensor:
         return inputs * self.factor
+
+
+@transformations.register
+@dataclass(frozen=True)
+class InputRotation(Transformation):
+    """Rotates the input, x → Qx with a random orthogonal Q, and the first linear layer's weights back.
+
+    Function of the raw data and decisions stay; a norm of derivatives in all directions does too. Needs a
+    linear first layer: a convolution sees neighbours, which a rotation has not.
+    """
+
+    name = "input_rotation"
+    preserves = "function"
+
+    angle_seed: int = 0
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        first = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
+        if not isinstance(first, nn.Linear):
+            raise TransformationRefused("the first layer with weights is not linear")
+        first.weight.copy_(first.weight @ self._rotation(first.in_features).to(first.weight).T)
+
+    def points(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        return (flat @ self._rotation(flat.shape[1]).to(flat).T).view_as(inputs)
+
+    def _rotation(self, size: int) -> Tensor:
+        generator = torch_generator(derive_seed(self.angle_seed, "rotation", size))
+        square = torch.randn(size, size, generator=generator, dtype=torch.float64)
+        rotation: Tensor = torch.linalg.qr(square).Q
+        return rotation
+
+
+@transformations.register
+@dataclass(frozen=True)
+class LogitShift(Transformation):
+    """Adds ``shift`` to every logit through the last bias: the softmax, and with it the loss, stays."""
+
+    name = "logit_shift"
+    preserves = "loss"
+
+    shift: float = 5.0
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        leaves = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
+        if not leaves or not isinstance(leaves[-1], nn.Linear) or leaves[-1].bias is None:
+            raise TransformationRefused("the network doesn't end in a linear layer with a bias")
+        leaves[-1].bias.add_(self.shift)
 
 
 @transformations.register

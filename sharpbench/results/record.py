@@ -43,6 +43,7 @@ class Record:
     version: int = 1
     transformation: str | None = None
     transformation_name: str | None = None
+    transformation_parameters: dict[str, Any] = field(default_factory=dict)
     function_change: float | None = None
     """max |Δ logits| / max |logits| of the transformation, in float64."""
     draw: int = 0

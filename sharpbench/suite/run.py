@@ -490,6 +490,7 @@ class _SubjectRun(_Run):
             _base_record(key, measurement, "measurement", self.task.run),
             transformation=transformation.label if transformation else None,
             transformation_name=transformation.name if transformation else None,
+            transformation_parameters=transformation.parameters() if transformation else {},
             draw=measurement.draw,
         )
         if transformation is None:
@@ -514,7 +515,7 @@ class _SubjectRun(_Run):
             seed = derive_seed(self.subject.seed, "transformation", transformation.name, draw)
             before = copy.deepcopy(subject.model).double()
             try:
-                after = transformation.apply(before, seed=seed)
+                after = transformation.apply(before, seed=seed, splits=self.splits)
                 inputs = self.splits.test_inputs[:1024]
                 change = verify_promise(transformation, before, after, inputs)
                 changed[key] = (subject.with_model(after).mapped(transformation.points), change)

@@ -161,3 +161,184 @@ def test_the_trace_of_a_rescaled_relu_network_moves_as_theory_says():
         eigenvalue = sb.measure(subject, "hessian_top_eigenvalue", tolerance=1e-10, max_products=5)
         expected = x.square().mean() * (1.3**2 / alpha**2 + alpha**2 * 0.7**2)
         assert eigenvalue.value == pytest.approx(float(expected), rel=1e-9)  # rank one: trace = top
+
+
+KEEPS = {  # transformation: where it applies
+    "attention_gl": {"vit"},
+    "attention_rescaling": {"vit"},
+    "channel_permutation": {"cnn", "resnet"},
+    "head_permutation": {"vit"},
+    "identity_layer_insertion": {"mlp", "cnn", "resnet", "vit"},
+    "layer_rescaling": {"mlp", "cnn", "resnet", "vit"},
+    "log_scale": {"mlp", "cnn", "resnet", "vit"},
+    "neuron_permutation": {"mlp", "cnn", "resnet", "vit"},
+    "neuron_rescaling": {"mlp", "cnn", "resnet", "vit"},
+    "neuron_splitting": {"mlp", "cnn", "vit"},
+    "normalization_folding": {"resnet"},
+    "normalization_rescaling": {"resnet"},
+    "weight_normalization": {"mlp", "cnn", "resnet", "vit"},
+    "composition": {"mlp", "cnn", "resnet", "vit"},
+    "input_rescaling": {"mlp", "cnn", "resnet", "vit"},
+    "input_rotation": {"mlp"},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("transformation", KEEPS)
+def test_what_promises_the_function_keeps_it_or_says_why_not(name, transformation):
+    network = build(name, activation="relu")
+    change = transformations.create(transformation)
+    if name not in KEEPS[transformation]:
+        with pytest.raises(TransformationRefused):
+            change.apply(network, seed=1)
+        return
+    changed = change.apply(network, seed=1)
+    assert verify_promise(change, network, changed, inputs(name)) < 1e-10
+    # Not the same parameters: a change that changed nothing would keep its promise too.
+    before, after = (torch.cat([p.reshape(-1) for p in n.parameters()]) for n in (network, changed))
+    assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_every_transformation_that_promises_the_function_is_tested():
+    promised = {n for n in transformations if transformations.get(n).preserves == "function"}
+    assert promised == {*KEEPS, "sign_flip"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    activation=st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.LeakyReLU]),
+    norm=st.booleans(),
+    strength=st.floats(0.1, 2.0),
+    share=st.floats(0.05, 1.0),
+    seed=st.integers(0, 10**6),
+)
+def test_random_networks_keep_their_function(widths, activation, norm, strength, share, seed):
+    torch.manual_seed(seed)
+    layers, fan_in = [], 4
+    for width in widths:
+        layers.append(nn.Linear(fan_in, width))
+        if norm:
+            layers.append(nn.BatchNorm1d(width))
+            layers[-1].running_var.uniform_(0.1, 3)
+        layers.append(activation())
+        fan_in = width
+    network = nn.Sequential(*layers, nn.Linear(fan_in, 3)).double().eval()
+    x = torch.randn(8, 4, dtype=torch.float64, generator=torch_generator(seed))
+    applied = 0
+    for name in KEEPS:
+        parameters = {
+            "neuron_rescaling": {"strength": strength},
+            "normalization_rescaling": {"strength": strength},
+            "neuron_splitting": {"share": share},
+            "layer_rescaling": {"alpha": 10**strength},
+        }.get(name, {})
+        change = transformations.create(name, parameters)
+        try:
+            changed = change.apply(network, seed=seed)
+        except TransformationRefused:
+            continue
+        assert verify_promise(change, network, changed, x) < 1e-10
+        applied += 1
+    assert applied >= 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    heads=st.integers(1, 3),
+    size=st.integers(1, 4),
+    condition=st.floats(1, 1e4),
+    strength=st.floats(0.1, 4),
+    seed=st.integers(0, 10**6),
+)
+def test_attention_of_any_shape_keeps_its_function(heads, size, condition, strength, seed):
+    network = build("vit", width=heads * size, heads=heads, depth=1)
+    for name, parameters in (
+        ("attention_gl", {"condition": condition}),
+        ("attention_rescaling", {"strength": strength}),
+        ("head_permutation", {}),
+    ):
+        change = transformations.create(name, parameters)
+        assert (
+            verify_promise(change, network, change.apply(network, seed=seed), inputs("vit")) < 1e-10
+        )
+
+
+def test_sign_flip_needs_an_odd_activation_without_max_pooling():
+    flip = transformations.create("sign_flip")
+    for name in ("mlp", "resnet"):
+        network = build(name, activation="tanh")
+        changed = flip.apply(network, seed=1)
+        assert verify_promise(flip, network, changed, inputs(name)) < 1e-10
+    for name, activation in (("mlp", "relu"), ("vit", "gelu")):
+        with pytest.raises(TransformationRefused, match="odd activation"):
+            flip.apply(build(name, activation=activation), seed=1)
+    cnn = build("cnn", activation="tanh")
+    changed = flip.apply(cnn, seed=1)  # the second convolution is max-pooled, the first is not
+    assert verify_promise(flip, cnn, changed, inputs("cnn")) < 1e-10
+    assert torch.equal(changed.conv2.bias, cnn.conv2.bias)
+
+
+def test_folding_equals_torchs_own():
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    network = build("resnet", activation="relu")
+    folded = transformations.create("normalization_folding").apply(network, seed=0)
+    fused = fuse_conv_bn_eval(network[0], network[1])
+    assert torch.allclose(folded[0].weight, fused.weight, rtol=1e-12)
+    assert torch.allclose(folded[0].bias, fused.bias, rtol=1e-12)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+
+
+def test_weight_normalization_equals_torchs_own():
+    from torch.nn.utils.parametrizations import weight_norm
+
+    network = build("mlp", activation="relu")
+    ours = transformations.create("weight_normalization").apply(network, seed=0)
+    theirs = copy.deepcopy(network)
+    for module in theirs.modules():
+        if isinstance(module, nn.Linear):
+            weight_norm(module, dim=0)
+    x = inputs("mlp")
+    gradients = []
+    for changed in (ours, theirs):
+        named = dict(changed.named_parameters())
+        losses = changed(x).square().sum()
+        gradients.append(
+            dict(zip(named, torch.autograd.grad(losses, list(named.values())), strict=True))
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][key], rtol=1e-10, atol=1e-12)
+
+
+def test_a_logit_shift_keeps_the_loss_and_nothing_else_may():
+    shift = transformations.create("logit_shift")
+    network = build("mlp")
+    changed = shift.apply(network, seed=0)
+    assert verify_promise(shift, network, changed, inputs("mlp")) > 0.1
+    broken = copy.deepcopy(changed)
+    with torch.no_grad():
+        broken[-1].bias[0] += 1
+    with pytest.raises(TransformationRefused, match="promises to preserve the loss"):
+        verify_promise(shift, network, broken, inputs("mlp"))
+
+
+def test_further_training_moves_and_needs_the_data(trained_mlp):
+    more = transformations.create("further_training", {"steps": 5})
+    model = trained_mlp.working_model(torch.float64)
+    changed = more.apply(model, seed=0, splits=trained_mlp.splits)
+    assert verify_promise(more, model, changed, trained_mlp.inputs[:50]) > 1e-6
+    assert all(p.grad is None for p in changed.parameters())
+    with pytest.raises(TransformationRefused, match="training data"):
+        more.apply(model, seed=0)
+
+
+def test_compositions_name_what_they_are_made_of():
+    with pytest.raises(ValueError, match="does not preserve"):
+        transformations.get("composition")(of=("neuron_rescaling", "weight_noise"))
+    with pytest.raises(ValueError, match="at least two"):
+        transformations.get("composition")(of=("neuron_rescaling",))
+    neither = transformations.create("composition", {"of": ("attention_gl", "head_permutation")})
+    with pytest.raises(TransformationRefused, match="none of"):
+        neither.apply(build("mlp"), seed=0)

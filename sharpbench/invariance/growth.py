@@ -1,0 +1,91 @@
+"""More parameters, the same function: split neurons, inserted identities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sharpbench.errors import TransformationRefused
+from sharpbench.invariance import transformations
+from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.structure import hidden_units
+from sharpbench.seeds import torch_generator
+
+__all__ = ["IdentityLayerInsertion", "NeuronSplitting"]
+
+
+@transformations.register
+@dataclass(frozen=True)
+class NeuronSplitting(Transformation):
+    """Gives ``share`` of the units of every hidden layer without a norm a twin; the reader's weights are
+    divided between the two at random.
+
+    Any activation: both twins have the same input weights.
+    """
+
+    name = "neuron_splitting"
+    preserves = "function"
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {self.share}")
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        generator = torch_generator(seed)
+        layers = [u for u in hidden_units(model) if not u.norms]
+        if not layers:
+            raise TransformationRefused("every hidden layer is followed by a norm")
+        for units in layers:
+            producer, consumer, size = units.producer, units.consumer, units.size
+            twins = torch.randperm(size, generator=generator)[: max(round(self.share * size), 1)]
+            twins = twins.to(producer.weight.device)
+            part = torch.rand(len(twins), generator=generator, dtype=torch.float64).to(
+                consumer.weight
+            )
+            read = units.read_by()
+            second = read[:, twins] * part.view(1, -1, 1)
+            read[:, twins] -= second
+            whole = torch.cat([read, second], 1)
+            kernel = consumer.weight.shape[2:]
+            per_unit = units.repeat
+            shape = (whole.shape[0], (size + len(twins)) * per_unit, *kernel)
+            consumer.weight = nn.Parameter(whole.reshape(shape).contiguous())
+            producer.weight = nn.Parameter(torch.cat([producer.weight, producer.weight[twins]]))
+            if producer.bias is not None:
+                producer.bias = nn.Parameter(torch.cat([producer.bias, producer.bias[twins]]))
+            if isinstance(producer, nn.Linear):
+                producer.out_features = len(producer.weight)
+            else:
+                producer.out_channels = len(producer.weight)
+            if isinstance(consumer, nn.Linear):
+                consumer.in_features = shape[1]
+            else:
+                consumer.in_channels = shape[1]
+
+
+@transformations.register
+@dataclass(frozen=True)
+class IdentityLayerInsertion(Transformation):
+    """Puts a linear layer that is the identity before the last linear layer: one more layer to perturb."""
+
+    name = "identity_layer_insertion"
+    preserves = "function"
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        last = None
+        for parent in model.modules():
+            for key, child in parent.named_children():
+                if isinstance(child, nn.Linear):
+                    last = (parent, key, child)
+        if last is None or not isinstance(last[0], nn.Sequential):
+            raise TransformationRefused("the last linear layer is not part of an nn.Sequential")
+        parent, key, layer = last
+        size = layer.in_features
+        identity = nn.Linear(size, size, device=layer.weight.device, dtype=layer.weight.dtype)
+        nn.init.eye_(identity.weight)
+        nn.init.zeros_(identity.bias)
+        setattr(parent, key, nn.Sequential(identity, layer))
