@@ -10,11 +10,15 @@ __all__ = ["findings", "problems"]
 
 
 _VERDICTS = {
-    "stays": "unmoved:",
+    "invariant": "unmoved:",
+    "equivariant": "moved by the predicted amount:",
     "moves": "moved (median change):",
     "mixed": "moved on some networks:",
-    "within noise": "too noisy to tell:",
+    "unclear": "can't tell:",
 }
+
+
+_KEPT = {"invariant", "equivariant"}
 
 
 def findings(
@@ -87,7 +91,12 @@ def _invariant(matrix: pd.DataFrame) -> list[str]:
         parts = []
         for verdict, what in _VERDICTS.items():
             names = [
-                row.metric + ("" if verdict == "stays" else f" ({_size(row.median_change)})")
+                row.metric
+                + (
+                    ""
+                    if verdict in {"invariant", "equivariant"}
+                    else f" ({_size(row.median_change)})"
+                )
                 for row in applied[applied["verdict"] == verdict].itertuples()
             ]
             if names:
@@ -96,6 +105,11 @@ def _invariant(matrix: pd.DataFrame) -> list[str]:
             f"{transformation.replace('_', ' ')} {kept} (n = {applied['n'].max()}). "
             + _capitalised("; ".join(parts))
             + "."
+        )
+    for row in matrix[matrix["disagrees"] != ""].itertuples():
+        sentences.append(
+            f"Theory and measurement disagree: {row.metric} under "
+            f"{row.transformation.replace('_', ' ')} ({row.disagrees}; n = {row.n})."
         )
     return sentences
 

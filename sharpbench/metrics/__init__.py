@@ -11,6 +11,7 @@ metrics: Registry[Metric] = Registry(
     group="sharpbench.metrics",
     builtins={
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
+        "fisher_rao_norm": "sharpbench.metrics.gauss_newton:FisherRaoNorm",
         "gauss_newton_top_eigenvalue": "sharpbench.metrics.gauss_newton:GaussNewtonTopEigenvalue",
         "gauss_newton_trace": "sharpbench.metrics.gauss_newton:GaussNewtonTrace",
         "hessian_frobenius_norm": "sharpbench.metrics.hessian:HessianFrobeniusNorm",

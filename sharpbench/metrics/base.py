@@ -18,6 +18,9 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
 __all__ = [
+    "LINEAR_MAPS",
+    "PERMUTATIONS",
+    "SAME_FUNCTION",
     "Count",
     "Dtype",
     "Metric",
@@ -32,6 +35,30 @@ Space = Literal["parameter", "input", "function"]
 Dtype = Literal["float64", "float32"]
 Count = int | Literal["all"]
 """A number of samples; "all" takes every one."""
+
+
+PERMUTATIONS = frozenset({"neuron_permutation", "channel_permutation", "head_permutation"})
+"""Transformations that only reorder parameters."""
+
+LINEAR_MAPS = PERMUTATIONS | {
+    "attention_gl",
+    "attention_rescaling",
+    "layer_rescaling",
+    "neuron_rescaling",
+    "normalization_rescaling",
+    "sign_flip",
+}
+"""Transformations that are linear in the parameters and keep the function."""
+
+SAME_FUNCTION = LINEAR_MAPS | {
+    "composition",
+    "identity_layer_insertion",
+    "log_scale",
+    "neuron_splitting",
+    "normalization_folding",
+    "weight_normalization",
+}
+"""Every transformation that keeps the function of the given input: no metric of the function may move."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +76,14 @@ class Metric(Plugin, ABC):
     title: ClassVar[str]
     space: ClassVar[Space]
     invariant_under: ClassVar[frozenset[str]] = frozenset()
+
+    def promises(self, transformation: Plugin) -> bool:
+        """Whether theory promises the same figure after ``transformation``."""
+        return transformation.name in self.invariant_under
+
+    def expected_after(self, transformation: Plugin, before: float) -> float | None:
+        """The figure that theory predicts after ``transformation``; None where it predicts none."""
+        return None
 
     def unsupported(self, subject: Subject) -> str | None:
         """The reason why this metric can't measure ``subject``, or None if it can."""

@@ -20,8 +20,17 @@ from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, taylor
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Count, Dtype, Metric, check_count, sampled, torch_dtype
+from sharpbench.metrics.base import (
+    SAME_FUNCTION,
+    Count,
+    Dtype,
+    Metric,
+    check_count,
+    sampled,
+    torch_dtype,
+)
 from sharpbench.problems.base import Known, KnownDerivatives, Problem
+from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -99,7 +108,7 @@ class CurvatureRate(Metric):
     version = 2
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
-    invariant_under = frozenset({"neuron_rescaling", "neuron_permutation"})
+    invariant_under = SAME_FUNCTION | {"logit_shift", "input_rotation"}
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
     target: Target | int = "loss"
@@ -177,6 +186,17 @@ class CurvatureRate(Metric):
         if of_outputs and max(self.orders) > 1 and is_piecewise_linear(subject.model, point):
             return "the network is piecewise linear: every derivative of its outputs above order 1 is zero"
         return None
+
+    def promises(self, transformation: Plugin) -> bool:
+        if transformation.name == "logit_temperature":  # a logit's growth has no temperature
+            return self.target not in {"loss", "predicted_loss"} and self.floor is None
+        return super().promises(transformation)
+
+    def expected_after(self, transformation: Plugin, before: float) -> float | None:
+        """x → cx divides a derivative of order n by cⁿ: λ falls by log c, unless a floor holds it up."""
+        if transformation.name != "input_rescaling" or self.floor is not None:
+            return None
+        return before - math.log(float(transformation.parameters()["factor"]))
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +16,14 @@ from sharpbench.autodiff.trace import Distribution, estimate_trace
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import torch_dtype
+from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype
 from sharpbench.metrics.curvlinops import Curvlinops
 from sharpbench.metrics.hessian import CurvatureMetric, check_budget
+from sharpbench.problems.base import Known, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
+__all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
 
 _GRAM_NUMBERS = 4_000_000
 """Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
@@ -188,4 +190,38 @@ class GaussNewtonTrace(_GaussNewtonMetric):
             samples=operator.samples,
             work=operator.work,
             details={"method": "hutchinson", "why": reason, "probes": result.products},
+        )
+
+
+@metrics.register
+@dataclass(frozen=True)
+class FisherRaoNorm(CurvatureMetric):
+    """Fisher–Rao norm √(wᵀGw) with the Gauss-Newton (for cross-entropy: Fisher) matrix G at w.
+
+    Exact, by one product. It stays under every map of the parameters that is linear and keeps the function:
+    w → Tw takes G to T⁻ᵀGT⁻¹.
+
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``; ``memory_budget``.
+    """
+
+    name = "fisher_rao_norm"
+    title = "Fisher–Rao norm"
+    reference = "Liang et al., arXiv:1711.01530"
+    invariant_under = LINEAR_MAPS
+    gauss_newton = True
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        return None  # a spectrum alone does not tell it
+
+    def of_spectrum(self, eigenvalues: Tensor) -> float:
+        raise NotImplementedError
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        operator = self._operator(GaussNewtonOperator, subject, seed, Work())
+        weights = torch.cat([p.detach().reshape(-1) for p in operator.parameters])
+        square = float(weights.double() @ operator.matvec(weights).double())
+        if square < -1e-9 * float(weights.double().square().sum()):
+            raise MetricFailed("wᵀGw is negative: the loss is not convex in the outputs")
+        return Measurement(
+            value=math.sqrt(max(square, 0.0)), samples=operator.samples, work=operator.work
         )

@@ -27,7 +27,15 @@ from sharpbench.autodiff.trace import (
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
+from sharpbench.metrics.base import (
+    PERMUTATIONS,
+    Count,
+    Dtype,
+    Metric,
+    check_count,
+    measured_points,
+    torch_dtype,
+)
 from sharpbench.metrics.curvlinops import Curvlinops
 from sharpbench.metrics.pyhessian import PyHessian
 from sharpbench.problems.base import Known, KnownHessian, Problem
@@ -51,7 +59,8 @@ class CurvatureMetric(Metric, ABC):
     """What metrics of a curvature matrix share: on which data, of which parameters, how precisely."""
 
     space = "parameter"
-    invariant_under = frozenset({"neuron_permutation"})
+    # Orthogonal maps of the parameters keep a spectrum; a shift of all logits keeps the loss around it.
+    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift"}
     gauss_newton: ClassVar[bool] = False
     """Whether it is the Gauss-Newton matrix in place of the Hessian."""
 

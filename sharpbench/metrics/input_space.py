@@ -12,6 +12,7 @@ from sharpbench.autodiff.loss_operators import InputHessianOperator
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
+    SAME_FUNCTION,
     Count,
     Dtype,
     Metric,
@@ -20,6 +21,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
+from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -31,7 +33,7 @@ _CHUNK = 256
 @dataclass(frozen=True)
 class _InputMetric(Metric):
     space = "input"
-    invariant_under = frozenset({"neuron_rescaling", "neuron_permutation"})
+    invariant_under = SAME_FUNCTION | {"input_rotation", "logit_shift"}
 
     samples: Count = 512
     split: Literal["train", "test"] = "test"
@@ -55,6 +57,13 @@ class InputJacobianNorm(_InputMetric):
     reference = "arXiv:1802.08760"
 
     output: Literal["softmax", "logits"] = "softmax"
+
+    def expected_after(self, transformation: Plugin, before: float) -> float | None:
+        if transformation.name == "input_rescaling":
+            return before / float(transformation.parameters()["factor"])
+        if transformation.name == "logit_temperature" and self.output == "logits":
+            return before / float(transformation.parameters()["temperature"])
+        return None
 
     def unsupported(self, subject: Subject) -> str | None:
         if self.output == "softmax" and subject.task != "classification":
@@ -152,6 +161,7 @@ class InputGradientChange(_InputMetric):
 
     name = "input_gradient_change"
     title = "input gradient change (CURE)"
+    invariant_under = SAME_FUNCTION | {"logit_shift"}  # the signs of a gradient have axes
     reference = "arXiv:1811.09716"
 
     step: float = 0.1

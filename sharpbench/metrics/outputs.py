@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
+    SAME_FUNCTION,
     Count,
     Dtype,
     Metric,
@@ -21,6 +22,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
+from sharpbench.registry import Plugin
 from sharpbench.subject import Subject, batched_outputs
 
 __all__ = ["LogitNorm", "Margin", "MeanConfidence"]
@@ -29,7 +31,8 @@ __all__ = ["LogitNorm", "Margin", "MeanConfidence"]
 @dataclass(frozen=True)
 class _OutputMetric(Metric):
     space = "function"
-    invariant_under = frozenset({"neuron_rescaling", "neuron_permutation"})
+    # The outputs at a point stay, whatever the unit or the axes its input is given in.
+    invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation", "logit_shift"}
 
     samples: Count = "all"
     split: Literal["train", "test"] = "test"
@@ -37,6 +40,14 @@ class _OutputMetric(Metric):
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
+
+    scales_with_logits: ClassVar[bool] = True
+    """Whether dividing the logits by T divides the figure by T."""
+
+    def expected_after(self, transformation: Plugin, before: float) -> float | None:
+        if transformation.name != "logit_temperature" or not self.scales_with_logits:
+            return None
+        return before / float(transformation.parameters()["temperature"])
 
     @abstractmethod
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -66,6 +77,7 @@ class LogitNorm(_OutputMetric):
 
     name = "logit_norm"
     title = "logit norm"
+    invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation"}
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         norms: Tensor = outputs.flatten(1).norm(dim=1)
@@ -99,6 +111,7 @@ class MeanConfidence(_ClassMetric):
 
     name = "mean_confidence"
     title = "mean confidence"
+    scales_with_logits = False
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.softmax(1).max(1).values

@@ -13,7 +13,16 @@ from sharpbench.autodiff.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import Count, Dtype, Metric, check_count, measured_points, torch_dtype
+from sharpbench.metrics.base import (
+    PERMUTATIONS,
+    Count,
+    Dtype,
+    Metric,
+    check_count,
+    measured_points,
+    torch_dtype,
+)
+from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -21,6 +30,14 @@ __all__ = ["SamSharpness"]
 
 Ball = Literal["l2", "linf"]
 Pieces = list[Tensor]
+
+_RESCALINGS = {
+    "attention_rescaling",
+    "layer_rescaling",
+    "neuron_rescaling",
+    "normalization_rescaling",
+}
+"""Positive rescalings of single parameters, which the scale |w| follows."""
 
 _MOMENTUM = 0.75
 _FIRST_CHECK, _LESS, _LEAST = 0.22, 0.03, 0.06
@@ -57,7 +74,7 @@ class SamSharpness(Metric):
     version = 1
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
-    invariant_under = frozenset({"neuron_permutation"})
+    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift"}
 
     rho: float = 0.05
     ball: Ball = "l2"
@@ -82,6 +99,13 @@ class SamSharpness(Metric):
             raise ValueError(f"auto_pgd needs steps of at least 5, got {self.steps}")
         check_count("m", self.m)
         check_count("samples", self.samples)
+
+    def promises(self, transformation: Plugin) -> bool:
+        if transformation.name == "logit_shift":  # the shifted bias has another scale
+            return self.adaptive != "elementwise"
+        if self.adaptive == "elementwise" and transformation.name in _RESCALINGS:
+            return True
+        return super().promises(transformation)
 
     def unsupported(self, subject: Subject) -> str | None:
         if self.normalize_logits and subject.task != "classification":

@@ -22,6 +22,7 @@ __all__ = [
     "boundary_figure",
     "cost_figure",
     "error_against_cost_figure",
+    "gauge_figure",
     "invariance_figure",
     "metric_heatmap",
     "pairs_figure",
@@ -228,6 +229,40 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
         loc="outside upper right",
         ncols=2,
     )
+    return figure
+
+
+def gauge_figure(orbits: pd.DataFrame) -> Figure:
+    """after/before of each metric against α, log-log: median line and full range over networks.
+
+    ``orbits``: ``metric``, ``alpha``, ``ratio``. Ratios that are not positive have no logarithm and are
+    left out.
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 4.6))
+    colours = _colours(orbits["metric"])
+    shapes = dict(zip(dict.fromkeys(orbits["metric"]), itertools.cycle(_MARKERS), strict=False))
+    for metric, group in orbits[orbits["ratio"] > 0].groupby("metric", sort=False):
+        range_ = group.groupby("alpha")["ratio"].agg(["median", "min", "max"])
+        axis.fill_between(
+            range_.index,
+            range_["min"],
+            range_["max"],
+            color=colours[metric],
+            alpha=0.15,
+            linewidth=0,
+        )
+        axis.plot(
+            range_.index,
+            range_["median"],
+            marker=shapes[metric],
+            color=colours[metric],
+            markersize=5,
+        )
+    axis.set(xscale="log", yscale="log", xlabel="α", ylabel="after / before")
+    handles = _legend(colours, {})
+    for handle, shape in zip(handles, shapes.values(), strict=True):
+        handle.set_marker(shape)
+    figure.legend(handles=handles, loc="outside right upper", ncols=1)
     return figure
 
 

@@ -116,6 +116,7 @@ def _content(
         "traps": problems.traps(frame, _known_traps(frame)),
         "answered": int((frame["kind"] == "problem").sum()),
         "matrix": matrix.to_dict("records"),
+        "ranking": invariance.ranking_survival(frame).to_dict("records"),
         "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
         "associations": table.to_dict("records"),
@@ -227,13 +228,22 @@ def _pictures(
                 "Rank correlation between metrics, within equal data and model: metrics that rank "
                 "networks alike.",
             )
+    orbits = invariance.gauge_orbits(frame)
+    if len(orbits):
+        add(
+            "gauge",
+            lambda: figures.gauge_figure(orbits),
+            "Gauge orbits: each metric along layer rescaling, the same function throughout, against α "
+            f"(line: median over {orbits['subject'].nunique()} networks, band: full range). A metric of "
+            "the function is flat; one that runs off can be made any size without changing what the network does.",
+        )
     changes = invariance.changes(frame)
-    if len(changes):
+    if len(changes) and changes["transformation"].nunique() <= _MOST_TRANSFORMATIONS:
         add(
             "invariance",
             lambda: figures.invariance_figure(changes),
             "Relative change of each metric, a point a network, same random seeds before and after. "
-            "Crosses exceed the estimator's noise (three combined standard errors, at least 1%); changes "
+            "Crosses exceed the estimator's noise (three combined standard errors, at least 2%); changes "
             "below 1e-16 are drawn there.",
         )
     if len(pairs):
@@ -277,6 +287,9 @@ def _pictures(
 
 
 _FIGURE_KINDS = ["measurement", "evaluation", "trajectory", "problem"]
+
+_MOST_TRANSFORMATIONS = 8
+"""Beyond this many the figure of single changes is wider than a page; the table holds them."""
 
 _MOST_STRATA = 12
 """Beyond this many data sets and models a figure with a panel for each is no longer readable."""

@@ -153,12 +153,15 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
 
 def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
     findings = []
-    for name in sorted(metric.invariant_under):
+    for name in sorted(transformations.names()):
         transformation = transformations.create(name)
+        if not metric.promises(transformation):
+            continue
         before = copy.deepcopy(subject.model).double()
         try:
             after = transformation.apply(before, seed=1)
-            changed = metric.checked_measure(subject.with_model(after), seed=0)
+            moved = subject.with_model(after).mapped(transformation.points)
+            changed = metric.checked_measure(moved, seed=0)
         except TransformationRefused:
             continue
         except MetricFailed as error:
