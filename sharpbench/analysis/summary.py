@@ -28,18 +28,19 @@ def findings(
     matrix: pd.DataFrame,
     associations: pd.DataFrame,
     costs: pd.DataFrame,
+    growth: pd.DataFrame,
     truths: list[str],
 ) -> dict[str, list[str]]:
     """Sentences by question: ``right``, ``invariant``, ``predictive``, ``costly``.
 
     The tables are those of `correctness.implementation_agreement`, `invariance.invariance_matrix`,
-    `prediction.associations` and `cost.cost_table`; ``truths`` those of `problems.sentences`.
+    `prediction.associations`, `cost.cost_table` and `cost.scaling`; ``truths`` those of `problems.sentences`.
     """
     return {
         "right": _right(frame, agreement, truths),
         "invariant": _invariant(matrix),
         "predictive": _predictive(associations),
-        "costly": _costly(costs),
+        "costly": _growth(growth) + (_costly(costs) if len(costs) or growth.empty else []),
     }
 
 
@@ -146,6 +147,22 @@ def _predictive(table: pd.DataFrame) -> list[str]:
                 f"(τ = {r.within.tau:+.2f}, {r.within.low:+.2f} to {r.within.high:+.2f})."
             )
     return sentences
+
+
+def _growth(table: pd.DataFrame) -> list[str]:
+    """One sentence a size: how time grows with it, from the fitted exponents."""
+    if table.empty:
+        return []
+    found = []
+    for axis, group in table.groupby("axis", sort=False):
+        parts = [
+            f"{row['metric']} {row['time'][0]:.2f} [{row['time'][1]:.2f}, {row['time'][2]:.2f}]"
+            for row in group.to_dict("records")
+            if row["time"] is not None
+        ]
+        if parts:
+            found.append(f"Time grows with the {axis} to the power: {'; '.join(parts)}.")
+    return found
 
 
 def _costly(costs: pd.DataFrame) -> list[str]:

@@ -83,6 +83,7 @@ def _content(
     table = prediction.associations(frame) if _any_evaluated(frame) else _no_associations()
     costs = cost.cost_table(frame)
     swept = cost.sweeps(frame)
+    growth = cost.scaling(swept)
     pairs = correctness.implementation_pairs(frame)
     agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
@@ -105,6 +106,7 @@ def _content(
             matrix=matrix,
             associations=table,
             costs=costs,
+            growth=growth,
             truths=problems.sentences(truths, others),
         ),
         "problems": summary.problems(frame).to_dict("records"),
@@ -121,7 +123,7 @@ def _content(
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],
         "associations": table.to_dict("records"),
         "costs": costs.to_dict("records"),
-        "scaling": cost.scaling(swept).to_dict("records"),
+        "scaling": growth.to_dict("records"),
         "device_ratios": cost.device_ratios(swept).to_dict("records"),
         "rows": _metric_rows(frame),
         "pictures": _pictures(frame, pairs, table, costs, truths, swept),
@@ -235,7 +237,8 @@ def _pictures(
             lambda: figures.gauge_figure(orbits),
             "Gauge orbits: each metric along layer rescaling, the same function throughout, against α "
             f"(line: median over {orbits['subject'].nunique()} networks, band: full range). A metric of "
-            "the function is flat; one that runs off can be made any size without changing what the network does.",
+            "the function is flat; one that runs off can be made any size without changing what the "
+            "network does.",
         )
     changes = invariance.changes(frame)
     if len(changes) and changes["transformation"].nunique() <= _MOST_TRANSFORMATIONS:
