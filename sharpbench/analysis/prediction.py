@@ -23,6 +23,9 @@ TARGETS = ("test_error", "gap", "test_loss", "loss_gap", "ece", "brier_score")
 
 _RESAMPLES = 1000
 
+_FEWEST = 6
+"""Below so many subjects a bootstrap interval is narrow by accident."""
+
 
 @dataclass(frozen=True)
 class Association:
@@ -37,8 +40,8 @@ class Association:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves zero out, over enough subjects for it to mean something."""
+        return self.n >= _FEWEST and (self.low > 0 or self.high < 0)
 
 
 def kendall(

@@ -82,7 +82,11 @@ def _invariant(matrix: pd.DataFrame) -> list[str]:
     if matrix.empty:
         return ["No transformation was asked for."]
     sentences = []
-    for transformation, group in matrix.groupby("transformation", sort=False):
+    for name, every in matrix.groupby("transformation_name", sort=False):
+        # Of several strengths of one transformation the one that moves most speaks for it.
+        strength = every.groupby("transformation")["median_change"].max().fillna(-1).idxmax()
+        group = every[every["transformation"] == strength]
+        transformation = strength if len(set(every["transformation"])) > 1 else str(name)
         applied = group[group["n"] > 0]
         if applied.empty:
             sentences.append(f"{transformation} applied to none of the networks.")

@@ -51,7 +51,6 @@ LINEAR_MAPS = PERMUTATIONS | {
 """Transformations that are linear in the parameters and keep the function."""
 
 SAME_FUNCTION = LINEAR_MAPS | {
-    "composition",
     "identity_layer_insertion",
     "log_scale",
     "neuron_splitting",
@@ -79,6 +78,8 @@ class Metric(Plugin, ABC):
 
     def promises(self, transformation: Plugin) -> bool:
         """Whether theory promises the same figure after ``transformation``."""
+        if transformation.name == "composition":
+            return self.invariant_under.issuperset(transformation.parameters()["of"])
         return transformation.name in self.invariant_under
 
     def expected_after(self, transformation: Plugin, before: float) -> float | None:

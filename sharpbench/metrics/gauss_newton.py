@@ -198,8 +198,8 @@ class GaussNewtonTrace(_GaussNewtonMetric):
 class FisherRaoNorm(CurvatureMetric):
     """Fisher–Rao norm √(wᵀGw) with the Gauss-Newton (for cross-entropy: Fisher) matrix G at w.
 
-    Exact, by one product. It stays under every map of the parameters that is linear and keeps the function:
-    w → Tw takes G to T⁻ᵀGT⁻¹.
+    Exact, by one product. Jw is how the outputs change as all parameters grow together, so that it stays
+    under every change of the parameters that commutes with that and keeps the function.
 
     Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``; ``memory_budget``.
     """
@@ -207,7 +207,14 @@ class FisherRaoNorm(CurvatureMetric):
     name = "fisher_rao_norm"
     title = "Fisher–Rao norm"
     reference = "Liang et al., arXiv:1711.01530"
-    invariant_under = LINEAR_MAPS
+    # Of the charts w = s·eᵘ does not commute with scaling; a shift of all logits lies in G's null space.
+    invariant_under = LINEAR_MAPS | {
+        "input_rescaling",
+        "input_rotation",
+        "logit_shift",
+        "neuron_splitting",
+        "weight_normalization",
+    }
     gauss_newton = True
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:

@@ -60,7 +60,7 @@ class CurvatureMetric(Metric, ABC):
 
     space = "parameter"
     # Orthogonal maps of the parameters keep a spectrum; a shift of all logits keeps the loss around it.
-    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift"}
+    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
     gauss_newton: ClassVar[bool] = False
     """Whether it is the Gauss-Newton matrix in place of the Hessian."""
 

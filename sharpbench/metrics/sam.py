@@ -34,6 +34,7 @@ Pieces = list[Tensor]
 _RESCALINGS = {
     "attention_rescaling",
     "layer_rescaling",
+    "input_rescaling",
     "neuron_rescaling",
     "normalization_rescaling",
 }
@@ -74,7 +75,7 @@ class SamSharpness(Metric):
     version = 1
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
-    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift"}
+    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
 
     rho: float = 0.05
     ball: Ball = "l2"
@@ -103,8 +104,12 @@ class SamSharpness(Metric):
     def promises(self, transformation: Plugin) -> bool:
         if transformation.name == "logit_shift":  # the shifted bias has another scale
             return self.adaptive != "elementwise"
-        if self.adaptive == "elementwise" and transformation.name in _RESCALINGS:
-            return True
+        if transformation.name == "input_rotation":  # a sphere has no axes, a cube and |w| have
+            return self.ball == "l2" and self.adaptive == "none"
+        if self.adaptive == "elementwise":
+            kept = _RESCALINGS | self.invariant_under
+            named = transformation.parameters().get("of", [transformation.name])
+            return kept.issuperset(named)
         return super().promises(transformation)
 
     def unsupported(self, subject: Subject) -> str | None:

@@ -155,25 +155,30 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
     findings = []
     for name in sorted(transformations.names()):
         transformation = transformations.create(name)
-        if not metric.promises(transformation):
-            continue
+        promised = metric.promises(transformation)
         before = copy.deepcopy(subject.model).double()
         try:
-            after = transformation.apply(before, seed=1)
+            after = transformation.apply(before, seed=1, splits=subject.splits)
             moved = subject.with_model(after).mapped(transformation.points)
             changed = metric.checked_measure(moved, seed=0)
         except TransformationRefused:
             continue
         except MetricFailed as error:
-            findings.append(Finding(f"{name} of {title}", False, str(error)))
+            # Without a promise it may decline a changed network, e.g. one in other coordinates.
+            findings.append(Finding(f"{name} of {title}", not promised, str(error)))
             continue
         noise = 3 * ((first.standard_error or 0) ** 2 + (changed.standard_error or 0) ** 2) ** 0.5
+        expected = metric.expected_after(transformation, first.value)
+        target = first.value if expected is None else expected
         allowed = max(noise, _TOLERANCE * abs(first.value))
-        findings.append(
-            Finding(
-                f"stays under {name} on {title}",
-                abs(changed.value - first.value) <= allowed,
-                f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed",
-            )
-        )
+        stays = abs(changed.value - target) <= allowed
+        figures = f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed"
+        if expected is not None:
+            title_ = f"moves as predicted under {name} on {title}"
+            findings.append(Finding(title_, stays, f"{figures}, {expected:.6g} predicted"))
+        elif promised:
+            findings.append(Finding(f"stays under {name} on {title}", stays, figures))
+        else:
+            seen = "stays" if stays else "moves"
+            findings.append(Finding(f"{seen} under {name} on {title} (no promise)", True, figures))
     return findings

@@ -1,0 +1,157 @@
+"""Known theory of reparameterisations, reproduced on trained networks in float64."""
+
+import pandas as pd
+import pytest
+import torch
+
+import sharpbench as sb
+from sharpbench.analysis.invariance import (
+    changes,
+    gauge_orbits,
+    invariance_matrix,
+    ranking_survival,
+)
+from sharpbench.invariance import transformations
+from tests.conftest import trained
+
+
+@pytest.fixture(scope="module")
+def relu(digits):
+    subject = trained(digits, "mlp", {"widths": [16], "activation": "relu"})
+    return subject.with_model(subject.working_model(torch.float64))
+
+
+@pytest.fixture(scope="module")
+def resnet(digits):
+    subject = trained(digits, "resnet", {"widths": [4, 4], "activation": "relu"}, epochs=2)
+    return subject.with_model(subject.working_model(torch.float64))
+
+
+def changed(subject, name, **parameters):
+    transformation = transformations.create(name, parameters)
+    return subject.with_model(transformation.apply(subject.model, seed=3))
+
+
+def trace(subject, *parameters_of):
+    return sb.measure(
+        subject, "hessian_trace", method="gauss_newton", samples=200, seed=0,
+        parameters_of=parameters_of,
+    ).value  # fmt: skip
+
+
+@pytest.mark.parametrize("alpha", [0.1, 3.0, 100.0])
+def test_the_trace_of_a_two_layer_relu_network_under_alpha_scaling(relu, alpha):
+    """The first layer's part falls by α², the second layer's weights' grows by α², its bias's stays."""
+    first, weights, bias = (trace(relu, p) for p in ("1.*", "3.weight", "3.bias"))
+    assert first + weights + bias == pytest.approx(trace(relu), rel=1e-10)
+    exact = first / alpha**2 + alpha**2 * weights + bias
+    assert trace(changed(relu, "layer_rescaling", alpha=alpha)) == pytest.approx(exact, rel=1e-9)
+
+
+def test_a_convolution_before_a_batch_norm_can_have_any_trace(resnet):
+    before = trace(resnet, "0.weight")
+    scaled = changed(resnet, "normalization_rescaling", strength=2.0)
+    factors = (scaled.model[0].weight / resnet.model[0].weight).flatten(1).mean(1)
+    assert float(factors.std()) > 0.1
+    low, high = before / float(factors.max()) ** 2, before / float(factors.min()) ** 2
+    assert low <= trace(scaled, "0.weight") <= high
+    assert trace(scaled, "0.weight") != pytest.approx(before, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("neuron_rescaling", {"strength": 2.0}),
+        ("layer_rescaling", {"alpha": 50.0}),
+        ("neuron_permutation", {}),
+        ("neuron_splitting", {}),
+        ("weight_normalization", {}),
+    ],
+)
+def test_the_fisher_rao_norm_stays(relu, name, parameters):
+    before = sb.measure(relu, "fisher_rao_norm", samples=200, seed=0).value
+    after = sb.measure(changed(relu, name, **parameters), "fisher_rao_norm", samples=200, seed=0)
+    assert after.value == pytest.approx(before, rel=1e-8)
+
+
+def test_the_fisher_rao_norm_of_a_relu_network_is_that_of_its_outputs(digits):
+    """Without biases f is homogeneous of the depth L, so that Jw = L·f: √E[L² fᵀΛf]."""
+    subject = trained(digits, "mlp", {"widths": [8], "activation": "relu"})
+    model = subject.working_model(torch.float64)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("weight"))
+    plain = subject.with_model(model)
+    x, _ = plain.data("train")
+    with torch.no_grad():
+        f = model(x.double())
+    p = f.softmax(1)
+    exact = (4 * ((p * f**2).sum(1) - (p * f).sum(1) ** 2)).mean().sqrt()
+    assert sb.measure(plain, "fisher_rao_norm", seed=0).value == pytest.approx(
+        float(exact), rel=1e-9
+    )
+
+
+def records(metric, pairs, *, transformation, parameters, name=None, dataset="d"):
+    """Rows as `load_records` gives them: before and after on several subjects."""
+    rows = []
+    for i, (before, after) in enumerate(pairs):
+        common = {
+            "kind": "measurement", "status": "ok", "subject": f"s{i}", "label": metric,
+            "metric_short": metric, "name": metric, "parameters": {}, "standard_error": None,
+            "dataset_short": dataset, "model_short": "m",
+        }  # fmt: skip
+        rows.append({**common, "value": before, "transformation": None})
+        rows.append(
+            {
+                **common, "value": after, "transformation": f"{transformation}{parameters}",
+                "transformation_name": transformation, "transformation_parameters": parameters,
+                "function_change": 0.0, "draw": 0,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdict(*args, **kwargs):
+    (row,) = invariance_matrix(records(*args, **kwargs)).to_dict("records")
+    return row["verdict"], row["theory"], row["disagrees"]
+
+
+def test_verdicts_against_theory():
+    shifted = [(1.0, 1.0 - 0.6931), (1.2, 1.2 - 0.6932), (0.9, 0.9 - 0.6931)]
+    rescaled = {"transformation": "input_rescaling", "parameters": {"factor": 2.0}}
+    assert verdict("curvature_rate", shifted, **rescaled) == ("equivariant", "equivariant", "")
+    same = [(1.0, 1.0), (1.2, 1.2), (0.9, 0.9)]
+    assert verdict("curvature_rate", same, **rescaled) == ("moves", "equivariant", "promise broken")
+    permuted = {"transformation": "neuron_permutation", "parameters": {}}
+    assert verdict("hessian_trace", same, **permuted) == ("invariant", "invariant", "")
+    moved = [(1.0, 2.0), (1.2, 2.2), (0.9, 2.9)]
+    assert verdict("hessian_trace", moved, **permuted) == ("moves", "invariant", "promise broken")
+    scaled = {"transformation": "neuron_rescaling", "parameters": {}}
+    assert verdict("hessian_trace", moved, **scaled) == ("moves", "", "")
+    assert verdict("hessian_trace", same, **scaled)[2] == "invariant though not promised"
+    # Small changes to both sides: no change beyond 2% for most, but not shown to be equivalent.
+    unsure = [(1.0, 1.019), (1.0, 0.981), (1.0, 1.018)]
+    assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
+
+
+def test_orbits_and_rankings():
+    pairs = [(float(i + 1), float(30 - i)) for i in range(30)]
+    frame = pd.concat(
+        [
+            records(
+                "hessian_trace", pairs, transformation="layer_rescaling", parameters={"alpha": a}
+            )
+            for a in (0.1, 10.0, 100.0)
+        ]
+    ).drop_duplicates(subset=["subject", "transformation"])
+    orbit = gauge_orbits(frame)
+    assert sorted(set(orbit["alpha"])) == [0.1, 10.0, 100.0]
+    assert orbit.groupby("subject")["ratio"].nunique().eq(1).all()
+    reversed_ = ranking_survival(frame)
+    assert (reversed_["association"].map(lambda a: a.tau) == -1).all()
+    assert ranking_survival(frame[frame["subject"].isin(["s1", "s2"])]).empty
+    assert changes(frame)["promised"].eq(False).all()
