@@ -16,7 +16,14 @@ from sharpbench.errors import InputError
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
 
-__all__ = ["TOLERANCE", "changes", "gauge_orbits", "invariance_matrix", "ranking_survival"]
+__all__ = [
+    "TOLERANCE",
+    "changes",
+    "gauge_orbits",
+    "invariance_matrix",
+    "ranking_survival",
+    "reachable",
+]
 
 TOLERANCE = 0.02
 """Relative change that counts as none: the bound of the equivalence test."""
@@ -238,6 +245,30 @@ def gauge_orbits(frame: pd.DataFrame) -> pd.DataFrame:
             "ratio": rows["after"] / rows["before"].where(rows["before"] != 0),
         }
     ).sort_values(["metric", "subject", "alpha"])
+
+
+def reachable(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far one network can be pushed without changing its function: a row a metric and family.
+
+    Over every strength and draw of a transformation that preserves the function, ``lowest`` and ``highest``
+    after/before met on any one of ``n`` networks, in ``tried`` changes.
+    """
+    moved = changes(frame)
+    if moved.empty:
+        return pd.DataFrame()
+    names = moved["transformation_name"].map(
+        lambda n: n in transformations and transformations.get(n).preserves == "function"
+    )
+    kept = moved[names.astype(bool) & (moved["before"] != 0)]
+    kept = kept.assign(ratio=kept["after"] / kept["before"])
+    grouped = kept.groupby(["metric", "transformation_name"], sort=False)
+    found = grouped.agg(
+        lowest=("ratio", "min"),
+        highest=("ratio", "max"),
+        tried=("ratio", "size"),
+        n=("subject", "nunique"),
+    ).reset_index()
+    return found.rename(columns={"transformation_name": "family"})
 
 
 _FEWEST = 30

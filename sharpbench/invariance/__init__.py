@@ -28,6 +28,7 @@ transformations: Registry[Transformation] = Registry(
         "neuron_splitting": "sharpbench.invariance.growth:NeuronSplitting",
         "normalization_folding": "sharpbench.invariance.normalization:NormalizationFolding",
         "normalization_rescaling": "sharpbench.invariance.normalization:NormalizationRescaling",
+        "residual_permutation": "sharpbench.invariance.residual:ResidualPermutation",
         "sign_flip": "sharpbench.invariance.neurons:SignFlip",
         "weight_noise": "sharpbench.invariance.controls:WeightNoise",
         "weight_normalization": "sharpbench.invariance.charts:WeightNormalization",

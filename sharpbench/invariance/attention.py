@@ -14,7 +14,7 @@ from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.seeds import torch_generator
 
-__all__ = ["AttentionGL", "AttentionRescaling", "HeadPermutation"]
+__all__ = ["AttentionGL", "AttentionRescaling", "HeadPermutation", "is_attention"]
 
 _PARTS = ("query", "key", "value", "output")
 
@@ -26,7 +26,7 @@ class _HeadTransformation(Transformation, ABC):
     preserves = "function"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        found = [m for m in model.modules() if _is_attention(m)]
+        found = [m for m in model.modules() if is_attention(m)]
         if not found:
             raise TransformationRefused(
                 "the network has no attention layer (a module with linear query, key, value and "
@@ -41,7 +41,8 @@ class _HeadTransformation(Transformation, ABC):
         """Change one attention layer in place."""
 
 
-def _is_attention(module: nn.Module) -> bool:
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module has linear query, key, value and output and a number of ``heads``."""
     linear = all(isinstance(getattr(module, part, None), nn.Linear) for part in _PARTS)
     return linear and isinstance(getattr(module, "heads", None), int)
 

@@ -10,13 +10,13 @@ from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
 
-__all__ = ["HiddenUnits", "hidden_units", "traced"]
+__all__ = ["ELEMENTWISE", "TRANSPARENT", "HiddenUnits", "hidden_units", "traced"]
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU,
 )  # fmt: skip
 _HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU)
-_TRANSPARENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d,
+TRANSPARENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d,
                 nn.AdaptiveAvgPool2d)  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _FUNCTIONS = {
@@ -138,12 +138,12 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None
             if activations:
                 return None
             norms.append(layer)
-        elif isinstance(layer, _ELEMENTWISE):
+        elif isinstance(layer, ELEMENTWISE):
             activations.append(type(layer))
         elif isinstance(layer, nn.Flatten):
             if layer.start_dim != 1 or layer.end_dim != -1:
                 return None
-        elif not isinstance(layer, _TRANSPARENT):
+        elif not isinstance(layer, TRANSPARENT):
             return None
         pooled |= isinstance(layer, nn.MaxPool2d)
     return None

@@ -37,7 +37,9 @@ Count = int | Literal["all"]
 """A number of samples; "all" takes every one."""
 
 
-PERMUTATIONS = frozenset({"neuron_permutation", "channel_permutation", "head_permutation"})
+PERMUTATIONS = frozenset(
+    {"neuron_permutation", "channel_permutation", "head_permutation", "residual_permutation"}
+)
 """Transformations that only reorder parameters."""
 
 LINEAR_MAPS = PERMUTATIONS | {

@@ -118,6 +118,7 @@ def _content(
         "traps": problems.traps(frame, _known_traps(frame)),
         "answered": int((frame["kind"] == "problem").sum()),
         "matrix": matrix.to_dict("records"),
+        "reachable": invariance.reachable(frame).to_dict("records"),
         "ranking": invariance.ranking_survival(frame).to_dict("records"),
         "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if len(matrix) else [],
         "transformations": list(dict.fromkeys(matrix["transformation"])) if len(matrix) else [],

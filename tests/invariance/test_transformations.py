@@ -176,6 +176,7 @@ KEEPS = {  # transformation: where it applies
     "neuron_splitting": {"mlp", "cnn", "vit"},
     "normalization_folding": {"resnet"},
     "normalization_rescaling": {"resnet"},
+    "residual_permutation": {"resnet", "vit"},
     "weight_normalization": {"mlp", "cnn", "resnet", "vit"},
     "composition": {"mlp", "cnn", "resnet", "vit"},
     "input_rescaling": {"mlp", "cnn", "resnet", "vit"},
@@ -342,3 +343,46 @@ def test_compositions_name_what_they_are_made_of():
     neither = transformations.create("composition", {"of": ("attention_gl", "head_permutation")})
     with pytest.raises(TransformationRefused, match="none of"):
         neither.apply(build("mlp"), seed=0)
+
+
+def test_a_residual_stream_is_permuted_with_all_that_writes_and_reads_it():
+    change = transformations.create("residual_permutation")
+    for name in ("resnet", "vit"):
+        network = build(name, activation="gelu")
+        changed = change.apply(network, seed=4)
+        moved = {
+            n for (n, a), b in zip(network.named_parameters(), changed.parameters(), strict=True)
+            if not torch.equal(a, b)
+        }  # fmt: skip
+        if name == "vit":
+            assert {
+                "0.project.weight",
+                "0.positions",
+                "1.attention.output.weight",
+                "1.mlp.2.weight",
+            } <= moved
+            assert "1.attention.query.bias" not in moved  # inside the block, not on the stream
+        else:
+            assert {"0.weight", "3.conv1.weight", "3.conv2.weight"} <= moved
+            assert "3.norm1.weight" not in moved
+
+
+def test_a_network_of_ones_own_with_a_skip():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.inner, self.back = nn.Linear(3, 5), nn.Linear(5, 7), nn.Linear(7, 5)
+            self.norm, self.leave = nn.LayerNorm(5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            x = self.enter(x)
+            x = x + self.back(torch.tanh(self.inner(self.norm(x))))
+            return self.leave(x)
+
+    torch.manual_seed(0)
+    network = Skip().double()
+    change = transformations.create("residual_permutation")
+    changed = change.apply(network, seed=2)
+    x = torch.randn(6, 3, dtype=torch.float64)
+    assert verify_promise(change, network, changed, x) < 1e-12
+    assert not torch.equal(network.leave.weight, changed.leave.weight)

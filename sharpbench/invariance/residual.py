@@ -1,0 +1,182 @@
+"""The symmetry of a residual stream: its coordinates have no order."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from sharpbench.errors import TransformationRefused
+from sharpbench.invariance import transformations
+from sharpbench.invariance.attention import is_attention
+from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.structure import ELEMENTWISE, TRANSPARENT
+from sharpbench.seeds import torch_generator
+
+__all__ = ["ResidualPermutation"]
+
+
+@transformations.register
+@dataclass(frozen=True)
+class ResidualPermutation(Transformation):
+    """Permutes the coordinates of every residual stream: of all layers that write to it, all that read
+    from it, and the norms on it, together.
+
+    Batch norm treats channels one by one and layer norm sums over all of them, so that both commute with
+    a permutation. They do not commute with a rotation of the stream unless their scales are equal, which
+    is why there is no ``residual_rotation``. Needs sums of branches that torch.fx can follow.
+    """
+
+    name = "residual_permutation"
+    preserves = "function"
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        generator = torch_generator(seed)
+        streams = _Streams(model).found()
+        if not streams:
+            raise TransformationRefused("the network has no residual stream that can be followed")
+        for stream in streams:
+            order = torch.randperm(stream.size, generator=generator)
+            for axis_of, tensor in stream.tensors:
+                permuted = tensor.index_select(axis_of, order.to(tensor.device))
+                tensor.copy_(permuted)
+
+
+@dataclass
+class _Stream:
+    size: int
+    tensors: list[tuple[int, Tensor]]
+    """Axis and tensor: every axis that runs over the stream's coordinates."""
+    summed: bool = False
+    free: bool = True
+    """Whether everything on it can be permuted: not the input, the output or what isn't understood."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Streams:
+    """Follows which axis of which tensor runs over the same coordinates."""
+
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            self.graph = _Tracer().trace(model)
+        except Exception as error:
+            raise TransformationRefused(f"torch.fx can't trace the network ({error})") from error
+        self.model, self.modules = model, dict(model.named_modules())
+        self.of_node: dict[fx.Node, _Stream] = {}
+
+    def found(self) -> list[_Stream]:
+        for node in self.graph.nodes:
+            stream = self._step(node)
+            if stream is not None:
+                self.of_node[node] = stream
+        streams = {id(s): s for s in self.of_node.values()}
+        return [s for s in streams.values() if s.summed and s.free and s.size > 1]
+
+    def _step(self, node: fx.Node) -> _Stream | None:
+        inputs = [self.of_node.get(n) for n in node.all_input_nodes]
+        source = inputs[0] if inputs else None
+        if node.op == "output":
+            self._pin(inputs)
+            return None
+        if node.op == "get_attr":
+            value: Any = self.model
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            # A parameter added to the stream, such as positions: its last axis.
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                return None
+            return _Stream(value.shape[-1], [(value.ndim - 1, value)])
+        if node.op == "call_module":
+            return self._module(self.modules[str(node.target)], source, inputs)
+        if node.target in _SUMS and len(inputs) == 2 and None not in inputs:
+            return self._merge(*[s for s in inputs if s is not None])
+        if _keeps(node):
+            return source
+        self._pin(inputs)
+        return None
+
+    def _module(
+        self, layer: nn.Module, source: _Stream | None, inputs: list[_Stream | None]
+    ) -> _Stream | None:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            self._read(layer.weight, source, getattr(layer, "groups", 1))
+            made = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
+            return _Stream(layer.weight.shape[0], [(0, t) for t in made])
+        if is_attention(layer):
+            attention: Any = layer
+            for part in (attention.query, attention.key, attention.value):
+                self._read(part.weight, source, 1)
+            output = attention.output
+            made = [output.weight] + ([output.bias] if output.bias is not None else [])
+            return _Stream(output.weight.shape[0], [(0, t) for t in made])
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm) and source is not None:
+            names = ("weight", "bias", "running_mean", "running_var")
+            tensors = [t for n in names if isinstance(t := getattr(layer, n, None), Tensor)]
+            if all(t.shape == (source.size,) for t in tensors):
+                source.tensors += [(0, t) for t in tensors]
+                return source
+        elif isinstance(layer, (*ELEMENTWISE, *TRANSPARENT)) or _mean_like(layer):
+            return source
+        elif isinstance(layer, nn.Flatten) and source is not None:
+            return source  # the reader's columns tell whether it fits
+        self._pin(inputs)
+        return None
+
+    def _read(self, weight: Tensor, source: _Stream | None, groups: int) -> None:
+        if source is None:
+            return
+        if groups != 1 or weight.shape[1] != source.size:
+            source.free = False  # flattened maps or grouped channels: not followed
+            return
+        source.tensors.append((1, weight))
+
+    def _merge(self, first: _Stream, second: _Stream) -> _Stream:
+        first.summed = True
+        if first is not second:
+            if first.size != second.size:
+                first.free = second.free = False
+                return first
+            first.tensors += second.tensors
+            first.free &= second.free
+            for node, stream in self.of_node.items():
+                if stream is second:
+                    self.of_node[node] = first
+        return first
+
+    @staticmethod
+    def _pin(inputs: list[_Stream | None]) -> None:
+        for stream in inputs:
+            if stream is not None:
+                stream.free = False
+
+
+_SUMS: set[Any] = {operator.add, torch.add, "add"}
+_KEEPING: set[Callable[..., Any] | str] = {
+    torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "mean", torch.mean,
+    "contiguous",
+}  # fmt: skip
+
+
+def _keeps(node: fx.Node) -> bool:
+    """Whether an operation leaves the coordinates where its reader, or a sum, finds them."""
+    if node.op not in {"call_function", "call_method"}:
+        return False
+    if node.target in _KEEPING:
+        return True
+    # Patches laid out as tokens: (N, C, h, w) → (N, C, hw) → (N, hw, C).
+    return node.target in {"flatten", "transpose", torch.flatten, torch.transpose} and (
+        node.args[1:] in {(2,), (1, 2)}
+    )
+
+
+def _mean_like(layer: nn.Module) -> bool:
+    return not list(layer.parameters()) and type(layer).__name__ == "_MeanOverTokens"
