@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -251,6 +252,10 @@ class SamSharpness(Metric):
         if self.ball == "linf":
             return [p.clamp(-self.rho, self.rho) for p in point]
         norm = _norm(point)
+        if not math.isfinite(norm):
+            raise MetricFailed(
+                f"the length of a perturbation in a ball of radius {self.rho:g} overflows"
+            )
         return point if norm <= self.rho else [p * (self.rho / norm) for p in point]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sharpbench.datasets import datasets
@@ -9,6 +10,7 @@ from sharpbench.models import models
 from sharpbench.training import recipes
 
 from . import workloads
+from .curvature_rate import best
 
 
 class Epoch:
@@ -21,7 +23,7 @@ class Epoch:
         workloads.as_in_a_suite()
         self.splits = datasets.create("digits").load(Path(), seed=0)
 
-    def _seconds(self, recipe: str, **parameters: object) -> float:
+    def _epoch(self, recipe: str, **parameters: object) -> Callable[[], None]:
         built = models.create("mlp", {"widths": [128, 128]})
 
         def epoch() -> None:
@@ -30,8 +32,9 @@ class Epoch:
                 network, self.splits, seed=2
             )
 
-        return workloads.best(epoch, 5)
+        return epoch
 
     def track_over_adam(self, recipe: str) -> float:
         extra = {"base": "adam"} if recipe == "sam" else {}
-        return self._seconds(recipe, **extra) / self._seconds("adam")
+        found = best({"ours": self._epoch(recipe, **extra), "adam": self._epoch("adam")})
+        return found["ours"] / found["adam"]
