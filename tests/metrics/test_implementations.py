@@ -201,3 +201,38 @@ def test_an_unmet_tolerance_is_admitted(trained_mlp):
     assert not eigenvalue.converged
     assert eigenvalue.details["error_bound"] > 1e-3 * eigenvalue.value
     assert not trace.converged
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("hessian_top_eigenvalue", {"tolerance": 1e-8}),
+        ("hessian_top_eigenvalue", {"implementation": "pyhessian", "tolerance": 1e-8}),
+        ("hessian_top_eigenvalue", {"implementation": "curvlinops", "tolerance": 1e-8}),
+        ("hessian_trace", {"method": "hutchinson"}),
+        ("hessian_trace", {"method": "hutch++"}),
+        ("hessian_trace", {"method": "xtrace"}),
+        ("hessian_trace", {"method": "gauss_newton"}),
+        ("hessian_frobenius_norm", {}),
+        ("hessian_spectral_density", {}),
+        ("gauss_newton_top_eigenvalue", {"tolerance": 1e-8}),
+        ("gauss_newton_trace", {}),
+        ("fisher_rao_norm", {}),
+        ("sam_sharpness", {"attack": "auto_pgd", "steps": 10}),
+        ("sam_sharpness", {"case": "average"}),
+        ("input_curvature", {}),
+    ],
+)
+def test_a_gpu_gives_the_figures_of_the_cpu(subject, name, parameters):
+    """Random numbers are drawn on the CPU, so that both devices see the same ones."""
+    there = sb.Subject(
+        subject.working_model(torch.float64).cuda(),
+        subject.inputs.cuda(),
+        subject.targets.cuda(),
+        splits=subject.splits.to("cuda"),
+    )
+    parameters = {**parameters, "samples": 200}
+    here, on_gpu = (sb.measure(s, name, seed=3, **parameters) for s in (subject, there))
+    assert on_gpu.value == pytest.approx(here.value, rel=1e-6)
