@@ -254,7 +254,7 @@ class SamSharpness(Metric):
         norm = _norm(point)
         if not math.isfinite(norm):
             raise MetricFailed(
-                f"the length of a perturbation in a ball of radius {self.rho:g} overflows"
+                f"the length of a perturbation must be finite: radius {self.rho:g} overflows"
             )
         return point if norm <= self.rho else [p * (self.rho / norm) for p in point]
 

@@ -17,8 +17,10 @@ def rate(subject, **parameters):
 
 def changed(subject, name, **parameters):
     transformation = transformations.create(name, parameters)
-    after = transformation.apply(subject.model, seed=0)
-    verify_promise(transformation, subject.model.double(), after.double(), subject.inputs[:64])
+    # A private copy: the fixture's network is shared by the session.
+    before = subject.working_model(torch.float64)
+    after = transformation.apply(before, seed=0)
+    verify_promise(transformation, before, after, subject.inputs[:64])
     return subject.with_model(after).mapped(transformation.points)
 
 
@@ -33,7 +35,7 @@ def test_an_input_in_another_unit_moves_the_rate_by_its_logarithm(request, netwo
 
 def test_temperature_leaves_a_logits_growth_and_moves_that_of_the_loss(trained_mlp):
     sharper = changed(trained_mlp, "logit_temperature", temperature=0.25)
-    logits = trained_mlp.model(trained_mlp.inputs[:8].to(trained_mlp.dtype))
+    logits = trained_mlp.working_model(torch.float64)(trained_mlp.inputs[:8].double())
     assert torch.allclose(sharper.model(sharper.inputs[:8].double()), 4 * logits.double())
     same = rate(sharper, target="max_logit") - rate(trained_mlp, target="max_logit")
     assert same == pytest.approx(0.0, abs=1e-9)
