@@ -146,7 +146,8 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     - ``not applicable`` (n = 0) where the transformation refuses every subject.
 
     ``theory`` is ``invariant``, ``equivariant`` or empty (it promises nothing), ``disagrees`` says where
-    measurement and theory part: ``promise broken`` or ``invariant though not promised``.
+    measurement and theory part: ``promise broken``, ``invariant though not promised`` or ``a control does
+    not move it``.
     """
     moved = changes(frame)
     asked = frame[(frame["kind"] == "measurement") & frame["transformation"].notna()]
@@ -192,9 +193,10 @@ def _promise(found: pd.DataFrame) -> str:
 def _disagreement(theory: str, verdict: str, transformation: str) -> str:
     if theory and verdict in {"moves", "mixed"}:
         return "promise broken"
-    if not theory and verdict == "invariant" and transformation in transformations:
-        return "invariant though not promised"
-    return ""
+    if theory or verdict != "invariant" or transformation not in transformations:
+        return ""
+    control = transformations.get(transformation).preserves == "nothing"
+    return "a control does not move it" if control else "invariant though not promised"
 
 
 def _interval(found: pd.DataFrame) -> tuple[float, float]:
