@@ -192,16 +192,23 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
     """
     transformations = list(dict.fromkeys(changes["transformation"]))
     metrics = list(dict.fromkeys(changes["metric"]))
+    columns = min(4, len(transformations))
+    bands = int(np.ceil(len(transformations) / columns))
     figure, axes = plt.subplots(
-        1,
-        len(transformations),
-        figsize=(2.4 + 2.7 * len(transformations), 1.2 + 0.42 * len(metrics)),
+        bands,
+        columns,
+        figsize=(
+            2.4 + 2.7 * columns,
+            bands * (0.9 + 0.3 * len(metrics)) + 0.3 + 0.12 * len(metrics),
+        ),
         sharex=True,
         sharey=True,
         squeeze=False,
     )
     colours = _colours(changes["metric"])
-    for axis, transformation in zip(axes[0], transformations, strict=True):
+    for axis in axes.flat[len(transformations) :]:
+        axis.set_visible(False)
+    for axis, transformation in zip(axes.flat, transformations, strict=False):
         rows = changes[changes["transformation"] == transformation]
         for height, metric in enumerate(metrics):
             group = rows[rows["metric"] == metric]
@@ -218,6 +225,7 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
                     color=colours[metric],
                     alpha=0.75,
                     linewidths=0,
+                    rasterized=len(changes) > _MOST_DRAWN,
                 )
         axis.set_title(transformation.replace("_", " "))
         axis.set_xscale("log")

@@ -242,7 +242,7 @@ def _pictures(
             "network does.",
         )
     changes = invariance.changes(frame)
-    if len(changes) and changes["transformation"].nunique() <= _MOST_TRANSFORMATIONS:
+    if len(changes):
         add(
             "invariance",
             lambda: figures.invariance_figure(changes),
@@ -291,9 +291,6 @@ def _pictures(
 
 
 _FIGURE_KINDS = ["measurement", "evaluation", "trajectory", "problem"]
-
-_MOST_TRANSFORMATIONS = 8
-"""Beyond this many the figure of single changes is wider than a page; the table holds them."""
 
 _MOST_STRATA = 12
 """Beyond this many data sets and models a figure with a panel for each is no longer readable."""
