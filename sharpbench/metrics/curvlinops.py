@@ -44,8 +44,11 @@ class Curvlinops:
     def samples(self) -> int:
         return len(self.inputs)
 
-    def top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
-        with self._computation("HessianLinearOperator") as (operator, factor):
+    def top_eigenvalue(
+        self, tolerance: float, max_products: int, *, kind: str = "HessianLinearOperator"
+    ) -> Measurement:
+        """ARPACK's largest algebraic eigenvalue of the Hessian, or of the operator called ``kind``."""
+        with self._computation(kind) as (operator, factor):
             scipy = operator.to_scipy()
             start = numpy_generator(self.seed).standard_normal(scipy.shape[0])
             converged = True
@@ -67,14 +70,14 @@ class Curvlinops:
             factor * float(values[-1]), converged, {"rule": "ARPACK's, relative to the value"}
         )
 
-    def trace(self, probes: int) -> Measurement:
+    def trace(self, probes: int, *, kind: str = "HessianLinearOperator") -> Measurement:
+        """Hutchinson's trace of the Hessian, or of the operator called ``kind``."""
         from curvlinops import hutchinson_trace
 
-        with self._computation("HessianLinearOperator") as (operator, factor):
-            value = float(
-                hutchinson_trace(operator, num_matvecs=min(probes, operator.shape[0] - 1))
-            )
-        self._count(min(probes, operator.shape[0] - 1))
+        with self._computation(kind) as (operator, factor):
+            used = min(probes, operator.shape[0] - 1)
+            value = float(hutchinson_trace(operator, num_matvecs=used))
+        self._count(used)
         return self._measurement(factor * value, True, {"rule": "a fixed number of probes"})
 
     def frobenius_norm(self, probes: int) -> Measurement:
@@ -103,30 +106,6 @@ class Curvlinops:
             True,
             {"grid": (factor * grid).tolist()[::4], "density": (density / factor).tolist()[::4]},
         )
-
-    def gauss_newton_top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
-        with self._computation("GGNLinearOperator") as (operator, factor):
-            scipy = operator.to_scipy()
-            start = numpy_generator(self.seed).standard_normal(scipy.shape[0])
-            values = eigsh(
-                self._counted(scipy),
-                k=1,
-                which="LA",
-                tol=tolerance,
-                v0=start.astype(scipy.dtype),
-                maxiter=max_products,
-                return_eigenvectors=False,
-            )
-        return self._measurement(factor * float(values[-1]), True, {})
-
-    def gauss_newton_trace(self, probes: int) -> Measurement:
-        from curvlinops import hutchinson_trace
-
-        with self._computation("GGNLinearOperator") as (operator, factor):
-            used = min(probes, operator.shape[0] - 1)
-            value = float(hutchinson_trace(operator, num_matvecs=used))
-        self._count(used)
-        return self._measurement(factor * value, True, {"rule": "a fixed number of probes"})
 
     @contextmanager
     def _computation(self, kind: str) -> Iterator[tuple[Any, float]]:

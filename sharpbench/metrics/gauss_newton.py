@@ -25,6 +25,9 @@ from sharpbench.subject import Subject
 
 __all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
 
+_RIVAL = "GGNLinearOperator"
+"""curvlinops' name for it."""
+
 _GRAM_NUMBERS = 4_000_000
 """Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
 
@@ -79,8 +82,8 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).gauss_newton_top_eigenvalue(
-                self.tolerance, self.max_products
+            return self._curvlinops(subject, seed).top_eigenvalue(
+                self.tolerance, self.max_products, kind=_RIVAL
             )
         if (exact := self._from_gram(subject, seed)) is not None:
             return exact
@@ -152,7 +155,7 @@ class GaussNewtonTrace(_GaussNewtonMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).gauss_newton_trace(self.max_probes)
+            return self._curvlinops(subject, seed).trace(self.max_probes, kind=_RIVAL)
         inputs, targets = self._data(subject, seed)
         model, work = subject.working_model(torch_dtype(self.dtype)), Work()
         assert subject.loss is not None
