@@ -53,7 +53,8 @@ def gauss_newton_trace(
 
     ``only``: the parameters meant, all trainable ones if None.
 
-    Raises MetricFailed for a layer type without a rule, or a layer that runs twice in one pass.
+    Raises MetricFailed for a layer type without a rule, a layer that runs twice in one pass, or a
+    parameter that two layers share.
     """
     wanted = {id(p) for p in (model.parameters() if only is None else only) if p.requires_grad}
     owners = [
@@ -64,6 +65,11 @@ def gauss_newton_trace(
     for module in owners:
         if _rule(module) is None:
             raise MetricFailed(f"no rule for the per-sample gradients of a {type(module).__name__}")
+    shared = [id(p) for module in owners for p in module.parameters(recurse=False)]
+    if len(set(shared)) < len(
+        shared
+    ):  # its gradient is a sum over layers, not known layer by layer
+        raise MetricFailed("a parameter belongs to two layers")
     terms: list[Tensor] = []
     for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
         terms.append(_terms(model, loss, x, y, owners, wanted, work))

@@ -429,3 +429,11 @@ def test_what_is_not_twice_differentiable_says_so():
     for kind in (HessianOperator, GaussNewtonOperator):
         with pytest.raises(MetricFailed, match="not twice differentiable"):
             kind(Net(), CROSS_ENTROPY, x, y, work=Work())
+
+
+def test_tied_weights_are_not_summed_layer_by_layer():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3)).double()
+    model[2].weight = model[0].weight
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 3
+    with pytest.raises(MetricFailed, match="belongs to two layers"):
+        gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=Work())
