@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
@@ -19,8 +20,9 @@ __all__ = ["MultiLayerPerceptron"]
 class MultiLayerPerceptron(Model):
     """Fully connected network: Linear, activation, …, Linear.
 
-    Biases start at zero. With tanh every weight is Xavier-uniform, as in the code behind
-    arXiv:2511.01438; with the other activations the hidden ones are Kaiming-uniform (He et al.).
+    ``initialization``: with ``scaled`` biases start at zero, every weight is Xavier-uniform for tanh
+    (Glorot & Bengio 2010), the hidden ones Kaiming-uniform (He et al. 2015) for the other activations.
+    ``torch`` keeps what torch.nn.Linear draws: weights and biases uniform in ±1/√(fan in).
     """
 
     name = "mlp"
@@ -28,6 +30,7 @@ class MultiLayerPerceptron(Model):
 
     widths: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
+    initialization: Literal["scaled", "torch"] = "scaled"
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.widths):
@@ -39,7 +42,7 @@ class MultiLayerPerceptron(Model):
         for fan_in, fan_out in pairwise(sizes[:-1]):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[self.activation]()]
         layers.append(nn.Linear(sizes[-2], sizes[-1]))
-        for layer in layers:
+        for layer in layers if self.initialization == "scaled" else ():
             if isinstance(layer, nn.Linear):
                 if self.activation == "tanh" or layer is layers[-1]:
                     nn.init.xavier_uniform_(layer.weight)

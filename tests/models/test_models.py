@@ -56,3 +56,16 @@ def test_unsuitable_inputs_are_refused(name, parameters, shape, message):
 def test_impossible_parameters_are_refused(name, parameters):
     with pytest.raises(InputError):
         models.create(name, parameters)
+
+
+def test_torchs_own_initialization_can_be_kept():
+    drawn = models.create("mlp", {"initialization": "torch"}).build((2,), 2, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        expected = [torch.nn.Linear(2, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 2)]
+    layers = [layer for layer in drawn if isinstance(layer, torch.nn.Linear)]
+    for layer, own in zip(layers, expected, strict=True):
+        assert torch.equal(layer.weight, own.weight)
+        assert torch.equal(layer.bias, own.bias)
+    scaled = models.create("mlp").build((2,), 2, seed=3)
+    assert all(not layer.bias.any() for layer in scaled if isinstance(layer, torch.nn.Linear))
