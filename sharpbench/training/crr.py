@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class CurvatureRateRegularization(Recipe):
     """
 
     name = "crr"
+    version = 2
     reference = "arXiv:2511.01438, sections 5.2, 5.4 and 5.6, and its code"
 
     base: str = "adam"
@@ -78,8 +79,8 @@ class CurvatureRateRegularization(Recipe):
         optimizer.zero_grad()
         if not self.scale or loss.step % self.every:
             value = total = loss()
-        elif self._one_pass_serves_both(model, loss):
-            value, sizes = self._shared_pass(model, loss)
+        elif (parts := self._parts(model, loss)) is not None:
+            value, sizes = self._shared_pass(*parts, loss)
             total = value + self.scale * self._penalty_of(sizes)
         else:
             value = loss()
@@ -88,22 +89,39 @@ class CurvatureRateRegularization(Recipe):
         optimizer.step()
         return value.detach()
 
-    def _one_pass_serves_both(self, model: nn.Module, loss: LossOfBatch) -> bool:
-        """Whether loss and penalty see the same function at the same points.
+    def _parts(self, model: nn.Module, loss: LossOfBatch) -> tuple[nn.Module, nn.Sequential] | None:
+        """The leading part of the network that loss and penalty have in common, and the rest.
 
-        The value is then the series' coefficient 0: a whole forward and backward pass is spared.
+        In one pass through it the series carries both: its coefficient 0 is the value, and a whole
+        forward and backward pass is spared. None if there is no such part.
         """
         whole = self.penalty_batch is None or self.penalty_batch >= len(loss.inputs)
-        once = self.directions == 1 and not self.fresh_directions
-        return whole and once and (self.dropout == "live" or not _depends_on_mode(model))
+        if not whole or self.directions > 1 or self.fresh_directions:
+            return None
+        if self.dropout == "live" or not _depends_on_mode(model):
+            return model, nn.Sequential()
+        if type(model) is not nn.Sequential:
+            return None
+        place = next(i for i, child in enumerate(model) if _depends_on_mode(child))
+        if not place:
+            return None
+        return cast("nn.Sequential", model[:place]), cast("nn.Sequential", model[place:])
 
-    def _shared_pass(self, model: nn.Module, loss: LossOfBatch) -> tuple[Tensor, Tensor]:
+    def _shared_pass(
+        self, common: nn.Module, rest: nn.Sequential, loss: LossOfBatch
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's loss, and |dₙ| (orders, points)."""
         kept: list[Tensor] = []
 
         def losses(points: Any) -> Any:
-            outputs = model(points)
-            kept.append(outputs.primal)
-            return _losses(outputs, loss.targets)
+            series = common(points)
+            # Copied: an activation that works in place must not write into the series.
+            kept.append(rest(series.primal.clone()) if len(rest) else series.primal)
+            rest.eval()
+            try:
+                return _losses(rest(series), loss.targets)
+            finally:
+                rest.train(loss.model.training)
 
         x = loss.inputs
         found = derivatives(taylor(losses, x, _unit(x), max(self.orders)))

@@ -83,35 +83,66 @@ def test_a_target_rate_is_approached(moons):
     assert abs(low) < abs(free)
 
 
-def test_one_pass_for_loss_and_penalty_gives_the_same_step(moons):
-    """Without dropout the shared pass and the two separate ones are one function of the weights."""
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_one_pass_for_loss_and_penalty_gives_the_same_step(moons, dropout):
+    """Loss and penalty by the shared pass are those of two separate passes, and so is the step.
+
+    With dropout the penalty is that of evaluation mode, the loss that of a mask; batch normalisation
+    behind it moves its statistics once, by the loss.
+    """
     recipe = recipes.create("crr", {"orders": (1, 2, 3), "scale": 0.1, "penalty_batch": None})
     x, y = moons.train_inputs[:40].double(), moons.train_targets[:40]
-    found = []
-    for shared in (True, False):
-        model = models.create("mlp", {"widths": [8]}).build((2,), 2, seed=0).double()
-        if not shared:
-            model.add_module("unused", nn.Dropout(0.0))
-            model.add_module("norm", Idle())
-        loss = LossOfBatch(model, F.cross_entropy, x, y, 0)
-        assert recipe._one_pass_serves_both(model, loss) == shared
-        with torch.random.fork_rng():
-            torch.manual_seed(3)
-            value = recipe.step(model, recipe.optimizer(list(model.parameters())), loss)
-        assert value.item() == pytest.approx(F.cross_entropy(loss.outputs, y).item(), rel=1e-12)
-        found.append([p.grad for p in model.parameters()])
-    for a, b in zip(*found, strict=True):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+    shared, separate = (network_with(dropout) for _ in range(2))
+    loss = LossOfBatch(shared, F.cross_entropy, x, y, 0)
+    assert recipe._parts(shared, loss) is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        value = recipe.step(shared, recipe.optimizer(list(shared.parameters())), loss)
+        torch.manual_seed(3)
+        _unit(x)  # drawn before the mask
+        judge = LossOfBatch(separate, F.cross_entropy, x, y, 0)()
+        torch.manual_seed(3)
+        total = judge + 0.1 * recipe.penalty(separate, x, y)
+    assert value.item() == pytest.approx(judge.item(), rel=1e-12)
+    assert value.item() == pytest.approx(F.cross_entropy(loss.outputs, y).item(), rel=1e-12)
+    total.backward()
+    for a, b in zip(shared.parameters(), separate.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+    for a, b in zip(shared.buffers(), separate.buffers(), strict=True):
+        assert torch.allclose(a, b)
+    assert all(module.training for module in shared.modules())
 
 
-class Idle(nn.Dropout):
-    """Counts as dropout and drops nothing."""
+def network_with(dropout):
+    """One part that both modes share, then dropout, batch normalisation and work in place."""
+    torch.manual_seed(0)
+    rest = [nn.Dropout(dropout), nn.ReLU(inplace=True), nn.BatchNorm1d(8)] if dropout else []
+    network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), *rest, nn.Linear(8, 2)).double()
+    return network.train()
 
-    def __init__(self):
-        super().__init__(0.5)
 
-    def forward(self, x):
-        return x
+@pytest.mark.parametrize(
+    ("change", "shared"),
+    [
+        ({}, True),
+        ({"penalty_batch": 10}, False),
+        ({"directions": 2}, False),
+        ({"fresh_directions": True}, False),
+    ],
+)
+def test_only_the_same_points_and_direction_share_a_pass(moons, change, shared):
+    recipe = recipes.create("crr", {"penalty_batch": None, **change})
+    x, y = moons.train_inputs[:40].double(), moons.train_targets[:40]
+    model = network_with(0.5)
+    loss = LossOfBatch(model, F.cross_entropy, x, y, 0)
+    assert (recipe._parts(model, loss) is not None) == shared
+    if shared:
+        common, rest = recipe._parts(model, loss)
+        assert [len(common), len(rest)] == [2, 4]
+        first = LossOfBatch(
+            nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)), F.cross_entropy, x, y, 0
+        )
+        assert recipe._parts(first.model, first) is None
 
 
 def test_every_so_many_steps_and_dropout(moons):
