@@ -448,6 +448,11 @@ def _figure1_ratio(evidence: Evidence, _: str) -> Estimate | None:
     )
 
 
+def _margin(low: float, high: float, networks: int) -> float:
+    """Half the 95% interval of a mean whose networks' 2.5 and 97.5 percentiles are printed."""
+    return (high - low) / 2 / math.sqrt(networks)
+
+
 def _growth(n_max: int) -> tuple[int, ...]:
     return tuple(range(1, n_max + 1))
 
@@ -503,15 +508,15 @@ CLAIMS: tuple[Claim, ...] = (
           _MOONS_SUITE, _moons_difference({**_TWO_MOONS, "orders": _growth(5)}, {**_TWO_MOONS, "orders": _growth(3)}),
           Effect(0.435), "Δλ"),
     Claim("5.2", "λ at 30% label noise", "1.627 (15 networks)", "1.5865 (40 networks)", _MOONS_SUITE,
-          _moons_mean(_moons_rate, **_NOISY), Level(1.627, 0.05), "λ"),
+          _moons_mean(_moons_rate, **_NOISY), Level(1.627, 0.05, _margin(1.244, 1.877, 15)), "λ"),
     Claim("5.2", "True and predicted labels give the same λ", "r = 0.976", "", _MOONS_SUITE,
           _same_labels("loss", "predicted_loss"), Within(0.9, 1.0), "Pearson's r"),
     Claim("5.2", "Loss and largest logit give the same λ", "r = 0.966", "", _MOONS_SUITE,
           _same_labels("loss", "max_logit"), Within(0.9, 1.0), "Pearson's r"),
-    Claim("5.2", "Test error on clean labels", "3.42%", "0.0342", _MOONS_SUITE,
-          _moons_mean(_ERROR, **_CLEAN), Level(0.0342, 0.002), "error"),
+    Claim("5.2", "Test error on clean labels", "3.42%", "0.0342 [0.0244, 0.0456] (percentiles)", _MOONS_SUITE,
+          _moons_mean(_ERROR, **_CLEAN), Level(0.0342, 0.002, _margin(0.0244, 0.0456, 40)), "error"),
     Claim("5.2", "λ on clean labels", "1.98", "1.98 [1.71, 2.27] (percentiles)", _MOONS_SUITE,
-          _moons_mean(_moons_rate, **_CLEAN), Level(1.98, 0.05), "λ"),
+          _moons_mean(_moons_rate, **_CLEAN), Level(1.98, 0.05, _margin(1.71, 2.27, 40)), "λ"),
     Claim("5.2", "On clean labels λ does not correlate with the test error", "r = −0.165, p = 0.31", "",
           _MOONS_SUITE, _moons_correlation(0.0, "", "= test_error"), NoEffect(), "Pearson's r"),
     Claim("5.2 (code only)", "At 30% noise λ does not correlate with the test error", "not reported",
@@ -519,7 +524,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("5.2 (code only)", "At 45% noise λ does not correlate with the test error", "not reported",
           "r = −0.263, p = 0.10", _MOONS_SUITE, _moons_correlation(0.45, "", "= test_error"), NoEffect(), "Pearson's r"),
     Claim("5.2 (code only)", "λ at 45% label noise", "not reported", "0.7791 [0.202, 1.288] (percentiles)",
-          _MOONS_SUITE, _moons_mean(_moons_rate, dataset__label_noise=0.45), Level(0.7791, 0.05), "λ"),
+          _MOONS_SUITE, _moons_mean(_moons_rate, dataset__label_noise=0.45), Level(0.7791, 0.05, _margin(0.202, 1.288, 40)), "λ"),
     Claim("5.2", "Each unit of λ goes with 0.29 percentage points higher test error", "+0.0029 per unit",
           "−0.285 per unit, the three noise levels pooled", _MOONS_SUITE, _pooled_slope(False), Effect(0.0029),
           "error per unit of λ, pooled"),
@@ -532,7 +537,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("5.2", "… and costs no accuracy (scale 0.01)", "0.3247 for 0.3225", "+0.0022", _MOONS_SUITE,
           _moons_crr(1e-2, _ERROR), Within(-0.01, 0.01), "Δ error"),
     Claim("5.2, Figure 1", "The baseline's λ after 50 epochs", "1.85", "1.85 [1.418, 2.154]", _MOONS_SUITE,
-          lambda e, _: mean(_along("adam", 50)(e)), Level(1.85, 0.05), "λ"),
+          lambda e, _: mean(_along("adam", 50)(e)), Level(1.85, 0.05, _margin(1.418, 2.154, 20)), "λ"),
     Claim("5.2, Figure 1", "The baseline's λ still climbs from epoch 15 to 50", "1.36 to 1.85", "+0.49",
           _MOONS_SUITE, lambda e, _: mean(_along("adam", 50)(e) - _along("adam", 15)(e)), Effect(0.49), "Δλ"),
     Claim("5.2, Figure 1", "CRR (0.003) ends 31% below it", "−30.9%", "1.277 for 1.85", _MOONS_SUITE,
@@ -543,6 +548,10 @@ CLAIMS: tuple[Claim, ...] = (
           _moons_crr(3e-3, _ERROR, 50), Effect(-0.0036), "Δ error"),
     Claim("6, 8", "Two Moons has an intrinsic band of λ, 1.5–2.0", "1.5–2.0", "", _MOONS_SUITE,
           _moons_mean(_moons_rate, **_NOISY), Within(1.5, 2.0), "λ at 30% noise"),
+    Claim("6, 8", "… whatever the noise", "1.5–2.0", "0.7791 at 45%, not reported", _MOONS_SUITE,
+          _moons_mean(_moons_rate, dataset__label_noise=0.45), Within(1.5, 2.0), "λ at 45% noise"),
+    Claim("6, 8", "… and the initialization (Xavier, as the code displays it)", "1.5–2.0", "", _MOONS_SUITE,
+          _moons_mean(_moons_rate, **_NOISY, model__initialization="scaled"), Within(1.5, 2.0), "λ at 30% noise"),
     # --- MNIST, §5.3–5.5 ---
     Claim("5.3", "λ on clean MNIST", "≈ −3.0", "−2.951, −3.058, −2.951", _MNIST_SUITE,
           _mnist_level(0.0), Level(-2.987, 0.1), "λ"),

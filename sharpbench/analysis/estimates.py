@@ -126,21 +126,24 @@ class Rule:
 
 @dataclass(frozen=True)
 class Level(Rule):
-    """A stated number."""
+    """A stated number; ``margin``: half the width of its own 95% interval, where that is known."""
 
     stated: float
     tolerance: float
+    margin: float = 0.0
 
     @property
     def text(self) -> str:
+        own = f" (±{self.margin:.2g} of {self.stated:g} among them)" if self.margin else ""
         return (
-            f"reproduced if {self.stated:g} lies in the interval or within {self.tolerance:g} of the "
-            "figure, else not"
+            f"reproduced if the figure is within {self.tolerance:g} of {self.stated:g}, or no further "
+            f"from it than the 95% errors of both{own}, else not"
         )
 
     def verdict(self, found: Estimate) -> str:
-        near = abs(found.value - self.stated) <= self.tolerance
-        return "reproduced" if near or found.low <= self.stated <= found.high else "not reproduced"
+        distance = abs(found.value - self.stated)
+        error = math.hypot((found.high - found.low) / 2, self.margin)
+        return "reproduced" if distance <= max(self.tolerance, error) else "not reproduced"
 
 
 @dataclass(frozen=True)
