@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,16 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 
-__all__ = ["Jet", "Tally", "derivatives", "is_piecewise_linear", "jet", "log_factorials", "taylor"]
+__all__ = [
+    "Jet",
+    "Tally",
+    "derivatives",
+    "is_piecewise_linear",
+    "jet",
+    "log_factorials",
+    "signed_sums",
+    "taylor",
+]
 
 Function = Callable[[Any], Any]
 
@@ -67,6 +77,18 @@ def derivatives(coefficients: Tensor) -> Tensor:
     scale = torch.tensor([float(min(f, 10**308)) for f in factors], dtype=torch.float64)
     scale = scale.to(coefficients.device, coefficients.dtype)
     return coefficients * scale.view(-1, *[1] * (coefficients.ndim - 1))
+
+
+def signed_sums(directions: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(±1, u₁ ± u₂ ± … ± uₙ) for the 2ⁿ⁻¹ choices of signs, of ``directions`` (n, …).
+
+    By polarisation Dⁿf[u₁, …, uₙ] = 2¹⁻ⁿ Σ ± cₙ(u₁ ± … ± uₙ), cₙ the nth normalised coefficient.
+    """
+    for signs in itertools.product((1, -1), repeat=len(directions) - 1):
+        total = directions[0].clone()
+        for sign, other in zip(signs, directions[1:], strict=True):
+            total += sign * other
+        yield math.prod(signs), total
 
 
 def log_factorials(degree: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
-from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, taylor
+from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -413,23 +412,18 @@ class CurvatureRate(Metric):
         work: Work,
         generator: torch.Generator,
     ) -> Tensor:
-        """log|Dⁿf[u₁, …, uₙ]| with independent uᵢ by polarisation, (N, orders).
-
-        Dⁿf[u₁, …, uₙ] = 2^(1−n) Σ_ε (Π ε) cₙ(u₁ + ε₂u₂ + … + εₙuₙ), cₙ the normalised coefficient.
-        """
-        draws = [
-            self._direction(scalar, inputs, targets, work, generator)
-            for _ in range(max(self.orders))
-        ]
+        """log|Dⁿf[u₁, …, uₙ]| with independent uᵢ, (N, orders)."""
+        draws = torch.stack(
+            [
+                self._direction(scalar, inputs, targets, work, generator)
+                for _ in range(max(self.orders))
+            ]
+        )
         columns = []
         for n in self.orders:
             total = torch.zeros(len(inputs), dtype=inputs.dtype, device=inputs.device)
-            for signs in itertools.product((1, -1), repeat=n - 1):
-                u = draws[0].clone()
-                for sign, other in zip(signs, draws[1:n], strict=True):
-                    u += sign * other
-                c = _coefficients(scalar, inputs, targets, u, n, work)
-                total += math.prod(signs) * c[n]
+            for sign, u in signed_sums(draws[:n]):
+                total += sign * _coefficients(scalar, inputs, targets, u, n, work)[n]
             # Unit vectors have E uuᵀ = I/d: without the factor d^(n/2) the norm would be too small.
             unit = 0.5 * n * math.log(inputs[0].numel()) if self.direction_law == "sphere" else 0.0
             columns.append((total / 2 ** (n - 1)).abs().log() + unit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -9,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.autodiff.jet import derivatives, taylor
+from sharpbench.autodiff.jet import derivatives, is_piecewise_linear, signed_sums, taylor
 from sharpbench.metrics.curvature_rate import growth_rate
 from sharpbench.subject import frozen_statistics
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch, Recipe
 
 __all__ = ["CurvatureRateRegularization"]
+
+_LossOfPoints = Callable[[Tensor, Tensor], Tensor]
+"""Points and targets to the loss of each."""
 
 _SMALLEST = 1e-12
 """Below it |dₙ| has no useful logarithm in float32."""
@@ -31,10 +35,10 @@ class CurvatureRateRegularization(Recipe):
     derivatives, not their growth λ. With ``target_rate`` λ* the penalty is ``scale``·(λ − λ*)²
     instead, λ the least-squares slope of mean log|dₙ| (the author's follow-up).
 
-    Parameters: ``orders``; ``scale``; ``directions`` a point; ``fresh_directions``: each order its
-    own (as in the paper's Two Moons and MNIST code, there even within one derivative), else one for
-    all; ``penalty_batch``: the first so many points of the batch (the paper: 64 on Two Moons, 32 and
-    128 on MNIST; None: all); ``dropout`` in the penalty, ``frozen`` (off) or ``live``; ``every`` so many
+    Parameters: ``orders``; ``scale``; ``directions`` a point; ``fresh_directions``: an own one in each
+    slot, Dⁿℓ(x)[u₁, …, uₙ], as in the paper's Two Moons and MNIST code, else one for all;
+    ``penalty_batch``: the first so many points of the batch (the paper: 64 on Two Moons, 32 and 128 on
+    MNIST; None: all); ``dropout`` in the penalty, ``frozen`` (off) or ``live``; ``every`` so many
     steps; ``base`` names the recipe whose optimizer is used, ``base_parameters`` its own parameters.
     """
 
@@ -157,12 +161,58 @@ class CurvatureRateRegularization(Recipe):
         found = []
         for _ in range(self.directions):
             if self.fresh_directions:
-                rows = [derivatives(taylor(losses, x, _unit(x), n))[n] for n in self.orders]
-                found.append(torch.stack(rows))
+                found.append(self._mixed(model, x, y))
             else:
                 everything = derivatives(taylor(losses, x, _unit(x), max(self.orders)))
                 found.append(everything[list(self.orders)])
         return torch.cat(found, 1).abs()
+
+    def _mixed(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Dⁿℓ[u₁, …, uₙ] of the wanted orders, (orders, points)."""
+
+        def losses(points: Tensor, targets: Tensor) -> Tensor:
+            return _losses(model(points), targets)
+
+        draws = torch.stack([_unit(x) for _ in range(max(self.orders))])
+        function: _LossOfPoints = losses
+        points = x
+        if is_piecewise_linear(model, x[:2]):
+            # The outputs are linear along every direction: only the loss sees their sums.
+            outputs = self._along(lambda p, _: model(p), model, x, y, draws, 1)
+            function = _losses
+            points, draws = outputs[0, 0], outputs[1]
+        rows = []
+        for n in self.orders:
+            signs, sums = zip(*signed_sums(draws[:n]), strict=True)
+            each = self._along(function, model, points, y, torch.stack(sums), n)[n]
+            weights = torch.tensor(signs, dtype=each.dtype, device=each.device) / 2 ** (n - 1)
+            rows.append(weights @ each)
+        return torch.stack(rows)
+
+    def _along(
+        self,
+        function: _LossOfPoints,
+        model: nn.Module,
+        points: Tensor,
+        targets: Tensor,
+        directions: Tensor,
+        order: int,
+    ) -> Tensor:
+        """Normalised coefficients along each direction, (order + 1, directions, points, …).
+
+        In training mode points are not independent and masks are random: there each direction has
+        its own pass, all with the same masks.
+        """
+        if self.dropout == "frozen" or not _depends_on_mode(model):
+            every = targets.repeat(len(directions), *[1] * (targets.ndim - 1))
+            return taylor(lambda p: function(p, every), points, directions, order)
+        mask = int(torch.randint(2**62, ()))
+        found = []
+        for u in directions:
+            with torch.random.fork_rng(devices=[points.device] if points.is_cuda else []):
+                torch.manual_seed(mask)
+                found.append(taylor(lambda p: function(p, targets), points, u, order))
+        return torch.stack(found, 1)
 
     def _base(self) -> Recipe:
         own = {"lr": self.lr, "weight_decay": self.weight_decay}

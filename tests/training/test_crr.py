@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import sharpbench as sb
+from sharpbench.autodiff.jet import is_piecewise_linear
 from sharpbench.errors import InputError
 from sharpbench.models import models
 from sharpbench.training import recipes
@@ -24,33 +25,38 @@ def weights(model):
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_the_penalty_is_the_mean_size_of_the_derivatives(moons, fresh):
-    """Against nested reverse mode, with the same directions, in value and in gradient."""
-    model = models.create("mlp", {"widths": [8]}).build((2,), 2, seed=0).double()
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize(("fresh", "dropout"), [(False, 0.0), (True, 0.0), (True, 0.5)])
+def test_the_penalty_is_the_mean_size_of_the_derivatives(moons, fresh, dropout, activation):
+    """Against nested reverse mode, with the same directions and masks, in value and in gradient."""
+    torch.manual_seed(0)
+    hidden = [nn.Linear(2, 8), activation(), nn.Dropout(dropout)]
+    model = nn.Sequential(*hidden, nn.Linear(8, 3)).double().train()
     x, y = moons.train_inputs[:20].double(), moons.train_targets[:20]
-    orders = (1, 3)
-    recipe = recipes.create(
-        "crr", {"orders": orders, "fresh_directions": fresh, "penalty_batch": 12}
-    )
+    orders = (3,) if dropout else (1, 3)
+    parameters = {"orders": orders, "fresh_directions": fresh, "penalty_batch": 12}
+    recipe = recipes.create("crr", {**parameters, "dropout": "live"})
     with torch.random.fork_rng():
         torch.manual_seed(5)
         ours = recipe.penalty(model, x, y)
         torch.manual_seed(5)
-        directions = [_unit(x[:12]) for _ in orders]
-    judge = torch.zeros((), dtype=torch.float64)
-    for place, n in enumerate(orders):
-        u = directions[place if fresh else 0]
-        t = torch.zeros(12, 1, dtype=torch.float64, requires_grad=True)
-        d = F.cross_entropy(model(x[:12] + t * u), y[:12], reduction="none")
-        for _ in range(n):
-            (d,) = torch.autograd.grad(d.sum(), t, create_graph=True)
-        judge = judge + d.abs().mean() / len(orders)
+        directions = [_unit(x[:12]) for _ in range(3 if fresh else 1)]
+        if fresh:
+            is_piecewise_linear(model, x[:2])
+            torch.manual_seed(int(torch.randint(2**62, ())))
+        points = x[:12].clone().requires_grad_()
+        d = F.cross_entropy(model(points), y[:12], reduction="none")
+    sizes = []
+    for n in range(1, max(orders) + 1):
+        (gradient,) = torch.autograd.grad(d.sum(), points, create_graph=True)
+        d = (gradient * directions[n - 1 if fresh else 0]).sum(1)
+        sizes.append(d.abs().mean())
+    judge = torch.stack([sizes[n - 1] for n in orders]).mean()
     assert ours.item() == pytest.approx(judge.item(), rel=1e-10)
-    parameters = list(model.parameters())
+    weights = list(model.parameters())
     for a, b in zip(
-        torch.autograd.grad(ours, parameters, allow_unused=True, materialize_grads=True),
-        torch.autograd.grad(judge, parameters, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(ours, weights, allow_unused=True, materialize_grads=True),
+        torch.autograd.grad(judge, weights, allow_unused=True, materialize_grads=True),
         strict=True,
     ):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
