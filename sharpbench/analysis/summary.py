@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from sharpbench.analysis.correctness import convergence
@@ -124,33 +126,56 @@ def _predictive(table: pd.DataFrame) -> list[str]:
     rows = rows[rows["within"].notna()]
     if rows.empty:
         return ["Too few networks to rank."]
-    clear = [r for r in rows.itertuples() if r.within.clear]
+    clear = sorted(
+        (r for r in rows.itertuples() if r.within.clear), key=lambda r: -abs(r.within.tau)
+    )
     sentences = []
-    for r in sorted(clear, key=lambda r: -abs(r.within.tau)):
-        direction = "higher" if r.within.tau > 0 else "lower"
-        sentences.append(
-            f"{r.metric}: among networks of the same data and model, the sharper one has the "
-            f"{direction} test error (Kendall's τ = {r.within.tau:+.2f}, 95% interval "
-            f"{r.within.low:+.2f} to {r.within.high:+.2f}, n = {r.within.n})."
-        )
+    for direction, sign in (("higher", 1), ("lower", -1)):
+        group = [r for r in clear if r.within.tau * sign > 0]
+        if group:
+            listed = "; ".join(
+                f"{r.metric} {r.within.tau:+.2f} [{r.within.low:+.2f}, {r.within.high:+.2f}]"
+                for r in group
+            )
+            sentences.append(
+                f"Among networks of the same data and model ({_networks(group)}) the sharper one has the "
+                f"{direction} test error, by (Kendall's τ, 95% interval): {listed}."
+            )
     unclear = [r.metric for r in rows.itertuples() if not r.within.clear]
     if unclear:
         sentences.append(
             f"No clear rank correlation with the test error within data and model: {', '.join(unclear)}."
         )
-    for r in table[table["simpson"]].itertuples():
-        sentences.append(
-            f"Simpson's paradox: {r.metric} against {r.target.replace('_', ' ')} is "
-            f"{r.pooled.tau:+.2f} pooled over all networks but {r.within.tau:+.2f} within data and model."
+    for target, group in table[table["simpson"]].groupby("target", sort=False):
+        listed = "; ".join(
+            f"{r.metric} {r.pooled.tau:+.2f}, but {r.within.tau:+.2f}" for r in group.itertuples()
         )
-    for r in rows.itertuples():
-        if r.pooled is not None and r.pooled.clear and not r.within.clear:
-            sentences.append(
-                f"Pooled over all networks {r.metric} seems to rank the test error "
-                f"(τ = {r.pooled.tau:+.2f}); within data and model it does not "
-                f"(τ = {r.within.tau:+.2f}, {r.within.low:+.2f} to {r.within.high:+.2f})."
-            )
+        sentences.append(
+            f"Simpson's paradox, τ with the {str(target).replace('_', ' ')} over all networks, but within "
+            f"data and model: {listed}."
+        )
+    apparent = [
+        r
+        for r in rows.itertuples()
+        if r.pooled is not None and r.pooled.clear and not r.within.clear
+    ]
+    if apparent:
+        listed = "; ".join(
+            f"{r.metric} {r.pooled.tau:+.2f}, but {r.within.tau:+.2f} "
+            f"[{r.within.low:+.2f}, {r.within.high:+.2f}]"
+            for r in apparent
+        )
+        sentences.append(
+            "Seems to rank the test error over all networks, but does not within data and model (τ): "
+            f"{listed}."
+        )
     return sentences
+
+
+def _networks(rows: list[Any]) -> str:
+    """``n = 640`` or the range."""
+    fewest, most = min(r.within.n for r in rows), max(r.within.n for r in rows)
+    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
 def _growth(table: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -126,7 +127,7 @@ def _content(
         "costs": costs.to_dict("records"),
         "scaling": growth.to_dict("records"),
         "device_ratios": cost.device_ratios(swept).to_dict("records"),
-        "rows": _metric_rows(frame),
+        **_metric_table(frame),
         "pictures": _pictures(frame, pairs, table, costs, truths, swept),
         "runs": {name: runs[name] for name in used if name in runs},
         "last_run": runs.get(manifest["run"], {}),
@@ -444,6 +445,48 @@ def _side_by_side(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 _MOST_IN_PAIRS = 8
 """Beyond this many metrics a panel for each pair is no longer readable; the heat map remains."""
+
+
+_MOST_ROWS = 3000
+"""Beyond this many figures the table would be most of a page that no one can scroll through."""
+
+
+def _metric_table(frame: pd.DataFrame) -> dict[str, Any]:
+    """``rows`` of the main table, and how many figures they are the means of, or None."""
+    rows = _metric_rows(frame)
+    if len(rows) <= _MOST_ROWS:
+        return {"rows": rows, "rows_stand_for": None}
+    return {"rows": _over_seeds(rows), "rows_stand_for": len(rows)}
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the seeds with their standard errors; ``seed`` counts them."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = tuple(row[k] for k in ("metric", "dataset", "model", "recipe", "status"))
+        groups.setdefault(key, []).append(row)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        judged = {}
+        for figure in first["judged"]:
+            values = [row["judged"][figure][0] for row in group if figure in row["judged"]]
+            judged[figure] = _mean_and_error(values)
+        shown = {**first, "seed": len(group), "judged": judged, "error_bound": None}
+        if first["status"] == "ok":
+            value, error = _mean_and_error([row["value"] for row in group])
+            converged = all(row["converged"] for row in group)
+            shown |= {"value": value, "standard_error": error, "converged": converged}
+            for column in ("samples", "gradients"):
+                shown[column] = float(np.median([row[column] for row in group]))
+        found.append(shown)
+    return found
+
+
+def _mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean and its standard error; of a single value that error is unknown (NaN)."""
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), float(error)
 
 
 def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

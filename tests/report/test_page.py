@@ -9,12 +9,15 @@ import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sharpbench.analysis.claims import CLAIMS
+from sharpbench.analysis.frames import with_short_names
 from sharpbench.errors import InputError
-from sharpbench.report.page import _percent, _with_error, write_report
-from sharpbench.results.store import ResultsStore
+from sharpbench.report import page as report_page
+from sharpbench.report.page import _metric_table, _percent, _with_error, write_report
+from sharpbench.results.store import ResultsStore, load_records
 from tests.conftest import MINI_SUITE
 from tests.suite.test_run import run
 
@@ -37,6 +40,27 @@ def results(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def page(results) -> Path:
     return write_report(results, "mini", results.parent / "reports" / "mini")
+
+
+def test_a_table_too_long_to_read_shows_means_over_the_seeds(results, monkeypatch):
+    frame = with_short_names(load_records(results, suite="mini"), {})
+    every = _metric_table(frame)
+    assert every["rows_stand_for"] is None
+    monkeypatch.setattr(report_page, "_MOST_ROWS", 10)
+    table = _metric_table(frame)
+    assert table["rows_stand_for"] == len(every["rows"])
+    assert sum(row["seed"] for row in table["rows"]) == len(every["rows"])
+    row = next(row for row in table["rows"] if row["status"] == "ok" and row["seed"] == 2)
+    same = ("metric", "dataset", "model", "recipe")
+    own = [r for r in every["rows"] if all(r[k] == row[k] for k in same)]
+    values = [r["value"] for r in own]
+    assert row["value"] == pytest.approx(np.mean(values))
+    assert row["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
+    errors = [r["judged"]["test_error"][0] for r in own]
+    assert row["judged"]["test_error"][0] == pytest.approx(np.mean(errors))
+    assert {r["status"] for r in table["rows"]} == {r["status"] for r in every["rows"]}
+    text = write_report(results, "mini", results.parent / "reports" / "means").read_text()
+    assert f"{len(every['rows'])} figures, as means over the seeds" in text
 
 
 class _Elements(HTMLParser):
