@@ -704,9 +704,8 @@ def _activation_questions() -> tuple[Claim, ...]:
 QUESTIONS: tuple[Claim, ...] = (
     *_activation_questions(),
     *(
-        Claim("initialization", f"Xavier, as the code displays it, for PyTorch's default, which gives the "
-              f"printed figures: {noise:.0%} noise, {what}", unit=unit, suites=_MOONS_SUITE,
-              measure=_initialization(noise, column))
+        Claim("initialization", f"Xavier (the displayed code) − PyTorch's default (the printed figures), {noise:.0%} "
+              f"noise: {what}", unit=unit, suites=_MOONS_SUITE, measure=_initialization(noise, column))
         for noise in (0.0, 0.3, 0.45)
         for what, unit, column in (("λ", "Δλ", _moons_rate), ("test error", "Δ error", _ERROR))
     ),
