@@ -8,6 +8,7 @@ differ in recipe and seed alone.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,24 +57,32 @@ def kendall(
     rng = numpy_generator(seed)
     numerator, denominator, n, used = 0.0, 0.0, 0, 0
     top, bottom = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
-    for one in pd.unique(strata):
-        rows = np.flatnonzero(strata == one)
-        if len(rows) < 2:
-            continue
-        signs = np.sign(x[rows, None] - x[None, rows]) * np.sign(y[rows, None] - y[None, rows])
-        numerator += signs.sum() / 2
-        denominator += np.abs(signs).sum() / 2
-        n, used = n + len(rows), used + 1
-        # How often each subject is drawn: a resample's sum over pairs is then a quadratic form.
-        drawn = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), _RESAMPLES)
-        top += ((drawn @ signs) * drawn).sum(1) / 2
-        bottom += ((drawn @ np.abs(signs)) * drawn).sum(1) / 2
+    for signs in _concordance(x, y, strata):
+        size = len(signs)
+        numerator += signs.sum(dtype=float) / 2
+        denominator += np.abs(signs).sum(dtype=float) / 2
+        n, used = n + size, used + 1
+        # How often each subject is drawn: a resample's sum over pairs is then a quadratic form. Its
+        # products are whole numbers, exact in float32.
+        drawn = rng.multinomial(size, np.full(size, 1 / size), _RESAMPLES).astype(np.float32)
+        top += ((drawn @ signs) * drawn).sum(1, dtype=float) / 2
+        bottom += ((drawn @ np.abs(signs)) * drawn).sum(1, dtype=float) / 2
     if denominator == 0:
         return None
     taus = top[bottom > 0] / bottom[bottom > 0]
     low, high = np.quantile(taus, [0.025, 0.975])
     tau = float(numerator / denominator)
     return Association(tau, float(low), float(high), n, int(denominator), used)
+
+
+def _concordance(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> Iterator[np.ndarray]:
+    """For each stratum of two subjects or more: +1 for concordant pairs, −1 for discordant, 0 for ties."""
+    for one in pd.unique(strata):
+        rows = np.flatnonzero(strata == one)
+        if len(rows) > 1:
+            a, b = x[rows].astype(float), y[rows].astype(float)
+            signs = np.sign(a[:, None] - a) * np.sign(b[:, None] - b)
+            yield signs.astype(np.float32)
 
 
 def associations(frame: pd.DataFrame) -> pd.DataFrame:
@@ -119,8 +128,9 @@ def metric_agreement(frame: pd.DataFrame) -> pd.DataFrame:
     result = pd.DataFrame(np.eye(len(table.columns)), table.columns, table.columns)
     for a, b in itertools.combinations(table.columns, 2):
         both = table[[a, b]].notna().all(axis=1).to_numpy()
-        found = kendall(
-            table[a].to_numpy(float)[both], table[b].to_numpy(float)[both], groups[both]
-        )
-        result.loc[a, b] = result.loc[b, a] = found.tau if found else np.nan
+        x, y = (table[name].to_numpy(float)[both] for name in (a, b))
+        signs = list(_concordance(x, y, groups[both]))
+        untied = sum(float(np.abs(s).sum(dtype=float)) for s in signs)
+        concordant = sum(float(s.sum(dtype=float)) for s in signs)
+        result.loc[a, b] = result.loc[b, a] = concordant / untied if untied else np.nan
     return result

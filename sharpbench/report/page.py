@@ -491,16 +491,12 @@ def _mean_and_error(values: list[float]) -> tuple[float, float]:
 
 def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The main table: a row a metric and subject."""
-    judged = frame[frame["kind"] == "evaluation"]
-    wanted = ("test_error", "gap", "ece")
-    figures_of = {
-        subject: {
-            row.name_: (row.value, row.standard_error)
-            for row in group.rename(columns={"name": "name_"}).itertuples()
-            if row.name_ in wanted
-        }
-        for subject, group in judged.groupby("subject")
-    }
+    wanted = frame["name"].isin(["test_error", "gap", "ece"])
+    judged = frame[(frame["kind"] == "evaluation") & wanted]
+    figures_of: dict[str, dict[str, tuple[float, float]]] = {}
+    columns = (judged[c] for c in ("subject", "name", "value", "standard_error"))
+    for subject, name, value, error in zip(*columns, strict=True):
+        figures_of.setdefault(subject, {})[name] = (value, error)
     rows = frame[(frame["kind"] == "measurement") & frame["transformation"].isna()]
     return [
         {
