@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sharpbench.registry import Plugin
+from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["Known", "KnownDerivatives", "KnownHessian", "Problem"]
+__all__ = ["DrawnHessian", "Known", "KnownDerivatives", "KnownHessian", "Problem", "normal"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,27 @@ class KnownHessian(Problem, ABC):
     @abstractmethod
     def eigenvalues(self, subject: Subject) -> Tensor:
         """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnHessian(KnownHessian, ABC):
+    """One of ``samples`` points; everything random is drawn from the seed, in float64."""
+
+    samples: int = 256
+
+    def __post_init__(self) -> None:
+        for key in ("samples", "features"):
+            if getattr(self, key, 2) < 2:
+                raise ValueError(f"{key} must be at least 2, got {getattr(self, key)}")
+
+    def subject(self, *, seed: int) -> Subject:
+        return self.build(torch_generator(derive_seed(seed, "problem")))
+
+    @abstractmethod
+    def build(self, generator: torch.Generator) -> Subject:
+        """The subject from random numbers."""
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Independent N(0, 1) entries, float64."""
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -10,20 +10,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import KnownHessian
-from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.problems.base import DrawnHessian, normal
 from sharpbench.subject import Subject
 
 __all__ = ["TinyNetwork", "UnequalBatches", "UnusedParameter"]
 
 
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class TinyNetwork(KnownHessian):
+class TinyNetwork(DrawnHessian):
     """A small tanh or ReLU network whose whole Hessian is formed, by forward over reverse mode."""
 
     name = "tiny_network"
@@ -37,16 +32,15 @@ class TinyNetwork(KnownHessian):
     samples: int = 128
     activation: Literal["tanh", "relu"] = "tanh"
 
-    def subject(self, *, seed: int) -> Subject:
-        generator = torch_generator(derive_seed(seed, "problem"))
+    def build(self, generator: torch.Generator) -> Subject:
         hidden = nn.Tanh() if self.activation == "tanh" else nn.ReLU()
         model = nn.Sequential(
             nn.Linear(self.features, self.width), hidden, nn.Linear(self.width, self.classes)
         ).double()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.copy_(_normal(generator, *parameter.shape) / parameter.shape[-1] ** 0.5)
-        x = _normal(generator, self.samples, self.features)
+                parameter.copy_(normal(generator, *parameter.shape) / parameter.shape[-1] ** 0.5)
+        x = normal(generator, self.samples, self.features)
         return Subject(model, x, torch.randint(self.classes, (self.samples,), generator=generator))
 
     def eigenvalues(self, subject: Subject) -> Tensor:
@@ -65,7 +59,7 @@ class TinyNetwork(KnownHessian):
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class UnequalBatches(KnownHessian):
+class UnequalBatches(DrawnHessian):
     """Least squares whose last samples, a batch of their own, are ten times as long as the others."""
 
     name = "unequal_batches"
@@ -79,14 +73,13 @@ class UnequalBatches(KnownHessian):
     def trap(self) -> str:
         return "batches of unequal size averaged without weights"
 
-    def subject(self, *, seed: int) -> Subject:
-        generator = torch_generator(derive_seed(seed, "problem"))
-        x = _normal(generator, self.samples, self.features)
+    def build(self, generator: torch.Generator) -> Subject:
+        x = normal(generator, self.samples, self.features)
         x[2048:] *= 10
         model = nn.Linear(self.features, 1, bias=False).double()
         with torch.no_grad():
-            model.weight.copy_(_normal(generator, 1, self.features))
-        return Subject(model, x, _normal(generator, self.samples, 1))
+            model.weight.copy_(normal(generator, 1, self.features))
+        return Subject(model, x, normal(generator, self.samples, 1))
 
     def eigenvalues(self, subject: Subject) -> Tensor:
         x = subject.inputs.double()
@@ -107,7 +100,7 @@ class _Partial(nn.Module):
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class UnusedParameter(KnownHessian):
+class UnusedParameter(DrawnHessian):
     """Least squares in a network with a layer that the output does not depend on."""
 
     name = "unused_parameter"
@@ -121,14 +114,13 @@ class UnusedParameter(KnownHessian):
     def trap(self) -> str:
         return "a parameter without a gradient is an error instead of a row of zeros"
 
-    def subject(self, *, seed: int) -> Subject:
-        generator = torch_generator(derive_seed(seed, "problem"))
+    def build(self, generator: torch.Generator) -> Subject:
         model = _Partial(self.features).double()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.copy_(_normal(generator, *parameter.shape))
-        x = _normal(generator, self.samples, self.features)
-        return Subject(model, x, _normal(generator, self.samples, 1))
+                parameter.copy_(normal(generator, *parameter.shape))
+        x = normal(generator, self.samples, self.features)
+        return Subject(model, x, normal(generator, self.samples, 1))
 
     def eigenvalues(self, subject: Subject) -> Tensor:
         x = subject.inputs.double()

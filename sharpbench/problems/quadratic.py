@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,44 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import KnownHessian
-from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.problems.base import DrawnHessian, normal
 from sharpbench.subject import Subject
 
 __all__ = ["DeepLinear", "LeastSquares", "Quadratic", "SoftmaxRegression"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sized(KnownHessian, ABC):
-    """``samples`` points; everything random is drawn from the seed, in float64."""
-
-    samples: int = 256
-
-    def __post_init__(self) -> None:
-        for key in ("samples", "features"):
-            if getattr(self, key, 2) < 2:
-                raise ValueError(f"{key} must be at least 2, got {getattr(self, key)}")
-
-    def subject(self, *, seed: int) -> Subject:
-        return self.build(torch_generator(derive_seed(seed, "problem")))
-
-    @abstractmethod
-    def build(self, generator: torch.Generator) -> Subject:
-        """The subject from random numbers."""
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 def _orthogonal(generator: torch.Generator, rows: int, columns: int) -> Tensor:
-    basis: Tensor = torch.linalg.qr(_normal(generator, rows, columns)).Q
+    basis: Tensor = torch.linalg.qr(normal(generator, rows, columns)).Q
     return basis
 
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class LeastSquares(_Sized):
+class LeastSquares(DrawnHessian):
     """Noiseless linear regression on features with a power-law spectrum: H = XᵀX/N.
 
     The eigenvalues are k^−``decay`` for k = 1 … ``features``, by construction of X.
@@ -71,8 +46,8 @@ class LeastSquares(_Sized):
         x = left @ torch.diag((self._spectrum() * self.samples).sqrt()) @ right.T
         model = nn.Linear(self.features, 1, bias=False).double()
         with torch.no_grad():
-            model.weight.copy_(_normal(generator, 1, self.features))
-        return Subject(model, x, x @ _normal(generator, self.features, 1))
+            model.weight.copy_(normal(generator, 1, self.features))
+        return Subject(model, x, x @ normal(generator, self.features, 1))
 
     def _spectrum(self) -> Tensor:
         return torch.arange(1, self.features + 1, dtype=torch.float64) ** -self.decay
@@ -83,7 +58,7 @@ class LeastSquares(_Sized):
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxRegression(_Sized):
+class SoftmaxRegression(DrawnHessian):
     """Linear softmax regression: H = (1/N) Σ (diag p − ppᵀ) ⊗ xxᵀ, with one zero a feature."""
 
     name = "softmax_regression"
@@ -96,8 +71,8 @@ class SoftmaxRegression(_Sized):
     def build(self, generator: torch.Generator) -> Subject:
         model = nn.Linear(self.features, self.classes, bias=False).double()
         with torch.no_grad():
-            model.weight.copy_(_normal(generator, self.classes, self.features))
-        x = _normal(generator, self.samples, self.features)
+            model.weight.copy_(normal(generator, self.classes, self.features))
+        x = normal(generator, self.samples, self.features)
         return Subject(model, x, torch.randint(self.classes, (self.samples,), generator=generator))
 
     def eigenvalues(self, subject: Subject) -> Tensor:
@@ -113,7 +88,7 @@ class SoftmaxRegression(_Sized):
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class DeepLinear(_Sized):
+class DeepLinear(DrawnHessian):
     """Two linear layers fitted without residual: H = JᵀJ/N, J = [W₂ ⊗ xᵀ, I ⊗ (W₁x)ᵀ]."""
 
     name = "deep_linear"
@@ -131,8 +106,8 @@ class DeepLinear(_Sized):
         ).double()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.copy_(_normal(generator, *parameter.shape) / parameter.shape[1] ** 0.5)
-            x = _normal(generator, self.samples, self.features)
+                parameter.copy_(normal(generator, *parameter.shape) / parameter.shape[1] ** 0.5)
+            x = normal(generator, self.samples, self.features)
             return Subject(model, x, model(x))
 
     def eigenvalues(self, subject: Subject) -> Tensor:
@@ -148,7 +123,7 @@ class DeepLinear(_Sized):
 
 @problems.register
 @dataclass(frozen=True, kw_only=True)
-class Quadratic(_Sized):
+class Quadratic(DrawnHessian):
     """A quadratic loss ½wᵀAw with a spectrum that is hard for one method or another.
 
     ``clustered``: five eigenvalues within 1% at the top; ``indefinite``: the one of largest magnitude is
@@ -179,7 +154,7 @@ class Quadratic(_Sized):
         basis = _orthogonal(generator, self.features, self.features)
         spectrum = self._spectrum()
         model = _Bowl(
-            spectrum.abs().sqrt().unsqueeze(1) * basis.T, _normal(generator, self.features)
+            spectrum.abs().sqrt().unsqueeze(1) * basis.T, normal(generator, self.features)
         )
         # Unequal samples, mean square 1: what weights batches wrongly is found out.
         x = torch.linspace(0.5, 1.5, self.samples, dtype=torch.float64).sqrt().unsqueeze(1)
