@@ -127,18 +127,7 @@ def fit_figure(rows: pd.DataFrame) -> Figure:
         axis.set_title(wrapped(stratum), size=8)
         axis.set(xlabel="order n", ylabel="mean log |dₙ|")
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    for axis in axes.flat[len(strata) :]:
-        axis.set_visible(False)
-    handles: dict[str, Any] = {}
-    for axis in axes.flat:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(3, len(handles)),
-    )
+    _finish_panels(figure, axes, len(strata))
     return figure
 
 
@@ -199,7 +188,13 @@ def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
         low = max(0.0, float(rows.loc[rows["stratum"] == stratum, "confidence"].min()) - 0.05)
         axis.set(xlim=(low, 1.02), ylim=(-0.02, 1.02), xlabel="confidence", ylabel="accuracy")
         axis.set_title(wrapped(stratum), size=8)
-    for axis in axes.flat[len(strata) :]:
+    _finish_panels(figure, axes, len(strata))
+    return figure
+
+
+def _finish_panels(figure: Figure, axes: Any, used: int) -> None:
+    """Hide the panels left over, and explain every series once below the others."""
+    for axis in axes.flat[used:]:
         axis.set_visible(False)
     handles: dict[str, Any] = {}
     for axis in axes.flat:
@@ -211,7 +206,6 @@ def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
         loc="outside lower center",
         ncols=min(3, len(handles)),
     )
-    return figure
 
 
 def _size(columns: int, bands: int) -> tuple[float, float]:
