@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -228,11 +229,22 @@ def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _depends_on_mode(model: nn.Module) -> bool:
+    """Whether training and evaluation mode may be two different functions."""
     norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    dropouts = nn.modules.dropout._DropoutNd
-    return any(
-        isinstance(m, norms) or (isinstance(m, dropouts) and m.p > 0) for m in model.modules()
-    )
+
+    def depends(module: nn.Module) -> bool:
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            return module.p > 0
+        return isinstance(module, norms) or _reads_mode(type(module))
+
+    return any(depends(module) for module in model.modules())
+
+
+def _reads_mode(kind: type[nn.Module]) -> bool:
+    """Whether a method of the class looks at ``self.training``, say for torch.nn.functional.dropout."""
+    own = itertools.takewhile(lambda cls: cls is not nn.Module, kind.__mro__)
+    codes = (getattr(member, "__code__", None) for cls in own for member in vars(cls).values())
+    return any(code is not None and "training" in code.co_names for code in codes)
 
 
 def _unit(x: Tensor) -> Tensor:

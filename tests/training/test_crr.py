@@ -151,6 +151,27 @@ def test_only_the_same_points_and_direction_share_a_pass(moons, change, shared):
         assert recipe._parts(first.model, first) is None
 
 
+class DropsByFunction(nn.Module):
+    def forward(self, x):
+        return self.dropped(x)
+
+    def dropped(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
+def test_a_module_of_ones_own_that_looks_at_the_mode_is_not_shared(moons):
+    recipe = recipes.create("crr", {"penalty_batch": None})
+    x, y = moons.train_inputs[:40], moons.train_targets[:40]
+    model = nn.Sequential(nn.Linear(2, 8), DropsByFunction(), nn.Linear(8, 2))
+    loss = LossOfBatch(model, F.cross_entropy, x, y, 0)
+    common, rest = recipe._parts(model, loss)
+    assert [len(common), len(rest)] == [1, 2]
+    plain = nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8), nn.Dropout(0.0), nn.Linear(8, 2))
+    common, rest = recipe._parts(plain, LossOfBatch(plain, F.cross_entropy, x, y, 0))
+    assert common is plain
+    assert len(rest) == 0
+
+
 def test_every_so_many_steps_and_dropout(moons):
     assert not torch.equal(weights(trained(moons, every=3)), weights(trained(moons, every=1)))
     network = nn.Sequential(nn.Linear(2, 200), nn.Tanh(), nn.Dropout(0.5), nn.Linear(200, 2))
