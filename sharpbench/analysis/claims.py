@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from sharpbench.analysis.estimates import (
     Effect,
@@ -453,6 +454,11 @@ def _margin(low: float, high: float, networks: int) -> float:
     return (high - low) / 2 / math.sqrt(networks)
 
 
+def _margin_of(deviation: float, networks: int = 3) -> float:
+    """Half the 95% interval (Student's t) of a mean stated with its standard deviation."""
+    return float(stats.t.ppf(0.975, networks - 1)) * deviation / math.sqrt(networks)
+
+
 def _growth(n_max: int) -> tuple[int, ...]:
     return tuple(range(1, n_max + 1))
 
@@ -554,11 +560,11 @@ CLAIMS: tuple[Claim, ...] = (
           _moons_mean(_moons_rate, **_NOISY, model__initialization="scaled"), Within(1.5, 2.0), "λ at 30% noise"),
     # --- MNIST, §5.3–5.5 ---
     Claim("5.3", "λ on clean MNIST", "≈ −3.0", "−2.951, −3.058, −2.951", _MNIST_SUITE,
-          _mnist_level(0.0), Level(-2.987, 0.1), "λ"),
+          _mnist_level(0.0), Level(-2.987, 0.1, _margin_of(0.062)), "λ"),
     Claim("5.3", "λ at 20% label noise", "≈ −3.9", "−3.849, −3.870, −3.838", _MNIST_SUITE,
-          _mnist_level(0.2), Level(-3.852, 0.1), "λ"),
+          _mnist_level(0.2), Level(-3.852, 0.1, _margin_of(0.016)), "λ"),
     Claim("5.3", "λ at 40% label noise", "≈ −4.5", "−4.458, −4.644, −4.423", _MNIST_SUITE,
-          _mnist_level(0.4), Level(-4.508, 0.1), "λ"),
+          _mnist_level(0.4), Level(-4.508, 0.1, _margin_of(0.119)), "λ"),
     Claim("5.3", "λ correlates with the test error over the noise levels", "r = −0.91", "9 networks", _MNIST_SUITE,
           _mnist_correlation, Effect(-0.91), "Pearson's r, pooled"),
     Claim("5.4", "CRR up to scale 200 keeps the accuracy", "97.8 ± 0.3%", "", _MNIST_SUITE,
@@ -570,18 +576,18 @@ CLAIMS: tuple[Claim, ...] = (
           "Δ ECE"),
     Claim("5.4", "λ falls at scales 100 and 200", "−3.2 for −2.6", "", _MNIST_SUITE,
           _sweep((100.0, 200.0), _mnist_rate), Effect(-0.6), "Δλ"),
-    Claim("5.5, Table 1", "λ under orders 2–4, scale 100", "−2.74", "", _MNIST_SUITE,
-          _table1_level([2, 3, 4], 100.0, _mnist_rate), Level(-2.74, 0.1), "λ"),
-    Claim("5.5, Table 1", "λ under orders 2–4, scale 200", "−2.76", "", _MNIST_SUITE,
-          _table1_level([2, 3, 4], 200.0, _mnist_rate), Level(-2.76, 0.1), "λ"),
-    Claim("5.5, Table 1", "λ under order 2, scale 200", "−3.05", "", _MNIST_SUITE,
-          _table1_level([2], 200.0, _mnist_rate), Level(-3.05, 0.1), "λ"),
-    Claim("5.5, Table 1", "λ under orders 1–4, scale 100", "−4.13", "", _MNIST_SUITE,
-          _table1_level([1, 2, 3, 4], 100.0, _mnist_rate), Level(-4.13, 0.1), "λ"),
-    Claim("5.5, Table 1", "λ under orders 1–4, scale 200", "−4.62", "", _MNIST_SUITE,
-          _table1_level([1, 2, 3, 4], 200.0, _mnist_rate), Level(-4.62, 0.1), "λ"),
-    Claim("5.5, Table 1", "λ under order 1, scale 200", "−5.49", "", _MNIST_SUITE,
-          _table1_level([1], 200.0, _mnist_rate), Level(-5.49, 0.1), "λ"),
+    Claim("5.5, Table 1", "λ under orders 2–4, scale 100", "−2.74 ± 0.01", "", _MNIST_SUITE,
+          _table1_level([2, 3, 4], 100.0, _mnist_rate), Level(-2.74, 0.1, _margin_of(0.01)), "λ"),
+    Claim("5.5, Table 1", "λ under orders 2–4, scale 200", "−2.76 ± 0.01", "", _MNIST_SUITE,
+          _table1_level([2, 3, 4], 200.0, _mnist_rate), Level(-2.76, 0.1, _margin_of(0.01)), "λ"),
+    Claim("5.5, Table 1", "λ under order 2, scale 200", "−3.05 ± 0.03", "", _MNIST_SUITE,
+          _table1_level([2], 200.0, _mnist_rate), Level(-3.05, 0.1, _margin_of(0.03)), "λ"),
+    Claim("5.5, Table 1", "λ under orders 1–4, scale 100", "−4.13 ± 0.05", "", _MNIST_SUITE,
+          _table1_level([1, 2, 3, 4], 100.0, _mnist_rate), Level(-4.13, 0.1, _margin_of(0.05)), "λ"),
+    Claim("5.5, Table 1", "λ under orders 1–4, scale 200", "−4.62 ± 0.06", "", _MNIST_SUITE,
+          _table1_level([1, 2, 3, 4], 200.0, _mnist_rate), Level(-4.62, 0.1, _margin_of(0.06)), "λ"),
+    Claim("5.5, Table 1", "λ under order 1, scale 200", "−5.49 ± 0.10", "", _MNIST_SUITE,
+          _table1_level([1], 200.0, _mnist_rate), Level(-5.49, 0.1, _margin_of(0.10)), "λ"),
     Claim("5.5, Table 1", "Penalising order 1 alone moves λ most (against orders 2–4, scale 200)", "−5.49 for −2.76",
           "", _MNIST_SUITE, _table1_difference(([1], 200.0), ([2, 3, 4], 200.0), _mnist_rate), Effect(-2.73), "Δλ"),
     Claim("5.5, Table 1", "Orders 2–4 calibrate better than 1–4 (scale 100)", "0.0795 for 0.1686", "", _MNIST_SUITE,
