@@ -146,13 +146,14 @@ def _predictive(table: pd.DataFrame) -> list[str]:
         sentences.append(
             f"No clear rank correlation with the test error within data and model: {', '.join(unclear)}."
         )
-    for target, group in table[table["simpson"]].groupby("target", sort=False):
-        listed = "; ".join(
-            f"{r.metric} {r.pooled.tau:+.2f}, but {r.within.tau:+.2f}" for r in group.itertuples()
-        )
+    reversed_ = [
+        f"{r.metric} with the {r.target.replace('_', ' ')} {r.pooled.tau:+.2f}, but {r.within.tau:+.2f}"
+        for r in table[table["simpson"]].itertuples()
+    ]
+    if reversed_:
         sentences.append(
-            f"Simpson's paradox, τ with the {str(target).replace('_', ' ')} over all networks, but within "
-            f"data and model: {listed}."
+            "Simpson's paradox, τ over all networks, but within data and model: "
+            f"{'; '.join(reversed_)}."
         )
     apparent = [
         r

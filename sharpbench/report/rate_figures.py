@@ -200,12 +200,12 @@ def _finish_panels(figure: Figure, axes: Any, used: int) -> None:
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(3, len(handles)),
-    )
+    # A letter takes about a fourteenth of an inch; a legend wider than the figure would be cut off.
+    fitting = int(figure.get_figwidth() / (max(map(len, handles), default=1) / 14 + 0.5))
+    columns = max(1, min(3, len(handles), fitting))
+    # One row is in the size already; more would be taken from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.21 * (math.ceil(len(handles) / columns) - 1))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 def _size(columns: int, bands: int) -> tuple[float, float]:

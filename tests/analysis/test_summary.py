@@ -32,10 +32,8 @@ def test_metrics_with_one_conclusion_share_a_sentence():
         "Among networks of the same data and model (n = 40) the sharper one has the lower test error, by "
         "(Kendall's τ, 95% interval): b -0.30 [-0.40, -0.20].",
         "No clear rank correlation with the test error within data and model: d.",
-        "Simpson's paradox, τ with the test error over all networks, but within data and model: "
-        "b +0.10, but -0.30.",
-        "Simpson's paradox, τ with the ece over all networks, but within data and model: "
-        "b +0.20, but -0.20.",
+        "Simpson's paradox, τ over all networks, but within data and model: b with the test error +0.10, "
+        "but -0.30; b with the ece +0.20, but -0.20.",
         "Seems to rank the test error over all networks, but does not within data and model (τ): "
         "d -0.40, but +0.00 [-0.10, +0.10].",
     ]
