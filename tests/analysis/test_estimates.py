@@ -81,6 +81,8 @@ def test_strata_keep_their_sizes():
         (Level(1.0, 0.1), (1.05, 1.04, 1.06), "reproduced"),
         (Level(1.0, 0.1), (1.5, 0.9, 2.1), "reproduced"),
         (Level(1.0, 0.1), (1.5, 1.4, 1.6), "not reproduced"),
+        (Level(1.0, 0.1, 0.3), (1.49, 1.09, 1.89), "reproduced"),  # √(0.3² + 0.4²) = 0.5
+        (Level(1.0, 0.1, 0.3), (1.51, 1.11, 1.91), "not reproduced"),
         (Effect(-2.0), (-2.2, -2.3, -2.1), "reproduced"),
         (Effect(-2.0), (-4.0, -6.0, -1.5), "reproduced"),
         (Effect(-2.0), (-0.5, -0.7, -0.3), "reproduced in direction"),
