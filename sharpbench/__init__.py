@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sharpbench.api import measure as measure
+    from sharpbench.errors import MetricFailed as MetricFailed
     from sharpbench.measurement import Measurement as Measurement
     from sharpbench.results.store import load_records as load_records
     from sharpbench.subject import Splits as Splits
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "MetricFailed": "sharpbench.errors",
     "Measurement": "sharpbench.measurement",
     "Splits": "sharpbench.subject",
     "Subject": "sharpbench.subject",
@@ -29,7 +31,15 @@ _HOMES = {
     "measure": "sharpbench.api",
 }
 
-__all__ = ["Measurement", "Splits", "Subject", "__version__", "load_records", "measure"]
+__all__ = [
+    "Measurement",
+    "MetricFailed",
+    "Splits",
+    "Subject",
+    "__version__",
+    "load_records",
+    "measure",
+]
 
 
 def __getattr__(name: str) -> Any:

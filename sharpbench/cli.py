@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import sys
@@ -429,9 +430,8 @@ def measure(
             err.print(f"[yellow]failed:[/] {_escape(f'{one.label}: {error}')}", soft_wrap=True)
             continue
         if as_json:
-            row = {"metric": one.label, **m.__dict__, "work": m.work.__dict__}
-            print(json.dumps(row))
-        error_text = "exact" if m.standard_error is None else f"{m.standard_error:.2g}"
+            print(json.dumps({"metric": one.label, **dataclasses.asdict(m)}))
+        error_text = "exact" if m.exact else f"{m.standard_error or 0:.2g}"
         table.add_row(
             one.label, f"{m.value:.6g}", error_text, "yes" if m.converged else "[red]no[/]",
             str(m.samples), f"{m.work.gradient_equivalents(m.samples):.1f}",

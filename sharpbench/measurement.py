@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
+
+from scipy import special
 
 from sharpbench.errors import NotFinite
 
-__all__ = ["Measurement", "Work"]
+__all__ = ["ErrorComponent", "Measurement", "Source", "Work"]
 
 
 @dataclass
@@ -45,13 +47,50 @@ class Work:
             self.higher += samples * 2 ** (order - 1)
 
 
+Source = Literal["points", "probes", "directions", "draws", "rounding", "other"]
+
+
+@dataclass(frozen=True)
+class ErrorComponent:
+    """One source of a figure's random error.
+
+    ``source``: ``points`` (the samples measured are a part of those meant), ``probes`` (random vectors of
+    an estimator), ``directions`` (in input space), ``draws`` (random perturbations or partitions),
+    ``rounding`` (of the working precision), ``other`` (a plug-in's that names none).
+    ``size``: its standard error in the figure's unit; None where the source is there but one draw alone
+    can't tell its size.
+    ``degrees_of_freedom`` of the estimate of ``size``; None for a size that is known.
+    """
+
+    source: Source
+    size: float | None
+    degrees_of_freedom: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise ValueError(
+                f"unknown source {self.source!r}: one of {', '.join(get_args(Source))}"
+            )
+        if self.size is not None and not (math.isfinite(self.size) and self.size >= 0):
+            raise NotFinite(
+                f"a standard error must be finite and not negative, got {self.size} ({self.source})"
+            )
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One figure of one metric on one subject.
 
-    ``standard_error`` is None when the value carries no sampling error. ``converged`` is False when
-    the estimator ran out of budget before it met its tolerance: the value is then its best one.
-    ``details`` is small and JSON-able. Raises NotFinite, a MetricFailed, for a non-finite value.
+    ``errors``: where its random error comes from; ``standard_error`` is their sum in quadrature, None
+    where there is none or where the size of one is not known. (A plug-in may give ``standard_error``
+    alone: that is one component called ``other``.)
+    ``error_bound``: how far an iteration that stops before its limit may be from it, in the figure's
+    unit; not random, and no part of ``standard_error``.
+    ``converged`` is False when the estimator ran out of budget before it met its tolerance: the value is
+    then its best one. ``details`` is small and JSON-able; its entry ``checks`` names what was verified on
+    the network at hand, with the relative deviation found.
+
+    Raises NotFinite, a MetricFailed, for a non-finite value.
     """
 
     value: float
@@ -60,9 +99,44 @@ class Measurement:
     samples: int = 0
     work: Work = field(default_factory=Work)
     details: dict[str, Any] = field(default_factory=dict)
+    errors: tuple[ErrorComponent, ...] = ()
+    error_bound: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise NotFinite(f"a measurement must be finite, got {self.value}")
-        if self.standard_error is not None and not math.isfinite(self.standard_error):
-            raise NotFinite(f"a standard error must be finite or None, got {self.standard_error}")
+        if self.standard_error is not None and not self.errors:
+            object.__setattr__(self, "errors", (ErrorComponent("other", self.standard_error),))
+        sizes = [e.size for e in self.errors]
+        known = [s for s in sizes if s is not None]
+        total = math.hypot(*known) if sizes and len(known) == len(sizes) else None
+        if self.standard_error not in (None, total):
+            raise ValueError(
+                "standard_error follows from errors: leave it out where they are given"
+            )
+        object.__setattr__(self, "standard_error", total)
+
+    @property
+    def exact(self) -> bool:
+        """No random component, no unfinished iteration: exact up to rounding in the metric's precision."""
+        return not self.errors and not self.error_bound and self.converged
+
+    @property
+    def degrees_of_freedom(self) -> float | None:
+        """Those of ``standard_error`` (Welch 1947, Satterthwaite 1946); None where every size is known."""
+        if not self.standard_error:
+            return None
+        weights = [
+            (e.size or 0.0) ** 4 / e.degrees_of_freedom for e in self.errors if e.degrees_of_freedom
+        ]
+        return self.standard_error**4 / sum(weights) if any(weights) else None
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """The two-sided interval for ``level``, by Student's t; None where the error's size isn't known."""
+        if self.standard_error is None:
+            return None if self.errors else (self.value, self.value)
+        free = self.degrees_of_freedom
+        half = 0.5 * (1 + level)
+        quantile = special.ndtri(half) if free is None else special.stdtrit(free, half)
+        width = float(quantile) * self.standard_error
+        return self.value - width, self.value + width

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 
 __all__ = ["mean_over_points"]
 
@@ -15,9 +15,10 @@ def mean_over_points(values: Tensor, work: Work, *, converged: bool = True) -> M
     """Mean of ``values`` (N,) with its standard error. Raises NotFinite."""
     exact = values.double()
     several = len(exact) > 1
+    size = float(exact.std()) / math.sqrt(len(exact)) if several else None
     return Measurement(
         value=float(exact.mean()),
-        standard_error=float(exact.std()) / math.sqrt(len(exact)) if several else None,
+        errors=(ErrorComponent("points", size, len(exact) - 1 if several else None),),
         converged=converged,
         samples=len(exact),
         work=work,

@@ -50,6 +50,10 @@ class Record:
     epoch: int | None = None
     value: float | None = None
     standard_error: float | None = None
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """Where the error comes from: ``source``, ``size``, ``degrees_of_freedom`` of each component."""
+    error_bound: float | None = None
+    """How far an unfinished iteration may be from its limit."""
     converged: bool | None = None
     samples: int | None = None
     gradient_equivalents: float | None = None

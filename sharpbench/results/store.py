@@ -212,6 +212,7 @@ _REAL_COLUMNS = {
     "limit",
     "value",
     "standard_error",
+    "error_bound",
     "function_change",
     "gradient_equivalents",
     "epoch",

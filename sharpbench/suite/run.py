@@ -560,6 +560,8 @@ def _answer(measurement: Measurement) -> dict[str, Any]:
     return {
         "value": measurement.value,
         "standard_error": measurement.standard_error,
+        "errors": [dataclasses.asdict(e) for e in measurement.errors],
+        "error_bound": measurement.error_bound,
         "converged": measurement.converged,
         "samples": measurement.samples,
         "gradient_equivalents": measurement.work.gradient_equivalents(measurement.samples),
