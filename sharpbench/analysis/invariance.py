@@ -301,6 +301,7 @@ def ranking_survival(frame: pd.DataFrame) -> pd.DataFrame:
             once["before"].to_numpy(float),
             once["after"].to_numpy(float),
             strata.reindex(once["subject"]).to_numpy(),
+            first["seed"].reindex(once["subject"]).to_numpy(),
         )
         if found is not None:
             rows.append({"metric": metric, "transformation": transformation, "association": found})

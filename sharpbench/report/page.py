@@ -213,8 +213,8 @@ def _pictures(
             "associations",
             lambda: figures.association_heatmap(associations),
             "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
-            "all networks pooled; right: only pairs of equal data and model. A star: the 95% "
-            "bootstrap interval leaves out zero.",
+            "all networks pooled; right: only pairs of equal data and model. A star: p ≤ 5% after Holm's "
+            "adjustment for the number of metrics, with errors over seeds.",
         )
         agreement = prediction.metric_agreement(frame)
         side_by_side, names = _side_by_side(frame)
@@ -559,7 +559,7 @@ def _any_evaluated(frame: pd.DataFrame) -> bool:
 
 
 def _no_associations() -> pd.DataFrame:
-    return pd.DataFrame(columns=["metric", "target", "pooled", "within", "simpson"])
+    return pd.DataFrame(columns=["metric", "target", *prediction.KINDS, "simpson"])
 
 
 def _environment() -> jinja2.Environment:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from sharpbench.analysis.prediction import associations, kendall
+from sharpbench.analysis.prediction import associations, holm, kendall
 from sharpbench.seeds import numpy_generator
 
 
@@ -13,16 +13,35 @@ def test_one_stratum_is_kendalls_tau():
     y += x
     found = kendall(x, y, np.zeros(40))
     assert found.tau == pytest.approx(kendalltau(x, y).statistic)
-    assert (found.n, found.pairs, found.strata) == (40, 780, 1)
+    assert (found.n, found.pairs, found.strata, found.blocks) == (40, 780, 1, 40)
     assert found.low < found.tau < found.high
     assert found.clear
 
 
-def test_ties_count_for_nothing():
-    found = kendall(np.array([1, 1, 2, 3]), np.array([1, 2, 2, 3]), np.zeros(4))
-    assert found.tau == 1.0
-    assert found.pairs == 4  # of 6, one ties in x and one in y
+def test_ties_are_counted_as_in_tau_b():
+    x, y = np.array([1, 1, 2, 3]), np.array([1, 2, 2, 3])
+    found = kendall(x, y, np.zeros(4))
+    assert found.tau == pytest.approx(4 / 5)  # 4 untied pairs; 5 untied in x, 5 in y
+    assert found.tau == pytest.approx(kendalltau(x, y).statistic)
+    assert found.pairs == 4
+    rng = numpy_generator(3)
+    x, y = rng.integers(0, 5, 50), rng.integers(0, 3, 50)
+    assert kendall(x, y, np.zeros(50)).tau == pytest.approx(kendalltau(x, y).statistic)
     assert kendall(np.ones(5), np.arange(5), np.zeros(5)) is None
+
+
+def test_the_jackknife_by_hand():
+    """Three seeds of three networks; the three τ without one of them, on the scale of artanh."""
+    x = np.arange(9.0)
+    y = np.array([3.0, 1.0, 0.0, 2.0, 8.0, 5.0, 7.0, 4.0, 6.0])
+    seeds = np.tile(np.arange(3), 3)
+    found = kendall(x, y, np.zeros(9), seeds)
+    left = np.arctanh([kendalltau(x[seeds != s], y[seeds != s]).statistic for s in range(3)])
+    error = np.sqrt(2 / 3 * np.square(left - left.mean()).sum())
+    centre, width = np.arctanh(kendalltau(x, y).statistic), 4.302653 * error
+    assert (found.low, found.high) == pytest.approx(
+        (np.tanh(centre - width), np.tanh(centre + width)), rel=1e-6
+    )
 
 
 def test_strata_are_never_mixed():
@@ -34,25 +53,69 @@ def test_strata_are_never_mixed():
     assert kendall(x, y, np.zeros(20)).tau > 0
 
 
-def test_the_interval_covers_the_truth():
-    """Bivariate normal with correlation r has Kendall's τ = 2/π·arcsin r."""
-    rng, covered = numpy_generator(1), 0
+@pytest.mark.parametrize(("seeds", "recipes", "shared"), [(60, 1, 0.0), (10, 3, 0.8), (5, 3, 0.8)])
+def test_the_interval_covers_the_truth(seeds, recipes, shared):
+    """Bivariate normal with correlation r has Kendall's τ = 2/π·arcsin r, also if seeds are shared."""
+    rng, covered, trials = numpy_generator(1), 0, 300
     truth = 2 / np.pi * np.arcsin(0.6)
-    for trial in range(150):
-        x = rng.normal(size=60)
-        y = 0.6 * x + 0.8 * rng.normal(size=60)
-        found = kendall(x, y, np.zeros(60), seed=trial)
+    mixing = np.linalg.cholesky([[1, 0.6], [0.6, 1]])
+    for trial in range(trials):
+        common = mixing @ rng.normal(size=(2, seeds, 1))[:, :, 0]
+        own = np.einsum("ij,jsr->isr", mixing, rng.normal(size=(2, seeds, recipes)))
+        x, y = (np.sqrt(shared) * common[:, :, None] + np.sqrt(1 - shared) * own).reshape(2, -1)
+        blocks = np.repeat(np.arange(seeds), recipes)
+        found = kendall(x, y, np.zeros(len(x)), blocks, seed=trial)
         covered += found.low <= truth <= found.high
-    assert 0.88 <= covered / 150 <= 0.99
+    assert 0.92 <= covered / trials <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("seeds", "recipes", "strata"),
+    [(3, 3, 1), (3, 3, 3), (5, 3, 2), (10, 6, 1), (1, 2, 3), (2, 1, 3)],
+)
+def test_clear_is_rare_without_an_association(seeds, recipes, strata):
+    """What seeds share makes networks alike; that must not pass for an association."""
+    rng, trials, hits = numpy_generator(5), 300, 0
+    groups = np.repeat(np.arange(strata), seeds * recipes)
+    blocks = np.tile(np.repeat(np.arange(seeds), recipes), strata)
+    for trial in range(trials):
+        common = np.sqrt(0.8) * rng.normal(size=(2, seeds))
+        x, y = common[:, blocks] + np.sqrt(0.2) * rng.normal(size=(2, len(groups)))
+        found = kendall(x, y, groups, blocks, seed=trial)
+        hits += found is not None and found.clear
+    assert hits / trials <= 0.08
+
+
+def test_a_few_pairs_that_agree_are_not_clear():
+    x = np.arange(6.0)
+    found = kendall(x, x, np.repeat(np.arange(3), 2))
+    assert found.tau == 1
+    assert found.p == pytest.approx(0.25, abs=0.05)  # all of 3 pairs agree in 2 of 8 cases
+    assert not found.clear
+
+
+def test_agreement_throughout_ends_the_interval_where_a_failure_would_have_shown():
+    x = np.arange(20.0)
+    found = kendall(x, x, np.zeros(20))
+    assert found.high == 1
+    assert found.low == pytest.approx(1 - 2 * (1 - 0.025 ** (1 / 20)))
+    assert kendall(x, -x, np.zeros(20)).high == pytest.approx(-found.low)
+
+
+def test_holms_adjustment_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).max() == 1.0
 
 
 def frame_of(rows):
-    """A record frame of one metric and the test error."""
+    """A record frame of one metric and the test error; a network a row, each of its own seed."""
     records = []
-    for i, (value, error, group) in enumerate(rows):
+    for i, (value, error, group, *rest) in enumerate(rows):
+        seed, recipe = rest or (i, "adam")
         common = {
             "subject": str(i), "status": "ok", "transformation": None, "label": "m",
             "dataset_short": group, "model_short": "net", "metric_short": "m",
+            "seed": seed, "recipe_short": recipe,
         }  # fmt: skip
         records.append({**common, "kind": "measurement", "name": "m", "value": value})
         records.append({**common, "kind": "evaluation", "name": "test_error", "value": error})
@@ -70,3 +133,31 @@ def test_simpsons_paradox_is_flagged():
     rows += [(200.0 + i, 2000.0 - i, "noisier") for i in range(10)]
     (row,) = associations(frame_of(rows)).to_dict("records")
     assert row["simpson"]
+
+
+def test_pairs_of_one_seed_and_of_one_recipe_are_told_apart():
+    """Recipe by recipe the metric rises with the error, seed by seed it falls."""
+    rows = [
+        (10.0 * r + s, 10.0 * r - s, "data", s, f"recipe {r}") for r in range(3) for s in range(6)
+    ]
+    (row,) = associations(frame_of(rows)).to_dict("records")
+    assert row["between_recipes"].tau == 1
+    assert row["between_recipes"].pairs == 18
+    assert row["between_seeds"].tau == -1
+    assert row["between_seeds"].pairs == 45
+    assert row["within"].blocks == 6
+
+
+def test_p_is_adjusted_for_the_number_of_metrics():
+    rng = numpy_generator(2)
+    errors = rng.normal(size=12)
+    frames = []
+    for name, noise in (("a", 0.9), ("b", 5.0), ("c", 5.0)):
+        values = errors + noise * rng.normal(size=12)
+        frame = frame_of([(v, e, "data") for v, e in zip(values, errors, strict=True)])
+        measured = frame["kind"] == "measurement"
+        frames.append(frame[measured].assign(metric_short=name, label=name, name=name))
+    frames.append(frame[~measured])
+    rows = associations(pd.concat(frames, ignore_index=True)).set_index("metric")["within"]
+    assert rows["a"].adjusted == pytest.approx(3 * rows["a"].p)
+    assert rows["a"].adjusted > rows["a"].p
