@@ -102,7 +102,7 @@ def records(metric, pairs, *, transformation, parameters, name=None, dataset="d"
         common = {
             "kind": "measurement", "status": "ok", "subject": f"s{i}", "label": metric,
             "metric_short": metric, "name": metric, "parameters": {}, "standard_error": None,
-            "dataset_short": dataset, "model_short": "m",
+            "dataset_short": dataset, "model_short": "m", "seed": i,
         }  # fmt: skip
         rows.append({**common, "value": before, "transformation": None})
         rows.append(
