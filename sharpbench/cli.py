@@ -406,6 +406,7 @@ def measure(
     from sharpbench.datasets.files import data_root
     from sharpbench.errors import MetricFailed
     from sharpbench.metrics import metrics
+    from sharpbench.report.format import figure
     from sharpbench.results.weights import load_network
     from sharpbench.seeds import derive_seed
     from sharpbench.subject import Subject
@@ -421,7 +422,7 @@ def measure(
     network = load_network(model, weights).to(device).eval()
     subject = Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
     failed = False
-    table = Table("metric", "value", "standard error", "converged", "samples", "gradients")
+    table = Table("metric", "value ± standard error", "converged", "samples", "gradients")
     for one in chosen:
         try:
             m = one.checked_measure(subject, seed=seed)
@@ -431,9 +432,9 @@ def measure(
             continue
         if as_json:
             print(json.dumps({"metric": one.label, **dataclasses.asdict(m)}))
-        error_text = "exact" if m.exact else f"{m.standard_error or 0:.2g}"
+        told = figure(m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6)
         table.add_row(
-            one.label, f"{m.value:.6g}", error_text, "yes" if m.converged else "[red]no[/]",
+            one.label, _escape(told), "yes" if m.converged else "[red]no[/]",
             str(m.samples), f"{m.work.gradient_equivalents(m.samples):.1f}",
         )  # fmt: skip
     if not as_json and table.row_count:

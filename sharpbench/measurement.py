@@ -18,12 +18,14 @@ class Work:
     """Passes over the model, counted in samples by the operators that make them.
 
     The unit that makes figures comparable across machines is the *gradient-equivalent*: the cost of
-    one gradient over ``samples`` samples. The convention is the usual operation count of reverse
-    mode (Griewank & Walther 2008, ch. 4): a forward pass is 1/3 of a gradient, a Hessian-vector
-    product 2 gradients, and each further nested derivative doubles (order k: 2^(k-1)).
+    one gradient over ``samples`` samples, its forward pass included. The convention is the usual
+    operation count of reverse mode (Griewank & Walther 2008, ch. 4): a forward pass is 1/3 of a
+    gradient and a backward pass 2/3, a Hessian-vector product 2 gradients, and each further nested
+    derivative doubles (order k: 2^(k-1)).
     """
 
     forward: float = 0.0
+    """Forward passes alone: those of a gradient are counted there."""
     gradient: float = 0.0
     hessian_vector: float = 0.0
     higher: float = 0.0
@@ -36,6 +38,10 @@ class Work:
     def gradient_equivalents(self, samples: int) -> float:
         """The cost in gradients over ``samples`` samples."""
         return self.gradient_samples() / samples
+
+    def add_backward(self, samples: int) -> None:
+        """Count a further backward pass through a graph that is there already: 2/3 of a gradient."""
+        self.gradient += 2 * samples / 3
 
     def add_derivative(self, order: int, samples: int) -> None:
         """Count one nested reverse pass of ``order`` ≥ 1 over ``samples`` samples."""

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.frames import measured
+from sharpbench.analysis.frames import error_on_same_points, measured
 
 __all__ = ["convergence", "implementation_agreement", "implementation_pairs"]
 
@@ -17,11 +17,13 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``subject``, ``metric``, ``a``, ``b`` (short names), ``value_a``, ``value_b``,
     ``difference`` (b − a, relative to |a|), ``standard_errors`` (|b − a| over the combined standard
-    error, NaN where neither has one).
+    error without that of the points, which are the same; NaN where neither has one).
     """
     rows = []
-    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "standard_error"]
-    for (subject, name), group in measured(frame)[columns].groupby(["subject", "name"]):
+    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "error"]
+    rows_of = measured(frame)
+    rows_of = rows_of.assign(error=error_on_same_points(rows_of))
+    for (subject, name), group in rows_of[columns].groupby(["subject", "name"]):
         if "implementation" not in group["parameters"].iloc[0]:
             continue
         others = group["parameters"].map(
@@ -32,8 +34,7 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
                 rank=same["parameters"].map(lambda p: p["implementation"] != "native")
             ).sort_values(["rank", "label"])
             for a, b in itertools.combinations(by_native.to_dict("records"), 2):
-                own, other = np.nan_to_num([a["standard_error"], b["standard_error"]])
-                error = float(np.hypot(own, other))
+                error = float(np.hypot(a["error"], b["error"]))
                 gap = b["value"] - a["value"]
                 rows.append(
                     {

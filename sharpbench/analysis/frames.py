@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-__all__ = ["evaluations", "measured", "short_names", "stratum", "with_short_names"]
+__all__ = [
+    "error_on_same_points",
+    "evaluations",
+    "measured",
+    "short_names",
+    "stratum",
+    "with_short_names",
+]
 
 
 def measured(frame: pd.DataFrame) -> pd.DataFrame:
@@ -18,6 +26,27 @@ def measured(frame: pd.DataFrame) -> pd.DataFrame:
         & frame["transformation"].isna()
     )
     return frame[rows]
+
+
+def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
+    """The standard error without its component ``points``, 0 where there is none.
+
+    Figures of one seed, by two implementations or before and after a transformation, are measured on
+    the same points: what these add to the error is the same in both.
+    """
+    total = frame["standard_error"].astype(float).fillna(0)
+    if "errors" not in frame:
+        return total
+    return pd.Series(
+        [
+            math.hypot(*(e["size"] or 0.0 for e in errors if e["source"] != "points"))
+            if isinstance(errors, list) and errors
+            else float(known)
+            for errors, known in zip(frame["errors"], total, strict=True)
+        ],
+        index=frame.index,
+        dtype=float,
+    )
 
 
 def evaluations(frame: pd.DataFrame) -> pd.DataFrame:

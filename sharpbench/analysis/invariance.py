@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sharpbench.analysis.frames import measured, stratum
+from sharpbench.analysis.frames import error_on_same_points, measured, stratum
 from sharpbench.analysis.prediction import kendall
 from sharpbench.errors import InputError
 from sharpbench.invariance import Transformation, transformations
@@ -43,17 +43,19 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
     NaN where it says nothing but perhaps "the same"), ``promised`` (whether theory promises the same),
     ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
     (its size without the expectation), ``noise`` (the change that counts as noise: three combined
-    standard errors, at least the tolerance), ``moved``, ``deviates`` (from the expectation),
+    standard errors, those of the points left out since they are the same, at least the tolerance),
+    ``moved``, ``deviates`` (from the expectation),
     ``function_change``.
     """
     base = measured(frame)
+    base = base.assign(error=error_on_same_points(base))
     rows = frame[
         (frame["kind"] == "measurement")
         & (frame["status"] == "ok")
         & frame["transformation"].notna()
     ]
-    joined = rows.merge(
-        base[["subject", "label", "value", "standard_error"]],
+    joined = rows.assign(error=error_on_same_points(rows)).merge(
+        base[["subject", "label", "value", "error"]],
         on=["subject", "label"],
         suffixes=("", "_before"),
     )
@@ -61,10 +63,7 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
     # A value near zero is no measure of a change: a tenth of the metric's usual size at least.
     usual = before.abs().groupby(joined["label"]).transform("median")
     size = np.maximum(before.abs(), 0.1 * usual)
-    errors = np.hypot(
-        joined["standard_error"].astype(float).fillna(0),
-        joined["standard_error_before"].astype(float).fillna(0),
-    )
+    errors = np.hypot(joined["error"], joined["error_before"])
     theory = [_theory(row) for row in joined.to_dict("records")]
     expected = pd.Series([t[0] for t in theory], index=joined.index, dtype=float)
     noise = np.maximum(_ERRORS * errors / size, TOLERANCE)

@@ -164,7 +164,6 @@ class _LossOperator(SymmetricOperator):
         return torch.cat([p.reshape(-1) for p in pieces])
 
     def _share(self, x: Tensor, y: Tensor) -> Tensor:
-        self.work.forward += len(x)
         share: Tensor = self.loss(self.model(x), y).sum() / self.samples
         return share
 
@@ -266,7 +265,6 @@ class GaussNewtonOperator(_LossOperator):
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
             outputs = self.model(x)
-            self.work.forward += len(x)
             free = outputs.detach().requires_grad_()
             (slope,) = torch.autograd.grad(
                 self.loss(free, y).sum() / self.samples, free, create_graph=True
@@ -336,7 +334,6 @@ class InputHessianOperator(SymmetricOperator):
             (gradient,) = torch.autograd.grad(
                 loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
             )
-        work.forward += len(x)
         work.gradient += len(x)
         self._at = _Point(gradient, x)
 

@@ -157,8 +157,7 @@ class Curvlinops:
 
     def _count(self, products: int) -> None:
         self.products += products
-        # Its products rebuild the gradient: a forward and a gradient pass beside each one.
-        self.work.forward += products * self.samples
+        # Its products rebuild the gradient: one beside each.
         self.work.gradient += products * self.samples
         self.work.hessian_vector += products * self.samples
 

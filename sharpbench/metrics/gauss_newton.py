@@ -96,10 +96,11 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
         )
         return Measurement(
             value=result.value,
+            error_bound=result.error_bound,
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={"error_bound": result.error_bound, "products": result.products},
+            details={"products": result.products},
         )
 
     def _from_gram(self, subject: Subject, seed: int) -> Measurement | None:

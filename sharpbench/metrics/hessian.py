@@ -192,7 +192,6 @@ class HessianTopEigenvalue(_HessianMetric):
             generator=torch_generator(derive_seed(seed, "probes")),
         )
         details = {
-            "error_bound": result.error_bound,
             "products": result.products,
             "largest_ritz_values": list(result.ritz_values[:5]),
             "smallest_ritz_value": result.ritz_values[-1],
@@ -202,6 +201,7 @@ class HessianTopEigenvalue(_HessianMetric):
             details |= {"eigenvalues": list(result.values), "bounds": list(result.error_bounds)}
         return Measurement(
             value=result.value,
+            error_bound=result.error_bound,
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,

@@ -88,7 +88,7 @@ class InputJacobianNorm(_InputMetric):
             (gradient,) = torch.autograd.grad(
                 column.sum(), x, retain_graph=True, materialize_grads=True
             )
-            work.gradient += len(x)
+            work.add_backward(len(x))
             total += gradient.square().flatten(1).sum(1)
         return total.sqrt()
 
@@ -179,7 +179,6 @@ class InputGradientChange(_InputMetric):
         def gradient(x: Tensor, y: Tensor) -> Tensor:
             x = x.clone().requires_grad_()
             loss = subject.losses(model(x), y).sum()
-            work.forward += len(x)
             work.gradient += len(x)
             return torch.autograd.grad(loss, x, materialize_grads=True)[0]
 

@@ -129,6 +129,6 @@ class PyHessian:
 
     def _finish(self) -> int:
         """Share the backward passes out between gradients and products; the number of products."""
-        self.work.gradient = self.work.forward
+        self.work.gradient, self.work.forward = self.work.forward, 0.0
         self.work.hessian_vector = self._backward_samples - self.work.gradient
         return round(self.work.hessian_vector / self.samples)

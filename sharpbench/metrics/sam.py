@@ -288,7 +288,6 @@ class _Surface:
         self._move(epsilon)
         loss = self.loss()
         gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self.work.forward += self.samples
         self.work.gradient += self.samples
         self._move(None)
         if self.scale is None:

@@ -37,6 +37,7 @@ from sharpbench.metrics import metrics
 from sharpbench.problems import problems as problem_registry
 from sharpbench.registry import Registry
 from sharpbench.report import figures, rate_figures
+from sharpbench.report.format import figure as told
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.results.store import ResultsStore, load_records
 
@@ -472,7 +473,8 @@ def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for figure in first["judged"]:
             values = [row["judged"][figure][0] for row in group if figure in row["judged"]]
             judged[figure] = _mean_and_error(values)
-        shown = {**first, "seed": len(group), "judged": judged, "error_bound": None}
+        shown = {**first, "seed": len(group), "judged": judged}
+        shown |= {"errors": None, "error_bound": None}  # the spread over seeds holds them all
         if first["status"] == "ok":
             value, error = _mean_and_error([row["value"] for row in group])
             converged = all(row["converged"] for row in group)
@@ -509,7 +511,8 @@ def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
             "reason": row["reason"],
             "value": row["value"],
             "standard_error": row["standard_error"],
-            "error_bound": (row["details"] or {}).get("error_bound"),
+            "errors": row["errors"],
+            "error_bound": row["error_bound"],
             "converged": bool(row["converged"]) if row["status"] == "ok" else None,
             "samples": row["samples"],
             "gradients": row["gradient_equivalents"],
@@ -533,9 +536,7 @@ def _decision_maps(frame: pd.DataFrame) -> list[dict[str, Any]]:
         rate = own[own["name"] == "curvature_rate"].head(1)
         parts = []
         if len(rate):
-            parts.append(
-                f"λ = {_with_error(rate['value'].iloc[0], rate['standard_error'].iloc[0])}"
-            )
+            parts.append(f"λ = {told(rate['value'].iloc[0], rate['standard_error'].iloc[0])}")
         if row["subject"] in error_of.index:
             parts.append(f"error {_percent_with_error(*error_of.loc[row['subject']])}")
         name = f"{row['dataset_short']}\n{row['model_short']} · {row['recipe_short']}"
@@ -571,7 +572,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        figure=_with_error,
+        figure=told,
         percent_figure=_percent_with_error,
         number=_number,
         interval=_interval,
@@ -584,18 +585,6 @@ def _environment() -> jinja2.Environment:
 
 def _asset(name: str) -> Markup:
     return Markup((resources.files("sharpbench.report") / "static" / name).read_text("utf-8"))
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    """``1.234 ± 0.012``: the error to two digits, the value to the same place."""
-    if value is None or math.isnan(value):
-        return "–"
-    if error is None or math.isnan(error) or error == 0:
-        return _number(value)
-    places = max(0, 1 - math.floor(math.log10(error)))
-    if places > 8 or abs(value) >= 1e6:
-        return f"{value:.3g} ± {error:.1g}"
-    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def _percent_with_error(value: float | None, error: float | None) -> str:

@@ -91,6 +91,13 @@ class ProblemPlan:
         return None
 
 
+_SEEDING = 2
+"""Raised when metrics get their seeds in another way: stored figures of the old one are not mixed in.
+
+2: one seed for all metrics of a subject, so that they measure the same points.
+"""
+
+
 @dataclass(frozen=True)
 class MeasurementPlan:
     """A metric asked of a trained subject, after one draw of a transformation or as it is."""
@@ -104,7 +111,12 @@ class MeasurementPlan:
         """The same for every subject; a record's key adds the subject and its weights."""
         changed = self.transformation.identity() if self.transformation else None
         return content_key(
-            {"metric": self.metric.identity(), "transformation": changed, "draw": self.draw}
+            {
+                "metric": self.metric.identity(),
+                "transformation": changed,
+                "draw": self.draw,
+                "seeding": _SEEDING,
+            }
         )
 
     @property
@@ -125,7 +137,7 @@ class TrajectoryPlan:
         return epoch == 1 or epoch % self.every == 0 or epoch == last
 
     def metric_key(self, metric: Metric) -> str:
-        return content_key({"metric": metric.identity(), "every": self.every})
+        return content_key({"metric": metric.identity(), "every": self.every, "seeding": _SEEDING})
 
 
 @dataclass(frozen=True)

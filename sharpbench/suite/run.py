@@ -252,7 +252,7 @@ class _ProblemRun(_Run):
         elif answer.limit is not None:
             base = dataclasses.replace(base, limit=answer.limit)
         base = dataclasses.replace(base, expected=answer.expected)
-        seed = derive_seed(self.problem.seed, "metric", metric.name)
+        seed = derive_seed(self.problem.seed, "metric")  # one for all: they measure the same points
 
         def ask() -> tuple[Measurement, Cost | None]:
             if not self.task.time_costs:
@@ -525,15 +525,17 @@ class _SubjectRun(_Run):
 
     def _ask(self, metric: Metric, subject: Subject) -> Measurement:
         # The seed is the same before and after a transformation: common random numbers.
-        return metric.checked_measure(subject, seed=self._metric_seed(metric))
+        return metric.checked_measure(subject, seed=self._metric_seed)
 
     def _ask_and_time(self, metric: Metric, subject: Subject) -> tuple[Measurement, Cost | None]:
         if not self.task.time_costs:
             return self._ask(metric, subject), None
-        return self._timed(metric, subject, self._metric_seed(metric))
+        return self._timed(metric, subject, self._metric_seed)
 
-    def _metric_seed(self, metric: Metric) -> int:
-        return derive_seed(self.subject.seed, "metric", metric.name)
+    @property
+    def _metric_seed(self) -> int:
+        """One for all metrics: those of equal number and split measure the same points."""
+        return derive_seed(self.subject.seed, "metric")
 
 
 def _prepare(plan: ProblemPlan, metric: Metric, seed: int) -> Callable[[], object]:

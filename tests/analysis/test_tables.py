@@ -7,7 +7,7 @@ import pytest
 from sharpbench.analysis.comparison import compare_records
 from sharpbench.analysis.correctness import implementation_agreement, implementation_pairs
 from sharpbench.analysis.cost import cost_table
-from sharpbench.analysis.frames import short_names
+from sharpbench.analysis.frames import error_on_same_points, short_names
 from sharpbench.analysis.invariance import invariance_matrix
 from sharpbench.analysis.summary import problems
 
@@ -131,3 +131,18 @@ def test_comparison_counts_standard_errors():
     exact = compare_records(pd.DataFrame([row("b", 2.0)]), pd.DataFrame([row("b", 2.1)]))
     assert exact.rows["standard_errors"].tolist() == [np.inf]
     assert json.dumps(moved["subject_label"])
+
+
+def test_the_points_error_is_left_out_where_the_points_are_the_same():
+    def component(source, size):
+        return {"source": source, "size": size, "degrees_of_freedom": 7.0}
+
+    errors = [component("points", 12.0), component("probes", 3.0), component("rounding", 4.0)]
+    frame = pd.DataFrame(
+        [
+            row("a", 1.0, standard_error=13.0, errors=errors),
+            row("b", 1.0, standard_error=0.5, errors=[]),  # stored before there were components
+            row("c", 1.0, errors=[component("points", None)]),
+        ]
+    )
+    assert error_on_same_points(frame).tolist() == [5.0, 0.5, 0.0]

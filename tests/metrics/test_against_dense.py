@@ -25,7 +25,7 @@ def test_top_eigenvalue(tiny, exact):
     top = float(torch.linalg.eigvalsh(exact)[-1])
     found = sb.measure(tiny, "hessian_top_eigenvalue", tolerance=1e-8, seed=SEED)
     assert found.converged
-    assert abs(found.value - top) <= found.details["error_bound"] + 1e-12
+    assert abs(found.value - top) <= found.error_bound + 1e-12
     assert abs(found.value - top) < 1e-7 * top
     assert found.standard_error is None
 

@@ -23,7 +23,7 @@ def test_top_eigenvalues_agree_within_their_tolerances(subject):
     assert ours.converged
     # A successive-difference stop of 1e-6 leaves a true error of up to about 30 times as much.
     assert theirs.value == pytest.approx(ours.value, rel=1e-3)
-    assert theirs.value <= ours.value + ours.details["error_bound"]
+    assert theirs.value <= ours.value + ours.error_bound
 
 
 def test_traces_agree_within_three_standard_errors(subject):
@@ -199,7 +199,7 @@ def test_an_unmet_tolerance_is_admitted(trained_mlp):
     eigenvalue = sb.measure(trained_mlp, "hessian_top_eigenvalue", samples=200, max_products=2)
     trace = sb.measure(trained_mlp, "hessian_trace", samples=200, max_probes=8, tolerance=1e-4)
     assert not eigenvalue.converged
-    assert eigenvalue.details["error_bound"] > 1e-3 * eigenvalue.value
+    assert eigenvalue.error_bound > 1e-3 * eigenvalue.value
     assert not trace.converged
 
 

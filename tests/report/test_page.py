@@ -16,7 +16,8 @@ from sharpbench.analysis.claims import CLAIMS
 from sharpbench.analysis.frames import with_short_names
 from sharpbench.errors import InputError
 from sharpbench.report import page as report_page
-from sharpbench.report.page import _metric_table, _percent, _with_error, write_report
+from sharpbench.report.format import figure
+from sharpbench.report.page import _metric_table, _percent, write_report
 from sharpbench.results.store import ResultsStore, load_records
 from tests.conftest import MINI_SUITE
 from tests.suite.test_run import run
@@ -145,7 +146,7 @@ def test_no_results_are_told(results, tmp_path):
     ],
 )
 def test_figures_show_as_many_digits_as_they_have(value, error, text):
-    assert _with_error(value, error) == text
+    assert figure(value, error) == text
 
 
 def test_percentages():

@@ -338,3 +338,44 @@ def _members(session: int) -> list[str]:
         if int(fields[3]) == session and fields[0] != "Z":
             alive.append(stat.parent.name)
     return [pid for pid in alive if int(pid) != os.getpid()]
+
+
+def test_metrics_of_one_subject_measure_the_same_points(tmp_path, monkeypatch):
+    import sharpbench.metrics.base as base
+
+    drawn: list[tuple[int, int]] = []
+
+    def note(data, samples, *, seed):
+        chosen = draw(data, samples, seed=seed)
+        drawn.append((len(chosen[0]), hash(chosen[0].numpy().tobytes())))
+        return chosen
+
+    draw = base.sampled
+    monkeypatch.setattr(base, "sampled", note)
+    suite = tmp_path / "points.toml"
+    suite.write_text(
+        """
+        name = "points"
+        title = "Three metrics of the same points"
+        seeds = [0]
+        [[subjects]]
+        dataset = { name = "two_moons", n = 100 }
+        model = { name = "mlp", widths = [3] }
+        recipe = { name = "adam", epochs = 1 }
+        [[metrics]]
+        name = "hessian_top_eigenvalue"
+        samples = 20
+        [[metrics]]
+        name = "fisher_rao_norm"
+        samples = 20
+        [[metrics]]
+        name = "input_jacobian_norm"
+        split = "train"
+        samples = 20
+        [cost]
+        repeats = 1
+        """
+    )
+    run(suite, tmp_path / "results")
+    assert {n for n, _ in drawn} == {20}
+    assert len({points for _, points in drawn}) == 1
