@@ -14,6 +14,8 @@ from torch import nn
 from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
     brier_score,
+    calibrated_floor,
+    debiased_calibration_error,
     expected_calibration_error,
     reliability,
 )
@@ -29,7 +31,7 @@ __all__ = [
     "reliability_diagram",
 ]
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 
 FIGURES = (
     "train_loss",
@@ -44,6 +46,8 @@ FIGURES = (
     "loss_gap",
     "hard_accuracy",
     "ece",
+    "ece_debiased",
+    "ece_floor",
 )
 """Names of everything that `evaluate` gives."""
 
@@ -70,7 +74,9 @@ def evaluate(
     (on the 20% of test points with the lowest confidence), ``mean_confidence``, ``logit_norm``
     (mean ℓ₂ norm of the centred logits) and ``margin`` (mean of the true class' logit minus the
     largest other one). Standard errors are those of means over samples; the gaps add both splits';
-    the ECE's is a bootstrap over test samples.
+    the ECE's is a bootstrap over test samples. ``ece_debiased`` is the ECE without what chance adds to
+    it, ``ece_floor`` what a calibrated network of the same confidences shows, with its spread for a
+    standard error: an ECE within it tells nothing.
 
     Raises InputError for a regression: none of these is defined there.
     """
@@ -93,7 +99,7 @@ def evaluate(
     hardest = np.argsort(test.confidence, kind="stable")
     hardest = hardest[: max(1, round(_HARD_SHARE * len(hardest)))]
     figures["hard_accuracy"] = _mean(1 - test.wrong[hardest])
-    figures["ece"] = _ece(test, ece_bins, seed)
+    figures |= _calibration(test, ece_bins, seed)
     return figures
 
 
@@ -169,10 +175,15 @@ def _difference(a: Figure, b: Figure) -> Figure:
     return Figure(a.value - b.value, error, min(a.samples, b.samples))
 
 
-def _ece(test: _Outcomes, bins: int, seed: int) -> Figure:
+def _calibration(test: _Outcomes, bins: int, seed: int) -> dict[str, Figure]:
     rng = numpy_generator(seed)
-    correct = 1 - test.wrong
+    confidence, correct = test.confidence, 1 - test.wrong
     draws = rng.integers(0, len(correct), (_RESAMPLES, len(correct)))
-    resampled = [expected_calibration_error(test.confidence[d], correct[d], bins) for d in draws]
-    value = expected_calibration_error(test.confidence, correct, bins)
-    return Figure(value, float(np.std(resampled, ddof=1)), len(correct))
+    resampled = [expected_calibration_error(confidence[d], correct[d], bins) for d in draws]
+    value = expected_calibration_error(confidence, correct, bins)
+    found = {
+        "ece": (value, float(np.std(resampled, ddof=1))),
+        "ece_debiased": debiased_calibration_error(confidence, correct, bins, rng=rng),
+        "ece_floor": calibrated_floor(confidence, bins, rng=rng),
+    }
+    return {name: Figure(*pair, len(correct)) for name, pair in found.items()}

@@ -462,7 +462,7 @@ class _SubjectRun(_Run):
                 value=figure.value,
                 standard_error=figure.standard_error,
                 samples=figure.samples,
-                parameters={"bins": self.plan.ece_bins} if name == "ece" else {},
+                parameters={"bins": self.plan.ece_bins} if name.startswith("ece") else {},
                 **common,
             )
             for name, figure in figures.items()
