@@ -74,9 +74,7 @@ def calibrated_floor(
     return float(np.mean(drawn)), float(np.std(drawn, ddof=1))
 
 
-def _gaps(
-    confidence: np.ndarray, correct: np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _gaps(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """(n_b/N)(accuracy_b − confidence_b) of the bins that hold samples, and its standard deviation."""
     index = _bin(confidence, bins)
     count, confident, right = _sums(confidence, correct, bins)

@@ -493,7 +493,7 @@ def _mean_and_error(values: list[float]) -> tuple[float, float]:
 
 def _metric_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The main table: a row a metric and subject."""
-    wanted = frame["name"].isin(["test_error", "gap", "ece"])
+    wanted = frame["name"].isin(["test_error", "gap", "ece", "ece_debiased", "ece_floor"])
     judged = frame[(frame["kind"] == "evaluation") & wanted]
     figures_of: dict[str, dict[str, tuple[float, float]]] = {}
     columns = (judged[c] for c in ("subject", "name", "value", "standard_error"))

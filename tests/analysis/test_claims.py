@@ -54,9 +54,9 @@ def made_up(suite: str) -> pd.DataFrame:
             }
             value = own + 0.01 * noise(m.metric.label, subject.key)
             rows.append(record(common, "measurement", m.metric.label, value, **after))
-        for name in ("test_error", "ece"):
+        for name in ("test_error", "ece", "ece_debiased", "ece_floor"):
             value = 0.02 + level + 0.05 * jitter
-            rows.append(record(common, "evaluation", name, value))
+            rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
         rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1))
         rows += [
             record(common, "trajectory", m.label, own * epoch / 50, epoch=epoch)
@@ -123,3 +123,18 @@ def test_a_condition_picks_the_networks_it_names():
     rows = evidence.where("paper_two_moons", recipe="crr", recipe__scale=3e-3, recipe__epochs=50)
     assert len(rows) == 20
     assert rate(protocol="paper_two_moons") in rows.columns
+
+
+def test_a_difference_of_calibration_within_the_floors_noise_has_no_verdict():
+    claims = tuple(c for c in CLAIMS if c.unit.startswith("Δ ECE") or "debiased" in c.unit)
+    assert len(claims) == 6
+    told = {"paper_mnist": made_up("paper_mnist"), "paper_sam": made_up("paper_sam")}
+    assert "within the noise" not in set(claims_table(told, claims)["verdict"])
+    noisy = {}
+    for suite, frame in told.items():
+        floors = frame["name"] == "ece_floor"
+        noisy[suite] = frame.assign(standard_error=frame["standard_error"].mask(floors, 0.2))
+    table = claims_table(noisy, claims)
+    assert set(table["verdict"]) == {"within the noise"}
+    differences = table[table["unit"] == "Δ ECE, debiased"]["estimate"]
+    assert [e.noise for e in differences] == pytest.approx([1.96 * 0.2 * 2**0.5] * len(differences))

@@ -1,12 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 
 from sharpbench.errors import InputError
-from sharpbench.evaluation.calibration import brier_score, expected_calibration_error
+from sharpbench.evaluation.calibration import (
+    brier_score,
+    calibrated_floor,
+    debiased_calibration_error,
+    expected_calibration_error,
+)
 from sharpbench.evaluation.classification import FIGURES, decision_map, evaluate
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Splits
@@ -35,6 +41,63 @@ def test_ece_by_hand_and_at_the_edges():
     # 0.2 is the upper edge of the bin (0.1, 0.2].
     edge = expected_calibration_error(np.array([0.2, 0.15]), np.array([True, False]), 10)
     assert edge == pytest.approx(abs(1 - 0.35) / 2)
+
+
+def test_the_floor_of_a_thousand_confident_points():
+    """Accuracy 97%, most confidences near 1: what the paper's networks on MNIST look like."""
+    confidence = 1 - 0.5 * ((np.arange(1000) + 0.5) / 1000) ** 19
+    mean, spread = calibrated_floor(confidence, 10, rng=numpy_generator(0))
+    assert mean == pytest.approx(0.0075, abs=4e-4)
+    assert spread == pytest.approx(0.0027, abs=2e-4)
+
+
+def test_the_floor_of_one_bin_is_the_mean_absolute_deviation_of_a_binomial():
+    n, c = 50, 0.9
+    k = np.arange(n + 1)
+    exact = np.sum(stats.binom.pmf(k, n, c) * np.abs(k / n - c))
+    mean, spread = calibrated_floor(np.full(n, c), 15, rng=numpy_generator(1))
+    assert mean == pytest.approx(exact, abs=4 * spread / 1000**0.5)
+    assert spread == pytest.approx(np.sqrt(c * (1 - c) / n - exact**2), rel=0.1)
+
+
+def _calibration_errors(overconfidence: float, n: int, networks: int = 300) -> np.ndarray:
+    """Plain and debiased ECE, its error and the true one, of networks that are overconfident by so much."""
+    rng = numpy_generator(2)
+    rows = []
+    for _ in range(networks):
+        confidence = rng.uniform(0.6, 1, n)
+        correct = rng.uniform(size=n) < confidence - overconfidence
+        plain = expected_calibration_error(confidence, correct, 10)
+        rows.append([plain, *debiased_calibration_error(confidence, correct, 10, rng=rng)])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("overconfidence", [0.0, 0.02, 0.05, 0.1, 0.3])
+def test_the_debiased_error_has_less_bias_and_covers(overconfidence):
+    floor = _calibration_errors(0.0, 1000)[:, 0].mean()
+    plain, debiased, error = _calibration_errors(overconfidence, 1000).T
+    bias = debiased.mean() - overconfidence
+    assert abs(bias) < 0.45 * floor
+    if overconfidence == 0:
+        assert plain.mean() == pytest.approx(floor)
+        assert abs(bias) < 0.3 * floor
+    if overconfidence >= 0.1:
+        assert abs(bias) < 0.1 * floor
+    assert np.sqrt(np.mean((debiased - overconfidence) ** 2)) == pytest.approx(
+        error.mean(), rel=0.2
+    )
+    covered = np.mean(np.abs(debiased - overconfidence) < 1.96 * error)
+    assert covered > (0.85 if overconfidence in (0.02, 0.05) else 0.92)
+
+
+def test_a_bin_of_one_sample_and_certainty_are_no_trouble():
+    one = debiased_calibration_error(
+        np.array([0.7, 1.0]), np.array([True, True]), 10, rng=numpy_generator(0)
+    )
+    assert np.isfinite(one).all()
+    sure = debiased_calibration_error(np.ones(9), np.ones(9, bool), 10, rng=numpy_generator(0))
+    assert sure == (0.0, 0.0)
+    assert calibrated_floor(np.ones(9), 10, rng=numpy_generator(0)) == (0.0, 0.0)
 
 
 def test_brier_score_equals_scikit_learns():

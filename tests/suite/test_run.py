@@ -69,6 +69,8 @@ def test_every_planned_figure_is_there(undisturbed):
         "test_error",
         "gap",
         "ece",
+        "ece_debiased",
+        "ece_floor",
         "brier_score",
         "hard_accuracy",
         "margin",
