@@ -29,17 +29,19 @@ def measured(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
-    """The standard error without its component ``points``, 0 where there is none.
+    """The standard error without its components ``points`` and ``directions``, 0 where there is none.
 
     Figures of one seed, by two implementations or before and after a transformation, are measured on
-    the same points: what these add to the error is the same in both.
+    the same points along the same directions: what these add to the error is the same in both.
     """
     total = frame["standard_error"].astype(float).fillna(0)
     if "errors" not in frame:
         return total
     return pd.Series(
         [
-            math.hypot(*(e["size"] or 0.0 for e in errors if e["source"] != "points"))
+            math.hypot(
+                *(e["size"] or 0.0 for e in errors if e["source"] not in {"points", "directions"})
+            )
             if isinstance(errors, list) and errors
             else float(known)
             for errors, known in zip(frame["errors"], total, strict=True)

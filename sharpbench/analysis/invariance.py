@@ -26,26 +26,27 @@ __all__ = [
 ]
 
 TOLERANCE = 0.02
-"""Relative change that counts as none: the bound of the equivalence test."""
+"""Relative change that counts as none."""
 
 _ERRORS = 3.0
-"""Combined standard errors below which a change counts as noise."""
+"""Standard errors of its own random numbers by which a single change must exceed the tolerance."""
 
 _LEVEL = 0.05
-"""Of each of the two one-sided tests."""
+
+_COVERED = 0.95
+"""Share of networks that a tolerance bound speaks for, with 95% confidence."""
 
 
 def changes(frame: pd.DataFrame) -> pd.DataFrame:
     """Each metric before and after each transformation, with the same seeds, on each subject and draw.
 
-    Columns: ``subject``, ``metric``, ``name``, ``transformation``, ``transformation_name``,
+    Columns: ``subject``, ``seed``, ``metric``, ``name``, ``transformation``, ``transformation_name``,
     ``transformation_parameters``, ``before``, ``after``, ``expected`` (what theory says comes after;
     NaN where it says nothing but perhaps "the same"), ``promised`` (whether theory promises the same),
     ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
-    (its size without the expectation), ``noise`` (the change that counts as noise: three combined
-    standard errors, those of the points left out since they are the same, at least the tolerance),
-    ``moved``, ``deviates`` (from the expectation),
-    ``function_change``.
+    (its size without the expectation), ``noise`` (relative standard error of the random numbers that the
+    two figures do not share), ``moved`` (beyond the tolerance by more than three times the noise),
+    ``deviates`` (the same, from the expectation), ``function_change``.
     """
     base = measured(frame)
     base = base.assign(error=error_on_same_points(base))
@@ -63,15 +64,16 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
     # A value near zero is no measure of a change: a tenth of the metric's usual size at least.
     usual = before.abs().groupby(joined["label"]).transform("median")
     size = np.maximum(before.abs(), 0.1 * usual)
-    errors = np.hypot(joined["error"], joined["error_before"])
     theory = [_theory(row) for row in joined.to_dict("records")]
     expected = pd.Series([t[0] for t in theory], index=joined.index, dtype=float)
-    noise = np.maximum(_ERRORS * errors / size, TOLERANCE)
+    noise = np.hypot(joined["error"], joined["error_before"]) / size
+    allowed = TOLERANCE + _ERRORS * noise
     relative = (after - before).abs() / size
     change = (after - expected.fillna(before)) / size
     return pd.DataFrame(
         {
             "subject": joined["subject"],
+            "seed": joined["seed"],
             "metric": joined["metric_short"],
             "name": joined["name"],
             "transformation": joined["transformation"],
@@ -84,8 +86,8 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
             "change": change,
             "relative_change": relative,
             "noise": noise,
-            "moved": relative > noise,
-            "deviates": change.abs() > noise,
+            "moved": relative > allowed,
+            "deviates": change.abs() > allowed,
             "function_change": joined["function_change"],
         }
     )
@@ -131,18 +133,22 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a metric and transformation.
 
     ``n`` subjects (several draws of one are averaged), ``median_change`` and ``largest_change``
-    (relative), ``moved_share`` of the changes that exceed the noise, ``low`` and ``high`` (the 90%
-    interval of the mean change over subjects, from the expected value where there is one),
-    ``lowest_ratio`` and ``highest_ratio`` (the extremes of after/before over every draw and subject),
-    ``function_change`` (the largest, of the logits), ``theory`` and the ``verdict``:
+    (relative), ``moved_share`` of the networks that move by themselves, ``low`` and ``high`` (the 95%
+    interval of the mean signed change over networks, from the expected value where there is one),
+    ``bound`` (with 95% confidence 95% of networks change by no more), ``lowest_ratio`` and
+    ``highest_ratio`` (the extremes of after/before over every draw and subject), ``function_change`` (the
+    largest, of the logits), ``theory`` and the ``verdict``:
 
-    - ``invariant``: two one-sided tests at 5% show the mean change to be smaller than the tolerance, and
-      at most 5% of the changes exceed their noise;
+    - ``invariant``: ``bound`` and every change found are within the tolerance;
     - ``equivariant``: the same for the difference from the amount that theory predicts;
-    - ``moves`` if the change exceeds the noise in at least half of the cases;
-    - ``mixed`` if it does in more than 5% of them;
-    - ``unclear`` otherwise: no change beyond the noise, but equivalence is not shown either;
+    - ``moves`` if the interval lies outside the tolerance, or at least half of the networks move by
+      themselves, each beyond the tolerance by three times the noise of its own random numbers;
+    - ``mixed`` if fewer do, but some;
+    - ``unclear`` otherwise: no change is shown, and none is excluded;
     - ``not applicable`` (n = 0) where the transformation refuses every subject.
+
+    Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
+    (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
 
     ``theory`` is ``invariant``, ``equivariant`` or empty (it promises nothing), ``disagrees`` says where
     measurement and theory part: ``promise broken``, ``invariant though not promised`` or ``a control does
@@ -154,8 +160,8 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved[(moved["metric"] == metric) & (moved["transformation"] == transformation)]
         ratios = found["after"] / found["before"].where(found["before"] != 0)
-        low, high = _interval(found)
-        verdict = _verdict(found, low, high)
+        low, high, bound = _spread(found)
+        verdict = _verdict(found, low, high, bound)
         theory = _promise(found)
         rows.append(
             {
@@ -167,9 +173,10 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
                 "not_applicable": group.loc[group["status"] == "unsupported", "subject"].nunique(),
                 "median_change": float(found["relative_change"].median()),
                 "largest_change": float(found["relative_change"].max()),
-                "moved_share": float(found["moved"].mean()) if len(found) else np.nan,
+                "moved_share": float(found.groupby("subject")["moved"].mean().mean()),
                 "low": low,
                 "high": high,
+                "bound": bound,
                 "lowest_ratio": float(ratios.min()),
                 "highest_ratio": float(ratios.max()),
                 "function_change": float(found["function_change"].max()),
@@ -198,31 +205,55 @@ def _disagreement(theory: str, verdict: str, transformation: str) -> str:
     return "a control does not move it" if control else "invariant though not promised"
 
 
-def _interval(found: pd.DataFrame) -> tuple[float, float]:
-    """The interval of the mean change over subjects to which both one-sided tests belong."""
+def _spread(found: pd.DataFrame) -> tuple[float, float, float]:
+    """The 95% interval of the mean change over networks, and the bound for 95% of single networks."""
     if found.empty:
-        return float("nan"), float("nan")
-    each = found.groupby("subject")["change"].mean().to_numpy(float)
-    if len(each) == 1:
-        half = float(found["noise"].iloc[0]) / _ERRORS * stats.norm.ppf(1 - _LEVEL)
-        half = half if abs(each[0]) > 1e-9 else 0.0
-    else:
-        error = each.std(ddof=1) / np.sqrt(len(each))
-        half = float(stats.t.ppf(1 - _LEVEL, len(each) - 1) * error)
-    return float(each.mean() - half), float(each.mean() + half)
+        return np.nan, np.nan, np.nan
+    each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
+    change = each["change"].to_numpy(float)
+    centre, size = float(change.mean()), _effective(change, each["seed"].to_numpy())
+    if len(change) < 2 or size <= 1:
+        settled = bool(np.abs(change).max() <= 1e-9)  # rounding, whatever the number of networks
+        width = 0.0 if settled else np.inf
+        return centre - width, centre + width, abs(centre) + width
+    deviation = float(change.std(ddof=1))
+    half = float(stats.t.ppf(1 - _LEVEL / 2, size - 1)) * deviation / np.sqrt(size)
+    # Howe's factor of a two-sided normal tolerance interval (J. Am. Stat. Assoc. 64, 1969).
+    factor = stats.norm.ppf(0.5 * (1 + _COVERED)) * np.sqrt(
+        (size - 1) * (1 + 1 / size) / stats.chi2.ppf(_LEVEL, size - 1)
+    )
+    return centre - half, centre + half, abs(centre) + float(factor) * deviation
 
 
-def _verdict(found: pd.DataFrame, low: float, high: float) -> str:
+def _effective(values: np.ndarray, blocks: np.ndarray) -> float:
+    """How many independent values as many of these are, which are alike within a block.
+
+    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965).
+    """
+    _, group, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    n, groups = len(values), len(sizes)
+    if groups in {1, n}:
+        return float(n) if groups == n else 1.0
+    means = np.bincount(group, weights=values) / sizes
+    between = float((sizes * np.square(means - values.mean())).sum()) / (groups - 1)
+    within = float(np.square(values - means[group]).sum()) / (n - groups)
+    typical = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
+    total = between + (typical - 1) * within
+    alike = max((between - within) / total, 0.0) if total > 0 else 0.0
+    return n / (1 + (typical - 1) * alike)
+
+
+def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
     if found.empty:
         return "not applicable"
     predicted = bool(found["expected"].notna().all())
-    beyond = found["deviates"] if predicted else found["moved"]
-    equivalent = low >= -TOLERANCE and high <= TOLERANCE
-    if equivalent and beyond.mean() <= 0.05:
+    by_itself = found["deviates"] if predicted else found["moved"]
+    share = float(by_itself.groupby(found["subject"]).mean().ge(0.5).mean())
+    if bound <= TOLERANCE and float(found["change"].abs().max()) <= TOLERANCE:
         return "equivariant" if predicted else "invariant"
-    if beyond.mean() >= 0.5:
+    if low > TOLERANCE or high < -TOLERANCE or share >= 0.5:
         return "moves"
-    return "mixed" if beyond.mean() > 0.05 else "unclear"
+    return "mixed" if by_itself.any() else "unclear"
 
 
 def gauge_orbits(frame: pd.DataFrame) -> pd.DataFrame:

@@ -249,8 +249,8 @@ def _pictures(
             "invariance",
             lambda: figures.invariance_figure(changes),
             "Relative change of each metric, a point a network, same random seeds before and after. "
-            "Crosses exceed the estimator's noise (three combined standard errors, at least 2%); changes "
-            "below 1e-16 are drawn there.",
+            "Crosses move by more than 2% and three standard errors of the random numbers that the two "
+            "figures do not share; changes below 1e-16 are drawn there.",
         )
     if len(pairs):
         add(
@@ -622,6 +622,8 @@ def _interval(estimate: Estimate) -> str:
 def _percent(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "\u2212∞"
     if value != 0 and abs(value) < 1e-4:
         return f"{100 * value:.0e}%"
     return f"{value:.1%}" if abs(value) < 10 else f"{100 * value:,.0f}%"

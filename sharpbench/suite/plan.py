@@ -92,9 +92,10 @@ class ProblemPlan:
 
 
 _SEEDING = 2
-"""Raised when metrics get their seeds in another way: stored figures of the old one are not mixed in.
+"""Raised when metrics or transformations get their seeds in another way: figures are not mixed then.
 
-2: one seed for all metrics of a subject, so that they measure the same points.
+2: one seed for all metrics of a subject, so that they measure the same points, and a transformation's
+random numbers of its own for each network.
 """
 
 

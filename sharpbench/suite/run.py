@@ -512,7 +512,9 @@ class _SubjectRun(_Run):
         """The transformed subject in float64 with its promise verified, made once for all metrics."""
         key = content_key([transformation.identity(), draw])
         if key not in changed:
-            seed = derive_seed(self.subject.seed, "transformation", transformation.name, draw)
+            # Of its own for each network: two recipes of one seed are not changed alike.
+            axes = ("transformation", transformation.name, draw, self.subject.key)
+            seed = derive_seed(self.subject.seed, *axes)
             before = copy.deepcopy(subject.model).double()
             try:
                 after = transformation.apply(before, seed=seed, splits=self.splits)

@@ -14,44 +14,86 @@ from sharpbench.analysis.summary import problems
 BASE = {
     "kind": "measurement", "status": "ok", "reason": None, "transformation": None,
     "transformation_name": None, "function_change": None, "standard_error": None, "draw": 0,
-    "epoch": None, "subject_label": "s", "dataset": "d", "model_short": "net",
+    "epoch": None, "seed": None, "subject_label": "s", "dataset": "d", "model_short": "net",
 }  # fmt: skip
 
 
 def row(subject, value, label="m", **fields):
     name = fields.pop("name", label)
     return {**BASE, "subject": subject, "value": value, "label": label, "name": name,
-            "metric_short": label, "parameters": {}, **fields}  # fmt: skip
+            "metric_short": label, "parameters": {}, **{"seed": subject, **fields}}  # fmt: skip
 
 
-def invariance_of(changes, error=None):
-    """The verdict on a metric that goes from 1 to each of ``changes``."""
+def invariance_of(changes, errors=(), seeds=None):
+    """The verdict on a metric that goes from 1 to each of ``changes``, with components of its error."""
     rows = []
     for i, after in enumerate(changes):
-        rows.append(row(str(i), 1.0, standard_error=error))
+        size = float(np.hypot.reduce([e["size"] for e in errors])) if errors else None
+        common = {"standard_error": size, "errors": list(errors)}
+        common["seed"] = i if seeds is None else seeds[i]
+        rows.append(row(str(i), 1.0, **common))
         rows.append(
-            row(str(i), after, standard_error=error, transformation="t", transformation_name="t",
+            row(str(i), after, **common, transformation="t", transformation_name="t",
                 function_change=0.0)
         )  # fmt: skip
     (found,) = invariance_matrix(pd.DataFrame(rows)).to_dict("records")
     return found
 
 
+POINTS = ({"source": "points", "size": 0.1, "degrees_of_freedom": 9},)
+PROBES = ({"source": "probes", "size": 0.1, "degrees_of_freedom": 9},)
+
+
 @pytest.mark.parametrize(
-    ("changes", "error", "verdict"),
+    ("changes", "errors", "verdict"),
     [
-        ([1.0, 1.0 + 1e-12, 1.005], None, "invariant"),
-        ([1.2, 0.5, 3.0], None, "moves"),
-        ([1.0, 1.0, 1.0, 1.5], None, "mixed"),
-        ([1.05, 0.95, 1.03], 0.1, "unclear"),  # 3·√2·0.1 = 0.42 of noise
-        ([1.6, 1.7, 1.9], 0.1, "moves"),
-        ([1.0, 1.0, 1.0], 0.1, "invariant"),  # a noisy estimator that still does not move
+        ([1.0, 1.0 + 1e-12, 1.0005], (), "invariant"),
+        ([1.0, 1.0 + 1e-12, 1.005], (), "unclear"),  # three networks say little of the next one
+        ([1.2, 0.5, 3.0], (), "moves"),
+        ([1.0, 1.0, 1.0, 1.5], (), "mixed"),
+        ([1.05, 0.95, 1.03], PROBES, "unclear"),  # 3·√2·0.1 = 0.42 of noise
+        ([1.05, 0.95, 1.03], POINTS, "moves"),  # the same points before and after
+        ([1.6, 1.7, 1.9], PROBES, "moves"),
+        ([1.0, 1.0, 1.0], PROBES, "invariant"),  # a noisy estimator that still does not move
+        ([1.3] * 37 + [1.31], PROBES, "moves"),  # below each one's noise, but all alike
     ],
 )
-def test_invariance_verdicts(changes, error, verdict):
-    found = invariance_of(changes, error)
+def test_invariance_verdicts(changes, errors, verdict):
+    found = invariance_of(changes, errors)
     assert found["verdict"] == verdict
     assert found["n"] == len(changes)
+
+
+def test_the_bound_for_single_networks_by_hand():
+    """Mean 0.01, deviation 0.01: 1.96·√(2·(4/3)/χ²₀.₀₅(2)) = 9.991 deviations for three networks."""
+    found = invariance_of([1.0, 1.01, 1.02])
+    assert found["bound"] == pytest.approx(0.01 + 9.991 * 0.01, rel=1e-3)
+    half = 4.302653 * 0.01 / np.sqrt(3)
+    assert (found["low"], found["high"]) == pytest.approx((0.01 - half, 0.01 + half))
+
+
+def test_a_change_of_random_sign_is_never_invariant():
+    """±5% at random on every network averages to nothing and moves all the same."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        signs = rng.choice([-1, 1], 38)
+        assert invariance_of(1 + 0.05 * signs)["verdict"] == "moves"
+    # Of N(0, 1.3%) only 88% of networks lie within ±2%: a claim for 95% is false, in 5% of cases at most.
+    noisy = [invariance_of(1 + 0.013 * rng.normal(size=38))["verdict"] for _ in range(100)]
+    assert noisy.count("invariant") <= 8
+    calm = [invariance_of(1 + 0.004 * rng.normal(size=38))["verdict"] for _ in range(40)]
+    assert set(calm) == {"invariant"}
+
+
+def test_recipes_of_one_seed_are_not_so_many_networks():
+    """Four recipes of each seed change alike: the spread is that of three seeds, not of twelve networks."""
+    seeds = np.repeat([0, 1, 2], 4)
+    changes = 1 + np.array([0.01, 0.03, 0.05])[seeds]
+    found = invariance_of(changes, seeds=seeds)
+    half = 4.302653 * np.std(changes, ddof=1) / np.sqrt(3)
+    assert (found["low"], found["high"]) == pytest.approx((0.03 - half, 0.03 + half), rel=1e-6)
+    apart = invariance_of(changes, seeds=np.arange(12))
+    assert apart["high"] - apart["low"] < 0.5 * (found["high"] - found["low"])
 
 
 def test_draws_are_not_counted_as_networks():
