@@ -13,6 +13,7 @@ __all__ = [
     "NotFinite",
     "TimeLimitExceeded",
     "TransformationRefused",
+    "in_words",
     "nearest_names",
 ]
 
@@ -43,6 +44,13 @@ class TransformationRefused(RuntimeError):
 
 class TimeLimitExceeded(RuntimeError):
     """A training or a measurement took longer than the suite allows."""
+
+
+def in_words(error: Exception) -> str:
+    """Why a shortcut was left, in one line: our own reason, or the kind and first line of another error."""
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else ""
+    return first if isinstance(error, MetricFailed) else f"{type(error).__name__}: {first}"
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

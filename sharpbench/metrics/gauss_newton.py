@@ -12,13 +12,18 @@ from torch import Tensor
 from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.autodiff.lanczos import extreme_eigenvalues
 from sharpbench.autodiff.loss_operators import GaussNewtonOperator, named_subset
-from sharpbench.autodiff.trace import Distribution, estimate_trace
-from sharpbench.errors import MetricFailed
+from sharpbench.autodiff.trace import Distribution
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype
 from sharpbench.metrics.curvlinops import Curvlinops
-from sharpbench.metrics.hessian import CurvatureMetric, check_budget
+from sharpbench.metrics.hessian import (
+    CurvatureMetric,
+    check_budget,
+    probes_error,
+    trace_by_products,
+)
 from sharpbench.problems.base import Known, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -131,16 +136,17 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
 class GaussNewtonTrace(_GaussNewtonMetric):
     """Trace of the Gauss-Newton matrix, (1/N) Σ tr(JᵢᵀΛᵢJᵢ); of the Fisher matrix for cross-entropy.
 
-    Exact: one backward pass an output gives the length of every sample's gradient, layer by layer. For
-    networks with layers that have no such rule, Hutchinson's probes of the operator with their standard
-    error. For piecewise-linear networks it equals the Hessian's trace. ``curvlinops`` takes
-    ``max_probes`` Hutchinson probes.
+    Exact: one backward pass an output gives the length of every sample's gradient, layer by layer. What
+    that assumes is verified on the network at hand (``checks`` in the details). Where it does not hold,
+    and ``why`` says what, products with the operator: unit vectors, exact too, for at most ``max_probes``
+    parameters, else XTrace with its standard error. ``curvlinops`` takes ``max_probes`` Hutchinson probes.
 
     Parameters: as those of ``hessian_trace``.
     """
 
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
+    version = 2
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
     distribution: Distribution = "rademacher"
@@ -160,28 +166,31 @@ class GaussNewtonTrace(_GaussNewtonMetric):
         inputs, targets = self._data(subject, seed)
         model, work = subject.working_model(torch_dtype(self.dtype)), Work()
         assert subject.loss is not None
+        parameters = named_subset(model, self.parameters_of)
         try:
-            value, spread = gauss_newton_trace(
-                model,
-                subject.loss,
-                inputs,
-                targets,
-                work=work,
-                only=named_subset(model, self.parameters_of),
+            exact = gauss_newton_trace(
+                model, subject.loss, inputs, targets, work=work, only=parameters
             )
-        except MetricFailed as reason:
-            return self._probed(subject, seed, str(reason))
+        except TimeLimitExceeded:
+            raise
+        except Exception as reason:
+            return self._probed(subject, seed, in_words(reason), work)
         return Measurement(
-            value=value,
+            value=exact.value,
             samples=len(inputs),
             work=work,
-            details={"method": "exact", "spread_over_samples": spread},
+            details={
+                "method": "exact",
+                "spread_over_samples": exact.spread,
+                "checks": exact.checks,
+            },
         )
 
-    def _probed(self, subject: Subject, seed: int, reason: str) -> Measurement:
-        operator = self._gauss_newton(subject, seed)
-        result = estimate_trace(
+    def _probed(self, subject: Subject, seed: int, reason: str, work: Work) -> Measurement:
+        operator = self._operator(GaussNewtonOperator, subject, seed, work)
+        method, result = trace_by_products(
             operator,
+            "auto",
             distribution=self.distribution,
             tolerance=self.tolerance,
             max_products=self.max_probes,
@@ -189,11 +198,11 @@ class GaussNewtonTrace(_GaussNewtonMetric):
         )
         return Measurement(
             value=result.value,
-            standard_error=result.standard_error,
+            errors=probes_error(result, method),
             converged=result.converged,
             samples=operator.samples,
-            work=operator.work,
-            details={"method": "hutchinson", "why": reason, "probes": result.products},
+            work=work,
+            details={"method": method, "why": reason, "probes": result.products},
         )
 
 

@@ -10,22 +10,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.autodiff.gauss_newton import gauss_newton_trace
-from sharpbench.autodiff.jet import is_piecewise_linear
+from sharpbench.autodiff.gauss_newton import affine_in_each_parameter, gauss_newton_trace
 from sharpbench.autodiff.lanczos import Which, extreme_eigenvalues, spectral_density
 from sharpbench.autodiff.loss_operators import (
     GaussNewtonOperator,
     HessianOperator,
     ResidualOperator,
 )
+from sharpbench.autodiff.operator import SymmetricOperator
 from sharpbench.autodiff.trace import (
     Distribution,
     TraceResult,
     estimate_trace,
     squared_frobenius_norm,
 )
-from sharpbench.errors import MetricFailed
-from sharpbench.measurement import Measurement, Work
+from sharpbench.errors import TimeLimitExceeded, in_words
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
     PERMUTATIONS,
@@ -49,6 +49,8 @@ __all__ = [
     "HessianTopEigenvalue",
     "HessianTrace",
     "check_budget",
+    "probes_error",
+    "trace_by_products",
 ]
 
 Implementation = Literal["native", "pyhessian", "curvlinops"]
@@ -212,13 +214,24 @@ class HessianTopEigenvalue(_HessianMetric):
 @metrics.register
 @dataclass(frozen=True)
 class HessianTrace(_HessianMetric):
-    """Trace of the training-loss Hessian from random probes.
+    """Trace of the training-loss Hessian.
 
-    ``native`` stops when the standard error is at most ``tolerance`` times the estimate. Its
-    ``method``: ``hutchinson``, ``hutch++``, ``xtrace``, or ``gauss_newton``: tr H = tr G + tr(H − G),
-    where the Gauss-Newton part is summed exactly, sample by sample, and the rest, which is small and
-    exactly zero for piecewise-linear networks, is left to Hutchinson's probes; a network with layers that
-    have no such sum gets ``hutchinson``, and the details say so.
+    ``native``, by its ``method`` (the details say which one gave the figure):
+
+    - ``auto``: ``unit_vectors`` for a network of at most ``max_probes`` parameters, else
+      ``gauss_newton``, else ``xtrace``.
+    - ``unit_vectors``: the diagonal, one product a parameter. Exact.
+    - ``gauss_newton``: tr H = tr G + tr(H − G). The Gauss-Newton part is summed exactly, sample by
+      sample; the rest, which is small, is left to Hutchinson's probes. It is exactly zero, and no probe
+      is taken, where the outputs are proved to be affine in each single parameter: in networks that
+      are piecewise linear in what their layers return, and use each layer once.
+    - ``xtrace``, ``hutch++``, ``hutchinson``: probes of H alone, until the standard error is at most
+      ``tolerance`` times the estimate. (``hutchinson`` is what both rivals do.)
+
+    Where the exact sum's assumptions do not hold on the network at hand, ``gauss_newton`` gives way to
+    products with H alone (unit vectors, XTrace, or Hutchinson's probes where XTrace's vectors would not
+    fit the memory), and ``why`` in the details tells the reason.
+
     ``pyhessian`` is PyHessian's estimator, unpatched, with the same ``tolerance`` handed to its own
     rule (two successive running means agree), which can stop after two probes. ``curvlinops`` has no
     rule: it takes ``max_probes`` of Hutchinson's probes and tells no error.
@@ -230,12 +243,14 @@ class HessianTrace(_HessianMetric):
 
     name = "hessian_trace"
     title = "Hessian trace"
-    version = 2
+    version = 3
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
 
-    method: Literal["hutchinson", "hutch++", "xtrace", "gauss_newton"] = "hutchinson"
+    method: Literal["auto", "unit_vectors", "gauss_newton", "xtrace", "hutch++", "hutchinson"] = (
+        "auto"
+    )
     distribution: Distribution = "rademacher"
     tolerance: float = 0.05
     max_probes: int = 100
@@ -243,7 +258,7 @@ class HessianTrace(_HessianMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_budget(self.tolerance, "max_probes", self.max_probes)
-        if self.implementation != "native" and self.method != "hutchinson":
+        if self.implementation != "native" and self.method not in ("auto", "hutchinson"):
             raise ValueError(f"method {self.method!r} needs implementation 'native'")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
@@ -254,26 +269,30 @@ class HessianTrace(_HessianMetric):
             return self._pyhessian(subject, seed).trace(self.tolerance, self.max_probes)
         if self.implementation == "curvlinops":
             return self._curvlinops(subject, seed).trace(self.max_probes)
-        generator = torch_generator(derive_seed(seed, "probes"))
         operator = self._hessian(subject, seed)
         details: dict[str, Any] = {}
-        if self.method == "gauss_newton":
+        method: ProbeMethod = "auto" if self.method == "gauss_newton" else self.method
+        if self.method == "gauss_newton" or (
+            self.method == "auto" and operator.dimension > self.max_probes
+        ):
             try:
                 return self._split_trace(subject, operator, seed)
-            except MetricFailed as reason:
-                details = {"method": "hutchinson", "why": str(reason)}
-        result = estimate_trace(
+            except TimeLimitExceeded:
+                raise
+            except Exception as reason:
+                details["why"] = in_words(reason)
+        method, result = trace_by_products(
             operator,
-            method="hutchinson" if self.method == "gauss_newton" else self.method,
+            method,
             distribution=self.distribution,
             tolerance=self.tolerance,
             max_products=self.max_probes,
-            generator=generator,
+            generator=torch_generator(derive_seed(seed, "probes")),
         )
-        return self._measurement(operator, result, details)
+        return self._measurement(operator, result, {"method": method, **details})
 
     def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
-        known, _ = gauss_newton_trace(
+        known = gauss_newton_trace(
             operator.model,
             operator.loss,
             operator.inputs,
@@ -281,15 +300,30 @@ class HessianTrace(_HessianMetric):
             work=operator.work,
             only=operator.parameters,
         )
-        details: dict[str, Any] = {"method": "gauss_newton", "gauss_newton_trace": known}
-        if is_piecewise_linear(operator.model, operator.inputs[:4]):
-            operator.work.forward += 4 * min(4, operator.samples)
-            return self._measurement(operator, TraceResult(known, 0.0, True, 0), details)
+        checks: dict[str, float | str] = {**known.checks}
+        details: dict[str, Any] = {
+            "method": "gauss_newton",
+            "gauss_newton_trace": known.value,
+            "checks": checks,
+        }
+        try:
+            nothing_left, checks["affine_in_each_parameter"] = affine_in_each_parameter(
+                operator.model, operator.inputs[:4], operator.parameters, work=operator.work
+            )
+        except TimeLimitExceeded:
+            raise
+        except Exception as reason:  # an operation without a rule in Taylor mode: then probes tell
+            nothing_left, checks["affine_in_each_parameter"] = (
+                False,
+                f"not made: {in_words(reason)}",
+            )
+        if nothing_left:
+            return self._measurement(operator, TraceResult(known.value, 0.0, True, 0), details)
         other = self._operator(GaussNewtonOperator, subject, seed, operator.work)
         assert isinstance(other, GaussNewtonOperator)
         result = estimate_trace(
             ResidualOperator(operator, other),
-            offset=known,
+            offset=known.value,
             distribution=self.distribution,
             tolerance=self.tolerance,
             max_products=self.max_probes,
@@ -302,7 +336,7 @@ class HessianTrace(_HessianMetric):
     ) -> Measurement:
         return Measurement(
             value=result.value,
-            standard_error=result.standard_error or None,
+            errors=probes_error(result, details["method"]),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
@@ -432,6 +466,70 @@ class HessianSpectralDensity(_HessianMetric):
                 "parameters": operator.dimension,
             },
         )
+
+
+ProbeMethod = Literal["auto", "unit_vectors", "xtrace", "hutch++", "hutchinson"]
+
+_SKETCH_NUMBERS = 20_000_000
+"""Up to so many numbers in the vectors that XTrace keeps; beyond, Hutchinson's probes keep none."""
+
+_UNIT_VECTORS = 32
+"""Columns of the identity a block."""
+
+
+def trace_by_products(
+    operator: SymmetricOperator,
+    method: ProbeMethod,
+    *,
+    distribution: Distribution,
+    tolerance: float,
+    max_products: int,
+    generator: torch.Generator,
+) -> tuple[ProbeMethod, TraceResult]:
+    """The trace from products alone, and the method that gave it.
+
+    ``auto``: unit vectors where ``max_products`` serve them all, else XTrace, or Hutchinson's probes
+    where its vectors would take too much memory.
+    """
+    if method == "auto":
+        if operator.dimension <= max_products:
+            method = "unit_vectors"
+        else:
+            fits = operator.dimension * max_products <= _SKETCH_NUMBERS
+            method = "xtrace" if fits else "hutchinson"
+    if method == "unit_vectors":
+        return method, _by_unit_vectors(operator)
+    result = estimate_trace(
+        operator,
+        method=method,
+        distribution=distribution,
+        tolerance=tolerance,
+        max_products=max_products,
+        generator=generator,
+    )
+    return method, result
+
+
+def _by_unit_vectors(operator: SymmetricOperator) -> TraceResult:
+    """Σ eᵢᵀAeᵢ: exact."""
+    size, total = operator.dimension, 0.0
+    for start in range(0, size, _UNIT_VECTORS):
+        places = torch.arange(start, min(start + _UNIT_VECTORS, size))
+        columns = torch.arange(len(places))
+        block = torch.zeros(size, len(places), dtype=torch.float64)
+        block[places, columns] = 1
+        products = operator.matmat(block.to(operator.device))
+        total += float(products[places, columns].to(torch.float64).sum())
+    return TraceResult(total, 0.0, True, size)
+
+
+def probes_error(result: TraceResult, method: str) -> tuple[ErrorComponent, ...]:
+    """The component of a trace's error; none where it is exact."""
+    if not result.standard_error:
+        return ()
+    estimates = {"xtrace": result.products // 2, "hutch++": result.products // 3}
+    size = result.standard_error if math.isfinite(result.standard_error) else None
+    return (ErrorComponent("probes", size, estimates.get(method, result.products) - 1),)
 
 
 def _sizes(eigenvalues: Tensor) -> Tensor:

@@ -159,7 +159,13 @@ def _hutchinson_probes(name: str, error: float) -> int:
     """Probes for a standard error of ``error``, from the spread of the first 64."""
     metric = metrics.create(
         "hessian_trace",
-        {"samples": samples(name), "tolerance": 0.0, "max_probes": 64, "dtype": "float32"},
+        {
+            "samples": samples(name),
+            "method": "hutchinson",
+            "tolerance": 0.0,
+            "max_probes": 64,
+            "dtype": "float32",
+        },
     )
     found = metric.measure(subject(name), seed=1)
     assert found.standard_error is not None

@@ -31,7 +31,13 @@ def test_top_eigenvalue(tiny, exact):
 
 
 def test_trace(tiny, exact):
-    found = sb.measure(tiny, "hessian_trace", max_probes=400, tolerance=0.0, seed=SEED)
+    default = sb.measure(tiny, "hessian_trace", seed=SEED)
+    assert default.details["method"] == "unit_vectors"
+    assert default.exact
+    assert default.value == pytest.approx(float(exact.trace()), rel=1e-10)
+    found = sb.measure(
+        tiny, "hessian_trace", method="hutchinson", max_probes=400, tolerance=0.0, seed=SEED
+    )
     assert abs(found.value - float(exact.trace())) < 3 * found.standard_error
     assert found.standard_error < 0.2 * abs(found.value)
     assert found.work.hessian_vector == 400 * found.samples
