@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.measurement import Work
@@ -136,9 +132,12 @@ def is_piecewise_linear(function: Function, points: Tensor) -> bool:
     """Whether every derivative above the first is structurally zero, as in ReLU networks."""
     tally = Tally()
     start = Jet(torch.stack([points, torch.ones_like(points)]), (0, 1), 2, tally)
-    with repeatedly_differentiable(), torch.no_grad():
-        result = function(start)
-    return not isinstance(result, Jet) or result.orders[-1] <= 1
+    try:
+        with torch.no_grad():
+            result = _through(function, start)
+    except NotImplementedError:
+        return False
+    return result.orders[-1] <= 1
 
 
 def _in_chunks(
@@ -159,13 +158,23 @@ _LIVE_SERIES = 4
 
 def _propagate(function: Function, x: Tensor, v: Tensor, order: int, tally: Tally) -> Tensor:
     start = Jet(torch.stack([x, v]) if order else x.unsqueeze(0), (0, 1)[: order + 1], order, tally)
-    with repeatedly_differentiable():
+    return _through(function, start).full()
+
+
+def _through(function: Function, start: Jet) -> Jet:
+    """The series that ``function`` makes of ``start``."""
+    from sharpbench.autodiff.dispatch import Propagation
+
+    with repeatedly_differentiable(), Propagation(start.degree, start.tally) as propagation:
         result = function(start)
-    if isinstance(result, Tensor):  # it doesn't depend on the input
-        result = Jet(result.unsqueeze(0), (0,), order, tally)
-    if not isinstance(result, Jet):
-        raise TypeError(f"the function must return one tensor, it returned {type(result).__name__}")
-    return result.full()
+        if isinstance(result, Tensor):
+            series = propagation.series_of(result)
+            result = start.constant(result) if series is None else series
+        if not isinstance(result, Jet):
+            raise TypeError(
+                f"the function must return one tensor, it returned {type(result).__name__}"
+            )
+        return result.like(result.coefficients)
 
 
 @dataclass
@@ -188,12 +197,65 @@ class Tally:
         return self.products / self.single if self.single else order + 1.0
 
 
+class Storage:
+    """What a series and its views share: a write through one of them is seen by all."""
+
+    __slots__ = ("coefficients", "memory", "orders", "version")
+
+    def __init__(
+        self, coefficients: Tensor, orders: tuple[int, ...], memory: Tensor | None = None
+    ) -> None:
+        self.coefficients = coefficients
+        self.orders = orders
+        self.version = 0
+        self.memory = memory
+        """A plain tensor's memory, flat, that keeps the values at t = 0."""
+
+    def place(self, coefficients: Tensor, orders: tuple[int, ...], view: View | None) -> None:
+        """Write a series where ``view`` looks, or everywhere."""
+        self.version += 1
+        if view is None:
+            self.coefficients, self.orders = coefficients, orders
+        else:
+            together = tuple(sorted({*self.orders, *orders}))
+            shape = self.coefficients.shape[1:]
+            base = spread(self.coefficients, self.orders, together).flatten(1)
+            every = torch.arange(shape.numel(), device=base.device).view(shape)
+            places = view(every).flatten().expand(len(together), -1)
+            values = spread(coefficients, orders, together).flatten(1).to(base.dtype)
+            self.coefficients = base.scatter(1, places, values).unflatten(1, shape)
+            self.orders = together
+        if self.memory is not None:
+            self.memory.copy_(self.coefficients[0].detach())
+
+
+View = Callable[[Tensor], Tensor]
+"""From a tensor to the part of it that a view shows."""
+
+
+def spread(coefficients: Tensor, orders: Sequence[int], wanted: Sequence[int]) -> Tensor:
+    """The coefficients of the ``wanted`` orders, zeros where a series has none."""
+    if tuple(orders) == tuple(wanted):
+        return coefficients
+    places = {order: place for place, order in enumerate(orders)}
+    zero = torch.zeros_like(coefficients[0])
+    return torch.stack([coefficients[places[n]] if n in places else zero for n in wanted])
+
+
+def _operators(*names: str) -> Iterator[Callable[..., Any]]:
+    def operator(member: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args: _dispatch(member, args, {})
+
+    return (operator(getattr(Tensor, f"__{name}__")) for name in names)
+
+
 class Jet:
     """A tensor that moves along t, by its truncated Taylor series Σ cₙ tⁿ.
 
     Stands in for a tensor in torch functions and modules. ``coefficients`` (m, *shape) are
     normalised (f⁽ⁿ⁾/n!); ``orders`` says which ones they are, the others are structurally zero.
-    Comparisons, shapes and control flow see the value at t = 0.
+    Comparisons, shapes and control flow see the value at t = 0. Views share their storage with what
+    they look at, so that a write in place is seen as torch's tensors see it.
     """
 
     def __init__(
@@ -202,29 +264,99 @@ class Jet:
         orders: tuple[int, ...],
         degree: int,
         tally: Tally,
-        *,
-        view: bool = False,
     ) -> None:
-        self.coefficients = coefficients
-        self.orders = orders
+        self._coefficients = coefficients
+        self._orders = orders
         self.degree = degree
         self.tally = tally
-        self.is_view = view
+        self._storage = Storage(coefficients, orders)
+        self._view: View | None = None
+        self._version = 0
         tally.largest = max(tally.largest, coefficients.numel())
+
+    @classmethod
+    def of_storage(cls, storage: Storage, view: View | None, degree: int, tally: Tally) -> Jet:
+        """The part of ``storage`` that ``view`` shows."""
+        result = cls(storage.coefficients, storage.orders, degree, tally)
+        result._storage, result._view, result._version = storage, view, -1
+        return result
 
     def like(self, coefficients: Tensor, orders: tuple[int, ...] | None = None) -> Jet:
         """Another series of the same propagation."""
         return Jet(coefficients, self.orders if orders is None else orders, self.degree, self.tally)
 
+    def constant(self, value: Tensor) -> Jet:
+        """A series of the same propagation that does not move."""
+        return Jet(value.unsqueeze(0), (0,), self.degree, self.tally)
+
+    def viewed(self, coefficients: Tensor, view: View) -> Jet:
+        """The part that ``view`` shows, whose coefficients are ``coefficients``.
+
+        It shares its storage if they share theirs: torch.reshape is a view or a copy by the strides.
+        """
+        result = self.like(coefficients)
+        if memory_of(coefficients) == memory_of(self._coefficients):
+            result._storage, result._version = self._storage, self._storage.version
+            outer = self._view
+            result._view = view if outer is None else lambda c: view(outer(c))
+        return result
+
+    def write(self, value: Jet | Tensor) -> Jet:
+        """Become ``value`` in place, broadcast and converted as torch does; all aliases see it."""
+        if not isinstance(value, Jet):
+            value = self.constant(value)
+        if value.primal.is_complex() and not self.primal.is_complex():
+            raise NotImplementedError("a complex series can't be written into a real tensor")
+        c = _aligned(value.coefficients, self.primal.ndim).to(self.primal.dtype)
+        c = c.expand(len(c), *self.primal.shape)
+        self._storage.place(c, value.orders, self._view)
+        return self
+
+    def _write_part(self, index: Any, value: Any) -> None:
+        """``self[index] = value``."""
+        if not isinstance(value, (Jet, Tensor)):
+            value = torch.as_tensor(value, device=self.primal.device)
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(p.primal if isinstance(p, Jet) else p for p in parts)
+        outer = self._view
+
+        def view(c: Tensor) -> Tensor:
+            return c[parts] if outer is None else outer(c)[parts]
+
+        part = self.like(self.primal[parts].unsqueeze(0), (0,))
+        part._storage, part._view, part._version = self._storage, view, self._storage.version
+        part.write(value)
+
+    def look_through(self, view: View) -> Jet:
+        """Change shape in place, as ``unsqueeze_`` does: the same storage through another view."""
+        outer = self._view
+        self._view = view if outer is None else lambda c: view(outer(c))
+        self._version = -1
+        return self
+
+    @property
+    def coefficients(self) -> Tensor:
+        """(m, *shape), one for each of ``orders``."""
+        if self._version != self._storage.version:
+            self._refresh()
+        return self._coefficients
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The orders that aren't structurally zero, rising; 0 is always there."""
+        if self._version != self._storage.version:
+            self._refresh()
+        return self._orders
+
+    def _refresh(self) -> None:
+        storage = self._storage
+        c = storage.coefficients
+        self._coefficients = c if self._view is None else torch.vmap(self._view)(c)
+        self._orders, self._version = storage.orders, storage.version
+
     def full(self) -> Tensor:
         """All coefficients 0 … degree, zeros included."""
-        if len(self.orders) == self.degree + 1:
-            return self.coefficients
-        places = {order: place for place, order in enumerate(self.orders)}
-        zero = torch.zeros_like(self.coefficients[0])
-        return torch.stack(
-            [self.coefficients[places[n]] if n in places else zero for n in range(self.degree + 1)]
-        )
+        return spread(self.coefficients, self.orders, range(self.degree + 1))
 
     @property
     def primal(self) -> Tensor:
@@ -246,21 +378,37 @@ class Jet:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in {"T", "mT"}:
-            return self.transpose(-2, -1)
+        if name in {"T", "mT", "H", "mH"}:
+            turned = self.transpose(-2, -1) if self.primal.ndim > 1 else self
+            if name == "T" and self.primal.ndim > 2:
+                turned = self.permute(*range(self.primal.ndim - 1, -1, -1))
+            return turned.conj() if name in {"H", "mH"} else turned
+        if name in {"real", "imag", "data"}:
+            if name == "real" and not self.primal.is_complex():
+                return self
+            return _dispatch(_ATTRIBUTES[name], (self,), {})
         member = getattr(Tensor, name, None)
-        if callable(member) and name not in _OF_THE_VALUE:
+        if callable(member) and name not in OF_THE_VALUE:
             return lambda *args, **kwargs: _dispatch(member, (self, *args), kwargs)
         return getattr(self.primal, name)
+
+    __add__, __radd__, __iadd__ = _operators("add", "radd", "iadd")
+    __sub__, __rsub__, __isub__ = _operators("sub", "rsub", "isub")
+    __mul__, __rmul__, __imul__ = _operators("mul", "rmul", "imul")
+    __truediv__, __rtruediv__, __itruediv__ = _operators("truediv", "rtruediv", "itruediv")
+    __floordiv__, __rfloordiv__, __ifloordiv__ = _operators("floordiv", "rfloordiv", "ifloordiv")
+    __mod__, __rmod__, __imod__ = _operators("mod", "rmod", "imod")
+    __pow__, __rpow__, __ipow__ = _operators("pow", "rpow", "ipow")
+    __matmul__, __rmatmul__ = _operators("matmul", "rmatmul")
+    __neg__, __pos__, __abs__ = _operators("neg", "pos", "abs")
+    __eq__, __ne__ = _operators("eq", "ne")
+    __lt__, __le__, __gt__, __ge__ = _operators("lt", "le", "gt", "ge")
 
     def __getitem__(self, index: Any) -> Any:
         return _dispatch(Tensor.__getitem__, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise NotImplementedError(
-            "a network that writes into a tensor by index can't be propagated in Taylor mode; "
-            "torch.where or torch.cat say the same without writing"
-        )
+        _dispatch(Tensor.__setitem__, (self, index, value), {})
 
     def __iter__(self) -> Iterator[Jet]:
         return iter(self.unbind(0))
@@ -277,130 +425,62 @@ class Jet:
     def __int__(self) -> int:
         return int(self.primal)
 
+    def __complex__(self) -> complex:
+        return complex(self.primal)
+
+    def __format__(self, form: str) -> str:
+        return format(self.primal.detach(), form)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Jet:
+        return self.like(self.coefficients.clone())
+
     __hash__ = object.__hash__
 
 
-_OF_THE_VALUE = frozenset({"size", "dim", "numel", "stride", "is_contiguous", "get_device", "item"})
+OF_THE_VALUE = frozenset(
+    {
+        "size",
+        "dim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "element_size",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+        "is_complex",
+        "is_floating_point",
+        "is_conj",
+        "is_neg",
+        "get_device",
+        "item",
+        "tolist",
+        "numpy",
+        "data_ptr",
+        "untyped_storage",
+    }
+)
+"""Methods that a series answers by its value at t = 0, with a plain answer."""
+
+_ATTRIBUTES: dict[str, Callable[..., Any]] = {
+    "real": torch.real,
+    "imag": torch.imag,
+    "data": Tensor.detach,
+}
 
 
-def _operator(name: str) -> Callable[..., Any]:
-    member = getattr(Tensor, name)
-    return lambda *args: _dispatch(member, args, {})
+def _aligned(x: Tensor, rank: int) -> Tensor:
+    """Axes of size 1 behind the axis of coefficients, so that the rest broadcasts as tensors do."""
+    if x.ndim == rank + 1:
+        return x
+    return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
 
 
-for _name in [
-    "add",
-    "radd",
-    "sub",
-    "rsub",
-    "mul",
-    "rmul",
-    "truediv",
-    "rtruediv",
-    "pow",
-    "rpow",
-    "neg",
-    "matmul",
-    "rmatmul",
-    "abs",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-]:
-    setattr(Jet, f"__{_name}__", _operator(f"__{_name}__"))
+def memory_of(x: Tensor) -> int:
+    return int(x.untyped_storage()._cdata)
 
 
 def _dispatch(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from sharpbench.autodiff.rules import ALIASES, RULES
+    from sharpbench.autodiff.dispatch import dispatch
 
-    name = getattr(func, "__name__", str(func)).strip("_")
-    name = ALIASES.get(name, name)
-    written = getattr(func, "__name__", "")
-    in_place = kwargs.get("inplace") is True or (
-        written.endswith("_") and not written.endswith("__")
-    )
-    rule = RULES.get(name)
-    result = NotImplemented
-    if rule is not None:
-        try:
-            result = rule(*args, **kwargs)
-        except TypeError:
-            # Arguments that the rule doesn't know are left to the fallback.
-            with suppress(TypeError):
-                inspect.signature(rule).bind(*args, **kwargs)
-                raise
-    if result is NotImplemented:
-        if in_place and not name.endswith("dropout"):
-            raise NotImplementedError(f"no Taylor rule for the in-place operation {written}")
-        result = _by_nested_forward_mode(func, args, kwargs)
-    if in_place and isinstance(args[0], Jet):
-        target = args[0]
-        if target.is_view:
-            raise NotImplementedError(
-                f"{written} changes a view in place; Taylor mode can't follow that"
-            )
-        target.coefficients, target.orders = result.coefficients, result.orders
-        return target
-    return result
-
-
-_warned: set[str] = set()
-
-
-def _by_nested_forward_mode(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """The series of an operation without a rule, by differentiating it along t again and again."""
-    name = getattr(func, "__name__", str(func))
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            f"no Taylor rule for {name}: it is differentiated by nested forward mode, which is "
-            "exact but slow at high orders",
-            stacklevel=4,
-        )
-    leaves, tree = tree_flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Jet)]
-    first: Jet = leaves[places[0]]
-
-    def call(values: Sequence[Tensor]) -> Any:
-        filled = list(leaves)
-        for place, value in zip(places, values, strict=True):
-            filled[place] = value
-        positional, named = tree_unflatten(filled, tree)
-        return func(*positional, **named)
-
-    value, structure = tree_flatten(call([leaves[i].primal for i in places]))
-    moving = [i for i, v in enumerate(value) if isinstance(v, Tensor) and v.is_floating_point()]
-
-    def along(t: Tensor) -> tuple[Tensor, ...]:
-        values = [
-            sum(
-                c * t**n if n else c
-                for n, c in zip(leaves[i].orders, leaves[i].coefficients, strict=True)
-            )
-            for i in places
-        ]
-        outputs, _ = tree_flatten(call(values))
-        return tuple(outputs[i] for i in moving)
-
-    t = torch.zeros((), dtype=first.dtype, device=first.device)
-    one = torch.ones_like(t)
-    series: list[list[Tensor]] = [[value[i]] for i in moving]
-    current: Callable[[Tensor], tuple[Tensor, ...]] = along
-    for n in range(1, first.degree + 1):
-        current = _differentiated(current, one)
-        for collected, derivative in zip(series, current(t), strict=True):
-            collected.append(derivative / math.factorial(n))
-    for place, collected in zip(moving, series, strict=True):
-        value[place] = first.like(torch.stack(collected), tuple(range(first.degree + 1)))
-    return tree_unflatten(value, structure)
-
-
-def _differentiated(
-    function: Callable[[Tensor], tuple[Tensor, ...]], one: Tensor
-) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    return lambda t: torch.func.jvp(function, (t,), (one,))[1]
+    return dispatch(func, args, kwargs)

@@ -71,7 +71,8 @@ def add_to_first(x: Tensor, constant: Tensor, rows: int = 1) -> Tensor:
 
 
 def _apply(function: Any, *args: Any) -> Tensor:
-    return cast("Tensor", function.apply(*args))
+    with torch._C.DisableTorchFunction():  # only plain tensors here: no mode need look at each step
+        return cast("Tensor", function.apply(*args))
 
 
 # --- arithmetic on coefficients ---------------------------------------------------------------------
@@ -356,6 +357,28 @@ def _cos(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor |
     return cosine, -sine if complete else None
 
 
+def _sinh_cosh(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
+    start = cast("Tensor", x[0])
+    sine, cosine = _empty(x, degree), _empty(x, degree)
+    torch.sinh(start, out=sine[0])
+    torch.cosh(start, out=cosine[0])
+    for n in range(1, degree + 1):
+        _integral(sine[n], x, cosine, n)
+        _integral(cosine[n], x, sine, n)
+    return sine, cosine
+
+
+def _sinh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = cosh x."""
+    return _sinh_cosh(x, degree)
+
+
+def _cosh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+    """w = sinh x."""
+    sine, cosine = _sinh_cosh(x, degree)
+    return cosine, sine
+
+
 ELEMENTWISE: dict[str, Solver] = {
     "tanh": _tanh,
     "sigmoid": _sigmoid,
@@ -369,6 +392,8 @@ ELEMENTWISE: dict[str, Solver] = {
     "log": _log,
     "sin": _sin,
     "cos": _cos,
+    "sinh": _sinh,
+    "cosh": _cosh,
 }
 
 

@@ -16,6 +16,7 @@ from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
 from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
+from sharpbench.autodiff.series_check import check_series, check_values
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -104,7 +105,7 @@ class CurvatureRate(Metric):
 
     name = "curvature_rate"
     title = "curvature rate λ"
-    version = 2
+    version = 3
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = SAME_FUNCTION | {"logit_shift", "input_rotation"}
@@ -203,6 +204,7 @@ class CurvatureRate(Metric):
         work = Work()
         inputs, targets, chosen = self._points(subject, model, dtype, work, seed)
         scalar = self._scalar(subject, model)
+        checks = self._checks(subject, model, inputs, targets, work, seed)
         logs = self._log_derivatives(scalar, inputs, targets, work, seed)
         if torch.isnan(logs).any() or torch.isposinf(logs).any():
             bad = (torch.isnan(logs) | torch.isposinf(logs)).any(1).any(0)
@@ -241,6 +243,7 @@ class CurvatureRate(Metric):
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
                 "piecewise_linear": is_piecewise_linear(model, inputs[:1]),
+                "checks": checks,
                 **chosen,
             },
         )
@@ -340,26 +343,58 @@ class CurvatureRate(Metric):
     def _scalar(self, subject: Subject, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         """The scalar of a point that is differentiated, (N,)."""
 
-        def target(x: Tensor, y: Tensor) -> Tensor:
-            outputs: Tensor = model(x)
-            if self.target == "loss":
-                return subject.losses(outputs, y)
-            if isinstance(self.target, int):
-                if self.target >= outputs.shape[1]:
-                    raise MetricFailed(
-                        f"the network has no output {self.target}, it has {outputs.shape[1]}"
-                    )
-                return outputs[:, self.target]
-            best = outputs.argmax(1)
-            if self.target == "predicted_loss":
-                return F.cross_entropy(outputs, best, reduction="none")
-            if self.target == "max_logit":
-                return outputs.gather(1, best.unsqueeze(1)).squeeze(1)
-            own = outputs.gather(1, y.unsqueeze(1))
-            mask = F.one_hot(y, outputs.shape[1]).bool()
-            return own.squeeze(1) - outputs.masked_fill(mask, -math.inf).max(1).values
+        return lambda x, y: self._of_outputs(subject, model(x), y)
 
-        return target
+    def _of_outputs(self, subject: Subject, outputs: Tensor, y: Tensor) -> Tensor:
+        """The target of each point from its outputs, (N,)."""
+        if self.target == "loss":
+            return subject.losses(outputs, y)
+        if isinstance(self.target, int):
+            if self.target >= outputs.shape[1]:
+                raise MetricFailed(
+                    f"the network has no output {self.target}, it has {outputs.shape[1]}"
+                )
+            return outputs[:, self.target]
+        best = outputs.argmax(1)
+        if self.target == "predicted_loss":
+            return F.cross_entropy(outputs, best, reduction="none")
+        if self.target == "max_logit":
+            return outputs.gather(1, best.unsqueeze(1)).squeeze(1)
+        own = outputs.gather(1, y.unsqueeze(1))
+        mask = F.one_hot(y, outputs.shape[1]).bool()
+        return own.squeeze(1) - outputs.masked_fill(mask, -math.inf).max(1).values
+
+    def _checks(
+        self,
+        subject: Subject,
+        model: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        work: Work,
+        seed: int,
+    ) -> dict[str, float | str]:
+        """Outputs and target of a few points by Taylor mode against other means; see `check_series`."""
+        generator = torch_generator(derive_seed(seed, "checks"))
+        chosen = torch.randperm(len(inputs), generator=generator)[: 2 + len(inputs) // 64]
+        chosen = chosen.to(inputs.device)
+        drawn = torch.randn(
+            len(chosen), *inputs.shape[1:], generator=generator, dtype=torch.float64
+        )
+        along = drawn / drawn.flatten(1).norm(dim=1).view(-1, *[1] * (drawn.ndim - 1))
+
+        def both(y: Tensor, x: Tensor) -> Tensor:
+            outputs = model(x)
+            scalar = self._of_outputs(subject, outputs, y)
+            return torch.cat([outputs.reshape(len(x), -1), scalar.unsqueeze(1)], 1)
+
+        def arguments(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+            return partial(both, targets[rows]), inputs[rows], along[: len(rows)].to(inputs)
+
+        checks = check_series(*arguments(chosen[:2]), max(self.orders), work=work)
+        if len(chosen) > 2:
+            more = check_values(*arguments(chosen), work=work)
+            checks["coefficient 0"] = max(checks["coefficient 0"], more["coefficient 0"])
+        return checks
 
     def _log_derivatives(
         self,

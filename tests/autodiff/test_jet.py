@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sharpbench.autodiff import jet as jet_module
+from sharpbench.autodiff import dispatch
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.directional import directional_derivatives
 from sharpbench.autodiff.jet import jet, log_factorials, taylor
@@ -211,13 +211,13 @@ def test_embedding_of_a_perturbed_table():
 
 
 def test_an_operation_without_a_rule_falls_back_with_one_warning():
-    jet_module._warned.clear()
+    dispatch._warned.clear()
     x, u = draw((3, 4), (3, 4))
 
     def function(p):
-        return torch.asinh(p) + torch.asinh(2 * p)
+        return torch.erfinv(p.sin() / 2) + torch.erfinv(p.cos() / 2)
 
-    with pytest.warns(UserWarning, match="no Taylor rule for asinh") as caught:
+    with pytest.warns(UserWarning, match="no Taylor rule for erfinv") as caught:
         ours = torch.stack(jet(function, x, u, 5))
     assert len(caught) == 1
     assert relative(ours, nested_forward(function, x, u, 5)) < 1e-9
@@ -229,15 +229,8 @@ def test_an_operation_without_a_rule_falls_back_with_one_warning():
 def test_what_cannot_be_followed_is_refused():
     x, u = draw((3, 4), (3, 4))
 
-    def writes(p):
-        q = p * 1
-        q[0] = 0
-        return q
-
-    with pytest.raises(NotImplementedError, match=r"torch\.where"):
-        jet(writes, x, u, 2)
-    with pytest.raises(NotImplementedError, match="view"):
-        jet(lambda p: p.view(12).relu_(), x, u, 2)
+    with pytest.raises(NotImplementedError, match="uniform_"):
+        jet(lambda p: (p * 1).uniform_(), x, u, 2)
     with pytest.raises(ValueError, match="leading axis"):
         jet(torch.sin, x, u[:2], 2)
     with pytest.raises(ValueError, match="floating"):
@@ -281,6 +274,7 @@ def test_gradients_of_the_derivatives_equal_those_of_nested_reverse_mode(activat
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:no Taylor rule")
 def test_gradients_through_attention_softmax_and_the_fallback():
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -290,7 +284,7 @@ def test_gradients_through_attention_softmax_and_the_fallback():
     def function(p):
         q = p @ w
         mixed = F.scaled_dot_product_attention(q, p, q).softmax(-1).logsumexp(-1)
-        return torch.asinh(mixed).exp().sum(1)
+        return torch.special.erfcx(mixed).exp().sum(1)
 
     (found,) = torch.autograd.grad(torch.stack(jet(function, x, u, 3)).square().sum(), w)
     (expected,) = torch.autograd.grad(nested_forward(function, x, u, 3).square().sum(), w)

@@ -1,11 +1,6 @@
-"""How each torch operation acts on a Taylor series.
+"""Rules of what networks are made of: arithmetic, linear maps, activations, normalisation, losses."""
 
-A rule has the signature of the torch function it stands for and takes `Jet` objects where that takes
-tensors; it returns NotImplemented for arguments it doesn't cover. Functions of one name are one
-function here: torch.relu, Tensor.relu and torch.nn.functional.relu.
-"""
-
-# ruff: noqa: A002, A006 - the arguments carry torch's names, because torch may pass them by keyword
+# ruff: noqa: A001, A002, A006 - arguments carry torch's names: torch may pass them by keyword
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from sharpbench.autodiff import series
 from sharpbench.autodiff.jet import Jet
@@ -81,23 +77,31 @@ def _leaky_relu(input: Jet, negative_slope: float = 0.01, inplace: bool = False)
 
 def _masked(x: Jet, active: Tensor, value: Tensor) -> Jet:
     """``value`` where not active, and no derivative there."""
-    coefficients = torch.where(active, x.coefficients, torch.zeros_like(x.coefficients))
+    c = _aligned(x.coefficients, value.ndim).expand(-1, *value.shape)
+    coefficients = torch.where(active, c, torch.zeros_like(c))
     return x.like(torch.cat([value.unsqueeze(0), coefficients[1:]]))
 
 
 def _clamp(input: Jet, min: Any = None, max: Any = None) -> Any:
-    if isinstance(min, Jet) or isinstance(max, Jet):
-        return NotImplemented
+    if any(isinstance(x, Jet) for x in (min, max)) or not isinstance(input, Jet):
+        low = input if min is None else _extremum(True)(input, min)
+        return low if max is None else _extremum(False)(low, max)
     active = torch.ones_like(input.primal, dtype=torch.bool)
     if min is not None:
-        active &= input.primal > min
+        active = active & (input.primal >= min)
     if max is not None:
-        active &= input.primal < max
+        active = active & (input.primal <= max)
     return _masked(input, active, input.primal.clamp(min, max))
 
 
+def _masked_inside(input: Jet, low: float, high: float) -> Jet:
+    """Clamped, with no derivative on the bounds: torch's hardtanh, unlike its clamp."""
+    inside = (input.primal > low) & (input.primal < high)
+    return _masked(input, inside, input.primal.clamp(low, high))
+
+
 def _relu6(input: Jet, inplace: bool = False) -> Any:
-    return _clamp(input, 0, 6)
+    return _masked_inside(input, 0, 6)
 
 
 def _hardtanh(
@@ -106,7 +110,7 @@ def _hardtanh(
     max_val: float = 1.0,
     inplace: bool = False,
 ) -> Any:
-    return _clamp(input, min_val, max_val)
+    return _masked_inside(input, min_val, max_val)
 
 
 def _abs(input: Jet) -> Jet:
@@ -115,14 +119,13 @@ def _abs(input: Jet) -> Jet:
 
 def _piecewise_constant(name: str) -> Rule:
     def rule(input: Jet, *args: Any, **kwargs: Any) -> Jet:
-        value = getattr(torch, name)(input.primal, *args, **kwargs)
-        return input.like(value.unsqueeze(0), (0,))
+        return input.constant(getattr(torch, name)(input.primal.detach(), *args, **kwargs))
 
     return rule
 
 
 def _detach(input: Jet) -> Jet:
-    return input.like(input.primal.detach().unsqueeze(0), (0,))
+    return input.constant(input.primal.detach())
 
 
 def _dropout(
@@ -161,7 +164,8 @@ def _aligned(x: Tensor, rank: int) -> Tensor:
 def _constant(value: Any, like: Jet) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    return torch.as_tensor(value, dtype=like.primal.dtype, device=like.primal.device)
+    dtype = None if isinstance(value, complex) else like.primal.dtype
+    return torch.as_tensor(value, dtype=dtype, device=like.primal.device)
 
 
 def _add(input: Any, other: Any, *, alpha: float = 1) -> Jet:
@@ -220,10 +224,19 @@ def _mul(input: Any, other: Any) -> Jet:
 
 def _div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is not None:
-        return NotImplemented
+        return _quotient_rounded(input, other, rounding_mode)
+    if isinstance(other, Tensor):
+        rank = max(input.primal.ndim, other.ndim)
+        return input.like(_aligned(input.coefficients, rank) / other)
     if not isinstance(other, Jet):
-        return _mul(input, 1 / other)
+        return input.like(input.coefficients / other)
     return _mul(input, _elementwise("pow", other, exponent=-1.0))
+
+
+def _quotient_rounded(input: Any, other: Any, rounding_mode: str) -> Any:
+    a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
+    like = input if isinstance(input, Jet) else other
+    return like.constant(torch.div(a, b, rounding_mode=rounding_mode))
 
 
 def _rdiv(input: Any, other: Any) -> Any:
@@ -241,11 +254,12 @@ def _square(input: Jet) -> Jet:
 def _pow(input: Any, exponent: Any) -> Any:
     if isinstance(exponent, Jet):
         if not isinstance(input, Jet):
-            return _elementwise("exp", _mul(exponent, torch.log(_constant(input, exponent))))
+            base = _constant(input, exponent).to(exponent.primal.dtype)
+            return _elementwise("exp", _mul(exponent, torch.log(base)))
         return _elementwise("exp", _mul(exponent, _elementwise("log", input)))
     if isinstance(exponent, Tensor):
         if exponent.numel() != 1:
-            return NotImplemented
+            return _elementwise("exp", _mul(_elementwise("log", input), exponent))
         exponent = float(exponent)
     if exponent == 2:
         return _square(input)
@@ -275,9 +289,13 @@ def _tan(input: Jet) -> Any:
 
 
 def _where(condition: Any, input: Any = None, other: Any = None) -> Any:
-    if isinstance(condition, Jet) or input is None:
-        return NotImplemented
+    if isinstance(condition, Jet):
+        condition = condition.primal != 0
+    if input is None:
+        return torch.where(condition)
     like = input if isinstance(input, Jet) else other
+    if not isinstance(like, Jet):
+        return torch.where(condition, input, other)
     zero = torch.zeros((), dtype=like.primal.dtype, device=like.primal.device)
 
     def part(x: Any, n: int) -> Tensor:
@@ -293,14 +311,14 @@ def _where(condition: Any, input: Any = None, other: Any = None) -> Any:
     return like.like(torch.stack([p.expand(shape) for p in parts]), orders)
 
 
-def _masked_fill(input: Jet, mask: Tensor, value: Any) -> Any:
+def _masked_fill(input: Any, mask: Tensor, value: Any) -> Any:
     return _where(~mask, input, value)
 
 
 # --- linear maps ------------------------------------------------------------------------------------
 
 
-def _linear_in_first(func: Callable[..., Any], *, view: bool = False) -> Rule:
+def linear_in_first(func: Callable[..., Any]) -> Rule:
     """The rule of an operation that is linear in its first argument: every coefficient alike."""
 
     def rule(*args: Any, **kwargs: Any) -> Any:
@@ -309,16 +327,24 @@ def _linear_in_first(func: Callable[..., Any], *, view: bool = False) -> Rule:
             isinstance(a, Jet) for a in (*args[1:], *kwargs.values())
         ):
             return NotImplemented
-        mapped = torch.vmap(lambda c: func(c, *args[1:], **kwargs))(first.coefficients)
-        return _wrapped(mapped, first, view)
+
+        def each(c: Tensor) -> Any:
+            return func(c, *args[1:], **kwargs)
+
+        return wrapped(torch.vmap(each)(first.coefficients), first, each)
 
     return rule
 
 
-def _wrapped(mapped: Any, like: Jet, view: bool) -> Any:
+def wrapped(mapped: Any, like: Jet, each: Callable[[Tensor], Any]) -> Any:
+    """The series of coefficients that were mapped by ``each``; of one or of several results."""
     if isinstance(mapped, Tensor):
-        return Jet(mapped, like.orders, like.degree, like.tally, view=view)
-    return tuple(_wrapped(m, like, view) for m in mapped)
+        return like.viewed(mapped, each)
+
+    def part(i: int) -> Callable[[Tensor], Any]:
+        return lambda c: each(c)[i]
+
+    return tuple(wrapped(m, like, part(i)) for i, m in enumerate(mapped))
 
 
 def _getitem(input: Any, index: Any) -> Any:
@@ -327,14 +353,24 @@ def _getitem(input: Any, index: Any) -> Any:
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(p.primal if isinstance(p, Jet) else p for p in parts)
     if any(isinstance(p, (Tensor, list)) for p in parts):
-        mapped = torch.vmap(lambda c: c[parts])(input.coefficients)
-        return _wrapped(mapped, input, False)
-    return _wrapped(input.coefficients[(slice(None), *parts)], input, True)
+        leading = (slice(None),) if _indices_are_adjacent(parts) else None
+        if leading is None:
+            return input.like(torch.stack([c[parts] for c in input.coefficients]))
+        return input.like(input.coefficients[(*leading, *parts)])
+    return input.viewed(input.coefficients[(slice(None), *parts)], lambda c: c[parts])
+
+
+def _indices_are_adjacent(parts: tuple[Any, ...]) -> bool:
+    """Whether an axis in front changes nothing: separated index tensors put theirs first."""
+    at = [i for i, p in enumerate(parts) if isinstance(p, (Tensor, list, int))]
+    return at == list(range(at[0], at[-1] + 1))
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
-    if isinstance(weight, Jet) or isinstance(bias, Jet):
-        out = _matmul(input, weight.transpose(-1, -2))
+    if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(input, Jet):
+        moving = isinstance(input, Jet) or isinstance(weight, Jet)
+        turned = weight.transpose(-1, -2)
+        out = _matmul(input, turned) if moving else torch.matmul(input, turned)
         return out if bias is None else _add(out, bias)
     rows = input.primal.numel() / input.primal.shape[-1]
     input.tally.count(rows * weight.numel(), len(input.orders))
@@ -350,8 +386,10 @@ def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if isinstance(weight, Jet) or isinstance(bias, Jet):
-            return NotImplemented
+        if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(input, Jet):
+            plain = partial(_call_with_rest, func, args, kwargs)
+            out = bilinear(plain, input, weight)
+            return out if bias is None else _add(out, bias.reshape(-1, *[1] * dimensions))
         c = input.coefficients
         batched = input.primal.ndim == dimensions + 2
         out = func(c.flatten(0, 1) if batched else c, weight, None, *args, **kwargs)
@@ -369,8 +407,20 @@ def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
     return rule
 
 
-def _bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Jet, b: Jet) -> Jet:
-    """Σ_{i+j=n} f(a_i, b_j)."""
+def _call_with_rest(
+    func: Callable[..., Tensor], args: Any, kwargs: Any, input: Tensor, weight: Tensor
+) -> Tensor:
+    return func(input, weight, None, *args, **kwargs)
+
+
+def bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
+    """Σ_{i+j=n} f(a_i, b_j) of two factors, one of which may be plain."""
+    if not isinstance(a, Jet):
+        if not isinstance(b, Jet):
+            return func(a, b)
+        return b.like(torch.stack([func(a, c) for c in b.coefficients]))
+    if not isinstance(b, Jet):
+        return a.like(torch.stack([func(c, b) for c in a.coefficients]))
     parts: dict[int, Tensor] = {}
     for i, left in zip(a.orders, a.coefficients, strict=True):
         for j, right in zip(b.orders, b.coefficients, strict=True):
@@ -387,7 +437,7 @@ def _matmul(input: Any, other: Any) -> Any:
         columns = other.primal.shape[-1] if other.primal.ndim > 1 else 1
         pairs = sum(i + j <= input.degree for i in input.orders for j in other.orders)
         input.tally.count(rows / inner * inner * columns, pairs)
-        return _bilinear(torch.matmul, input, other)
+        return bilinear(torch.matmul, input, other)
     if isinstance(input, Jet):
         columns = other.shape[-1] if other.ndim > 1 else 1
         input.tally.count(input.primal.numel() * columns, len(input.orders))
@@ -424,7 +474,7 @@ def _einsum(equation: Any, *operands: Any) -> Any:
         return only.like(torch.vmap(lambda c: call({moving[0]: c}))(only.coefficients))
     if len(moving) == 2:
         i, j = moving
-        return _bilinear(lambda a, b: call({i: a, j: b}), operands[i], operands[j])
+        return bilinear(lambda a, b: call({i: a, j: b}), operands[i], operands[j])
     return NotImplemented
 
 
@@ -462,30 +512,45 @@ def _view_as(input: Jet, other: Any) -> Any:
 
 
 def _embedding(input: Tensor, weight: Any, *args: Any, **kwargs: Any) -> Any:
-    if not isinstance(weight, Jet):
+    if isinstance(input, Jet) or not isinstance(weight, Jet):
         return NotImplemented
-    return weight.like(torch.vmap(lambda c: F.embedding(input, c))(weight.coefficients))
+    return weight.like(torch.stack([F.embedding(input, c) for c in weight.coefficients]))
 
 
 def _pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
-    if mode == "constant" and value:
+    padded = linear_in_first(F.pad)(input, pad, mode)
+    if mode != "constant" or not value:
+        return padded
+    return _add(padded, F.pad(torch.zeros_like(input.primal), pad, mode, value))
+
+
+def _to(input: Any, *args: Any, **kwargs: Any) -> Any:
+    args, kwargs = tree_map(lambda a: a.primal if isinstance(a, Jet) else a, (args, kwargs))
+    if not isinstance(input, Jet):
+        return input.to(*args, **kwargs)
+    changed = input.coefficients.to(*args, **kwargs)
+    if changed is input.coefficients:  # as torch does: the same tensor, not a copy
+        return input
+    if not (changed.is_floating_point() or changed.is_complex()):
+        return changed[0].detach()
+    if input.primal.is_complex() and not changed.is_complex():
         return NotImplemented
-    return _linear_in_first(F.pad)(input, pad, mode)
+    return input.like(changed)
 
 
-def _to(input: Jet, *args: Any, **kwargs: Any) -> Jet:
-    return input.like(input.coefficients.to(*args, **kwargs))
+def _type_as(input: Any, other: Any) -> Any:
+    return _to(input, other.dtype)
 
 
 # --- selections -------------------------------------------------------------------------------------
 
 
-def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> Jet:
+def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> tuple[Jet, Tensor]:
     """Max-pooling: each coefficient of the sample that is largest at t = 0."""
     _, index = pool(x.primal.detach())
     stack = x.coefficients.flatten(-dimensions)
     places = index.flatten(-dimensions).expand(len(stack), *index.shape[:-dimensions], -1)
-    return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:]))
+    return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:])), index
 
 
 def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
@@ -498,24 +563,22 @@ def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        if return_indices:
-            return NotImplemented
-        return _pooled(
+        pooled = _pooled(
             input,
             lambda v: func(
                 v, kernel_size, stride, padding, dilation, ceil_mode, return_indices=True
             ),
             dimensions,
         )
+        return pooled if return_indices else pooled[0]
 
     return rule
 
 
 def _adaptive_max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
     def rule(input: Jet, output_size: Any, return_indices: bool = False) -> Any:
-        if return_indices:
-            return NotImplemented
-        return _pooled(input, lambda v: func(v, output_size, return_indices=True), dimensions)
+        pooled = _pooled(input, lambda v: func(v, output_size, return_indices=True), dimensions)
+        return pooled if return_indices else pooled[0]
 
     return rule
 
@@ -528,13 +591,12 @@ class _Extremum(NamedTuple):
 def _extremum(largest: bool) -> Rule:
     def rule(input: Jet, dim: Any = None, keepdim: bool = False) -> Any:
         choose = torch.argmax if largest else torch.argmin
-        if isinstance(dim, Jet):
-            return _where((input.primal >= dim.primal) == largest, input, dim)
-        if isinstance(dim, Tensor):
-            return _where((input.primal >= dim) == largest, input, dim)
+        if dim is None and not isinstance(input, Jet):
+            return NotImplemented
+        if isinstance(dim, (Jet, Tensor)) or not isinstance(input, Jet):
+            return _larger(input, dim, largest)
         if dim is None:
-            flat = input.flatten()
-            return flat[choose(flat.primal)]
+            return _amax(largest)(input)
         index = choose(input.primal, dim, keepdim=True)
         values = torch.vmap(lambda c: c.gather(dim, index))(input.coefficients)
         if not keepdim:
@@ -545,19 +607,47 @@ def _extremum(largest: bool) -> Rule:
     return rule
 
 
+def _larger(input: Any, other: Any, largest: bool) -> Any:
+    """The larger or smaller of two; where they are equal each gives half, as torch has it."""
+    a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
+    like = input if isinstance(input, Jet) else other
+    a, b = _constant(a, like), _constant(b, like)
+    taken = _where((a > b) == largest, input, other)
+    tied = a == b
+    if not tied.any():
+        return taken
+    return _where(tied, _mul(_add(lifted(input, like), other), 0.5), taken)
+
+
+def lifted(value: Any, like: Jet) -> Jet:
+    """A number or plain tensor as a series that does not move."""
+    return value if isinstance(value, Jet) else like.constant(_constant(value, like))
+
+
 def _amax(largest: bool) -> Rule:
     def rule(input: Jet, dim: Any = (), keepdim: bool = False) -> Any:
-        if not isinstance(dim, int):
-            return NotImplemented
-        return _extremum(largest)(input, dim, keepdim).values
+        axes = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.primal.ndim))
+        for axis in axes:
+            best = input.primal.amax(axis, True) if largest else input.primal.amin(axis, True)
+            tied = (input.primal == best).to(input.primal.dtype)
+            # Equal ones share the derivative, as torch has it.
+            input = (input * (tied / tied.sum(axis, keepdim=True))).sum(axis, keepdim=True)
+        if keepdim:
+            return input
+        places = {axis % input.primal.ndim for axis in axes}
+        return input.reshape([n for i, n in enumerate(input.shape) if i not in places])
 
     return rule
 
 
-def _of_the_value(name: str) -> Rule:
+def of_the_value(func: Callable[..., Any]) -> Rule:
+    """The rule of what only sees the values at t = 0: the answer is plain."""
+
     def rule(*args: Any, **kwargs: Any) -> Any:
-        values = [a.primal if isinstance(a, Jet) else a for a in args]
-        return getattr(torch, name)(*values, **kwargs)
+        args, kwargs = tree_map(
+            lambda a: a.primal.detach() if isinstance(a, Jet) else a, (args, kwargs)
+        )
+        return func(*args, **kwargs)
 
     return rule
 
@@ -579,8 +669,9 @@ def _softmax(
     _stacklevel: int = 3,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    if dim is None or dtype is not None:
+    if dim is None:
         return NotImplemented
+    input = input if dtype is None else _to(input, dtype)
     p = series.softmax(input.coefficients, input.orders, input.degree, _axis(dim, input))
     return input.like(p, _everything(input))
 
@@ -588,7 +679,12 @@ def _softmax(
 def _logsumexp(input: Jet, dim: Any, keepdim: bool = False) -> Any:
     if not isinstance(dim, int):
         if len(dim) != 1:
-            return NotImplemented
+            axes = sorted(d % input.primal.ndim for d in dim)
+            rest = [d for d in range(input.primal.ndim) if d not in axes]
+            out = _logsumexp(input.permute(*rest, *axes).flatten(len(rest)), -1)
+            if not keepdim:
+                return out
+            return out.reshape([1 if i in axes else n for i, n in enumerate(input.shape)])
         dim = dim[0]
     axis = _axis(dim, input)
     out = series.logsumexp(input.coefficients, input.orders, input.degree, axis)
@@ -601,8 +697,9 @@ def _log_softmax(
     _stacklevel: int = 3,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    if dim is None or dtype is not None:
+    if dim is None:
         return NotImplemented
+    input = input if dtype is None else _to(input, dtype)
     return _sub(input, _logsumexp(input, dim, keepdim=True))
 
 
@@ -622,10 +719,14 @@ def _cross_entropy(
     p_y − 1 cancels once the margin exceeds 36 in float64, and the growth of the derivatives would
     then be that of rounding errors.
     """
-    plain = weight is None and size_average is None and reduce is None and not label_smoothing
+    if size_average is not None or reduce is not None:
+        return NotImplemented
+    plain = weight is None and not label_smoothing
     by_class = isinstance(target, Tensor) and not target.is_floating_point()
     if not plain or not by_class or input.primal.ndim != 2 or (target == ignore_index).any():
-        return NotImplemented
+        return _general_cross_entropy(
+            input, target, weight, ignore_index, reduction, label_smoothing
+        )
     classes = input.primal.shape[1]
     shift = torch.arange(1, classes, device=target.device)
     others = (target.unsqueeze(1) + shift) % classes
@@ -634,10 +735,70 @@ def _cross_entropy(
         2, target.unsqueeze(1).expand(len(c), -1, -1)
     )
     margin = _logsumexp(input.like(differences), 1)
-    return _reduced(_elementwise("softplus", margin, threshold=math.inf), reduction)
+    return reduced(_elementwise("softplus", margin, threshold=math.inf), reduction)
 
 
-def _reduced(losses: Jet, reduction: str) -> Any:
+def _general_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+) -> Any:
+    axis = 0 if input.primal.ndim == 1 else 1
+    logs = _log_softmax(input, axis)
+    classes = input.shape[axis]
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        hard = _nll_loss(logs, target, weight, None, ignore_index, None, reduction)
+        if not smoothing:
+            return hard
+        scaled = logs if weight is None else _mul(logs, _by_class(weight, axis, logs))
+        ignored = target == ignore_index
+        uniform = _masked_fill(-scaled.sum(axis), ignored, 0.0)
+        if reduction == "mean":
+            kept = ~ignored
+            total = kept.sum() if weight is None else weight[target[kept]].sum()
+            uniform = _div(uniform.sum(), total)
+        else:
+            uniform = reduced(uniform, reduction)
+        return hard * (1 - smoothing) + uniform * (smoothing / classes)
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / classes
+    if weight is not None:
+        logs = _mul(logs, _by_class(weight, axis, logs))
+    losses = -_mul(logs, target).sum(axis)
+    if reduction == "mean":
+        return losses.sum() / max(input.primal.numel() / classes, 1)
+    return reduced(losses, reduction)
+
+
+def _by_class(weight: Tensor, axis: int, like: Jet) -> Tensor:
+    return weight.view(-1, *[1] * (like.primal.ndim - axis - 1))
+
+
+def _nll_loss(
+    input: Any,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None or not isinstance(input, Jet):
+        return NotImplemented
+    axis = 0 if input.primal.ndim == 1 else 1
+    kept = target != ignore_index
+    safe = target.masked_fill(~kept, 0)
+    losses = -input.gather(axis, safe.unsqueeze(axis)).squeeze(axis)
+    factor = kept.to(input.primal.dtype) if weight is None else weight[safe] * kept
+    # Not a product with the mask: an ignored loss may be infinite.
+    losses = _masked_fill(losses, ~kept, 0.0) if weight is None else _mul(losses, factor)
+    return _div(losses.sum(), factor.sum()) if reduction == "mean" else reduced(losses, reduction)
+
+
+def reduced(losses: Any, reduction: str) -> Any:
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
@@ -653,7 +814,7 @@ def _mse_loss(
 ) -> Any:
     if weight is not None or size_average is not None or reduce is not None:
         return NotImplemented
-    return _reduced(_square(_sub(input, target)), reduction)
+    return reduced(_square(_sub(input, target)), reduction)
 
 
 def _attention(
@@ -667,20 +828,26 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     if enable_gqa:
-        return NotImplemented
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(groups, -3) for x in (key, value))
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    like = next(x for x in (query, key, value, attn_mask) if isinstance(x, Jet))
+    query = lifted(query, like)
     scores = _mul(_matmul(query, key.transpose(-2, -1)), scale)
     if is_causal:
         attn_mask = torch.ones(
             query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
         ).tril()
-    if not isinstance(scores, Jet):
-        return NotImplemented
     if attn_mask is not None and attn_mask.dtype is torch.bool:
         scores = _where(attn_mask, scores, -math.inf)
     elif attn_mask is not None:
         scores = _add(scores, attn_mask)
-    return _matmul(_dropout(_softmax(scores, -1), dropout_p, True), value)
+    if attn_mask is None:
+        return _matmul(_dropout(_softmax(scores, -1), dropout_p, True), value)
+    # A query that may look nowhere: torch gives it zeros.
+    nowhere = (scores.primal == -math.inf).all(-1, keepdim=True)
+    weights = _softmax(_masked_fill(scores, nowhere, 0.0), -1)
+    return _matmul(_dropout(_masked_fill(weights, nowhere, 0.0), dropout_p, True), value)
 
 
 # --- normalisation ----------------------------------------------------------------------------------
@@ -796,6 +963,31 @@ ALIASES = {
     "max_pool1d_with_indices": "max_pool1d",
     "double": "to_float64",
     "float": "to_float32",
+    "half": "to_float16",
+    "bfloat16": "to_bfloat16",
+    "long": "to_int64",
+    "int": "to_int32",
+    "short": "to_int16",
+    "char": "to_int8",
+    "bool": "to_bool",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "not_equal": "ne",
+    "fix": "trunc",
+    "row_stack": "vstack",
+    "positive": "pos",
+    "ger": "outer",
+    "special_log_softmax": "log_softmax",
+    "special_softmax": "softmax",
+    "special_logsumexp": "logsumexp",
+    "linalg_matmul": "matmul",
+    "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d",
+    "max_pool2d_with_indices": "max_pool2d",
+    "max_pool3d_with_indices": "max_pool3d",
+    "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
+    "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d",
     "hardtanh_": "hardtanh",
 }
 
@@ -823,6 +1015,12 @@ _LINEAR_VIEWS = [
     "t",
     "unfold",
     "swapdims",
+    "ravel",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+    "split_with_sizes",
+    "adjoint",
 ]
 
 _LINEAR = [
@@ -842,6 +1040,15 @@ _LINEAR = [
     "trace",
     "masked_select",
     "clone",
+    "diag",
+    "diag_embed",
+    "diagflat",
+    "rot90",
+    "fliplr",
+    "flipud",
+    "take",
+    "sum_to_size",
+    "diff",
 ]
 
 RULES: dict[str, Rule] = {
@@ -849,11 +1056,11 @@ RULES: dict[str, Rule] = {
         name: _smooth(name)
         for name in ("tanh", "sigmoid", "silu", "erf", "exp", "log", "sin", "cos")
     },
-    **{name: _linear_in_first(getattr(Tensor, name), view=True) for name in _LINEAR_VIEWS},
-    **{name: _linear_in_first(getattr(Tensor, name)) for name in _LINEAR},
+    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR_VIEWS},
+    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR},
     **{name: _piecewise_constant(name) for name in ("sign", "floor", "ceil", "round", "trunc")},
     **{
-        name: _of_the_value(name)
+        name: of_the_value(getattr(torch, name))
         for name in [
             "argmax",
             "argmin",
@@ -866,6 +1073,27 @@ RULES: dict[str, Rule] = {
             "isnan",
             "isfinite",
             "isinf",
+            "isclose",
+            "allclose",
+            "equal",
+            "signbit",
+            "logical_and",
+            "logical_or",
+            "logical_xor",
+            "logical_not",
+            "argsort",
+            "bucketize",
+            "searchsorted",
+            "histc",
+            "unique",
+            "nonzero",
+            "count_nonzero",
+            "any",
+            "all",
+            "is_nonzero",
+            "is_floating_point",
+            "is_complex",
+            "result_type",
             "zeros_like",
             "ones_like",
             "rand_like",
@@ -875,7 +1103,25 @@ RULES: dict[str, Rule] = {
         ]
     },
     **{
-        name: _linear_in_first(getattr(F, name))
+        name: of_the_value(getattr(Tensor, name))
+        for name in [
+            "item",
+            "tolist",
+            "numpy",
+            "new_zeros",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "new_tensor",
+            "size",
+            "dim",
+            "numel",
+            "stride",
+            "is_contiguous",
+        ]
+    },
+    **{
+        name: linear_in_first(getattr(F, name))
         for name in [
             "avg_pool1d",
             "avg_pool2d",
@@ -886,11 +1132,10 @@ RULES: dict[str, Rule] = {
             "interpolate",
             "pixel_shuffle",
             "pixel_unshuffle",
+            "channel_shuffle",
+            "fold",
         ]
     },
-    "nll_loss": lambda input, target, reduction="mean": _reduced(
-        -input.gather(1, target.unsqueeze(1)).squeeze(1), reduction
-    ),
     "gelu": _gelu,
     "softplus": _softplus,
     "logsigmoid": _logsigmoid,
@@ -950,9 +1195,13 @@ RULES: dict[str, Rule] = {
     "embedding": _embedding,
     "pad": _pad,
     "to": _to,
-    "type_as": lambda input, other: _to(input, other.dtype),
-    "to_float64": partial(_to, dtype=torch.float64),
-    "to_float32": partial(_to, dtype=torch.float32),
+    "type_as": _type_as,
+    **{
+        f"to_{name}": partial(_to, dtype=getattr(torch, name))
+        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "bool")
+    },
+    "to_int16": partial(_to, dtype=torch.int16),
+    "to_int8": partial(_to, dtype=torch.int8),
     "max_pool1d": _max_pool(F.max_pool1d, 1),
     "max_pool2d": _max_pool(F.max_pool2d, 2),
     "max_pool3d": _max_pool(F.max_pool3d, 3),
@@ -969,6 +1218,7 @@ RULES: dict[str, Rule] = {
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
     "cross_entropy": _cross_entropy,
+    "nll_loss": _nll_loss,
     "mse_loss": _mse_loss,
     "scaled_dot_product_attention": _attention,
     "layer_norm": _layer_norm,
