@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 
 __all__ = [
@@ -165,7 +165,7 @@ def _through(function: Function, start: Jet) -> Jet:
     """The series that ``function`` makes of ``start``."""
     from sharpbench.autodiff.dispatch import Propagation
 
-    with repeatedly_differentiable(), Propagation(start.degree, start.tally) as propagation:
+    with sdpa_kernel(SDPBackend.MATH), Propagation(start.degree, start.tally) as propagation:
         result = function(start)
         if isinstance(result, Tensor):
             series = propagation.series_of(result)
