@@ -17,16 +17,18 @@ import pandas as pd
 from scipy import stats
 
 from sharpbench.analysis.estimates import (
+    INCONCLUSIVE,
     Effect,
     Estimate,
+    Judgement,
     Level,
     NoEffect,
     Rule,
     Sign,
     Within,
-    bootstrap,
     exactly,
     mean,
+    over_seeds,
     partial_spearman,
     pearson,
     slope,
@@ -48,7 +50,6 @@ PAPER_SUITES = (
 
 CANT_BE_TESTED = "can't be tested"
 NOT_RUN = "not run"
-WITHIN_NOISE = "within the noise"
 
 
 class Missing(Exception):
@@ -74,7 +75,9 @@ class Evidence:
         judged = frame[(frame["kind"] == "evaluation") & (frame["status"] == "ok")]
         columns = [c for c in frame.columns if c.split(".")[0] in {"dataset", "model", "recipe"}]
         who = frame.drop_duplicates("subject").set_index("subject")[["seed", *columns]]
-        log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds")]
+        # A time that is not known to have been taken alone on the machine is none.
+        alone = frame["cost.shared_machine"].eq(False)
+        log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds") & alone]
         return who.join(
             [
                 own.pivot_table(index="subject", columns="label", values="value"),
@@ -149,7 +152,8 @@ class Claim:
 
 def claims_table(frames: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...]) -> pd.DataFrame:
     """One row a claim: ``section``, ``statement``, ``stated``, ``code``, ``estimate`` (or None),
-    ``unit``, ``verdict`` (``within the noise`` where the figure is no larger than its `Estimate.noise`), ``rule``, ``suite`` (where the figure comes from), ``reason``.
+    ``unit``, ``verdict``, ``rule`` and its hash ``identity``, ``suite`` (where the figure comes from),
+    ``reason`` (of an inconclusive verdict what it would take).
 
     Of several suites the first with figures is taken and named; their figures are never mixed.
     """
@@ -163,6 +167,7 @@ def claims_table(frames: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...]) 
             "code": claim.code,
             "unit": claim.unit,
             "rule": claim.rule.text if claim.rule else "",
+            "identity": claim.rule.identity if claim.rule else "",
             "estimate": None,
             "suite": "",
             "reason": claim.reason,
@@ -178,13 +183,33 @@ def claims_table(frames: Mapping[str, pd.DataFrame], claims: tuple[Claim, ...]) 
                 if found is None or not math.isfinite(found.value):
                     row["reason"] = f"too few networks of {suite} have run"
                     continue
-                verdict = claim.rule.verdict(found) if claim.rule else ""
-                if verdict and abs(found.value) < found.noise:
-                    verdict = WITHIN_NOISE
-                row |= {"estimate": found, "suite": suite, "reason": "", "verdict": verdict}
+                judged = _judged(claim.rule, found)
+                row |= {"estimate": found, "suite": suite, "reason": _shortfall(judged, found)}
+                row["verdict"] = judged.verdict
                 break
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _judged(rule: Rule | None, found: Estimate) -> Judgement:
+    if rule is None:
+        return Judgement("")
+    if abs(found.value) < found.noise:
+        return Judgement(INCONCLUSIVE, found.noise)
+    return rule.judge(found)
+
+
+def _shortfall(judged: Judgement, found: Estimate) -> str:
+    """What an inconclusive figure could have shown, and what it would take."""
+    if judged.resolution is None:
+        return ""
+    if judged.resolution == found.noise:
+        told = f"within ±{found.noise:.2g}" if math.isfinite(found.noise) else "all alike"
+        return f"no larger than chance among the points that all are judged on ({told})"
+    text = f"the smallest effect to be seen: {judged.resolution:.2g}"
+    if judged.networks is None:
+        return f"{text}; more networks would not decide it"
+    return f"{text}; it would take some {judged.networks} networks"
 
 
 # --- what is read from the suites -------------------------------------------------------------------
@@ -213,19 +238,20 @@ def _moons(evidence: Evidence, **conditions: Any) -> pd.DataFrame:
     return evidence.where("paper_two_moons", **{**common, **conditions})
 
 
-def _paired(one: pd.DataFrame, other: pd.DataFrame, column: str) -> np.ndarray:
-    """``one`` − ``other`` of the networks of equal seeds."""
+def _paired(one: pd.DataFrame, other: pd.DataFrame, column: str) -> pd.Series:
+    """``one`` − ``other`` of the networks of equal seeds, by seed."""
     a, b = (f.drop_duplicates("seed").set_index("seed")[column] for f in (one, other))
-    return (a - b).dropna().to_numpy()
+    return (a - b).dropna()
 
 
 def _difference(pairs: list[tuple[pd.DataFrame, pd.DataFrame]], column: str) -> Estimate | None:
-    """The mean of ``one`` − ``other`` over all pairs of equal seeds.
+    """The mean of ``one`` − ``other`` over equal seeds; of several pairs a seed counts once, by its mean.
 
     Of a calibration error with its noise: two calibrated networks of the same confidences differ by 95%
     of √(s² + s′²), s the spreads of their floors, and more seeds judged on the same points no less.
     """
-    found = mean(np.concatenate([_paired(one, other, column) for one, other in pairs]))
+    apart = pd.concat([_paired(one, other, column) for one, other in pairs])
+    found = mean(apart.groupby(level=0).mean().to_numpy(float))
     if column != _ECE() or found is None:
         return found
     spreads = [np.hypot(*(_column(rows, _FLOOR).mean() for rows in pair)) for pair in pairs]
@@ -255,6 +281,18 @@ def _column(rows: pd.DataFrame, name: str) -> np.ndarray:
     return rows[name].to_numpy(float)
 
 
+def _seeds(rows: pd.DataFrame) -> np.ndarray:
+    return rows["seed"].to_numpy()
+
+
+def _correlation(
+    statistic: Callable[..., float], rows: pd.DataFrame, *columns: str
+) -> Estimate | None:
+    return over_seeds(
+        statistic, *(_column(rows, c) for c in columns), seeds=_seeds(rows), correlation=True
+    )
+
+
 def _moons_difference(one: dict[str, Any], other: dict[str, Any]) -> Any:
     """Mean over the 30% networks of λ in one definition minus that in another."""
 
@@ -268,7 +306,8 @@ def _moons_difference(one: dict[str, Any], other: dict[str, Any]) -> Any:
 def _moons_correlation(noise: float, x: str, y: str) -> Any:
     def found(evidence: Evidence, _: str) -> Estimate | None:
         rows = _moons(evidence, dataset__label_noise=noise)
-        return bootstrap(pearson, _column(rows, x or rate(**_TWO_MOONS)), _column(rows, y))
+        named = (x or rate(**_TWO_MOONS), y)
+        return _correlation(pearson, rows, *named)
 
     return found
 
@@ -276,11 +315,8 @@ def _moons_correlation(noise: float, x: str, y: str) -> Any:
 def _same_labels(one: str, other: str) -> Any:
     def found(evidence: Evidence, _: str) -> Estimate | None:
         rows = _moons(evidence, dataset__label_noise=0.3)
-        return bootstrap(
-            pearson,
-            _column(rows, rate(**_TWO_MOONS)),
-            _column(rows, rate(**_TWO_MOONS, target=other if one == "loss" else one)),
-        )
+        second = rate(**_TWO_MOONS, target=other if one == "loss" else one)
+        return _correlation(pearson, rows, rate(**_TWO_MOONS), second)
 
     return found
 
@@ -291,7 +327,7 @@ def _pooled_slope(within: bool) -> Any:
         x, y = _column(rows, rate(**_TWO_MOONS)), _column(rows, "= test_error")
         noise = rows["dataset.label_noise"].to_numpy(float)
         if not within:
-            return bootstrap(slope, x, y)
+            return over_seeds(slope, x, y, seeds=_seeds(rows))
 
         def centred(x: np.ndarray, y: np.ndarray, g: np.ndarray) -> float:
             for level in np.unique(g):
@@ -299,7 +335,7 @@ def _pooled_slope(within: bool) -> Any:
                 x, y = np.where(at, x - x[at].mean(), x), np.where(at, y - y[at].mean(), y)
             return slope(x, y)
 
-        return bootstrap(centred, x, y, noise, strata=noise)
+        return over_seeds(centred, x, y, noise, seeds=_seeds(rows))
 
     return found
 
@@ -360,7 +396,7 @@ def _mnist_level(noise: float) -> Any:
 
 def _mnist_correlation(evidence: Evidence, _: str) -> Estimate | None:
     rows = pd.concat([_mnist(evidence, n, 10, recipe="adam") for n in (0.0, 0.2, 0.4)])
-    return bootstrap(pearson, _column(rows, _mnist_rate()), _column(rows, "= test_error"))
+    return _correlation(pearson, rows, _mnist_rate(), "= test_error")
 
 
 def _mnist_within(evidence: Evidence, _: str) -> Estimate | None:
@@ -369,7 +405,7 @@ def _mnist_within(evidence: Evidence, _: str) -> Estimate | None:
     groups = rows.groupby("dataset.label_noise")
     x = (rows[_mnist_rate()] - groups[_mnist_rate()].transform("mean")).to_numpy(float)
     y = (rows["= test_error"] - groups["= test_error"].transform("mean")).to_numpy(float)
-    return bootstrap(pearson, x, y, strata=rows["dataset.label_noise"].to_numpy(float))
+    return over_seeds(pearson, x, y, seeds=_seeds(rows), correlation=True)
 
 
 def _sweep(scales: tuple[float, ...], column: Callable[[], str]) -> Any:
@@ -408,7 +444,7 @@ def _table1_difference(
 def _table1_correlation(evidence: Evidence, _: str) -> Estimate | None:
     rows = _mnist(evidence, 0.2, 30, recipe="crr")
     errors = _column(rows, _ECE())
-    found = bootstrap(spearman, _column(rows, _mnist_rate()), errors)
+    found = _correlation(spearman, rows, _mnist_rate(), _ECE())
     if found is None:
         return None
     # Ranks of networks that are told apart by chance alone say nothing.
@@ -440,6 +476,8 @@ def _time_ratio(over: str) -> Any:
     def found(evidence: Evidence, suite: str) -> Estimate | None:
         slow = _table2(evidence, suite, "crr", recipe__orders=[1, 2, 3, 4])
         fast = _table2(evidence, suite, over)
+        if slow["training_seconds"].isna().all() or fast["training_seconds"].isna().all():
+            raise Missing(suite)
         a, b = (f.set_index("seed")["training_seconds"] for f in (slow, fast))
         return mean((a / b).dropna().to_numpy())
 
@@ -471,8 +509,11 @@ def _moons_rate() -> str:
 def _figure1_ratio(evidence: Evidence, _: str) -> Estimate | None:
     with_penalty, without = _along("crr", 50)(evidence), _along("adam", 50)(evidence)
     count = min(len(with_penalty), len(without))
-    return bootstrap(
-        lambda a, b: float(a.mean() / b.mean() - 1), with_penalty[:count], without[:count]
+    return over_seeds(
+        lambda a, b: float(a.mean() / b.mean() - 1),
+        with_penalty[:count],
+        without[:count],
+        seeds=np.arange(count),
     )
 
 
@@ -497,6 +538,8 @@ _GROUND_SUITE, _MOONS_SUITE, _MNIST_SUITE = (
 )
 _SAM_SUITES = ("paper_sam", "paper_sam_reduced")
 _FLOOR = "± ece_floor"
+_SMALL = 0.3
+"""Correlations below it leave 91% of the variance unexplained: to be shown for "does not correlate"."""
 
 
 def _ERROR() -> str:  # noqa: N802 - read as a constant in the table
@@ -560,11 +603,11 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("5.2", "λ on clean labels", "1.98", "1.98 [1.71, 2.27] (percentiles)", _MOONS_SUITE,
           _moons_mean(_moons_rate, **_CLEAN), Level(1.98, 0.05, _margin(1.71, 2.27, 40)), "λ"),
     Claim("5.2", "On clean labels λ does not correlate with the test error", "r = −0.165, p = 0.31", "",
-          _MOONS_SUITE, _moons_correlation(0.0, "", "= test_error"), NoEffect(), "Pearson's r"),
+          _MOONS_SUITE, _moons_correlation(0.0, "", "= test_error"), NoEffect(_SMALL), "Pearson's r"),
     Claim("5.2 (code only)", "At 30% noise λ does not correlate with the test error", "not reported",
-          "r = +0.051, p = 0.75", _MOONS_SUITE, _moons_correlation(0.3, "", "= test_error"), NoEffect(), "Pearson's r"),
+          "r = +0.051, p = 0.75", _MOONS_SUITE, _moons_correlation(0.3, "", "= test_error"), NoEffect(_SMALL), "Pearson's r"),
     Claim("5.2 (code only)", "At 45% noise λ does not correlate with the test error", "not reported",
-          "r = −0.263, p = 0.10", _MOONS_SUITE, _moons_correlation(0.45, "", "= test_error"), NoEffect(), "Pearson's r"),
+          "r = −0.263, p = 0.10", _MOONS_SUITE, _moons_correlation(0.45, "", "= test_error"), NoEffect(_SMALL), "Pearson's r"),
     Claim("5.2 (code only)", "λ at 45% label noise", "not reported", "0.7791 [0.202, 1.288] (percentiles)",
           _MOONS_SUITE, _moons_mean(_moons_rate, dataset__label_noise=0.45), Level(0.7791, 0.05, _margin(0.202, 1.288, 40)), "λ"),
     Claim("5.2", "Each unit of λ goes with 0.29 percentage points higher test error", "+0.0029 per unit",
@@ -680,7 +723,7 @@ def _by_activation(activation: str, statistic: Callable[..., float], *columns: s
         )
         rows = rows[rows["recipe"].isin(["adam", "crr"])]
         named = [rate(**_TWO_MOONS) if c == "λ" else c for c in columns]
-        return bootstrap(statistic, *(_column(rows, c) for c in named))
+        return _correlation(statistic, rows, *named)
 
     return found
 

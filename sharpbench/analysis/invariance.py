@@ -311,7 +311,7 @@ def ranking_survival(frame: pd.DataFrame) -> pd.DataFrame:
     """Does the ranking of trained networks survive a random change that keeps their function?
 
     A row a metric and random transformation that preserves the function: Kendall's τ of the metric before
-    and after (``association``, within equal data and model, 95% bootstrap interval), each network with
+    and after (``association``, within equal data and model, 95% interval over seeds), each network with
     random numbers of its own, over ``n`` ≥ 30 networks.
     """
     moved = changes(frame)

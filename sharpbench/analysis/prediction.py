@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from sharpbench.analysis.estimates import jackknife
 from sharpbench.analysis.frames import evaluations, measured, stratum
 from sharpbench.seeds import numpy_generator
 
@@ -94,7 +94,7 @@ def kendall(
     if not math.isfinite(tau) or len(names) < 2:
         return None
     pairs = sum(float(np.abs(in_x * in_y).sum(dtype=float)) for _, in_x, in_y in parts) / 2
-    low, high, p = _jackknife(tau, _tau_b(without), edge=1 - 1 / max(pairs, 2.0))
+    low, high, p = jackknife(tau, _tau_b(without), edge=1 - 1 / max(pairs, 2.0))
     members = np.concatenate([rows for rows, _, _ in parts])
     if len(members) <= _PERMUTED:
         p = max(p, _permuted(parts, numpy_generator(seed)))
@@ -123,27 +123,6 @@ def _tau_b(sums: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         tau: np.ndarray = sums[..., 0] / np.sqrt(sums[..., 1] * sums[..., 2])
     return tau
-
-
-def _jackknife(tau: float, without: np.ndarray, *, edge: float) -> tuple[float, float, float]:
-    """The 95% interval and the two-sided p of τ, from its values with each block left out.
-
-    ``edge``: as far as |τ| is told from 1, where half a pair would disagree.
-    """
-    left = without[np.isfinite(without)]
-    count = len(left)
-    if count < 2:
-        return -1.0, 1.0, 1.0
-    centre = math.atanh(min(max(tau, -edge), edge))
-    each = np.arctanh(np.clip(left, -edge, edge))
-    error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
-    if error < 1e-9:  # every block says the same: binomial trials without a failure
-        worst = 2 * (_LEVEL / 2) ** (1 / count) - 1
-        low, high = (worst, 1.0) if tau > 0 else (-1.0, -worst)
-        return low, high, min(1.0, 2 * 0.5**count)
-    width = float(stats.t.ppf(1 - _LEVEL / 2, count - 1)) * error
-    p = 2 * float(stats.t.sf(abs(centre) / error, count - 1))
-    return math.tanh(centre - width), math.tanh(centre + width), p
 
 
 def _permuted(parts: list[Signs], rng: np.random.Generator) -> float:

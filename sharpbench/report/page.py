@@ -308,11 +308,32 @@ def _paper(store: ResultsStore, suite: str) -> dict[str, Any]:
     frames = {name: load_records(store.root, suite=name) for name in ran}
     table = claims.claims_table(frames, claims.CLAIMS)
     return {
-        "claims": table.to_dict("records"),
+        "claims": _with_first_rules(store, table.to_dict("records")),
         "verdicts": table["verdict"].value_counts().to_dict(),
         "questions": claims.claims_table(frames, claims.QUESTIONS).to_dict("records"),
         "figure_one": _figure_one(frames.get("paper_two_moons")),
     }
+
+
+def _with_first_rules(store: ResultsStore, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The claims with ``judged_first``: the run that another rule than today's judged first, or None.
+
+    Rules are remembered in the results folder, so that one that was changed after the fact shows.
+    """
+    first = store.documents("rules").get("paper", {})
+    known = len(first)
+    for row in rows:
+        row["judged_first"] = None
+        if row["estimate"] is None or not row["identity"]:
+            continue
+        name = f"{row['section']}: {row['statement']}"
+        run = store.manifest(row["suite"])["run"]
+        before = first.setdefault(name, {"rule": row["identity"], "run": run})
+        if before["rule"] != row["identity"]:
+            row["judged_first"] = before["run"]
+    if len(first) > known:
+        store.write_document("rules", "paper", first)
+    return rows
 
 
 def _figure_one(frame: pd.DataFrame | None) -> _Picture | None:

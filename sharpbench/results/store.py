@@ -240,6 +240,7 @@ def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, A
             if name != "epoch":
                 figure = {"kind": "training", "name": name, "label": name, "status": "ok"}
                 rows.append({**common, **figure, "epoch": int(row["epoch"]), "value": value})
+                rows[-1]["cost.shared_machine"] = description.get("shared_machine")
     for record in folder.records():
         if wanted is not None and record.plan_key not in wanted:
             continue

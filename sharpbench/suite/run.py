@@ -356,6 +356,7 @@ class _SubjectRun(_Run):
             "weights": weights,
             "parameters": sum(p.numel() for p in model.parameters()),
             "training": dataclasses.asdict(log),
+            "shared_machine": self.task.shared_machine,
             "trajectories": sorted(done | {trajectory.metric_key(m) for m in trajectory.metrics}),
         }
         self.folder.commit(description, model.state_dict())

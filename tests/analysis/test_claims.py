@@ -6,7 +6,15 @@ import zlib
 import pandas as pd
 import pytest
 
-from sharpbench.analysis.claims import CLAIMS, PAPER_SUITES, QUESTIONS, Evidence, claims_table, rate
+from sharpbench.analysis.claims import (
+    CLAIMS,
+    PAPER_SUITES,
+    QUESTIONS,
+    Evidence,
+    _difference,
+    claims_table,
+    rate,
+)
 from sharpbench.results.store import _subject_columns
 from sharpbench.suite.plan import ProblemPlan, make_plan
 from sharpbench.suite.spec import find_suite, load_suite
@@ -57,7 +65,8 @@ def made_up(suite: str) -> pd.DataFrame:
         for name in ("test_error", "ece", "ece_debiased", "ece_floor"):
             value = 0.02 + level + 0.05 * jitter
             rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
-        rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1))
+        alone = {"cost.shared_machine": False}
+        rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1, **alone))
         rows += [
             record(common, "trajectory", m.label, own * epoch / 50, epoch=epoch)
             for m in plan.trajectory.metrics
@@ -72,7 +81,7 @@ def test_every_claim_finds_its_figures_in_the_suites():
     for claims in (CLAIMS, QUESTIONS):
         table = claims_table(frames, claims)
         assert set(table["verdict"]) <= {
-            "reproduced", "reproduced in direction", "not reproduced", "contradicted", "can't be tested", "",
+            "reproduced", "reproduced in direction", "inconclusive", "contradicted", "can't be tested", "",
         }  # fmt: skip
         missing = table[table["estimate"].isna() & (table["verdict"] != "can't be tested")]
         assert missing.empty, missing["statement"].tolist()
@@ -129,12 +138,44 @@ def test_a_difference_of_calibration_within_the_floors_noise_has_no_verdict():
     claims = tuple(c for c in CLAIMS if c.unit.startswith("Δ ECE") or "debiased" in c.unit)
     assert len(claims) == 6
     told = {"paper_mnist": made_up("paper_mnist"), "paper_sam": made_up("paper_sam")}
-    assert "within the noise" not in set(claims_table(told, claims)["verdict"])
+    plain = claims_table(told, claims)
+    assert not plain["reason"].str.contains("chance").any()
     noisy = {}
     for suite, frame in told.items():
         floors = frame["name"] == "ece_floor"
         noisy[suite] = frame.assign(standard_error=frame["standard_error"].mask(floors, 0.2))
     table = claims_table(noisy, claims)
-    assert set(table["verdict"]) == {"within the noise"}
+    assert set(table["verdict"]) == {"inconclusive"}
+    assert table["reason"].str.contains("chance among the points").all()
     differences = table[table["unit"] == "Δ ECE, debiased"]["estimate"]
     assert [e.noise for e in differences] == pytest.approx([1.96 * 0.2 * 2**0.5] * len(differences))
+
+
+def test_a_seed_that_is_compared_at_several_scales_counts_once():
+    """Two scales against one baseline a seed: three seeds are three figures, each the mean of its two."""
+    table = claims_table({"paper_mnist": made_up("paper_mnist")}, CLAIMS).set_index("statement")
+    assert table.loc["CRR up to scale 200 keeps the accuracy", "estimate"].n == 3
+    assert table.loc["ECE falls at scales 0.01 to 1", "estimate"].n == 3
+    one = pd.DataFrame({"seed": [0, 1, 2], "v": [1.0, 2.0, 4.0]})
+    other = pd.DataFrame({"seed": [0, 1, 2], "v": [3.0, 2.0, 8.0]})
+    base = pd.DataFrame({"seed": [0, 1, 2], "v": [0.0, 1.0, 1.0]})
+    found = _difference([(one, base), (other, base)], "v")
+    assert (found.value, found.n) == (pytest.approx((2 + 1 + 5) / 3), 3)
+
+
+def test_an_inconclusive_claim_says_what_it_would_take():
+    frame = made_up("paper_mnist")
+    rows = claims_table({"paper_mnist": frame}, CLAIMS)
+    unsure = rows[(rows["verdict"] == "inconclusive")]
+    assert len(unsure)
+    assert unsure["reason"].str.contains("smallest effect|chance").all()
+
+
+@pytest.mark.parametrize("shared", [True, None])
+def test_times_taken_beside_other_work_enter_no_ratio(shared):
+    claims = tuple(c for c in CLAIMS if "training time" in c.statement)
+    assert len(claims) == 2
+    frame = made_up("paper_sam_reduced")
+    assert set(claims_table({"paper_sam_reduced": frame}, claims)["verdict"]) != {"not run"}
+    beside = frame.assign(**{"cost.shared_machine": shared})
+    assert set(claims_table({"paper_sam_reduced": beside}, claims)["verdict"]) == {"not run"}

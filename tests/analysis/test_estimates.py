@@ -11,9 +11,9 @@ from sharpbench.analysis.estimates import (
     NoEffect,
     Sign,
     Within,
-    bootstrap,
     exactly,
     mean,
+    over_seeds,
     partial_spearman,
     pearson,
     slope,
@@ -48,59 +48,81 @@ def test_the_partial_correlation_is_that_of_residual_ranks():
     assert math.isnan(partial_spearman(X, Y, X))
 
 
-def test_the_bootstrap_is_repeatable_and_covers():
-    found = bootstrap(pearson, X, Y)
-    assert found == bootstrap(pearson, X, Y)
-    assert found.low < found.value < found.high
-    other = stats.bootstrap(
-        (X, Y), lambda a, b: pearson(a, b), paired=True, vectorized=False, method="percentile",
-        n_resamples=2000, rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
-    assert (found.low, found.high) == (
-        pytest.approx(other.low, abs=0.05),
-        pytest.approx(other.high, abs=0.05),
-    )
-    assert bootstrap(pearson, X[:3], Y[:3]) is None
+def test_the_jackknife_of_a_mean_is_students_interval():
+    found = over_seeds(np.mean, X, seeds=np.arange(60))
+    by_hand = mean(X)
+    assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high))
+    assert over_seeds(np.mean, X[:2], seeds=np.arange(2)) is None
 
 
-def test_strata_keep_their_sizes():
-    group = np.repeat([0.0, 1.0], [50, 10])
-    sizes = []
+def test_the_jackknife_leaves_a_seed_out_as_a_whole():
+    """Five seeds of twelve networks that are all alike: as many figures as seeds."""
+    five = X[:5]
+    found = over_seeds(np.mean, np.repeat(five, 12), seeds=np.repeat(np.arange(5), 12))
+    by_hand = mean(five)
+    assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high))
+    assert found.n == 60
 
-    def count(_: np.ndarray, g: np.ndarray) -> float:
-        sizes.append(g.sum())
-        return 0.0
 
-    bootstrap(count, X, group, strata=group)
-    assert set(sizes) == {10.0}
+@pytest.mark.parametrize(("n", "r"), [(9, 0.0), (9, 0.8), (40, 0.5)])
+def test_a_correlations_interval_covers(n, r):
+    rng, trials, covered = np.random.default_rng(4), 500, 0
+    for _ in range(trials):
+        x = rng.normal(size=n)
+        y = r * x + math.sqrt(1 - r * r) * rng.normal(size=n)
+        found = over_seeds(pearson, x, y, seeds=np.arange(n), correlation=True)
+        covered += found.low <= r <= found.high
+    assert 0.92 <= covered / trials <= 0.985
 
 
 @pytest.mark.parametrize(
     ("rule", "estimate", "verdict"),
     [
-        (Level(1.0, 0.1), (1.05, 1.04, 1.06), "reproduced"),
-        (Level(1.0, 0.1), (1.5, 0.9, 2.1), "reproduced"),
-        (Level(1.0, 0.1), (1.5, 1.4, 1.6), "not reproduced"),
-        (Level(1.0, 0.1, 0.3), (1.49, 1.09, 1.89), "reproduced"),  # √(0.3² + 0.4²) = 0.5
-        (Level(1.0, 0.1, 0.3), (1.51, 1.11, 1.91), "not reproduced"),
-        (Effect(-2.0), (-2.2, -2.3, -2.1), "reproduced"),
-        (Effect(-2.0), (-4.0, -6.0, -1.5), "reproduced"),
+        (Level(1.0, 0.1), (1.02, 0.96, 1.08), "reproduced"),
+        (Level(1.0, 0.1), (1.5, 0.9, 2.1), "inconclusive"),  # wide
+        (Level(1.0, 0.1), (1.05, 0.98, 1.12), "inconclusive"),
+        (Level(1.0, 0.1), (1.5, 1.4, 1.6), "contradicted"),
+        (Level(1.0, 0.1, 0.3), (1.0, 0.99, 1.01), "inconclusive"),  # the stated number is no better
+        (Level(1.0, 0.1, 0.3), (1.61, 1.21, 2.01), "contradicted"),  # 0.61 − √(0.3² + 0.4²) > 0.1
+        (Level(1.0, 0.1, 0.3), (1.59, 1.19, 1.99), "inconclusive"),
+        (Effect(-2.0), (-2.2, -2.4, -2.0), "reproduced"),
+        (Effect(-2.0), (-2.4, -2.6, -2.2), "reproduced in direction"),  # beyond −2.5
+        (Effect(-2.0), (-4.0, -6.0, -1.5), "reproduced in direction"),
         (Effect(-2.0), (-0.5, -0.7, -0.3), "reproduced in direction"),
         (Effect(-2.0), (0.5, 0.3, 0.7), "contradicted"),
-        (Effect(-2.0), (-1.0, -3.0, 1.0), "not reproduced"),
+        (Effect(-2.0), (-0.1, -0.4, 0.2), "contradicted"),  # smaller than a quarter
+        (Effect(-2.0), (-1.0, -3.0, 1.0), "inconclusive"),
         (Sign(1), (0.5, 0.3, 0.7), "reproduced"),
         (Sign(1), (-0.5, -0.7, -0.3), "contradicted"),
-        (Sign(-1), (0.0, -0.3, 0.3), "not reproduced"),
-        (NoEffect(), (0.1, -0.2, 0.4), "reproduced"),
-        (NoEffect(), (0.3, 0.2, 0.4), "contradicted"),
+        (Sign(-1), (0.0, -0.3, 0.3), "inconclusive"),
+        (NoEffect(0.3), (0.1, -0.2, 0.4), "inconclusive"),
+        (NoEffect(0.3), (0.1, -0.05, 0.25), "reproduced"),
+        (NoEffect(0.3), (0.3, 0.2, 0.4), "contradicted"),
         (Within(0, 1), (0.5, 0.4, 0.6), "reproduced"),
         (Within(0, 1), (1.5, 1.4, 1.6), "contradicted"),
-        (Within(0, 1), (1.0, 0.8, 1.2), "not reproduced"),
+        (Within(0, 1), (1.0, 0.8, 1.2), "inconclusive"),
+        (Within(0, 1), (0.5, -9.0, 10.0), "inconclusive"),
     ],
 )
 def test_rules(rule, estimate, verdict):
-    assert rule.verdict(Estimate(*estimate, n=9)) == verdict
+    assert rule.judge(Estimate(*estimate, n=9)).verdict == verdict
     assert "reproduced" in rule.text
+
+
+def test_an_inconclusive_figure_says_how_many_networks_it_would_take():
+    """Four times the networks halve the interval: ±0.2 about 0.1 leaves out 0 at ±0.1."""
+    judged = Sign(1).judge(Estimate(0.1, -0.1, 0.3, 10))
+    assert judged.resolution == pytest.approx(0.2)
+    assert judged.networks == 40
+    judged = Level(1.0, 0.1).judge(Estimate(1.05, 0.95, 1.15, 8))
+    assert judged.networks == 32
+    assert Level(1.0, 0.1, 0.3).judge(Estimate(1.0, 0.99, 1.01, 8)).networks is None
+
+
+def test_a_rule_is_known_by_its_numbers():
+    assert Level(1.0, 0.1).identity == Level(1.0, 0.1).identity
+    assert Level(1.0, 0.1).identity != Level(1.0, 0.2).identity
+    assert Sign(1).identity != Sign(-1).identity
 
 
 def test_an_exact_figure_has_no_width():
