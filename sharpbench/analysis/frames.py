@@ -73,7 +73,7 @@ def with_short_names(frame: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataF
     names of metrics and problems to what a reader calls them.
     """
     frame = frame.copy()
-    metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem"])]
+    metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem", "calibration"])]
     # Along training a metric is often measured on fewer points: told apart within each kind.
     frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
     for kind, rows in metrics.groupby("kind"):
@@ -113,7 +113,9 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
         rivals = [p for p in namesakes if p.get("protocol", "custom") == protocol]
         differing = [
             # A word says by itself what it is; a number needs its key.
-            value if isinstance(value, str) else f"{key.replace('_', ' ')} {_spell(value)}"
+            value
+            if isinstance(value, str) and value != "all"
+            else f"{key.replace('_', ' ')} {_spell(value)}"
             for key, value in parameters.items()
             if not _usual(value, [rival.get(key) for rival in rivals])
         ]

@@ -79,7 +79,8 @@ class CurvatureMetric(Metric, ABC):
             raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:
-        if not isinstance(problem, KnownHessian) or self.samples != "all":
+        """From the spectrum of all points, whatever ``samples`` of them are measured."""
+        if not isinstance(problem, KnownHessian) or self.parameters_of:
             return None
         if self.gauss_newton and not problem.residual_free:
             return None

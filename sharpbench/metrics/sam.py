@@ -23,6 +23,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
+from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -152,6 +153,16 @@ class SamSharpness(Metric):
                 "samples_left_out": len(inputs) - len(rises) * size,
             },
         )
+
+    def known(self, problem: Problem, subject: Subject) -> Known | None:
+        """The average rise of a quadratic loss: ½ tr H times the mean square of a perturbation's entry."""
+        if not isinstance(problem, KnownHessian) or not problem.quadratic:
+            return None
+        if self.case != "average" or self.adaptive != "none" or self.normalize_logits:
+            return None
+        eigenvalues = problem.eigenvalues(subject)
+        square = self.rho**2 / (len(eigenvalues) if self.ball == "l2" else 3)
+        return Known(expected=0.5 * square * float(eigenvalues.sum()))
 
     def _loss(self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         outputs = model(x)

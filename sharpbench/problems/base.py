@@ -41,6 +41,11 @@ class Problem(Plugin, ABC):
         """The wrong answer that implementations are known to give here; empty for most problems."""
         return ""
 
+    @property
+    def adversarial(self) -> bool:
+        """Whether it is made to be hard for estimators, as no trained network is."""
+        return False
+
     @abstractmethod
     def subject(self, *, seed: int) -> Subject:
         """The function as a module in float64, with points (N, …) and targets of zeros."""
@@ -79,6 +84,8 @@ class KnownHessian(Problem, ABC):
 
     residual_free: ClassVar[bool] = True
     """Whether the Gauss-Newton matrix equals the Hessian."""
+    quadratic: ClassVar[bool] = False
+    """Whether the loss is quadratic in the parameters: its Hessian is the same everywhere."""
 
     @abstractmethod
     def eigenvalues(self, subject: Subject) -> Tensor:

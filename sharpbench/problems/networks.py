@@ -19,7 +19,11 @@ __all__ = ["TinyNetwork", "UnequalBatches", "UnusedParameter"]
 @problems.register
 @dataclass(frozen=True, kw_only=True)
 class TinyNetwork(DrawnHessian):
-    """A small tanh or ReLU network whose whole Hessian is formed, by forward over reverse mode."""
+    """A small tanh or ReLU network whose whole Hessian is formed, by forward over reverse mode.
+
+    With ``training_steps`` of Adam on all samples it learns the classes of a random linear map; without,
+    weights and labels are drawn.
+    """
 
     name = "tiny_network"
     title = "tiny network"
@@ -31,6 +35,7 @@ class TinyNetwork(DrawnHessian):
     classes: int = 3
     samples: int = 128
     activation: Literal["tanh", "relu"] = "tanh"
+    training_steps: int = 0
 
     def build(self, generator: torch.Generator) -> Subject:
         hidden = nn.Tanh() if self.activation == "tanh" else nn.ReLU()
@@ -41,7 +46,17 @@ class TinyNetwork(DrawnHessian):
             for parameter in model.parameters():
                 parameter.copy_(normal(generator, *parameter.shape) / parameter.shape[-1] ** 0.5)
         x = normal(generator, self.samples, self.features)
-        return Subject(model, x, torch.randint(self.classes, (self.samples,), generator=generator))
+        labels = torch.randint(self.classes, (self.samples,), generator=generator)
+        if self.training_steps:
+            labels = (x @ normal(generator, self.features, self.classes)).argmax(1)
+        subject = Subject(model, x, labels)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+        for _ in range(self.training_steps):
+            optimizer.zero_grad(set_to_none=True)
+            subject.losses(model(x), labels).mean().backward()
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return subject
 
     def eigenvalues(self, subject: Subject) -> Tensor:
         model, x = subject.model.double(), subject.inputs.double()
@@ -65,6 +80,7 @@ class UnequalBatches(DrawnHessian):
     name = "unequal_batches"
     title = "unequal batches"
     reference = "H = XᵀX/N for ½(xᵀw − y)²"
+    quadratic = True
 
     features: int = 12
     samples: int = 2148
@@ -106,6 +122,7 @@ class UnusedParameter(DrawnHessian):
     name = "unused_parameter"
     title = "unused parameter"
     reference = "H = XᵀX/N beside a block of zeros"
+    quadratic = True
 
     features: int = 12
     samples: int = 200

@@ -31,6 +31,7 @@ class LeastSquares(DrawnHessian):
     name = "least_squares"
     title = "least squares"
     reference = "H = XᵀX/N for ½(xᵀw − y)²"
+    quadratic = True
 
     features: int = 64
     decay: float = 1.0
@@ -128,17 +129,18 @@ class Quadratic(DrawnHessian):
 
     ``clustered``: five eigenvalues within 1% at the top; ``indefinite``: the one of largest magnitude is
     negative; ``ill_conditioned``: from 1 down to 1e-8, evenly in the logarithm; ``negative``: from −0.01
-    to −1; ``multiple``: 1 three times at the top.
+    to −1; ``multiple``: 1 three times at the top; ``crowded``: half of them 1, below a single 1.1.
     """
 
     name = "quadratic"
     title = "quadratic"
     reference = "Parlett, The Symmetric Eigenvalue Problem (1998), chapters 4 and 13"
+    quadratic = True
 
     features: int = 200
-    spectrum: Literal["clustered", "indefinite", "ill_conditioned", "negative", "multiple"] = (
-        "clustered"
-    )
+    spectrum: Literal[
+        "clustered", "indefinite", "ill_conditioned", "negative", "multiple", "crowded"
+    ] = "clustered"
     samples: int = 8
 
     def __post_init__(self) -> None:
@@ -149,6 +151,10 @@ class Quadratic(DrawnHessian):
     @property
     def trap(self) -> str:
         return _TRAPS.get(self.spectrum, "")
+
+    @property
+    def adversarial(self) -> bool:
+        return True
 
     def build(self, generator: torch.Generator) -> Subject:
         basis = _orthogonal(generator, self.features, self.features)
@@ -179,6 +185,12 @@ class Quadratic(DrawnHessian):
             return -torch.linspace(0.01, 1, self.features, dtype=torch.float64)
         if self.spectrum == "multiple":
             return torch.cat([rest, torch.tensor([0.95, 0.98, 1, 1, 1], dtype=torch.float64)])
+        if self.spectrum == "crowded":
+            half = self.features // 2
+            crowd = torch.ones(half, dtype=torch.float64)
+            return torch.cat(
+                [rest[: self.features - half - 1], crowd, torch.tensor([1.1], dtype=torch.float64)]
+            )
         return torch.logspace(-8, 0, self.features, dtype=torch.float64)
 
     def eigenvalues(self, subject: Subject) -> Tensor:
@@ -188,6 +200,7 @@ class Quadratic(DrawnHessian):
 _TRAPS = {
     "indefinite": "power iteration finds −2, the eigenvalue of largest magnitude, for the top one",
     "negative": "a stopping rule relative to the trace, not to its size, stops at two probes",
+    "crowded": "an iteration rests on the many eigenvalues 1 before it sees the single one above",
     "clustered": "successive iterates agree long before the eigenvalue is found",
 }
 

@@ -21,6 +21,7 @@ __all__ = [
     "association_heatmap",
     "boundary_figure",
     "cost_figure",
+    "coverage_figure",
     "error_against_cost_figure",
     "gauge_figure",
     "invariance_figure",
@@ -421,6 +422,40 @@ def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
     for handle, shape in zip(handles, shapes.values(), strict=True):
         handle.set_marker(shape)
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def coverage_figure(
+    table: pd.DataFrame, band: tuple[float, float], stated: float, titles: dict[str, str]
+) -> Figure:
+    """The true coverage of stated intervals: a line a metric, a mark each setting and problem.
+
+    ``table``: ``name``, ``n``, ``covered``, ``low``, ``high``, ``verdict``.
+    """
+    rows = table[table["n"] > 0]
+    names = list(dict.fromkeys(rows["name"]))
+    sizes = [int((rows["name"] == name).sum()) for name in names]
+    heights = [max(0.24, 0.06 * size) for size in sizes]
+    figure, axis = plt.subplots(figsize=(7.2, sum(heights) + 0.1 * len(names) + 0.9))
+    axis.axvspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.25, linewidth=0)
+    axis.axvline(100 * stated, color="0.4", linewidth=0.8, linestyle="--")
+    palette = sns.color_palette("colorblind")
+    colours = {"holds": palette[0], "unclear": palette[7]}
+    top, ticks = 0.0, []
+    for name, height in zip(names, heights, strict=True):
+        own = rows[rows["name"] == name].sort_values("covered", ascending=False)
+        places = top + height * (np.arange(len(own)) + 0.5) / len(own)
+        for place, row in zip(places, own.to_dict("records"), strict=True):
+            colour = colours.get(row["verdict"], palette[3])
+            axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1)
+            shape = {"holds": "o", "unclear": "D"}.get(row["verdict"], "X")
+            axis.plot(100 * row["covered"], place, shape, color=colour, markersize=4)
+        ticks.append(top + height / 2)
+        top += height + 0.1
+    axis.set_yticks(ticks, [wrapped(titles.get(name, name)) for name in names])
+    axis.set_ylim(top, -0.1)
+    axis.set_xlabel("truth inside the stated 95% interval (%)")
+    axis.set_xlim(right=100.5)
     return figure
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 import sharpbench
 from sharpbench.analysis import (
+    calibration,
     claims,
     correctness,
     cost,
@@ -90,6 +91,7 @@ def _content(
     agreement = correctness.implementation_agreement(pairs)
     matrix = invariance.invariance_matrix(frame)
     truths, others = problems.solved(frame), problems.accuracy(frame)
+    covered = calibration.coverage(frame)
     networks = frame[frame["kind"] != "problem"]
     used = sorted(set(frame["run"].dropna())) if "run" in frame else []
     return {
@@ -109,7 +111,7 @@ def _content(
             associations=table,
             costs=costs,
             growth=growth,
-            truths=problems.sentences(truths, others),
+            truths=problems.sentences(truths, others) + calibration.sentences(covered),
         ),
         "problems": summary.problems(frame).to_dict("records"),
         "unconverged": int((~measured(frame)["converged"].astype(bool)).sum()),
@@ -117,8 +119,10 @@ def _content(
         "definitions": problems.definitions(truths),
         "answers": _answers(truths),
         "accuracy": others.to_dict("records"),
+        "coverage": covered.to_dict("records"),
+        "stated_band": calibration.BAND,
         "traps": problems.traps(frame, _known_traps(frame)),
-        "answered": int((frame["kind"] == "problem").sum()),
+        "answered": int(frame["kind"].isin(["problem", "calibration"]).sum()),
         "matrix": matrix.to_dict("records"),
         "reachable": invariance.reachable(frame).to_dict("records"),
         "ranking": invariance.ranking_survival(frame).to_dict("records"),
@@ -129,7 +133,7 @@ def _content(
         "scaling": growth.to_dict("records"),
         "device_ratios": cost.device_ratios(swept).to_dict("records"),
         **_metric_table(frame),
-        "pictures": _pictures(frame, pairs, table, costs, truths, swept),
+        "pictures": _pictures(frame, pairs, table, costs, truths, swept, covered),
         "runs": {name: runs[name] for name in used if name in runs},
         "last_run": runs.get(manifest["run"], {}),
         "css": _asset("report.css"),
@@ -145,6 +149,7 @@ def _pictures(
     costs: pd.DataFrame,
     truths: pd.DataFrame,
     swept: pd.DataFrame,
+    covered: pd.DataFrame,
 ) -> dict[str, _Picture]:
     drawn: dict[str, _Picture] = {}
 
@@ -168,6 +173,15 @@ def _pictures(
             "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
             "½ log d a order), and the root mean square error over seeds of λ against directions and "
             "points.",
+        )
+    if len(covered) and (covered["n"] > 0).any():
+        add(
+            "coverage",
+            lambda: figures.coverage_figure(
+                covered, calibration.BAND, calibration.STATED, _titles(metrics)
+            ),
+            "Share of the 95% intervals that hold the truth, a mark a metric and problem, with its own 95% "
+            "binomial interval. Left of the band errors are told too small, right of it too large.",
         )
     others = problems.accuracy(frame)
     for number, (name, group) in enumerate(
@@ -292,7 +306,7 @@ def _pictures(
     return drawn
 
 
-_FIGURE_KINDS = ["measurement", "evaluation", "trajectory", "problem"]
+_FIGURE_KINDS = ["measurement", "evaluation", "trajectory", "problem", "calibration"]
 
 _MOST_STRATA = 12
 """Beyond this many data sets and models a figure with a panel for each is no longer readable."""

@@ -10,7 +10,16 @@ from typing import Any, Literal
 
 __all__ = ["FINAL", "Kind", "Record", "Status", "content_key"]
 
-Kind = Literal["measurement", "evaluation", "trajectory", "decision_map", "reliability", "problem"]
+Kind = Literal[
+    "measurement",
+    "evaluation",
+    "trajectory",
+    "decision_map",
+    "reliability",
+    "problem",
+    "calibration",
+]
+"""``calibration``: one of many answers to the same problem, with random numbers of its own."""
 Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
@@ -62,6 +71,10 @@ class Record:
     details: dict[str, Any] = field(default_factory=dict)
     expected: float | None = None
     """Of a problem: what the metric's definition gives with exact derivatives."""
+    expected_from: str | None = None
+    """``theory``, or ``all points``: what the metric itself says of all of them."""
+    adversarial: bool = False
+    """Of a problem: made to be hard for estimators."""
     limit: float | None = None
     """Of a problem: what the definition tends to as its orders grow."""
     diverges: str | None = None

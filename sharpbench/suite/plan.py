@@ -68,10 +68,10 @@ class SubjectPlan:
 
 @dataclass(frozen=True)
 class ProblemPlan:
-    """A problem with a known answer, asked its own metrics; it is never trained."""
+    """A problem with a known answer, asked its own questions; it is never trained."""
 
     problem: Problem
-    metrics: tuple[Metric, ...]
+    measurements: tuple[MeasurementPlan, ...]
     seed: int
     device: str = "cpu"
 
@@ -101,7 +101,10 @@ random numbers of its own for each network.
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """A metric asked of a trained subject, after one draw of a transformation or as it is."""
+    """A metric asked of a trained subject, after one draw of a transformation or as it is.
+
+    Of a problem, ``draw`` counts the repetitions from 1; 0 is the question that is asked once.
+    """
 
     metric: Metric
     transformation: Transformation | None = None
@@ -158,7 +161,7 @@ class Plan:
     def asked(self, subject: SubjectPlan | ProblemPlan) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
         if isinstance(subject, ProblemPlan):
-            return tuple(MeasurementPlan(metric) for metric in subject.metrics)
+            return subject.measurements
         return self.measurements
 
     @property
@@ -245,16 +248,21 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
 
 
 def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
-    """Every problem with the metrics of all blocks that name it, each metric once."""
+    """Every problem with the questions of all blocks that name it, each once."""
     found: dict[str, ProblemPlan] = {}
     for i, block in enumerate(suite.spec.problems):
-        asked = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
+        draws = range(1, block.repetitions + 1) if block.repetitions > 1 else range(1)
+        asked = [
+            MeasurementPlan(metric, draw=draw)
+            for metric in _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
+            for draw in draws
+        ]
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
             for seed in block.seeds or suite.spec.seeds:
                 plan = ProblemPlan(problem, (), seed, device)
-                before = found.get(plan.key, plan).metrics
-                together = {MeasurementPlan(m).key: m for m in (*before, *asked)}
-                found[plan.key] = dataclasses.replace(plan, metrics=tuple(together.values()))
+                before = found.get(plan.key, plan).measurements
+                together = {m.key: m for m in (*before, *asked)}
+                found[plan.key] = dataclasses.replace(plan, measurements=tuple(together.values()))
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,7 +192,9 @@ class _Run:
     def _note_problem(self, record: Record) -> None:
         if record.status not in {"ok", "unsupported"}:
             after = f" after {record.transformation}" if record.transformation else ""
-            self.problems.append(f"{record.label}{after} on {self.label}: {record.reason}")
+            text = f"{record.label}{after} on {self.label}: {record.reason}"
+            if text not in self.problems:  # of many repetitions
+                self.problems.append(text)
 
     def _write(self, records: list[Record]) -> None:
         self.folder.append(records)
@@ -206,6 +209,7 @@ class _ProblemRun(_Run):
     ) -> None:
         super().__init__(task, folder, notify)
         self.problem = plan
+        self._questions: dict[tuple[Metric, bool], Record] = {}
 
     def run(self) -> SubjectOutcome:
         plan = self.problem
@@ -232,6 +236,8 @@ class _ProblemRun(_Run):
             targets=subject.targets.to(self.device),
         )
         existing = {r.key: r for r in self.folder.records()}
+        waiting: list[Record] = []
+        last_written = time.monotonic()
         for measurement in self.plan.asked(plan):
             key = content_key([plan.key, weights, measurement.key])
             known = existing.get(key)
@@ -239,23 +245,26 @@ class _ProblemRun(_Run):
                 self._note_problem(known)
             else:
                 self.notify(f"{measurement.label} on {plan.label}", 0)
-                self._write([self._record(key, measurement, subject)])
+                waiting.append(self._record(key, measurement, subject))
+            # A repetition can take less time than putting it on the disk.
+            if waiting and (not measurement.draw or time.monotonic() - last_written > 1):
+                self._write(waiting)
+                waiting, last_written = [], time.monotonic()
             self.notify("", 1)
+        if waiting:
+            self._write(waiting)
         return SubjectOutcome(plan.key, plan.label, False, self.written, tuple(self.problems))
 
     def _record(self, key: str, measurement: MeasurementPlan, subject: Subject) -> Record:
-        metric = measurement.metric
-        answer = metric.known(self.problem.problem, subject) or Known()
-        base = _base_record(key, measurement, "problem", self.task.run)
-        if answer.limit is not None and math.isinf(answer.limit):
-            base = dataclasses.replace(base, diverges="+∞" if answer.limit > 0 else "−∞")
-        elif answer.limit is not None:
-            base = dataclasses.replace(base, limit=answer.limit)
-        base = dataclasses.replace(base, expected=answer.expected)
+        metric, draw = measurement.metric, measurement.draw
+        base = self._question(measurement, subject)
+        base = dataclasses.replace(base, key=key, plan_key=measurement.key, draw=draw)
         seed = derive_seed(self.problem.seed, "metric")  # one for all: they measure the same points
+        if draw:
+            seed = derive_seed(seed, "repetition", draw)
 
         def ask() -> tuple[Measurement, Cost | None]:
-            if not self.task.time_costs:
+            if draw or not self.task.time_costs:
                 return metric.checked_measure(subject, seed=seed), None
             measurement, cost = self._timed(metric, subject, seed)
             if self.plan.cost.memory == "process" and self.device.type == "cpu":
@@ -263,7 +272,51 @@ class _ProblemRun(_Run):
                 cost = dataclasses.replace(cost, peak_bytes=peak)
             return measurement, cost
 
-        return self._attempt(base, ask)
+        record = self._attempt(base, ask)
+        if draw:  # curves and grids of every repetition would be most of the file
+            kept = {k: v for k, v in record.details.items() if k in _TOLD_OF_REPETITIONS}
+            record = dataclasses.replace(record, details=kept)
+        return record
+
+    def _question(self, measurement: MeasurementPlan, subject: Subject) -> Record:
+        """What the records of a metric share: the question with its known answer."""
+        metric, repeated = measurement.metric, measurement.draw > 0
+        if (metric, repeated) in self._questions:
+            return self._questions[metric, repeated]
+        kind: Kind = "calibration" if repeated else "problem"
+        base = _base_record("", measurement, kind, self.task.run)
+        answer = metric.known(self.problem.problem, subject) or Known()
+        if answer.limit is not None and math.isinf(answer.limit):
+            base = dataclasses.replace(base, diverges="+∞" if answer.limit > 0 else "−∞")
+        elif answer.limit is not None:
+            base = dataclasses.replace(base, limit=answer.limit)
+        expected, source = answer.expected, "theory"
+        if expected is None and repeated:
+            expected, source = _of_all_points(metric, subject), "all points"
+        base = dataclasses.replace(
+            base,
+            expected=expected,
+            expected_from=None if expected is None else source,
+            adversarial=self.problem.problem.adversarial,
+        )
+        self._questions[metric, repeated] = base
+        return base
+
+
+_TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks"})
+
+
+def _of_all_points(metric: Metric, subject: Subject) -> float | None:
+    """What ``metric`` says of all points in place of some; None if it takes all, or says it by chance."""
+    if getattr(metric, "samples", "all") == "all":
+        return None
+    whole: Any = dataclasses.replace(metric, samples="all")  # type: ignore[call-arg]
+    try:
+        found: Measurement = whole.measure(subject, seed=0)
+    except MetricFailed:
+        return None
+    by_chance = any(e.source != "points" for e in found.errors)
+    return None if by_chance or found.error_bound or not found.converged else found.value
 
 
 class _SubjectRun(_Run):

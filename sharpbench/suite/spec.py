@@ -66,11 +66,17 @@ class SubjectsSpec(_Strict):
 
 
 class ProblemsSpec(_Strict):
-    """Problems with known answers, each asked every one of these metrics."""
+    """Problems with known answers, each asked every one of these metrics.
+
+    ``repetitions``: each metric is asked so often of the same problem, with other random numbers each
+    time: how often is the answer as far off as it says (see `analysis.calibration`)? Such answers stand
+    apart from those to the plain question, and are not timed.
+    """
 
     problem: Blocks
     metrics: Blocks
     seeds: Seeds | None = None
+    repetitions: int = Field(1, ge=1)
 
     @field_validator("problem", "metrics", mode="before")
     @classmethod

@@ -57,10 +57,15 @@ def test_native_metrics_are_right(name, parameters):
         assert abs(found.value - metric.known(problem, subject).expected) < allowed + 1e-12
 
 
-def test_a_subset_of_the_samples_has_another_hessian():
+def test_the_truth_for_a_subset_is_that_of_all_points():
     problem = problems.create("least_squares")
-    metric = metrics.create("hessian_trace", {"samples": 10})
-    assert metric.known(problem, problem.subject(seed=0)) is None
+    subject = problem.subject(seed=0)
+    few, all_of_them = (
+        metrics.create("hessian_trace", {"samples": samples}) for samples in (10, "all")
+    )
+    assert few.known(problem, subject) == all_of_them.known(problem, subject)
+    part = metrics.create("hessian_trace", {"parameters_of": ("weight",)})
+    assert part.known(problem, subject) is None
     features = problems.create("sine")
     assert metrics.create("hessian_trace").known(features, features.subject(seed=0)) is None
 

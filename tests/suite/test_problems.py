@@ -136,3 +136,52 @@ def test_a_suite_needs_something_to_do(suite):
     suite.write_text('name = "known"\nseeds = 1\n')
     with pytest.raises(InputError, match=r"needs \[\[subjects\]\]"):
         make_plan(load_suite(suite))
+
+
+REPEATED = """
+name = "again"
+title = "Asked again"
+seeds = 2
+
+[[problems]]
+problem = { name = "tiny_network", samples = 64, training_steps = 5 }
+metrics = [{ name = "hessian_trace", method = "hutchinson", tolerance = 0.2 },
+           { name = "margin", samples = 8 }]
+repetitions = 6
+
+[[problems]]
+problem = { name = "tiny_network", samples = 64, training_steps = 5 }
+metrics = { name = "hessian_trace", method = "hutchinson", tolerance = 0.2 }
+"""
+
+
+def test_repetitions_ask_one_problem_with_other_random_numbers(tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(REPEATED)
+    outcomes, notes = run(path, tmp_path / "results")
+    assert len(outcomes) == 2
+    assert sum(dealt for _, dealt in notes) == 2 * (6 + 6 + 1)
+    frame = load_records(tmp_path / "results", suite="again")
+    plain, again = frame[frame["kind"] == "problem"], frame[frame["kind"] == "calibration"]
+    assert len(plain) == 2
+    assert len(again) == 24
+    trace = again[again["name"] == "hessian_trace"]
+    assert set(trace["draw"]) == set(range(1, 7))
+    assert trace["value"].nunique() == 12
+    assert not set(plain["value"]) & set(trace["value"])
+    for subject, answers in trace.groupby("subject"):
+        expected = plain.loc[plain["subject"] == subject, "expected"].item()
+        assert set(answers["expected"]) == {expected}
+    assert set(trace["expected_from"]) == {"theory"}
+    margin = again[again["name"] == "margin"]
+    assert set(margin["expected_from"]) == {"all points"}
+    assert margin.groupby("subject")["expected"].nunique().tolist() == [1, 1]
+    # Nothing is done twice, and more repetitions leave the first ones as they are.
+    again_outcomes, _ = run(path, tmp_path / "results")
+    assert sum(o.measured for o in again_outcomes) == 0
+    path.write_text(REPEATED.replace("repetitions = 6", "repetitions = 7"))
+    more, _ = run(path, tmp_path / "results")
+    assert sum(o.measured for o in more) == 2 * 2
+    page = write_report(tmp_path / "results", "again", tmp_path / "reports").read_text()
+    assert "Do they say truly how far off they are?" in page
+    assert 'id="figure-coverage"' in page

@@ -1,0 +1,207 @@
+"""Right? Whether estimators say truly how far off they are: coverage and claims on known answers.
+
+A suite asks one metric of one problem many times, with random numbers of its own each time
+(``repetitions`` in a block of ``[[problems]]``). Of a stated error the share of answers whose 95% interval
+holds the truth is told, with its own binomial interval; of a claim to have converged, how often it was
+false. Nothing of the estimator but its answers enters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sharpbench.measurement import ErrorComponent, Measurement
+
+__all__ = ["BAND", "STATED", "binomial_interval", "coverage", "sentences"]
+
+STATED = 0.95
+BAND = (0.92, 0.98)
+"""A stated 95% holds if this much is covered."""
+
+_FALSE_CLAIMS = 1 / 300
+_FALSE_ADVERSARIAL = 0.05
+_FALSE_RANDOM = 1 - BAND[0]
+"""Shares of false claims to have converged that are let pass: of iterations, of iterations on spectra made
+to be hard, and of random estimators, whose claim is that the standard error is at most the tolerance."""
+
+_ROUNDING = {"float64": 1e-8, "float32": 1e-4}
+"""What an answer that is called exact may be off, relatively."""
+
+
+def coverage(frame: pd.DataFrame) -> pd.DataFrame:
+    """Stated against true errors: a row a metric and problem that was asked again and again.
+
+    ``truth``: ``theory``, ``all points`` (what the metric says of all of them) or ``their mean`` (of the
+    repetitions: the error is tested, a bias is not). ``n``: answers that state the size of an error;
+    ``covered``: the share whose 95% interval, widened by an iteration's bound, holds the truth, with its
+    95% binomial interval ``low`` to ``high``; ``verdict``: ``holds`` if that share lies in `BAND`,
+    ``unclear`` if its interval reaches it, else the errors are ``too small`` or ``too large``; ``""``
+    where none is stated. ``untold``: answers that name a source of error without its size.
+
+    ``claims``: answers of all points called converged (to a ``tolerance``) or exact where the truth is
+    known; ``false`` of them, with the share's interval ``false_low`` to ``false_high``, and how large a
+    share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance or the bound
+    it states; of a random estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than
+    rounding. ``claim_verdict`` as above.
+    ``answers`` of all kinds; ``failed``: no answer.
+    """
+    rows = frame[frame["kind"] == "calibration"]
+    if rows.empty:
+        return pd.DataFrame()
+    answered = rows[rows["status"] == "ok"]
+    own = answered.groupby(["subject", "label"])["value"].transform("mean")
+    answered = answered.assign(truth=answered["expected"].where(answered["expected"].notna(), own))
+    checked = pd.DataFrame(
+        [_check(row) for row in answered.to_dict("records")], index=answered.index
+    )
+    together = answered.join(checked)
+    failed = rows[rows["status"] != "ok"].groupby(["metric_short", "problem_short"]).size()
+    found = []
+    for (metric, problem), group in together.groupby(["metric_short", "problem_short"], sort=False):
+        source = group["expected_from"].iloc[0]
+        found.append(
+            {
+                "name": group["name"].iloc[0],
+                "metric": metric,
+                "problem": problem,
+                "truth": "their mean" if _missing(source) else source,
+                **_covered(group),
+                **_claims(group),
+                "failed": int(failed.get((metric, problem), 0)),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper & Pearson's (1934) interval of a probability from ``k`` of ``n``."""
+    tail = 0.5 * (1 - level)
+    low = 0.0 if k == 0 else float(stats.beta.ppf(tail, k, n - k + 1))
+    high = 1.0 if k == n else float(stats.beta.ppf(1 - tail, k + 1, n - k))
+    return low, high
+
+
+def _check(row: dict[str, Any]) -> dict[str, Any]:
+    """Of one answer: ``inside`` its interval (None without one), ``untold``, ``claim`` and ``false``."""
+    measurement = Measurement(
+        value=row["value"],
+        converged=bool(row["converged"]),
+        errors=tuple(ErrorComponent(**e) for e in row["errors"]),
+        error_bound=None if _missing(row["error_bound"]) else row["error_bound"],
+    )
+    truth, parameters = row["truth"], row["parameters"]
+    off = abs(measurement.value - truth)
+    rounding = _ROUNDING[parameters.get("dtype", "float64")] * max(abs(truth), 1e-12)
+    bound, interval = measurement.error_bound, measurement.interval(STATED)
+    # An error of zero is a claim to be exact.
+    states = any(e.size is None or e.size > rounding for e in measurement.errors)
+    inside = None
+    if states and interval is not None:
+        inside = off <= interval[1] - measurement.value + (bound or 0.0) + rounding
+    tolerance = parameters.get("tolerance")
+    exact = measurement.converged and not bound and not states
+    of_all = not any(e.source == "points" for e in measurement.errors)
+    known = not _missing(row["expected"])
+    claim = of_all and known and (exact or (measurement.converged and tolerance is not None))
+    allowed = rounding
+    if not exact and tolerance is not None:
+        allowed += tolerance * abs(truth) * (1.96 if states else 1.0)
+        allowed = allowed if bound is None or states else min(allowed, bound + rounding)
+    return {
+        "inside": inside,
+        "untold": states and interval is None,
+        "claim": claim,
+        "false": claim and off > allowed,
+        "random": claim and states,
+    }
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _covered(group: pd.DataFrame) -> dict[str, Any]:
+    told = group["inside"].dropna().astype(bool)
+    n, k = len(told), int(told.sum())
+    low, high = binomial_interval(k, n) if n else (math.nan, math.nan)
+    share = k / n if n else math.nan
+    verdict = ""
+    if n:
+        verdict = "too small" if share < BAND[0] else "too large"
+        if BAND[0] <= share <= BAND[1]:
+            verdict = "holds"
+        elif low <= BAND[1] and high >= BAND[0]:
+            verdict = "unclear"
+    return {
+        "n": n,
+        "covered": share,
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+        "untold": int(group["untold"].sum()),
+    }
+
+
+def _claims(group: pd.DataFrame) -> dict[str, Any]:
+    claims = group[group["claim"].astype(bool)]
+    n, k = len(claims), int(claims["false"].sum())
+    low, high = binomial_interval(k, n) if n else (math.nan, math.nan)
+    allowed = _FALSE_ADVERSARIAL if bool(group["adversarial"].iloc[0]) else _FALSE_CLAIMS
+    if n and claims["random"].any():
+        allowed = _FALSE_RANDOM
+    verdict = ""
+    if n:
+        verdict = "holds" if k <= allowed * n else "unclear" if low <= allowed else "too many"
+    return {
+        "answers": len(group),
+        "claims": n,
+        "false": k,
+        "false_low": low,
+        "false_high": high,
+        "allowed": allowed,
+        "claim_verdict": verdict,
+    }
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """How many of the stated errors and claims in `coverage` hold, in words."""
+    if table.empty:
+        return []
+    found = []
+    stated = table[table["verdict"] != ""]
+    if len(stated):
+        held = stated["verdict"].isin(["holds"])
+        text = (
+            f"Of {len(stated)} stated errors {int(held.sum())} hold: their 95% intervals cover the truth in "
+            f"{BAND[0]:.0%} to {BAND[1]:.0%} of {int(np.median(stated['n']))} repetitions"
+        )
+        for verdict in ("too small", "too large", "unclear"):
+            some = stated[stated["verdict"] == verdict]
+            if len(some):
+                worst = some.loc[(some["covered"] - STATED).abs().idxmax()]
+                text += (
+                    f"; {len(some)} {'are ' if verdict != 'unclear' else ''}{verdict} "
+                    f"({worst['metric']} on {worst['problem']}: {worst['covered']:.0%})"
+                )
+        found.append(text + ".")
+    claimed = table[table["claim_verdict"] != ""]
+    if len(claimed):
+        kept = (claimed["claim_verdict"] == "holds").sum()
+        text = (
+            f"Of {len(claimed)} claims to have converged {kept} hold ({int(claimed['false'].sum())} of "
+            f"{int(claimed['claims'].sum())} answers were false)"
+        )
+        broken = claimed[claimed["claim_verdict"] != "holds"]
+        if len(broken):
+            worst = broken.loc[(broken["false"] / broken["claims"]).idxmax()]
+            text += (
+                f"; worst: {worst['metric']} on {worst['problem']}, {worst['false']} of "
+                f"{worst['claims']}"
+            )
+        found.append(text + ".")
+    return found
