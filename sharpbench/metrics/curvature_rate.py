@@ -29,6 +29,7 @@ from sharpbench.metrics.base import (
     sampled,
     torch_dtype,
 )
+from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.problems.base import Known, KnownDerivatives, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
@@ -63,7 +64,6 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "recommended": {"direction_law": "gaussian", "directions": 4, "samples": 1000},
 }
 
-_BOOTSTRAP = 200
 _CHUNK = 256
 
 
@@ -78,7 +78,9 @@ class CurvatureRate(Metric):
 
     The unit of λ is 1/order: with the input scaled by 1/c it grows by log c. It depends on the range
     of orders: for analytic networks the raw slope grows without bound with it, since the derivatives
-    grow like n!. The standard error is a bootstrap over the points.
+    grow like n!. The error is a jackknife over the points, each with directions of
+    its own, so that it is that of both; its degrees of freedom fall where few points carry the mean, as
+    with the norms ``rms`` and ``frobenius``.
 
     Parameters:
     ``protocol`` sets the others together: ``paper_two_moons``, ``paper_mnist``, ``paper_table2`` are
@@ -105,7 +107,7 @@ class CurvatureRate(Metric):
 
     name = "curvature_rate"
     title = "curvature rate λ"
-    version = 3
+    version = 4
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = SAME_FUNCTION | {"logit_shift", "input_rotation"}
@@ -227,18 +229,18 @@ class CurvatureRate(Metric):
         one = torch.ones(1, len(points), dtype=torch.float64) / len(points)
         y = self._over_points(points, one)
         slope, residual = growth_rate(self.orders, y, self.fit, self.weight_decay)
-        resampled = self._over_points(points, _bootstrap(len(points), seed))
-        slopes, _ = growth_rate(self.orders, resampled, self.fit, self.weight_decay)
-        several = len(points) > 1
+        without = self._without_each(points)
+        slopes, _ = growth_rate(self.orders, without, self.fit, self.weight_decay)
+        by_order = [jackknife(column, source="points").size for column in without.unbind(1)]
         return Measurement(
             value=float(slope),
-            standard_error=float(slopes.std()) if several else None,
+            errors=(jackknife(slopes, source="points"),),
             samples=len(inputs),
             work=work,
             details={
                 "orders": list(self.orders),
                 "log_derivative": y[0].tolist(),
-                "log_derivative_standard_error": resampled.std(0).tolist() if several else None,
+                "log_derivative_standard_error": by_order if len(points) > 1 else None,
                 "residual_rms": float(residual),
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
@@ -478,6 +480,15 @@ class CurvatureRate(Metric):
         top = points.max(0).values
         return 0.5 * (weights @ (2 * (points - top)).exp()).log() + top
 
+    def _without_each(self, points: Tensor) -> Tensor:
+        """yₙ from all of the points (N, orders) but one, (N, orders)."""
+        rest = max(len(points) - 1, 1)
+        if self.norm == "geometric_mean":
+            return (points.sum(0) - points) / rest
+        top = points.max(0).values
+        squares = (2 * (points - top)).exp()
+        return 0.5 * ((squares.sum(0) - squares).clamp_min(0) / rest).log() + top
+
 
 def growth_rate(
     orders: tuple[int, ...], y: Tensor, fit: Fit = "least_squares", weight_decay: float = 0.0
@@ -523,11 +534,3 @@ def _coefficients(
 
 def _at(scalar: Callable[[Tensor, Tensor], Tensor], targets: Tensor, points: Tensor) -> Tensor:
     return scalar(points, targets)
-
-
-def _bootstrap(samples: int, seed: int) -> Tensor:
-    """Weights (resamplings, samples), each row a draw with replacement divided by ``samples``."""
-    generator = torch_generator(derive_seed(seed, "bootstrap"))
-    drawn = torch.randint(samples, (_BOOTSTRAP, samples), generator=generator)
-    weights = torch.zeros(_BOOTSTRAP, samples, dtype=torch.float64)
-    return weights.scatter_add_(1, drawn, torch.ones_like(weights)) / samples

@@ -32,6 +32,7 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class _InputMetric(Metric):
+    version = 2
     space = "input"
     invariant_under = SAME_FUNCTION | {"input_rotation", "logit_shift"}
 

@@ -30,6 +30,7 @@ __all__ = ["LogitNorm", "Margin", "MeanConfidence"]
 
 @dataclass(frozen=True)
 class _OutputMetric(Metric):
+    version = 2
     space = "function"
     # The outputs at a point stay, whatever the unit or the axes its input is given in.
     invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation", "logit_shift"}
