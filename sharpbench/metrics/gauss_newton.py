@@ -146,7 +146,7 @@ class GaussNewtonTrace(_GaussNewtonMetric):
 
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
-    version = 2
+    version = 3
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
     distribution: Distribution = "rademacher"
@@ -198,7 +198,7 @@ class GaussNewtonTrace(_GaussNewtonMetric):
         )
         return Measurement(
             value=result.value,
-            errors=probes_error(result, method),
+            errors=probes_error(result),
             converged=result.converged,
             samples=operator.samples,
             work=work,

@@ -244,7 +244,7 @@ class HessianTrace(_HessianMetric):
 
     name = "hessian_trace"
     title = "Hessian trace"
-    version = 3
+    version = 4
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
@@ -337,7 +337,7 @@ class HessianTrace(_HessianMetric):
     ) -> Measurement:
         return Measurement(
             value=result.value,
-            errors=probes_error(result, details["method"]),
+            errors=probes_error(result),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
@@ -359,6 +359,7 @@ class HessianFrobeniusNorm(_HessianMetric):
 
     name = "hessian_frobenius_norm"
     title = "Hessian Frobenius norm"
+    version = 2
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
     distribution: Distribution = "rademacher"
@@ -388,7 +389,7 @@ class HessianFrobeniusNorm(_HessianMetric):
         norm = math.sqrt(result.value)
         return Measurement(
             value=norm,
-            standard_error=result.standard_error / (2 * norm) if norm else None,
+            errors=probes_error(result, 0.5 / norm) if norm else (),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
@@ -412,6 +413,7 @@ class HessianSpectralDensity(_HessianMetric):
 
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
+    version = 2
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 
     probes: int = 4
@@ -449,9 +451,15 @@ class HessianSpectralDensity(_HessianMetric):
         trace, trace_error = density.mean(density.nodes)
         return Measurement(
             value=value,
-            standard_error=None
-            if spread is None
-            else float(spread / total.mean() / math.sqrt(self.probes)),
+            errors=(
+                ErrorComponent(
+                    "probes",
+                    None
+                    if spread is None
+                    else float(spread / total.mean() / math.sqrt(self.probes)),
+                    max(self.probes - 1, 1),
+                ),
+            ),
             samples=operator.samples,
             work=operator.work,
             details={
@@ -524,13 +532,13 @@ def _by_unit_vectors(operator: SymmetricOperator) -> TraceResult:
     return TraceResult(total, 0.0, True, size)
 
 
-def probes_error(result: TraceResult, method: str) -> tuple[ErrorComponent, ...]:
-    """The component of a trace's error; none where it is exact."""
+def probes_error(result: TraceResult, scale: float = 1.0) -> tuple[ErrorComponent, ...]:
+    """The component of a trace's error, times ``scale``; none where it is exact."""
     if not result.standard_error:
         return ()
-    estimates = {"xtrace": result.products // 2, "hutch++": result.products // 3}
-    size = result.standard_error if math.isfinite(result.standard_error) else None
-    return (ErrorComponent("probes", size, estimates.get(method, result.products) - 1),)
+    size = scale * result.standard_error
+    known = size if math.isfinite(size) else None
+    return (ErrorComponent("probes", known, result.degrees_of_freedom),)
 
 
 def _sizes(eigenvalues: Tensor) -> Tensor:

@@ -6,25 +6,10 @@ import math
 
 from torch import Tensor
 
+from sharpbench.autodiff.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
-__all__ = ["degrees_of_freedom", "jackknife", "mean_over_points"]
-
-
-def degrees_of_freedom(values: Tensor) -> float:
-    """Those of the variance estimated from ``values`` (N,), from N − 1 down to 1 as their tails grow.
-
-    Satterthwaite's 2σ⁴/Var(s²) with Var(s²) = σ⁴(κ/N + 2/(N − 1)), κ the excess kurtosis: three times the
-    sample's, which falls short where it is large (the suite ``calibration`` tells by how much), and none
-    below the normal distribution's.
-    """
-    n = len(values)
-    centred = (values - values.mean()).double()
-    square = float(centred.square().mean())
-    if n < 3 or not square > 0:
-        return float(max(n - 1, 1))
-    kurtosis = max(float(centred.pow(4).mean()) / square**2 - 3, 0.0)
-    return max(1 / (1.5 * kurtosis / n + 1 / (n - 1)), 1.0)
+__all__ = ["jackknife", "mean_over_points"]
 
 
 def jackknife(without: Tensor, *, source: Source) -> ErrorComponent:

@@ -1,0 +1,51 @@
+"""Random trace estimators: XTrace's own formulas by brute force, and when they stop."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sharpbench.autodiff.operator import MatrixOperator, SymmetricOperator
+from sharpbench.autodiff.trace import _Sketch, estimate_trace
+from sharpbench.seeds import torch_generator
+from tests.autodiff.test_operators import symmetric
+
+
+def brute_force(operator: SymmetricOperator, omega: Tensor) -> list[float]:
+    """XTrace's basic estimates by their definition: a new sketch for each test vector left out."""
+    found = []
+    for i in range(omega.shape[1]):
+        others = torch.cat([omega[:, :i], omega[:, i + 1 :]], 1)
+        basis = torch.linalg.qr(operator.matmat(others)).Q
+        left = omega[:, i] - basis @ (basis.T @ omega[:, i])
+        found.append(float((basis * operator.matmat(basis)).sum() + left @ operator.matvec(left)))
+    return found
+
+
+def test_xtrace_leaves_out_one_test_vector_and_then_another():
+    operator = MatrixOperator(symmetric([1 / k - 0.1 for k in range(1, 31)], 0))
+    omega = torch.randn(30, 7, generator=torch_generator(1), dtype=torch.float64)
+    sketch = _Sketch(operator)
+    sketch.extend(omega[:, :4])
+    sketch.extend(omega[:, 4:])
+    estimates, without = sketch.leave_one_out(omega)
+    assert estimates.tolist() == pytest.approx(brute_force(operator, omega), rel=1e-9)
+    for j in range(7):
+        rest = torch.cat([omega[:, :j], omega[:, j + 1 :]], 1)
+        own = brute_force(operator, rest)
+        assert float(without[j]) == pytest.approx(sum(own) / len(own), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+def test_an_error_just_within_the_tolerance_is_no_reason_to_stop(method):
+    operator = MatrixOperator(symmetric([0.1 + 0.003 * k for k in range(300)], 2))
+    for seed in range(5):
+        found = estimate_trace(
+            operator,
+            method=method,
+            tolerance=0.01,
+            max_products=900,
+            generator=torch_generator(seed),
+        )
+        assert found.converged
+        assert found.standard_error < 0.97 * 0.01 * abs(found.value)
+        assert found.degrees_of_freedom >= 1
