@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
+from sharpbench.autodiff.dispatch import Propagation
 from sharpbench.autodiff.jet import Jet, Tally
 from sharpbench.autodiff.taps import Layout, Taps, Use, arranged, squared_lengths
 from sharpbench.errors import MetricFailed
@@ -189,7 +190,7 @@ def affine_in_each_parameter(
             series = Jet(torch.stack([torch.zeros_like(direction), direction]), (0, 1), 2, tally)
             return y + series, None
 
-        with repeatedly_differentiable(), Taps(parameters, started):
+        with repeatedly_differentiable(), Propagation(2, tally), Taps(parameters, started):
             result = model(inputs)
         work.forward += 3 * len(inputs)
     if not isinstance(result, Jet):
