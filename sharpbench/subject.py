@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpbench.errors import InputError
+from sharpbench.loss import (
+    Loss,
+    Reads,
+    Task,
+    first_line,
+    ignore_index,
+    per_sample_loss,
+    resolve_loss,
+)
+from sharpbench.network import Network
+from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
 
 __all__ = [
     "Loss",
@@ -24,10 +32,6 @@ __all__ = [
     "frozen_statistics",
     "per_sample_loss",
 ]
-
-Task = Literal["classification", "regression"]
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""``loss(outputs, targets) -> (N,)``: one value a sample; the training loss is its mean."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +63,31 @@ class Splits:
         )
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets, reduction="none")
-
-
-def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """½‖f(x) − y‖² a sample, so that the Hessian of a linear model is XᵀX/N."""
-    return 0.5 * (outputs - targets.reshape(outputs.shape)).square().flatten(1).sum(1)
-
-
-def per_sample_loss(task: Task) -> Loss:
-    """Cross-entropy for class targets, ½ squared error for real ones; both return (N,)."""
-    return _cross_entropy if task == "classification" else _squared_error
-
-
 @dataclass(frozen=True)
 class Subject:
     """A network in evaluation mode with the data on which it is measured.
 
     Parameters
     ----------
-    model: the network; ``model(inputs)`` gives outputs (N, outputs). A metric leaves it bit-identical.
-    inputs, targets: the data measured when no split is asked for, or there are no splits.
-    loss: per-sample loss; inferred from the targets (integers: cross-entropy, reals: ½ squared error).
+    model: the network; ``model(inputs)`` gives outputs (N, outputs), or a mapping or an object that has
+        them as ``logits``; (N,) is taken for (N, 1). Metrics work on private copies.
+    inputs: N inputs, floating point.
+    targets: class ids (N,), integers in [0, outputs); or reals of the outputs' shape, where (N,) and
+        (N, 1) are the same and nothing else is broadcast; or, for a loss of one's own, what it reads.
+        These are the data measured when no split is asked for, or there are no splits.
+    loss: one value a sample, ``loss(outputs, targets) -> (N,)``; the training loss is their mean.
+        None: cross-entropy for class ids, ½ squared error summed over the outputs for reals. torch's loss
+        modules and functions can be given as they are: where they return a mean, that mean is measured.
+        Class weights in such a mean divide by the mean weight of all ``targets``.
+    task: what the targets are, where that can't be seen.
     splits: training and test data, where known.
+    ignored: how many samples were left out since their target is the loss's ``ignore_index``, -100 for
+        the default loss: the figure is that of torch's mean over the others.
 
     Raises
     ------
-    InputError: empty data, unequal lengths, or a data type for which no loss can be inferred.
+    InputError: network, data and loss are unusable or don't fit each other; the message names the fault
+        and what would be right. The network is tried on a few samples for it.
     """
 
     model: nn.Module
@@ -95,41 +96,51 @@ class Subject:
     loss: Loss | None = None
     task: Task | None = None
     splits: Splits | None = None
+    ignored: int = 0
+    _network: Network = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        inputs, targets = torch.as_tensor(self.inputs), torch.as_tensor(self.targets)
-        if len(inputs) == 0 or len(inputs) != len(targets):
-            raise InputError(
-                f"a subject needs as many targets as inputs and at least one: "
-                f"got {len(inputs)} inputs, {len(targets)} targets"
-            )
-        if not inputs.is_floating_point():
-            raise InputError(f"inputs must be floating point, got {inputs.dtype}")
-        task: Task = self.task or (
-            "regression" if targets.is_floating_point() else "classification"
+        task = self.task
+        if task is None and self.loss is None and self.splits is not None:
+            task = self.splits.task
+        given = as_tensor(self.inputs, "inputs"), as_tensor(self.targets, "targets")
+        reads = reading(self.loss, task, given[1])
+        ignore = ignore_index(self.loss) if self.loss is not None else -100
+        inputs, targets, ignored = cleaned(*given, reads, ignore)
+        splits = self.splits
+        if splits is not None:
+            train = cleaned(splits.train_inputs, splits.train_targets, reads, ignore)
+            test = cleaned(splits.test_inputs, splits.test_targets, reads, ignore)
+            splits = Splits(*train[:2], *test[:2], splits.outputs, splits.task)
+        network = Network(self.model, inputs)
+        outputs = network.outputs
+        if reads == "anything":
+            task = task or task_of(outputs, targets)
+        else:
+            task = "classification" if reads == "classes" else "regression"
+        of_classes: Reads = "classes" if task == "classification" else reads
+        for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
+            check_fit(of_classes, outputs, one)
+        few = torch.arange(len(outputs), device=targets.device) % len(targets)
+        loss = resolve_loss(
+            self.loss or per_sample_loss(task),
+            outputs,
+            targets[few],
+            None if splits is not None else targets,
+            flat=network.flat,
         )
-        if task == "classification":
-            if targets.is_floating_point() or targets.ndim != 1:
-                raise InputError(
-                    f"class targets must be integers of shape (N,), got {targets.dtype} "
-                    f"{tuple(targets.shape)}"
-                )
-            targets = targets.long()
-        elif targets.ndim == 1:
-            targets = targets.unsqueeze(1)
-        object.__setattr__(self, "inputs", inputs)
-        object.__setattr__(self, "targets", targets)
-        object.__setattr__(self, "task", task)
-        if self.loss is None:
-            object.__setattr__(self, "loss", per_sample_loss(task))
+        checked = {"inputs": inputs, "targets": targets, "loss": loss, "task": task}
+        checked |= {"splits": splits, "ignored": self.ignored + ignored, "_network": network}
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._network.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+        return self._network.dtype
 
     def data(self, split: str) -> tuple[Tensor, Tensor]:
         """Inputs and targets of ``"train"`` or ``"test"``; the given data where there are no splits."""
@@ -147,15 +158,39 @@ class Subject:
         return self.loss(outputs, targets)
 
     def working_model(self, dtype: torch.dtype) -> nn.Module:
-        """A private copy of the model in ``dtype`` and evaluation mode, for a metric to work on."""
-        model = copy.deepcopy(self.model).to(dtype).eval()
-        for parameter in model.parameters():
-            parameter.grad = None
-        return model
+        """A private copy of the model in ``dtype`` and evaluation mode, for a metric to work on.
+
+        Its outputs are one tensor (N, outputs). Raises InputError for weights that are not finite.
+        """
+        return self._network.copy(dtype)
+
+    def differentiable_in_inputs(self, dtype: torch.dtype) -> bool:
+        """Whether a graph leads from the outputs to the inputs; a derivative of zero is one too."""
+        return self._network.differentiable_in_inputs(dtype)
+
+    def fault(self, dtype: torch.dtype) -> str | None:
+        """Why network and loss can't be evaluated on a few samples in ``dtype``, or None if they can.
+
+        Raises InputError for weights that are not finite.
+        """
+        model = self.working_model(dtype)
+        try:
+            outputs = self._network.tried(model, dtype)
+            few = torch.arange(len(outputs), device=self.targets.device) % len(self.targets)
+            targets = self.targets[few]
+            self.losses(outputs, targets.to(dtype) if targets.is_floating_point() else targets)
+        except Exception as error:
+            own, asked = (str(d).removeprefix("torch.") for d in (self.dtype, dtype))
+            return (
+                f"the network and its loss run in {own} and not in {asked} "
+                f"({first_line(error.__cause__ or error)}): ask for dtype={own!r}, or let them follow the "
+                "precision of the inputs"
+            )
+        return None
 
     def with_model(self, model: nn.Module) -> Subject:
         """The same subject around another network, e.g. a transformed copy."""
-        return Subject(model, self.inputs, self.targets, self.loss, self.task, self.splits)
+        return dataclasses.replace(self, model=model)
 
     def mapped(self, points: Callable[[Tensor], Tensor]) -> Subject:
         """The same network and targets at ``points(inputs)``, in every split."""

@@ -122,11 +122,13 @@ def gauss_newton_gram(
 
     Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). For small N·C: its rows are kept, (N·C, P).
 
-    Raises MetricFailed for a loss that is not convex in the outputs.
+    Raises MetricFailed for a loss that is not convex in the outputs, and for outputs that are not (N, C).
     """
     with repeatedly_differentiable(), torch.enable_grad():
         outputs = model(inputs)
         work.forward += len(inputs)
+        if outputs.ndim != 2:
+            raise MetricFailed(f"needs outputs (N, C), got {tuple(outputs.shape)}")
         values, vectors = output_curvature(loss, outputs, targets)
         if float(values.min()) < -1e-10 * float(values.abs().max()):
             raise MetricFailed("the loss is not convex in the outputs: Λ has no square root")

@@ -41,9 +41,11 @@ Graph = tuple[Tensor, ...]
 def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
     """The trainable parameters whose name fits one of ``patterns`` (shell style); all if there is none.
 
-    Raises MetricFailed, with the nearest names, for a pattern that fits none.
+    Raises MetricFailed where nothing is trainable and, with the nearest names, for a pattern that fits none.
     """
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise MetricFailed("the model has no parameter that requires gradients")
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in named):
             raise MetricFailed(
@@ -86,8 +88,6 @@ class _LossOperator(SymmetricOperator):
         parameters: Sequence[str] = (),
     ) -> None:
         self.parameters = named_subset(model, parameters)
-        if not self.parameters:
-            raise MetricFailed("the model has no parameter that requires gradients")
         self.model, self.loss, self.work = model, loss, work
         self.inputs, self.targets = inputs, targets
         self.samples = len(inputs)
@@ -157,7 +157,7 @@ class _LossOperator(SymmetricOperator):
         """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
         pieces = vectors.split([p.numel() for p in self.parameters], dim=-1)
         lead = vectors.shape[:-1]
-        return [v.reshape(*lead, *p.shape) for v, p in zip(pieces, self.parameters, strict=True)]
+        return [v.reshape((*lead, *p.shape)) for v, p in zip(pieces, self.parameters, strict=True)]
 
     @staticmethod
     def _flat(pieces: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:

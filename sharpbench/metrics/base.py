@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.measurement import Measurement
+from sharpbench.network import TRIED, uncompiled
 from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
@@ -103,22 +107,45 @@ class Metric(Plugin, ABC):
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
 
-        Raises MetricUnsupported where `unsupported` gives a reason; MetricFailed for a metric that
-        changed the model's parameters, buffers, gradients or mode or the global random state, and
-        for a network that torch can't differentiate as often as the metric needs.
+        Raises MetricUnsupported where `unsupported` gives a reason, and for a metric of the input where
+        the outputs are not differentiable in it; MetricFailed for a metric that changed the model's
+        parameters, buffers, gradients or mode or the global random state, and for a network that doesn't
+        run in the metric's precision or that torch can't differentiate as often as the metric needs;
+        InputError for weights that are not finite.
         """
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
+        dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
-            measurement = self.measure(subject, seed=seed)
+            with uncompiled():
+                if self.space == "input" and not subject.differentiable_in_inputs(dtype):
+                    raise MetricUnsupported(
+                        f"{self.name} is not defined here: the outputs don't depend differentiably on the "
+                        "inputs (token ids, rounded, compared or detached inputs?); measure the network "
+                        "that begins behind that step"
+                    )
+                measurement = self.measure(subject, seed=seed)
+                if self.space == "input":
+                    measurement.work.forward += TRIED
         except NotImplementedError as error:
             raise MetricFailed(f"torch can't differentiate this network: {error}") from error
+        except (MetricFailed, TimeLimitExceeded):
+            raise
+        except Exception as error:
+            if reason := subject.fault(dtype):
+                raise MetricFailed(reason) from error
+            raise
         if _observable_state(subject.model) != before:
             raise MetricFailed(f"{self.label} changed the model it measured")
         if not torch.equal(torch.get_rng_state(), random_state):
             torch.set_rng_state(random_state)
-            raise MetricFailed(f"{self.label} drew from torch's global random state")
+            raise MetricFailed(
+                f"{self.label} drew from torch's global random state (or the network "
+                "did: is dropout or another random layer left on?)"
+            )
+        if subject.ignored:
+            measurement.details["ignored_samples"] = subject.ignored
         return measurement
 
 
@@ -155,13 +182,52 @@ def check_count(key: str, count: Count) -> None:
 
 
 def state_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of parameters and buffers."""
+    """SHA-256 over names, shapes, dtypes and bytes of parameters and buffers, and over extra state."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}:{flat.dtype}:{tuple(flat.shape)}".encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in model.state_dict().items():
+        _feed(digest, name, value, frozenset())
     return digest.hexdigest()
+
+
+def _feed(digest: Any, name: str, value: Any, above: frozenset[int]) -> None:
+    """Hash any state by its content, never by an address: equal states have equal hashes."""
+    if isinstance(value, Tensor):
+        for part, tensor in _dense_parts(value):
+            flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            digest.update(f"{name}{part}:{flat.dtype}:{tuple(flat.shape)}".encode())
+            digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+        return
+    digest.update(f"{name}:{type(value).__qualname__}".encode())
+    if isinstance(value, (bytes, bytearray)):
+        digest.update(value)
+    elif value is None or isinstance(value, (bool, int, float, complex, str, torch.dtype)):
+        digest.update(repr(value).encode())
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"{value.dtype}:{value.shape}".encode() + value.tobytes())
+    elif id(value) not in above:
+        above |= {id(value)}
+        inside: Iterable[tuple[Any, Any]] = ()
+        if isinstance(value, Mapping):
+            inside = value.items()
+        elif isinstance(value, (list, tuple)):
+            inside = enumerate(value)
+        elif isinstance(value, (set, frozenset)):
+            inside = enumerate(sorted(value, key=repr))
+        elif hasattr(value, "__dict__"):
+            inside = vars(value).items()
+        for key, part in inside:
+            _feed(digest, f"{name}.{key}", part, above)
+
+
+def _dense_parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
+    """What holds a tensor's content; one without content (uninitialised, on meta) has none."""
+    if is_lazy(tensor) or tensor.is_meta:
+        return []
+    if tensor.is_quantized:
+        return [(f":{tensor.qscheme()}", tensor.int_repr()), ("", tensor.dequantize())]
+    if tensor.layout == torch.strided:
+        return [("", tensor)]
+    return [("", tensor.detach().to_dense())]
 
 
 def _observable_state(model: nn.Module) -> tuple[str, tuple[bool, ...], tuple[bool, ...]]:

@@ -184,8 +184,10 @@ class CurvatureRate(Metric):
             if self.target in {"predicted_loss", "max_logit", "margin"}:
                 return f"the target {self.target!r} needs classes, and this is a regression"
         of_outputs = self.target not in {"loss", "predicted_loss"} and self.floor is None
-        point = subject.inputs[:1].to(subject.dtype)
-        if of_outputs and max(self.orders) > 1 and is_piecewise_linear(subject.model, point):
+        if not of_outputs or max(self.orders) == 1:
+            return None
+        model, point = subject.working_model(subject.dtype), subject.inputs[:1].to(subject.dtype)
+        if is_piecewise_linear(model, point):
             return "the network is piecewise linear: every derivative of its outputs above order 1 is zero"
         return None
 

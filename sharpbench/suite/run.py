@@ -19,6 +19,7 @@ from torch import nn
 
 from sharpbench.cost import Cost, keep_freed_memory, measure_cost, peak_in_fresh_process
 from sharpbench.errors import (
+    InputError,
     MetricFailed,
     MetricUnsupported,
     TimeLimitExceeded,
@@ -577,6 +578,8 @@ class _SubjectRun(_Run):
                 changed[key] = (subject.with_model(after).mapped(transformation.points), change)
             except TransformationRefused as refusal:
                 changed[key] = refusal
+            except InputError as error:  # the changed network is none that can be measured
+                changed[key] = TransformationRefused(str(error))
         return changed[key]
 
     def _ask(self, metric: Metric, subject: Subject) -> Measurement:

@@ -1,0 +1,310 @@
+"""Losses: one value a sample, whatever a user gave, and no reduction or broadcast in silence."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sharpbench.errors import InputError
+
+__all__ = [
+    "Loss",
+    "PerSampleLoss",
+    "Reads",
+    "Task",
+    "first_line",
+    "ignore_index",
+    "is_tensor_like",
+    "per_sample_loss",
+    "reads",
+    "resolve_loss",
+]
+
+Task = Literal["classification", "regression"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""``loss(outputs, targets) -> (N,)``: one value a sample; the training loss is its mean."""
+Reads = Literal["classes", "values", "anything"]
+"""What a loss takes as targets: class ids (N,), reals of the outputs' shape, or what only it knows."""
+
+_ELEMENTWISE = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.SoftMarginLoss,
+    nn.PoissonNLLLoss,
+    nn.KLDivLoss,
+)
+_OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+_DIVIDED_BY_WEIGHTS = (nn.CrossEntropyLoss, nn.NLLLoss)
+"""torch divides their weighted sum by the sum of the weights of the samples' classes."""
+
+_MODULES: dict[Any, type[nn.Module]] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.multi_margin_loss: nn.MultiMarginLoss,
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    F.soft_margin_loss: nn.SoftMarginLoss,
+    F.poisson_nll_loss: nn.PoissonNLLLoss,
+    F.kl_div: nn.KLDivLoss,
+}
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """½‖f(x) − y‖² a sample, so that the Hessian of a linear model is XᵀX/N."""
+    if outputs.shape != targets.shape:
+        # (N,) and (N, 1) are the same numbers; anything else would be broadcast or mixed up.
+        if outputs.shape.numel() != len(outputs) or targets.shape.numel() != len(outputs):
+            raise InputError(_unequal(outputs, targets))
+        targets = targets.reshape(outputs.shape)
+    return 0.5 * (outputs - targets).square().reshape(len(outputs), -1).sum(1)
+
+
+def per_sample_loss(task: Task) -> Loss:
+    """Cross-entropy for class targets, ½ squared error for real ones; both return (N,)."""
+    return _cross_entropy if task == "classification" else _squared_error
+
+
+def _as_module(loss: Any) -> Any:
+    """torch's functional losses as the module that means the same; everything else as it is."""
+    if isinstance(loss, PerSampleLoss):
+        return loss.original
+    if isinstance(loss, partial) and not loss.args and loss.func in _MODULES:
+        return _MODULES[loss.func](**loss.keywords)
+    try:
+        return _MODULES[loss]() if loss in _MODULES else loss
+    except TypeError:  # not hashable
+        return loss
+
+
+def reads(loss: Any, targets: Tensor) -> Reads:
+    """What ``loss`` takes as targets."""
+    loss = _as_module(loss)
+    if loss is _cross_entropy or (
+        isinstance(loss, _OF_CLASSES)
+        # torch takes class probabilities in cross-entropy too
+        and not (isinstance(loss, nn.CrossEntropyLoss) and targets.is_floating_point())
+    ):
+        return "classes"
+    if loss is _squared_error or isinstance(loss, (*_ELEMENTWISE, nn.CrossEntropyLoss)):
+        return "values"
+    return "anything"
+
+
+def ignore_index(loss: Any) -> int | None:
+    """The target of samples that ``loss`` leaves out; torch's own default for the default loss."""
+    loss = _as_module(loss)
+    if loss is _cross_entropy:
+        return -100
+    index = getattr(loss, "ignore_index", None) if isinstance(loss, _OF_CLASSES) else None
+    return index if isinstance(index, int) else None
+
+
+@dataclass(frozen=True)
+class PerSampleLoss:
+    """A loss given by the user, as one value a sample whose mean is the training loss.
+
+    ``original``: what was given. ``function``: its form without reduction. ``mean_over_rest``: what a
+    sample's several values become, their mean or their sum; None: several are refused.
+    ``normaliser``: what each value is divided by. ``flat``: the network gives (N,), which metrics see as
+    (N, 1); ``original`` gets what the network gave.
+    """
+
+    original: Any
+    function: Any
+    over_rest: Literal["mean", "sum"] | None = None
+    normaliser: float = 1.0
+    flat: bool = False
+    _placed: dict[tuple[torch.dtype, torch.device], Any] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        samples = len(outputs)
+        losses = self.values(outputs, targets)
+        if self.over_rest is not None and losses.ndim > 1 and len(losses) == samples:
+            rest = losses.flatten(1)
+            losses = rest.mean(1) if self.over_rest == "mean" else rest.sum(1)
+        losses = _one_a_sample(losses, samples)
+        return losses if self.normaliser == 1 else losses / self.normaliser
+
+    def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What ``function`` returns."""
+        losses = self._in(outputs)(outputs.squeeze(1) if self.flat else outputs, targets)
+        if not is_tensor_like(losses):
+            raise InputError(
+                f"the loss returned a {type(losses).__name__}; it must return a tensor of shape (N,)"
+            )
+        return losses
+
+    @property
+    def name(self) -> str:
+        return getattr(self.original, "__name__", type(self.original).__name__)
+
+    def _in(self, outputs: Tensor) -> Any:
+        """The function with its own tensors (class weights) in the outputs' precision."""
+        if not isinstance(self.function, nn.Module):
+            return self.function
+        key = (outputs.dtype, outputs.device)
+        if key not in self._placed:
+            self._placed[key] = copy.deepcopy(self.function).to(outputs.device, outputs.dtype)
+        return self._placed[key]
+
+
+def resolve_loss(
+    loss: Any, outputs: Tensor, targets: Tensor, all_targets: Tensor | None, *, flat: bool
+) -> Loss:
+    """``loss`` as one value a sample, tried on ``outputs`` and ``targets`` of a few samples.
+
+    - sharpbench's own losses stay; torch's plain cross-entropy is the own one.
+    - A torch module (or function, or a module of the user's with the attribute ``reduction``) that
+      returns a mean is run without reduction; the values of one sample are averaged as its mean does.
+      Class weights: each weighted value is divided by the mean weight of ``all_targets``, so that the
+      mean over them is torch's; refused where ``all_targets`` is None (several sets of data).
+    - Everything else must return (N,), sample by sample; (N, 1) is taken for (N,).
+
+    Raises InputError for a scalar, another shape, values that depend on the other samples, a sum, or a
+    mean that is not that of single samples.
+    """
+    loss = _as_module(loss)
+    if loss is _cross_entropy or loss is _squared_error:
+        return loss
+    if not callable(loss):
+        raise InputError(f"the loss must be callable, got a {type(loss).__name__}")
+    if isinstance(loss, type) and issubclass(loss, nn.Module):
+        raise InputError(f"the loss is the class {loss.__name__}: give an instance of it")
+    if type(loss) is nn.CrossEntropyLoss and not targets.is_floating_point():
+        plain = loss.weight is None and loss.label_smoothing == 0
+        if plain and loss.reduction != "sum":
+            return _cross_entropy
+    reduction = getattr(loss, "reduction", None) if isinstance(loss, nn.Module) else None
+    resolved = PerSampleLoss(loss, loss, flat=flat and not isinstance(loss, _ELEMENTWISE))
+    if reduction == "sum":
+        raise InputError(
+            f"{type(loss).__name__} sums over the samples, and a subject's loss is the mean over "
+            "them: give it reduction='mean' or 'none'"
+        )
+    if reduction in {"mean", "batchmean"}:
+        twin = copy.deepcopy(loss)
+        twin.reduction = "none"
+        resolved = PerSampleLoss(
+            loss, twin, "mean" if reduction == "mean" else "sum", flat=resolved.flat
+        )
+        weight = getattr(loss, "weight", None)
+        if (
+            isinstance(loss, _DIVIDED_BY_WEIGHTS)
+            and isinstance(weight, Tensor)
+            and not targets.is_floating_point()
+        ):
+            if all_targets is None:
+                raise InputError(
+                    "the mean of a loss with class weights divides by the weights of the data it is "
+                    "taken over, which differ between the splits: give inputs and targets without "
+                    "splits, or reduction='none'"
+                )
+            weight = weight.to(outputs.device, torch.float64)
+            _check_same(resolved, outputs, targets, float(weight[targets].mean()))
+            normaliser = float(weight[all_targets].mean())
+            if not normaliser > 0:
+                raise InputError("the class weights of the targets add up to nothing")
+            return dataclasses.replace(resolved, normaliser=normaliser)
+        _check_same(resolved, outputs, targets, 1.0)
+    _check_by_sample(resolved, outputs, targets)
+    return resolved
+
+
+def _check_same(
+    resolved: PerSampleLoss, outputs: Tensor, targets: Tensor, normaliser: float
+) -> None:
+    """The mean of the single values is the mean that the given loss returns."""
+    mean = _evaluated(resolved, outputs, targets).mean() / normaliser
+    reduced = dataclasses.replace(resolved, function=resolved.original, _placed={})
+    given = _tried(reduced.values, outputs, targets, resolved.name)
+    if given.ndim or not torch.allclose(mean, given.to(mean), 1e-3, 1e-6, equal_nan=True):
+        raise InputError(
+            f"the mean that {resolved.name} returns is not the mean of its values without "
+            f"reduction ({given.tolist()} and {float(mean):g}): give a loss that returns one value a "
+            "sample, shape (N,)"
+        )
+
+
+def _check_by_sample(resolved: PerSampleLoss, outputs: Tensor, targets: Tensor) -> None:
+    """One value a sample, which doesn't depend on the others."""
+    every = _evaluated(resolved, outputs, targets)
+    fewer = _evaluated(resolved, outputs[:-1], targets[:-1])
+    if not torch.allclose(every[:-1], fewer, rtol=1e-3, atol=1e-6, equal_nan=True):
+        raise InputError(
+            f"the loss {resolved.name} of a sample depends on which other samples are beside it: "
+            "give a loss whose value (N,) is each sample's own"
+        )
+
+
+def _evaluated(resolved: PerSampleLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _tried(resolved, outputs, targets, resolved.name)
+
+
+def _tried(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> Tensor:
+    try:
+        return loss(outputs, targets).detach()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the loss {name} can't be evaluated on outputs {tuple(outputs.shape)} and "
+            f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}"
+        ) from error
+
+
+def _one_a_sample(losses: Tensor, samples: int) -> Tensor:
+    if losses.ndim == 1 and len(losses) == samples:
+        return losses
+    if losses.shape.numel() == samples and (losses.ndim == 0 or len(losses) == samples):
+        return losses.reshape(samples)
+    if losses.ndim == 0:
+        raise InputError(
+            "the loss returned one number (a mean or a sum over the samples); it must return one value "
+            "a sample, shape (N,): use reduction='none'"
+        )
+    raise InputError(
+        f"the loss returned the shape {tuple(losses.shape)} for {samples} samples; it must return "
+        f"one value a sample, shape (N,): take the sum or the mean over the other axes, "
+        "e.g. lambda f, y: loss(f, y).flatten(1).sum(1)"
+    )
+
+
+def _unequal(outputs: Tensor, targets: Tensor) -> str:
+    return (
+        f"real targets must have the outputs' shape, for nothing is broadcast: outputs "
+        f"(N, {', '.join(map(str, outputs.shape[1:]))}), targets "
+        f"(N, {', '.join(map(str, targets.shape[1:]))})"
+    )
+
+
+def is_tensor_like(value: Any) -> TypeGuard[Tensor]:
+    """A tensor, or what torch's functions take for one (a series of Taylor mode)."""
+    return isinstance(value, Tensor) or hasattr(type(value), "__torch_function__")
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

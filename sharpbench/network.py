@@ -1,0 +1,397 @@
+"""The private copy of a user's network that metrics work on: same function, other precision."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from sharpbench.errors import InputError
+from sharpbench.loss import first_line, is_tensor_like
+
+__all__ = ["TRIED", "Network", "uncompiled"]
+
+TRIED = 3
+"""Samples on which a network is tried, and a copy is compared with its original."""
+
+
+class Network:
+    """A user's network as metrics see it: private copies whose outputs are one tensor (N, …), ndim ≥ 2.
+
+    A copy is in evaluation mode and in any precision. It is made also where ``copy.deepcopy`` refuses:
+    tensors that a step left behind with their graph (hooks of weight norm, spectral norm, pruning) are
+    copied by value, and what can't be copied at all (locks, files, generators) is shared. What wraps a
+    network without changing its function (torch.compile, DataParallel) is taken off.
+
+    Outputs: a tensor, or the ``logits`` of a mapping or an object. Outputs (N,) become (N, 1). A network
+    that writes into its input gets a copy of it.
+
+    Raises InputError, at once, for a network that is no module, has uninitialised parameters or such that
+    are not finite, doesn't run on the inputs, or computes something else as a copy.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        if isinstance(model, type):
+            raise InputError(f"the model is the class {model.__name__}: give an instance of it")
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"the model must be a torch.nn.Module, got a {type(model).__name__}: put its parameters "
+                "and its forward pass into one"
+            )
+        self.model = model
+        self.flat = False
+        """Whether the network gives (N,)."""
+        self._writes = False
+        original = _unwrapped(model)
+        _check_initialised(original)
+        few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
+        self.dtype = _real_dtype(original) or inputs.dtype
+        """The real precision of the weights; that of the inputs for a network without any."""
+        devices = [t.device for t in _tensors(original)] or [inputs.device]
+        self.device = devices[0]
+        if inputs.device not in devices:
+            raise InputError(
+                f"the network is on {self.device} and the inputs on {inputs.device}: move one of them"
+            )
+        self._few = few.to(self.dtype)
+        self.outputs = self._examine(original)
+        """Outputs of the first samples (repeated where there are fewer), as in a copy."""
+
+    def copy(self, dtype: torch.dtype) -> nn.Module:
+        """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
+        model = _in_precision(_private(_unwrapped(self.model)), dtype)
+        if self._writes:
+            model.register_forward_pre_hook(_cloned_inputs)
+        if self._adapted:
+            model.register_forward_hook(_as_matrix)
+        return model
+
+    def tried(self, copied: nn.Module, dtype: torch.dtype) -> Tensor:
+        """Outputs of a copy in ``dtype`` for the few samples. Raises InputError where it doesn't run."""
+        with _quiet(self.device), torch.no_grad():
+            return _as_matrix(None, None, _run(copied, self._few.to(dtype)))
+
+    def differentiable_in_inputs(self, dtype: torch.dtype) -> bool:
+        """Whether a graph leads from the outputs to the inputs."""
+        x = self._few.to(dtype).clone().requires_grad_()
+        with _quiet(self.device), torch.enable_grad():
+            outputs = _as_matrix(None, None, _run(self.copy(dtype), x))
+        return any(leaf is x for leaf in _leaves(outputs))
+
+    def _examine(self, original: nn.Module) -> Tensor:
+        """Compare a copy with the original on a few samples, and see what it returns."""
+        with _quiet(self.device):
+            return self._examined(original)
+
+    def _examined(self, original: nn.Module) -> Tensor:
+        duplicate = _private(original)
+        theirs = {id(p): p for p in original.parameters()}  # held: an id can be given again
+        given = self._few.clone()
+        torch.manual_seed(0)
+        with torch.enable_grad():
+            raw = _run(duplicate, given)
+        found = _tensor_of(raw)
+        _check_outputs(found, len(given))
+        with torch.no_grad():  # two counts, for a network that gives (outputs, N)
+            _check_outputs(_tensor_of(_run(duplicate, self._few[1:].clone())), TRIED - 1)
+        self._writes = not torch.equal(given, self._few)
+        self.flat = found.ndim == 1
+        self._adapted = self.flat or raw is not found
+        if any(id(p) in theirs for p in _leaves(found)):
+            raise InputError(
+                "the network's forward pass uses parameters by another way than `self` (a closure, a "
+                "lambda or a replaced method that names the network), so that a copy can't be measured: "
+                "reach them through `self`"
+            )
+        found = _as_matrix(None, None, found).detach()
+        torch.manual_seed(0)
+        with _evaluated_untouched(original):
+            expected = _as_matrix(None, None, _run(original, self._few.clone()))
+            if not _close(found, expected):
+                torch.manual_seed(1)
+                again = _as_matrix(None, None, _run(original, self._few.clone()))
+                if _close(
+                    expected, again
+                ):  # else it is random, which metrics refuse in their words
+                    raise InputError(
+                        "a copy of the network gives other outputs than the network itself: does its "
+                        "forward pass read something that copy.deepcopy doesn't bring along?"
+                    )
+        return found
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+def _tensor_of(raw: Any) -> Tensor:
+    """The outputs among what a network returned."""
+    if is_tensor_like(raw):
+        return raw
+    found = raw.get("logits") if isinstance(raw, Mapping) else getattr(raw, "logits", None)
+    if is_tensor_like(found):
+        return found
+    if raw is None:
+        raise InputError("the network returned None: does its forward pass return its result?")
+    keys = f" with the keys {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
+    raise InputError(
+        f"the network returned a {type(raw).__name__}{keys}; it must return one tensor (N, …), or a "
+        "mapping or an object that has it as 'logits': wrap it in a module that does"
+    )
+
+
+def _check_outputs(outputs: Tensor, samples: int) -> None:
+    if not outputs.is_floating_point():
+        raise InputError(f"outputs must be real floating-point numbers, got {outputs.dtype}")
+    if outputs.ndim == 0 or len(outputs) != samples:
+        raise InputError(
+            f"the network returned the shape {tuple(outputs.shape)} for {samples} inputs: it must return "
+            "one row an input, (N, …)"
+        )
+    if outputs.numel() == 0:
+        raise InputError(f"the network returned nothing: outputs of shape {tuple(outputs.shape)}")
+
+
+def _as_matrix(module: Any, args: Any, output: Any) -> Tensor:
+    tensor = _tensor_of(output)
+    return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
+
+
+def _cloned_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(a.clone() if is_tensor_like(a) else a for a in args)
+
+
+def _run(model: nn.Module, inputs: Tensor) -> Any:
+    try:
+        return model(inputs)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the network doesn't run on inputs of shape (N, "
+            f"{', '.join(map(str, inputs.shape[1:]))}): {first_line(error)}"
+        ) from error
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    size = other.abs().nan_to_num(0, 0, 0).max()
+    allowed = torch.finfo(one.dtype).eps ** 0.5 * float(size)
+    return torch.allclose(one, other.to(one.dtype), rtol=0, atol=allowed, equal_nan=True)
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The leaf tensors that a tensor was computed from."""
+    stack = [tensor.grad_fn] if tensor.grad_fn is not None else []
+    known: set[Any] = set(stack)
+    while stack:
+        node = stack.pop()
+        if (variable := getattr(node, "variable", None)) is not None:
+            yield variable
+        following = {n for n, _ in node.next_functions if n is not None} - known
+        known |= following
+        stack.extend(following)
+
+
+# --- copies ---------------------------------------------------------------------------------------
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Without what wraps it and leaves its function: torch.compile, DataParallel."""
+    dynamo = sys.modules.get(
+        "torch._dynamo.eval_frame"
+    )  # seconds to import; else nothing is compiled
+    while True:
+        if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _real_dtype(model: nn.Module) -> torch.dtype | None:
+    for tensor in _tensors(model):
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor.dtype.to_real()
+    return None
+
+
+def _check_initialised(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(
+                f"{name!r} of the network is not initialised (a lazy module): run it once on a batch "
+                "before it is measured"
+            )
+        if tensor.is_meta:
+            raise InputError(f"{name!r} of the network is on the meta device and has no values")
+
+
+def _check_finite(model: nn.Module) -> None:
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_sparse:
+                continue
+            tensor = tensor.detach()
+            # Buffers may be infinite, as a mask is.
+            if tensor.isnan().any() or (kind == "parameter" and tensor.isinf().any()):
+                what = "NaN" if tensor.isnan().any() else "infinite"
+                raise InputError(f"the {kind} {name!r} of the network holds {what} values")
+
+
+def _private(original: nn.Module) -> nn.Module:
+    """A copy of the network in evaluation mode, in its own precision, that shares no tensor with it."""
+    _check_finite(original)
+    model = _copied(original)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if (inner := _unwrapped(child)) is not child:
+                module._modules[name] = inner
+    theirs = {t.data_ptr() for t in _tensors(original) if _has_storage(t)}
+    if model is original or any(t.data_ptr() in theirs for t in _tensors(model) if _has_storage(t)):
+        raise InputError(
+            "a copy of the network shares its tensors with the network (does it define __deepcopy__?), "
+            "and metrics change the copy"
+        )
+    model.eval()
+    for parameter in model.parameters():
+        if not parameter.is_leaf:  # a scripted module's copy has a graph that leads to the original
+            parameter.detach_().requires_grad_()
+        parameter.grad = None
+    return model
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.numel() > 0
+
+
+class _ByValue(TorchFunctionMode):
+    """Within it copy.deepcopy takes a tensor that has a graph by its value, which torch refuses."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    with _ByValue():
+        try:
+            return copy.deepcopy(model)
+        except Exception as error:
+            failed = error
+        shared: dict[int, Any] = {}
+        itself = {id(m): m for m in model.modules()}
+        for module in model.modules():
+            for value in vars(module).values():
+                _share_uncopyable(value, itself, shared)
+        try:
+            return copy.deepcopy(model, shared)
+        except Exception:
+            raise InputError(
+                f"the network can't be copied, and metrics work on a copy: {first_line(failed)}"
+            ) from failed
+
+
+def _share_uncopyable(value: Any, known: dict[int, Any], shared: dict[int, Any]) -> None:
+    """Note in ``shared`` the parts of ``value`` that can't be copied."""
+    try:
+        copy.deepcopy(value, known | shared)
+    except Exception:
+        if isinstance(value, Mapping):
+            for part in value.values():
+                _share_uncopyable(part, known, shared)
+        elif isinstance(value, (list, tuple, set)):
+            for part in value:
+                _share_uncopyable(part, known, shared)
+        else:
+            shared[id(value)] = value
+
+
+def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """In place: every floating-point tensor of the network in ``dtype``, complex ones in its complex."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    model._apply(convert)
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        # Tensors that are plain attributes: torch would leave them as they are.
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                vars(module)[name] = convert(value)
+            elif type(value) is list and any(isinstance(v, Tensor) for v in value):
+                value[:] = [convert(v) if isinstance(v, Tensor) else v for v in value]
+            elif type(value) is dict and any(isinstance(v, Tensor) for v in value.values()):
+                value.update({k: convert(v) for k, v in value.items() if isinstance(v, Tensor)})
+    return model
+
+
+@contextmanager
+def _quiet(device: torch.device) -> Iterator[None]:
+    """Global random state stays; what torch.compile would compile runs as it is written."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), uncompiled():
+        yield
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Within it what torch.compile was asked to compile runs as written: it has no second derivative."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _evaluated_untouched(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards attributes, buffers and modes are as before."""
+    every = list(model.modules())
+    modes = [module.training for module in every]
+    modules = [m for m in every if not isinstance(m, torch.jit.ScriptModule)]
+    inner = ("_parameters", "_buffers", "_modules")
+    saved = [(dict(vars(m)), {k: dict(vars(m)[k]) for k in inner if k in vars(m)}) for m in modules]
+    buffers = [(b, b.clone()) for b in model.buffers() if b.layout == torch.strided]
+    try:
+        for module in every:
+            module.training = False
+        with torch.no_grad():
+            yield
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+    finally:
+        for module, (attributes, inside) in zip(modules, saved, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+            for key, entries in inside.items():
+                vars(module)[key].clear()
+                vars(module)[key].update(entries)
+        for module, mode in zip(every, modes, strict=True):
+            module.training = mode
