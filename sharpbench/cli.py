@@ -405,6 +405,7 @@ def measure(
     from sharpbench.datasets import datasets
     from sharpbench.datasets.files import data_root
     from sharpbench.errors import MetricFailed
+    from sharpbench.loss import first_line
     from sharpbench.metrics import metrics
     from sharpbench.report.format import figure
     from sharpbench.results.weights import load_network
@@ -419,16 +420,23 @@ def measure(
     if reason := source.missing(root):
         raise InputError(f"{reason}. Run: sharpbench data prepare {dataset}")
     splits = source.load(root, seed=derive_seed(seed, "data")).to(device)
-    network = load_network(model, weights).to(device).eval()
+    network = load_network(model, weights)
+    try:
+        network = network.to(device)
+    except Exception as error:
+        raise InputError(f"the network can't be moved to {device}: {first_line(error)}") from error
     subject = Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
     failed = False
     table = Table("metric", "value ± standard error", "converged", "samples", "gradients")
     for one in chosen:
         try:
             m = one.checked_measure(subject, seed=seed)
-        except (MetricFailed, RuntimeError) as error:
+        except InputError:
+            raise
+        except Exception as error:
             failed = True
-            err.print(f"[yellow]failed:[/] {_escape(f'{one.label}: {error}')}", soft_wrap=True)
+            reason = str(error) if isinstance(error, MetricFailed) else first_line(error)
+            err.print(f"[yellow]failed:[/] {_escape(f'{one.label}: {reason}')}", soft_wrap=True)
             continue
         if as_json:
             print(json.dumps({"metric": one.label, **dataclasses.asdict(m)}))

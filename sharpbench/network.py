@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from sharpbench.errors import InputError
 from sharpbench.loss import first_line, is_tensor_like
 
-__all__ = ["TRIED", "Network", "uncompiled"]
+__all__ = ["TRIED", "Network", "uncompiled", "unwrapped"]
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
@@ -49,7 +49,7 @@ class Network:
         self.flat = False
         """Whether the network gives (N,)."""
         self._writes = False
-        original = _unwrapped(model)
+        original = unwrapped(model)
         _check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
         self.dtype = _real_dtype(original) or inputs.dtype
@@ -66,7 +66,7 @@ class Network:
 
     def copy(self, dtype: torch.dtype) -> nn.Module:
         """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
-        model = _in_precision(_private(_unwrapped(self.model)), dtype)
+        model = _in_precision(_private(unwrapped(self.model)), dtype)
         if self._writes:
             model.register_forward_pre_hook(_cloned_inputs)
         if self._adapted:
@@ -203,7 +203,7 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
 # --- copies ---------------------------------------------------------------------------------------
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Without what wraps it and leaves its function: torch.compile, DataParallel."""
     dynamo = sys.modules.get(
         "torch._dynamo.eval_frame"
@@ -258,7 +258,7 @@ def _private(original: nn.Module) -> nn.Module:
     model = _copied(original)
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if (inner := _unwrapped(child)) is not child:
+            if (inner := unwrapped(child)) is not child:
                 module._modules[name] = inner
     theirs = {t.data_ptr() for t in _tensors(original) if _has_storage(t)}
     if model is original or any(t.data_ptr() in theirs for t in _tensors(model) if _has_storage(t)):

@@ -174,6 +174,126 @@ def test_measure_a_users_own_network(tmp_path):
     assert "hessian_top_eigenvalue" in table.stdout
 
 
+NETS = """
+import torch
+from torch import nn
+
+def mlp(outputs=10):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, outputs))
+
+class Logits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+    def forward(self, x):
+        return {"logits": self.net(x)}
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.b.weight = self.a.weight
+    def forward(self, x):
+        return self.c(self.b(self.a(x.flatten(1))))
+
+def three(): return mlp(3)
+def one(): return mlp(1)
+def boom(): raise KeyError("oops")
+def nothing(): pass
+def needs(n): return mlp()
+def wide(): return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+five = 5
+"""
+
+
+def _files(nets):
+    """Weights as people keep them, by file name; each an everyday checkpoint of `mlp`, or none."""
+    from safetensors.torch import save_file, save_model
+
+    state = nets.mlp().state_dict()
+    torch.save(state, "plain.pt")
+    torch.save({"module." + k: v for k, v in state.items()}, "parallel.pt")
+    torch.save({"_orig_mod." + k: v for k, v in state.items()}, "compiled.pt")
+    torch.save({"state_dict": {"model." + k: v for k, v in state.items()}, "epoch": 3}, "ckpt.pt")
+    torch.save({"model": state, "optimizer": {"state": {}}}, "model.pt")
+    torch.save({"epoch": 3, "note": "x"}, "no_state.pt")
+    torch.save(nets.mlp(), "whole.pt")
+    torch.save([1, 2], "list.pt")
+    torch.save(torch.zeros(3), "tensor.pt")
+    torch.save({k: v for k, v in state.items() if k != "3.bias"}, "lacks.pt")
+    torch.save(state | {"1.weight": torch.zeros(4, 63)}, "shape.pt")
+    save_file({k: v.half() for k, v in state.items()}, "half.bin")
+    save_file(state | {"1.weihgt": torch.zeros(1)}, "extra.safetensors")
+    save_file(state | {"1.bias": torch.full((4,), torch.nan)}, "nan.safetensors")
+    save_model(nets.Tied(), "tied.safetensors")
+    torch.save(nets.Tied().state_dict() | {"b.weight": torch.zeros(64, 64)}, "untied.pt")
+    Path("text.pt").write_text("hello")
+    Path("empty.pt").write_bytes(b"")
+    Path("cut.pt").write_bytes(Path("plain.pt").read_bytes()[:500])
+    Path("cut.safetensors").write_bytes(Path("half.bin").read_bytes()[:100])
+
+
+def test_measure_loads_everyday_networks_and_says_what_is_wrong_with_others(
+    tmp_path, monkeypatch, capsys
+):
+    """In this process, one after the other: the exit code and one sentence, never a traceback."""
+    import importlib
+
+    from sharpbench import cli
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "entering_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    nets = importlib.import_module("entering_nets")
+    _files(nets)
+    wrong = {
+        ("three", ""): "class 9, and the network has 3 outputs",
+        ("one", ""): "one output a class",
+        ("boom", ""): "raised KeyError: 'oops'",
+        ("nothing", ""): "returned NoneType",
+        ("needs", ""): "without arguments",
+        ("wide", ""): "doesn't run on inputs of shape (N, 1, 8, 8)",
+        ("five", ""): "is a int, not a function",
+        ("mlp", "text.pt"): "neither a safetensors file",
+        ("mlp", "empty.pt"): "is empty",
+        ("mlp", "cut.pt"): "damaged or incomplete",
+        ("mlp", "cut.safetensors"): "damaged or incomplete",
+        ("mlp", "whole.pt"): "could run code",
+        ("mlp", "list.pt"): "holds a list",
+        ("mlp", "tensor.pt"): "holds a Tensor",
+        ("mlp", "no_state.pt"): "no state dict: its entries are 'epoch', 'note'",
+        ("mlp", "lacks.pt"): "it lacks '3.bias'",
+        ("mlp", "shape.pt"): "'1.weight' has the shape (4, 63)",
+        ("mlp", "extra.safetensors"): "no '1.weihgt'. Did you mean '1.weight'",
+        ("mlp", "nan.safetensors"): "'1.bias' of the network holds NaN",
+        ("Tied", "untied.pt"): "two values for 'a.weight' and 'b.weight'",
+        ("mlp", "nowhere.pt"): "no weights file",
+    }
+    right = [("Logits", ""), ("Tied", ""), ("Tied", "tied.safetensors"), ("mlp", "")]
+    right += [("mlp", f) for f in ("plain.pt", "parallel.pt", "compiled.pt", "ckpt.pt", "model.pt")]
+    right += [("mlp", "half.bin")]
+    values = {}
+    for builder, weights in [*wrong, *right]:
+        command = ["sharpbench", "measure", "--model", f"entering_nets:{builder}", "--json"]
+        command += ["--dataset", "digits", "--metric", "margin", "--param", "samples=20"]
+        monkeypatch.setattr(sys, "argv", command + (["--weights", weights] if weights else []))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output, said = capsys.readouterr()
+        if (builder, weights) in wrong:
+            assert ended.value.code == 2, (builder, weights)
+            assert wrong[builder, weights] in said
+            assert len(said.splitlines()) == 1
+        else:
+            assert ended.value.code == 0, (builder, weights, said)
+            values[builder, weights] = json.loads(output)["value"]
+    plain = values.pop(("mlp", ""))
+    assert values.pop(("Tied", "tied.safetensors")) == values.pop(("Tied", ""))
+    assert all(v == pytest.approx(plain, rel=1e-2) for v in values.values())
+
+
 def test_list_show_and_status(tmp_path):
     listed = sharpbench("list")
     for name in ("curvature_rate", "vit", "fashion_mnist", "sam", "weight_noise", "quick"):
