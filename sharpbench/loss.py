@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sharpbench.autodiff.log_softmax import cross_entropy
 from sharpbench.errors import InputError
 
 __all__ = [
@@ -66,7 +67,7 @@ _MODULES: dict[Any, type[nn.Module]] = {
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets, reduction="none")
+    return cross_entropy(outputs, targets, reduction="none")
 
 
 def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

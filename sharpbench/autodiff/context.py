@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
+
+from sharpbench.autodiff import log_softmax
 
 __all__ = ["repeatedly_differentiable"]
 
@@ -23,12 +26,16 @@ def repeatedly_differentiable() -> Iterator[None]:
     - Layer norm, instance norm and batch norm without running statistics run by their formula:
       torch's own are silently wrong from the third derivative on in nested reverse mode and from the
       second on in nested forward mode (torch 2.13; found by finite differences, kept by a test).
+      So does group norm, whose batched products raise, and weight norm, whose second derivative takes
+      the norms for constants.
+    - Cross-entropy and the losses like it keep the relative precision of confident points.
+    - What a reentrant checkpoint wraps runs as if it wasn't: its parameters would get no gradient.
     """
-    with sdpa_kernel(SDPBackend.MATH), _NormalizationByFormula():
+    with sdpa_kernel(SDPBackend.MATH), _ByFormula(), _plain_checkpoints():
         yield
 
 
-class _NormalizationByFormula(TorchFunctionMode):
+class _ByFormula(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -87,6 +94,55 @@ def _batch_norm(
     return _affine(_standardized(input, (0, *range(2, input.ndim)), eps), weight, bias)
 
 
+def _group_norm(
+    input: Tensor,  # noqa: A002
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: object,
+) -> Tensor:
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    return _affine(_standardized(grouped, (2,), eps).reshape(input.shape), weight, bias)
+
+
+def _rms_norm(
+    input: Tensor,  # noqa: A002
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    axes = tuple(range(-len(normalized_shape), 0))
+    floor = torch.finfo(input.dtype).eps if eps is None else eps
+    normalized = input * (input.square().mean(axes, keepdim=True) + floor).rsqrt()
+    return normalized if weight is None else normalized * weight
+
+
+def _norm_except_dim(v: Tensor, pow: int = 2, dim: int = 0) -> Tensor:  # noqa: A002
+    """The norm of each slice of ``v`` along ``dim``, kept as axes of one; of all of it for −1."""
+    axes = list(range(v.ndim)) if dim == -1 else [axis for axis in range(v.ndim) if axis != dim]
+    if not axes:
+        return v.abs()
+    norm: Tensor = torch.linalg.vector_norm(v, pow, axes, keepdim=dim != -1)
+    return norm
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / _norm_except_dim(v, 2, dim))
+
+
+def _weight_norm_interface(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    return _weight_norm(v, g, dim), _norm_except_dim(v, 2, dim)
+
+
+def _log_softmax(
+    input: Tensor,  # noqa: A002
+    dim: int,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    return log_softmax.log_softmax(input, dim, dtype=dtype)
+
+
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Scale and shift by channel, the second axis."""
     channels = (-1, *[1] * (x.ndim - 2))
@@ -105,4 +161,34 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.layer_norm: _layer_norm,
     F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
+    torch._weight_norm: _weight_norm,
+    torch._weight_norm_interface: _weight_norm_interface,
+    torch.norm_except_dim: _norm_except_dim,
+    F.log_softmax: log_softmax.log_softmax,
+    torch.log_softmax: _log_softmax,
+    Tensor.log_softmax: _log_softmax,
+    F.cross_entropy: log_softmax.cross_entropy,
+    F.logsigmoid: log_softmax.logsigmoid,
+    F.binary_cross_entropy_with_logits: log_softmax.binary_cross_entropy_with_logits,
 }
+
+
+@contextmanager
+def _plain_checkpoints() -> Iterator[None]:
+    """`torch.utils.checkpoint(use_reentrant=True)` calls its function and keeps the graph."""
+    if "apply" in vars(CheckpointFunction):  # an outer context
+        yield
+        return
+
+    def run(function: Callable[..., Any], preserve_random_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+    CheckpointFunction.apply = staticmethod(run)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply

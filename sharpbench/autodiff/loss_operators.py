@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -91,11 +91,12 @@ class _LossOperator(SymmetricOperator):
         self.model, self.loss, self.work = model, loss, work
         self.inputs, self.targets = inputs, targets
         self.samples = len(inputs)
-        self.dimension = sum(p.numel() for p in self.parameters)
-        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
+        self.dimension = sum(_coordinates(p).numel() for p in self.parameters)
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype.to_real()
         self._check_deterministic()
         self.chunk = self._chunk_size(memory_budget)
         self._kept: Graph | None = None
+        self._batches = True
 
     @property
     def kept(self) -> bool:
@@ -126,8 +127,13 @@ class _LossOperator(SymmetricOperator):
     def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
         self.work.hessian_vector += samples * vectors.shape[1]
         with repeatedly_differentiable(), _named_reasons():
-            if vectors.shape[1] > 1 and samples * self.dimension <= _SMALL:
-                return self._batched(graph, vectors)
+            if self._batches and vectors.shape[1] > 1 and samples * self.dimension <= _SMALL:
+                try:
+                    return self._batched(graph, vectors)
+                except RuntimeError as error:  # torch has no batching rule, or one that fails
+                    if _out_of_memory(error):
+                        raise
+                    self._batches = False
             columns = [self._product(graph, v) for v in vectors.unbind(1)]
         return torch.stack(columns, 1)
 
@@ -155,13 +161,22 @@ class _LossOperator(SymmetricOperator):
 
     def _split(self, vectors: Tensor) -> list[Tensor]:
         """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
-        pieces = vectors.split([p.numel() for p in self.parameters], dim=-1)
-        lead = vectors.shape[:-1]
-        return [v.reshape((*lead, *p.shape)) for v, p in zip(pieces, self.parameters, strict=True)]
+        real = [_coordinates(p) for p in self.parameters]
+        pieces = vectors.split([r.numel() for r in real], dim=-1)
+        shaped = []
+        for piece, r, parameter in zip(pieces, real, self.parameters, strict=True):
+            v = piece.reshape((*vectors.shape[:-1], *r.shape))
+            shaped.append(torch.view_as_complex(v.clone()) if parameter.is_complex() else v)
+        return shaped
 
     @staticmethod
-    def _flat(pieces: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
-        return torch.cat([p.reshape(-1) for p in pieces])
+    def _flat(pieces: Iterable[Tensor]) -> Tensor:
+        return torch.cat([_coordinates(p).reshape(-1) for p in pieces])
+
+    @property
+    def point(self) -> Tensor:
+        """The parameters themselves as a vector (P,)."""
+        return self._flat(p.detach() for p in self.parameters)
 
     def _share(self, x: Tensor, y: Tensor) -> Tensor:
         share: Tensor = self.loss(self.model(x), y).sum() / self.samples
@@ -249,7 +264,9 @@ class HessianOperator(_LossOperator):
         )
         count = vectors.shape[1]
         rows = [
-            vectors.new_zeros(count, q.numel()) if p is None else p.reshape(count, -1)
+            vectors.new_zeros(count, _coordinates(q).numel())
+            if p is None
+            else _coordinates(p).reshape(count, -1)
             for p, q in zip(products, self.parameters, strict=True)
         ]
         return torch.cat(rows, 1).T
@@ -269,6 +286,8 @@ class GaussNewtonOperator(_LossOperator):
             (slope,) = torch.autograd.grad(
                 self.loss(free, y).sum() / self.samples, free, create_graph=True
             )
+            if not outputs.requires_grad:
+                raise MetricFailed("the outputs depend on no parameter that is differentiated")
             dual = torch.zeros_like(outputs, requires_grad=True)
             adjoint = torch.autograd.grad(
                 outputs, self.parameters, dual, create_graph=True, materialize_grads=True
@@ -363,6 +382,15 @@ class InputHessianOperator(SymmetricOperator):
             columns.append(product.reshape(-1))
             self.work.hessian_vector += self.samples
         return self.check_product(torch.stack(columns, 1))
+
+
+def _coordinates(tensor: Tensor) -> Tensor:
+    """What is differentiated in: a complex number counts as its two parts.
+
+    torch's gradient of a real loss in a complex number is ∂ℓ/∂Re + i·∂ℓ/∂Im, so that its parts, and those
+    of each product, are the real derivatives.
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 @contextmanager

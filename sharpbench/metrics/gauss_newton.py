@@ -238,7 +238,7 @@ class FisherRaoNorm(CurvatureMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         operator = self._operator(GaussNewtonOperator, subject, seed, Work())
-        weights = torch.cat([p.detach().reshape(-1) for p in operator.parameters])
+        weights = operator.point
         square = float(weights.double() @ operator.matvec(weights).double())
         if square < -1e-9 * float(weights.double().square().sum()):
             raise MetricFailed("wᵀGw is negative: the loss is not convex in the outputs")

@@ -4,9 +4,23 @@ import pytest
 import torch
 from torch import nn
 
+from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.directional import directional_derivatives
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
+
+
+class WeightNorm(nn.Module):
+    """What torch.nn.utils.weight_norm does with the direction of a weight, here the input."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, v):
+        g = v.mean().sin() + torch.ones_like(torch.norm_except_dim(v, 2, self.dim))
+        return torch._weight_norm(v, g, self.dim) + torch._weight_norm_interface(v, g, self.dim)[1]
+
 
 LAYERS = {
     "layer_norm": (nn.LayerNorm(6), (4, 6)),
@@ -21,6 +35,13 @@ LAYERS = {
     "softplus": (nn.Softplus(), (6,)),
     "elu": (nn.ELU(), (6,)),
     "max_pool": (nn.MaxPool2d(2), (2, 4, 4)),
+    "log_softmax": (nn.LogSoftmax(-1), (4, 6)),
+    "logsigmoid": (nn.LogSigmoid(), (6,)),
+    "rms_norm_plain": (nn.RMSNorm((4, 6), elementwise_affine=False), (4, 6)),
+    "local_response_norm": (nn.LocalResponseNorm(3), (4, 6)),
+    "weight_norm": (WeightNorm(0), (4, 6)),
+    "weight_norm_of_the_last_axis": (WeightNorm(2), (4, 6)),
+    "weight_norm_of_all": (WeightNorm(-1), (4, 6)),
     "attention": (nn.MultiheadAttention(6, 2, batch_first=True), (4, 6)),
 }
 
@@ -44,6 +65,26 @@ def test_each_order_is_the_difference_quotient_of_the_order_below(name):
         below = order - 1
         quotient = (derivatives(h, below)[below] - derivatives(-h, below)[below]) / (2 * h)
         assert torch.allclose(exact[order], quotient, rtol=1e-4, atol=1e-4), order
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_batched_products_are_the_single_ones(name):
+    layer, shape = LAYERS[name]
+    layer = layer.double()
+    generator = torch_generator(12)
+    x = torch.randn(2, *shape, dtype=torch.float64, generator=generator, requires_grad=True)
+    vectors = torch.randn(3, *x.shape, dtype=torch.float64, generator=generator)
+    with repeatedly_differentiable():
+        out = layer(x, x, x)[0] if name == "attention" else layer(x)
+        (slope,) = torch.autograd.grad((1.3 * out).sin().sum(), x, create_graph=True)
+
+        def product(v, batched):
+            (found,) = torch.autograd.grad(slope, x, v, retain_graph=True, is_grads_batched=batched)
+            return found
+
+        batch = product(vectors, True)
+        singles = torch.stack([product(v, False) for v in vectors])
+    assert torch.allclose(batch, singles, rtol=1e-12, atol=1e-14)
 
 
 def test_batch_norm_without_running_statistics():
