@@ -57,22 +57,37 @@ def cross_entropy(
             input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing
         )
     axis = 1 if input.ndim > 1 else 0
-    logs = log_softmax(input, axis)
-    if by_class and not label_smoothing:
-        return F.nll_loss(logs, target, weight, ignore_index=ignore_index, reduction=reduction)
     uniform = label_smoothing / input.shape[axis]
-    if by_class:
-        losses = F.nll_loss(logs, target, ignore_index=ignore_index, reduction="none")
-        spread = -uniform * logs.sum(axis)
-        losses = (1 - label_smoothing) * losses + spread.masked_fill(target == ignore_index, 0.0)
-        kept = (target != ignore_index).sum()
-    else:
-        losses = -(((1 - label_smoothing) * target + uniform) * logs).sum(axis)
-        kept = torch.tensor(losses.numel())
+    if not by_class:
+        mixture = (1 - label_smoothing) * target + uniform
+        losses = -(mixture * log_softmax(input, axis)).sum(axis)
+        return _reduced(losses, torch.tensor(losses.numel()), reduction)
+    ignored = target == ignore_index
+    safe = target.long().masked_fill(ignored, 0)
+    losses = _of_classes(input, safe, axis)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - uniform * log_softmax(input, axis).sum(axis)
+    kept = (~ignored).to(losses) if weight is None else weight[safe].masked_fill(ignored, 0.0)
+    if weight is not None:
+        losses = losses * kept
+    return _reduced(losses.masked_fill(ignored, 0.0), kept.sum(), reduction)
+
+
+def _of_classes(logits: Tensor, target: Tensor, axis: int) -> Tensor:
+    """log(1 + Σ_{j≠m} exp(z_j − z_m)) + (z_m − z_y) for class indices, as few passes as torch's."""
+    index = target.unsqueeze(axis)
+    largest = logits.detach().argmax(axis, keepdim=True)
+    top = logits.gather(axis, largest)
+    is_largest = torch.zeros_like(logits, dtype=torch.bool).scatter(axis, largest, True)
+    others = (logits - top).masked_fill(is_largest, -torch.inf).exp().sum(axis)
+    ahead = (top - logits.gather(axis, index)).masked_fill(largest == index, 0.0)
+    return others.log1p() + ahead.squeeze(axis)
+
+
+def _reduced(losses: Tensor, count: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
-    total = losses.sum()
-    return total if reduction == "sum" else total / kept.to(total)
+    return losses.sum() if reduction == "sum" else losses.sum() / count.to(losses)
 
 
 def logsigmoid(input: Tensor) -> Tensor:  # noqa: A002
