@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sharpbench.autodiff.trace import mean_and_standard_error
+from sharpbench.autodiff.trace import degrees_of_freedom, mean_and_standard_error
 from sharpbench.errors import MetricFailed
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
     PERMUTATIONS,
@@ -55,8 +56,9 @@ class SamSharpness(Metric):
     ``case`` ``worst`` with ``attack``: ``gradient`` of one step is SAM's own ascent point
     ρ T∇L/‖T∇L‖; of several ``steps`` it is projected ascent with steps of 2.5ρ/steps; ``auto_pgd`` is
     Auto-PGD with momentum and halved steps. The best point met counts, so that more steps never give
-    less. ``average``: the mean rise over ``draws`` random ε of length ρ (l2: uniform on the sphere,
-    linf: uniform in the cube), so that ρ is the ball's radius in both cases.
+    less; it is a lower bound of the maximum. ``average``: the mean rise over ``draws`` random ε of length ρ
+    (l2: uniform on the sphere, linf: uniform in the cube), so that ρ is the ball's radius in both cases;
+    in pairs ±ε, in which the slope cancels, so that an odd number of draws is rounded up.
 
     ``adaptive`` sets T, by which a perturbation follows the scale of each weight: ``none`` (1), ``asam``
     (|w| + η for weights, 1 for biases and norms, after ASAM) or ``elementwise`` (|w| throughout, after
@@ -64,9 +66,14 @@ class SamSharpness(Metric):
     ``normalize_logits`` divides the centred logits of a sample by their norm before the loss.
 
     Taken on batches of ``m`` samples (m-sharpness: the gradient and both losses of a batch are its
-    own) and averaged over all full batches of a random partition; the standard error is that of the
-    mean over the batches, None with a single one. ``m = "all"`` takes all samples as one batch.
-    In the units of the loss (nats for cross-entropy).
+    own) and averaged over all full batches of a random partition; ``m = "all"`` takes all samples as one
+    batch. In the units of the loss (nats for cross-entropy).
+
+    Errors: the average case has ``draws``, from the spread over the pairs within the batches, and
+    ``points`` where some of the samples are drawn, from the samples' own rises, with the factor √(1 − n/N).
+    The worst case has those of the mean over the batches, as much of it ``points`` as samples are left
+    out, the rest ``draws`` of the partition: more than that where most samples are taken. Of a single
+    batch the samples' rises at the point found tell ``points``.
 
     Parameters: ``rho`` the radius; ``ball`` l2 or linf; ``eta`` of asam; ``samples`` of ``split`` drawn
     without replacement.
@@ -74,7 +81,7 @@ class SamSharpness(Metric):
 
     name = "sam_sharpness"
     title = "SAM sharpness"
-    version = 1
+    version = 2
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
     invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
@@ -132,27 +139,63 @@ class SamSharpness(Metric):
         generator = torch_generator(derive_seed(seed, "perturbations"))
         work = Work()
         scale = self._scale(model)
-        rises: list[float] = []
+        rises: list[_Rise] = []
         for batch in order.split(size)[: len(inputs) // size]:
             x, y = inputs[batch], targets[batch]
-            surface = _Surface(model, lambda: self._loss(subject, model, x, y), scale, size, work)  # noqa: B023
+            surface = _Surface(model, lambda: self._losses(subject, model, x, y), scale, size, work)  # noqa: B023
             rises.append(
                 self._average_rise(surface, generator)
                 if self.case == "average"
                 else self._worst_rise(surface)
             )
-        mean, error = mean_and_standard_error(rises)
+        taken = len(rises) * size
+        details: dict[str, Any] = {
+            "batches": len(rises),
+            "batch_size": size,
+            "samples_left_out": len(inputs) - taken,
+        }
+        if self.case == "worst":
+            details["lower_bound"] = True
+        left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))
         return Measurement(
-            value=mean,
-            standard_error=error,
-            samples=len(rises) * size,
+            value=statistics.fmean(rise.value for rise in rises),
+            errors=self._errors(rises, left_out),
+            samples=taken,
             work=work,
-            details={
-                "batches": len(rises),
-                "batch_size": size,
-                "samples_left_out": len(inputs) - len(rises) * size,
-            },
+            details=details,
         )
+
+    def _errors(self, rises: list[_Rise], left_out: float) -> tuple[ErrorComponent, ...]:
+        """The components of the mean over the batches; ``left_out``: the share of samples not taken."""
+        batches, by_pair = len(rises), len(rises[0].pairs)
+        if self.case == "average" and (by_pair > 1 or batches == 1):
+            square = sum(statistics.variance(r.pairs) if by_pair > 1 else 0.0 for r in rises)
+            size = math.sqrt(square / by_pair) / batches if by_pair > 1 else None
+            found = [ErrorComponent("draws", size, max(batches * (by_pair - 1), 1))]
+            return (*found, *self._of_points(rises, left_out))
+        if batches == 1:
+            return self._of_points(rises, left_out)
+        _, error = mean_and_standard_error([rise.value for rise in rises])
+        assert error is not None
+        # Both parts are known from the same spread: together they have its degrees of freedom.
+        free = (batches - 1) * (left_out**2 + (1 - left_out) ** 2)
+        parts: tuple[tuple[Source, float], ...] = (("points", left_out), ("draws", 1 - left_out))
+        return tuple(
+            ErrorComponent(source, error * math.sqrt(share), free)
+            for source, share in parts
+            if share > 0
+        )
+
+    def _of_points(self, rises: list[_Rise], left_out: float) -> tuple[ErrorComponent, ...]:
+        """The error of having drawn samples, from the rises of each within its batch."""
+        if left_out <= 0:
+            return ()
+        own = torch.cat([rise.each - rise.each.mean() for rise in rises]).double()
+        free = len(own) - len(rises)
+        if free < 1:
+            return (ErrorComponent("points", None),)
+        size = math.sqrt(left_out * float(own.square().sum()) / free / len(own))
+        return (ErrorComponent("points", size, min(degrees_of_freedom(own), free)),)
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:
         """The average rise of a quadratic loss: ½ tr H times the mean square of a perturbation's entry."""
@@ -164,12 +207,12 @@ class SamSharpness(Metric):
         square = self.rho**2 / (len(eigenvalues) if self.ball == "l2" else 3)
         return Known(expected=0.5 * square * float(eigenvalues.sum()))
 
-    def _loss(self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    def _losses(self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         outputs = model(x)
         if self.normalize_logits:
             centred = outputs - outputs.mean(1, keepdim=True)
             outputs = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-300)
-        return subject.losses(outputs, y).mean()
+        return subject.losses(outputs, y)
 
     def _scale(self, model: nn.Module) -> Pieces | None:
         """T as one tensor a parameter; None for the identity."""
@@ -185,28 +228,35 @@ class SamSharpness(Metric):
             scales.append(size)
         return scales
 
-    def _worst_rise(self, surface: _Surface) -> float:
+    def _worst_rise(self, surface: _Surface) -> _Rise:
         start = [torch.zeros_like(p) for p in surface.parameters]
         base, gradient = surface.slope(start)
+        before = surface.each
         if self.attack == "auto_pgd":
-            return self._auto_pgd(surface, start, base, gradient) - base
+            best, at_best = self._auto_pgd(surface, start, base, gradient)
+            return _Rise(best - base, at_best - before)
         length = self.rho if self.steps == 1 else 2.5 * self.rho / self.steps
-        point, best = start, -float("inf")
+        # One step is SAM's own figure, which may be negative; several can stay where they are.
+        best, at_best = (-math.inf if self.steps == 1 else base), before
+        point = start
         for step in range(self.steps):
             point = self._project(_moved(point, self._direction(gradient), length))
             if step + 1 == self.steps:
-                best = max(best, surface.height(point))
+                height = surface.height(point)
             else:
                 height, gradient = surface.slope(point)
-                best = max(best, height)
-        # One step is SAM's own figure, which may be negative; several can stay where they are.
-        return best - base if self.steps == 1 else max(best - base, 0.0)
+            if height > best:
+                best, at_best = height, surface.each
+        return _Rise(best - base, at_best - before)
 
-    def _auto_pgd(self, surface: _Surface, start: Pieces, base: float, gradient: Pieces) -> float:
-        """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1)."""
+    def _auto_pgd(
+        self, surface: _Surface, start: Pieces, base: float, gradient: Pieces
+    ) -> tuple[float, Tensor]:
+        """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1), by sample too."""
         length, checks = 2 * self.rho, _checkpoints(self.steps)
         previous, point = start, start
         best, best_point, best_gradient, height = base, start, gradient, base
+        at_best = surface.each
         rises, last_check, best_before, length_before = 0, 0, base, length
         for step in range(1, self.steps + 1):
             ahead = self._project(_moved(point, self._direction(gradient), length))
@@ -223,6 +273,7 @@ class SamSharpness(Metric):
             rises += height > before
             if height > best:
                 best, best_point, best_gradient = height, point, gradient
+                at_best = surface.each
             if step in checks:
                 stuck = length_before == length and best_before == best
                 if rises < 0.75 * (step - last_check) or stuck:
@@ -232,12 +283,13 @@ class SamSharpness(Metric):
                 else:
                     length_before = length
                 rises, last_check, best_before = 0, step, best
-        return best
+        return best, at_best
 
-    def _average_rise(self, surface: _Surface, generator: torch.Generator) -> float:
+    def _average_rise(self, surface: _Surface, generator: torch.Generator) -> _Rise:
         base = surface.height(None)
-        heights = []
-        for _ in range(self.draws):
+        each = -surface.each
+        pairs, count = [], -(-self.draws // 2)
+        for _ in range(count):
             noise = [
                 torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
                 if self.ball == "l2"
@@ -245,8 +297,12 @@ class SamSharpness(Metric):
                 for p in surface.parameters
             ]
             length = self.rho / _norm(noise) if self.ball == "l2" else self.rho
-            heights.append(surface.height([length * n for n in noise]))
-        return sum(heights) / len(heights) - base
+            both = 0.0
+            for sign in (1, -1):
+                both += 0.5 * surface.height([sign * length * n for n in noise])
+                each = each + surface.each / (2 * count)
+            pairs.append(both - base)
+        return _Rise(statistics.fmean(pairs), each, tuple(pairs))
 
     def _direction(self, gradient: Pieces) -> Pieces:
         """The steepest direction of length 1 in the ball's norm."""
@@ -270,6 +326,15 @@ class SamSharpness(Metric):
         return point if norm <= self.rho else [p * (self.rho / norm) for p in point]
 
 
+@dataclass(frozen=True)
+class _Rise:
+    """The rise of a batch's loss: its value, those of its samples (m,), and of each pair ±ε."""
+
+    value: float
+    each: Tensor
+    pairs: tuple[float, ...] = ()
+
+
 class _Surface:
     """The loss of one batch as a function of the perturbation ε, w ↦ w + Tε; the weights stay."""
 
@@ -284,12 +349,15 @@ class _Surface:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.loss, self.scale, self.samples, self.work = loss, scale, samples, work
         self._originals = [p.detach().clone() for p in self.parameters]
+        self.each = torch.empty(0)
+        """The loss of each sample where it was last asked for, (m,)."""
 
     def height(self, epsilon: Pieces | None) -> float:
         """L(w + Tε)."""
         self._move(epsilon)
         with torch.no_grad():
-            height = float(self.loss())
+            self.each = self.loss()
+        height = float(self.each.mean())
         self.work.forward += self.samples
         self._move(None)
         return height
@@ -297,7 +365,8 @@ class _Surface:
     def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
         """L(w + Tε) and its gradient in ε, T∇L."""
         self._move(epsilon)
-        loss = self.loss()
+        losses = self.loss()
+        self.each, loss = losses.detach(), losses.mean()
         gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         self.work.gradient += self.samples
         self._move(None)

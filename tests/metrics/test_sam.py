@@ -114,3 +114,33 @@ def test_bad_parameters_and_subjects():
     linear = surface([1.0], [1.0], [1.0])
     with pytest.raises(MetricUnsupported, match="needs classes"):
         measured(linear, normalize_logits=True)
+
+
+def test_antithetic_draws_cancel_the_slope_and_what_is_left_has_its_error():
+    linear = surface([1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -4.0, 0.0])
+    found = sb.measure(linear, "sam_sharpness", m="all", case="average", draws=5, seed=3)
+    assert found.value == pytest.approx(0, abs=1e-14)
+    assert [(e.source, e.degrees_of_freedom) for e in found.errors] == [("draws", 2)]
+    bowl = surface([0.3] * 4, [4.0, 3.0, 2.0, 1.0], [1.0] * 4)
+    found = sb.measure(bowl, "sam_sharpness", rho=0.1, m=2, case="average", draws=400, seed=3)
+    exact = 0.5 * 0.01 * 10 / 4
+    assert abs(found.value - exact) < 3 * found.standard_error < 0.1 * exact
+    assert not found.exact
+    one = sb.measure(bowl, "sam_sharpness", m="all", case="average", draws=1, seed=3)
+    assert [(e.source, e.size) for e in one.errors] == [("draws", None)]
+
+
+@pytest.mark.parametrize("case", ["worst", "average"])
+@pytest.mark.parametrize("m", [10, "all"])
+def test_errors_of_drawn_samples_shrink_as_they_are_taken(tiny, case, m):
+    def errors(samples):
+        found = sb.measure(tiny, "sam_sharpness", case=case, m=m, samples=samples, seed=1)
+        return {e.source: e.size for e in found.errors}
+
+    total = len(tiny.inputs)
+    few, most = errors(total // 10), errors(9 * total // 10)
+    assert 0 < most["points"] < few["points"]
+    assert ("points" in errors("all")) == (m != "all" and total % m > 0)
+    one_batch_of_all = sb.measure(tiny, "sam_sharpness", case=case, m="all", seed=1)
+    assert one_batch_of_all.exact == (case == "worst")
+    assert one_batch_of_all.details.get("lower_bound", False) == (case == "worst")
