@@ -156,6 +156,10 @@ class _LossOperator(SymmetricOperator):
             total += self._flat(g.detach() for g in self._gradient(x, y, create_graph=False))
         return total
 
+    def guess(self) -> Tensor | None:
+        """The gradient, which leans on the leading eigenvectors as training goes on (arXiv:1812.04754)."""
+        return self.gradient()
+
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.inputs.split(self.chunk), self.targets.split(self.chunk), strict=True)
 
@@ -229,6 +233,14 @@ class _LossOperator(SymmetricOperator):
 
 class HessianOperator(_LossOperator):
     """H = ∇²_w (1/N) Σᵢ ℓ(f_w(xᵢ), yᵢ): the gradient's graph, differentiated once more a product."""
+
+    def gradient(self) -> Tensor:
+        """As ever, and for nothing where the graph of the whole data is kept."""
+        if not self.kept:
+            return super().gradient()
+        if self._kept is None:
+            self._kept = self._graph(self.inputs, self.targets)
+        return self._flat([g.detach() for g in self._kept])
 
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         return self._gradient(x, y, create_graph=True)

@@ -39,6 +39,10 @@ class SymmetricOperator(ABC):
     def matmat(self, vectors: Tensor) -> Tensor:
         """A·V for a block V (P, K)."""
 
+    def guess(self) -> Tensor | None:
+        """A direction (P,) that likely leans on the leading eigenvectors, if one comes cheaply."""
+        return None
+
     def dense(self) -> Tensor:
         """The whole matrix, column by column; for tests and tiny networks."""
         return self.matmat(torch.eye(self.dimension, device=self.device, dtype=self.dtype))

@@ -1,13 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, hessian
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
-from sharpbench.autodiff.lanczos import extreme_eigenvalues, spectral_density
+from sharpbench.autodiff.lanczos import spectral_density
 from sharpbench.autodiff.loss_operators import (
     GaussNewtonOperator,
     HessianOperator,
@@ -109,78 +107,6 @@ def symmetric(spectrum, seed):
         )
     )
     return basis @ torch.diag(spectrum) @ basis.T
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    spectrum=st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=2, max_size=25),
-    seed=st.integers(0, 10**6),
-    tolerance=st.sampled_from([1e-1, 1e-3, 1e-8]),
-    budget=st.integers(2, 30),
-)
-def test_an_eigenvalue_lies_within_lanczos_bound(spectrum, seed, tolerance, budget):
-    matrix = symmetric(spectrum, seed)
-    result = extreme_eigenvalues(
-        MatrixOperator(matrix),
-        tolerance=tolerance,
-        max_products=budget,
-        generator=torch_generator(seed),
-    )
-    eigenvalues = torch.linalg.eigvalsh(matrix)
-    rounding = 1e-9 * max(1.0, float(eigenvalues.abs().max()))
-    assert (eigenvalues - result.value).abs().min() <= result.error_bound + rounding
-    assert result.value <= float(eigenvalues[-1]) + rounding  # a Ritz value never exceeds the top
-    assert result.products <= budget
-    if result.converged:
-        assert result.error_bound <= tolerance * abs(result.value) + rounding
-
-
-def test_lanczos_finds_the_algebraically_largest_and_admits_a_short_budget():
-    matrix = symmetric([3.0, -5.0, 1.0] + [0.1] * 40, 0)
-
-    def run(products):
-        return extreme_eigenvalues(
-            MatrixOperator(matrix),
-            tolerance=1e-8,
-            max_products=products,
-            generator=torch_generator(0),
-        )
-
-    done = run(43)
-    assert done.converged
-    assert abs(done.value - 3) < 1e-7
-    assert not run(2).converged
-
-
-@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
-def test_several_eigenvalues_with_their_vectors(which):
-    spectrum = [5.0, 4.0, 4.0, -6.0, -1.0] + [0.01 * k for k in range(30)]
-    matrix = symmetric(spectrum, 1)
-    order = {"largest": lambda v: -v, "smallest": lambda v: v, "magnitude": lambda v: -abs(v)}[
-        which
-    ]
-    exact = sorted(spectrum, key=order)[:3]
-    result = extreme_eigenvalues(
-        MatrixOperator(matrix),
-        count=3,
-        which=which,
-        tolerance=1e-10,
-        max_products=35,
-        generator=torch_generator(0),
-        vectors=True,
-    )
-    assert result.converged
-    assert result.values == pytest.approx(exact, abs=1e-8)  # the double 4 is found twice
-    assert torch.allclose(matrix @ result.vectors, result.vectors * torch.tensor(result.values))
-    assert torch.allclose(result.vectors.T @ result.vectors, torch.eye(3, dtype=torch.float64))
-
-
-def test_an_operator_that_is_not_symmetric_is_refused():
-    matrix = torch.randn(12, 12, dtype=torch.float64, generator=torch_generator(0))
-    with pytest.raises(MetricFailed, match="not symmetric"):
-        extreme_eigenvalues(
-            MatrixOperator(matrix), tolerance=1e-6, max_products=12, generator=torch_generator(0)
-        )
 
 
 TRACES = [
