@@ -137,6 +137,19 @@ class _LossOperator(SymmetricOperator):
             columns = [self._product(graph, v) for v in vectors.unbind(1)]
         return torch.stack(columns, 1)
 
+    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What each group of samples adds to A·V (P, K): together they are ``matmat``.
+
+        ``groups``: numbers of samples. Each group's gradient is built anew.
+        """
+        vectors = vectors.to(self.device, self.dtype)
+        for group in groups:
+            total = torch.zeros_like(vectors)
+            for members in group.to(self.device).split(self.chunk):
+                graph = self._graph(self.inputs[members], self.targets[members])
+                total += self._products(graph, vectors, len(members))
+            yield self.check_product(total)
+
     @abstractmethod
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         """What is differentiated again at each product: this chunk's share of the mean loss."""
@@ -341,6 +354,12 @@ class ResidualOperator(SymmetricOperator):
 
     def matmat(self, vectors: Tensor) -> Tensor:
         return self.hessian.matmat(vectors) - self.gauss_newton.matmat(vectors)
+
+    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As those of both."""
+        pairs = (part.group_products(vectors, groups) for part in (self.hessian, self.gauss_newton))
+        for full, linear in zip(*pairs, strict=True):
+            yield full - linear
 
 
 @dataclass

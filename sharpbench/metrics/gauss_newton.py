@@ -24,6 +24,11 @@ from sharpbench.metrics.hessian import (
     probes_error,
     trace_by_products,
 )
+from sharpbench.metrics.sampling import (
+    eigenvalue_error,
+    gram_eigenvalue_error,
+    quadratic_form_error,
+)
 from sharpbench.problems.base import Known, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -68,11 +73,12 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
     samples × outputs it is the largest eigenvalue of the Gram matrix, exactly; else Lanczos with a
     residual bound, as for ``hessian_top_eigenvalue``. ``curvlinops``: its operator under ``eigsh``.
 
-    Parameters: as those of ``hessian_top_eigenvalue``.
+    Parameters and error: as those of ``hessian_top_eigenvalue``.
     """
 
     name = "gauss_newton_top_eigenvalue"
     title = "Gauss–Newton top eigenvalue"
+    version = 2
     reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
 
     tolerance: float = 1e-3
@@ -92,15 +98,17 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             )
         if (exact := self._from_gram(subject, seed)) is not None:
             return exact
-        operator = self._gauss_newton(subject, seed)
+        operator, population = self._gauss_newton(subject, seed), self._population(subject)
         result = extreme_eigenvalues(
             operator,
             tolerance=self.tolerance,
             max_products=self.max_products,
             generator=torch_generator(derive_seed(seed, "probes")),
+            vectors=operator.samples < population,
         )
         return Measurement(
             value=result.value,
+            errors=eigenvalue_error(operator, result, population, seed=seed),
             error_bound=result.error_bound,
             converged=result.converged,
             samples=operator.samples,
@@ -123,8 +131,10 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
         except MetricFailed:  # a loss that is not convex in the outputs has no square root
             return None
+        values, vectors = torch.linalg.eigh(gram)
         return Measurement(
-            value=float(torch.linalg.eigvalsh(gram)[-1]),
+            value=float(values[-1]),
+            errors=gram_eigenvalue_error(values, vectors, len(inputs), self._population(subject)),
             samples=len(inputs),
             work=work,
             details={"gram_rows": rows},
@@ -242,6 +252,12 @@ class FisherRaoNorm(CurvatureMetric):
         square = float(weights.double() @ operator.matvec(weights).double())
         if square < -1e-9 * float(weights.double().square().sum()):
             raise MetricFailed("wᵀGw is negative: the loss is not convex in the outputs")
+        norm = math.sqrt(max(square, 0.0))
+        scale = 0.5 / norm if norm else 0.0
+        population = self._population(subject)
         return Measurement(
-            value=math.sqrt(max(square, 0.0)), samples=operator.samples, work=operator.work
+            value=norm,
+            errors=quadratic_form_error(operator, weights, population, seed=seed, scale=scale),
+            samples=operator.samples,
+            work=operator.work,
         )

@@ -38,6 +38,7 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.metrics.curvlinops import Curvlinops
 from sharpbench.metrics.pyhessian import PyHessian
+from sharpbench.metrics.sampling import eigenvalue_error, frobenius_error
 from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -95,6 +96,10 @@ class CurvatureMetric(Metric, ABC):
         dtype = torch_dtype(self.dtype)
         return measured_points(subject, self.split, self.samples, dtype, seed=seed)
 
+    def _population(self, subject: Subject) -> int:
+        """How many samples there are to draw from."""
+        return len(subject.data(self.split)[0])
+
     def _operator(
         self,
         kind: type[HessianOperator] | type[GaussNewtonOperator],
@@ -150,6 +155,8 @@ class HessianTopEigenvalue(_HessianMetric):
     power iteration, unpatched; it finds the eigenvalue of largest *magnitude* and stops when two
     successive Rayleigh quotients agree to ``tolerance``, which is no bound on the error.
     ``curvlinops``: its operator under SciPy's ``eigsh`` with ``tolerance``, as its manual shows.
+    Of a part of the data the figure is that part's own; its error against all of the data, with the
+    excess that a part has on average, is the component ``points``, which the rivals don't tell.
 
     Parameters: ``which``: ``largest`` or ``smallest`` algebraically, or of largest ``magnitude``;
     ``count`` eigenvalues (all in the details; the value is the first); ``samples`` of ``split`` drawn
@@ -160,6 +167,7 @@ class HessianTopEigenvalue(_HessianMetric):
 
     name = "hessian_top_eigenvalue"
     title = "Hessian top eigenvalue"
+    version = 2
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
     which: Which = "largest"
@@ -185,7 +193,7 @@ class HessianTopEigenvalue(_HessianMetric):
             return self._pyhessian(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
         if self.implementation == "curvlinops":
             return self._curvlinops(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
-        operator = self._hessian(subject, seed)
+        operator, population = self._hessian(subject, seed), self._population(subject)
         result = extreme_eigenvalues(
             operator,
             count=self.count,
@@ -193,6 +201,7 @@ class HessianTopEigenvalue(_HessianMetric):
             tolerance=self.tolerance,
             max_products=self.max_products,
             generator=torch_generator(derive_seed(seed, "probes")),
+            vectors=operator.samples < population,
         )
         details = {
             "products": result.products,
@@ -204,6 +213,7 @@ class HessianTopEigenvalue(_HessianMetric):
             details |= {"eigenvalues": list(result.values), "bounds": list(result.error_bounds)}
         return Measurement(
             value=result.value,
+            errors=eigenvalue_error(operator, result, population, seed=seed),
             error_bound=result.error_bound,
             converged=result.converged,
             samples=operator.samples,
@@ -351,7 +361,8 @@ class HessianFrobeniusNorm(_HessianMetric):
     """Frobenius norm of the training-loss Hessian, the root of E‖Hv‖² over random probes v.
 
     Stops when the standard error of the square is at most 2·``tolerance`` times it, which is
-    ``tolerance`` for the norm. ``curvlinops`` takes ``max_probes`` probes and tells no error;
+    ``tolerance`` for the norm. That of a part of the data is larger than that of all on average, which the
+    component ``points`` of the error holds. ``curvlinops`` takes ``max_probes`` probes and tells no error;
     PyHessian has none.
 
     Parameters: as those of ``hessian_trace``.
@@ -387,9 +398,11 @@ class HessianFrobeniusNorm(_HessianMetric):
             generator=torch_generator(derive_seed(seed, "probes")),
         )
         norm = math.sqrt(result.value)
+        probes = probes_error(result, 0.5 / norm) if norm else ()
+        population = self._population(subject)
         return Measurement(
             value=norm,
-            errors=probes_error(result, 0.5 / norm) if norm else (),
+            errors=(*probes, *frobenius_error(operator, norm, population, seed=seed)),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
