@@ -1,6 +1,6 @@
 """``python -m tests.zoo [name …]``: the table of idioms and questions, and every answer that isn't right.
 
-``.`` right · ``~`` within its stated error · ``-`` refused with a reason · ``W`` wrong · blank: no such question
+``.`` right · ``~`` within its stated error · ``-`` refused with a reason · ``W`` wrong · blank: not asked
 """
 
 from __future__ import annotations

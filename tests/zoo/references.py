@@ -329,9 +329,7 @@ def _input_gradients(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.detach().flatten(1)
 
 
-def _along(
-    function: Callable[[Tensor], Tensor], x: Tensor, unit: Tensor
-) -> tuple[Tensor, Tensor]:
+def _along(function: Callable[[Tensor], Tensor], x: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives (4, N) of the orders 1 to 4 of ``function`` along ``unit``, and their errors.
 
     From polynomials through the slopes at Chebyshev nodes of intervals of falling length: of each point

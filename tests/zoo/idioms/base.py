@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ class Idiom:
     """Another one where a point lies too near a kink for the references."""
 
     def network(self, build: Callable[[], nn.Module] | None = None) -> nn.Module:
-        """In float64 and evaluation mode, at a generic point: no zero bias, no unit scale, no unit variance."""
+        """In float64 and evaluation mode at a generic point: no zero bias, no unit scale or variance."""
         with _seeded(f"{self.name} {self.seed}"):
             model = (build or self.build)().double().eval()
             with torch.no_grad():
@@ -104,8 +105,9 @@ def idiom(
 
     def register(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         assert build.__doc__, build
-        assert build.__name__ not in IDIOMS, build
-        IDIOMS[build.__name__] = Idiom(build.__name__, build, shape, **options)  # type: ignore[arg-type]
+        name = re.sub("(?<=[a-z])(?=[A-Z])", "_", build.__name__).lower()
+        assert name not in IDIOMS, name
+        IDIOMS[name] = Idiom(name, build, shape, **options)  # type: ignore[arg-type]
         return build
 
     return register

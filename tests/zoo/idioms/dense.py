@@ -19,7 +19,7 @@ def relu_in_place() -> nn.Module:
 
 
 @idiom(8, 5)
-class scaled_in_place(nn.Module):
+class ScaledInPlace(nn.Module):
     """A layer's output multiplied and squashed in place."""
 
     def __init__(self) -> None:
@@ -72,14 +72,14 @@ class GainLinear(nn.Linear):
         return super().forward(x) * self.gain
 
 
-@idiom(8, 5)
+@idiom(8, 5, seed=2)
 def gain_subclass() -> nn.Module:
     """A subclass of Linear with a gain of its own."""
     return nn.Sequential(GainLinear(5, 5), nn.ELU(), GainLinear(5, 3))
 
 
 @idiom(8, 5)
-class cosine_head(nn.Module):
+class CosineHead(nn.Module):
     """A head whose weight is normalised and used functionally, with a 0-dim temperature."""
 
     def __init__(self) -> None:
@@ -92,8 +92,8 @@ class cosine_head(nn.Module):
         return self.temperature * F.linear(h, F.normalize(self.head.weight, dim=1))
 
 
-@idiom(8, 5)
-class tied_autoencoder(nn.Module):
+@idiom(8, 5, seed=1)
+class TiedAutoencoder(nn.Module):
     """A weight used by its module and, transposed, by F.linear."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class tied_autoencoder(nn.Module):
 
 
 @idiom(6, 4)
-class tied_head(nn.Module):
+class TiedHead(nn.Module):
     """An embedding of token numbers tied to the output layer, beside real inputs."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ def no_grad_backbone() -> nn.Module:
 
 
 @idiom(8, 5)
-class functional_weights(nn.Module):
+class FunctionalWeights(nn.Module):
     """Layers that only hold weights; the forward pass uses them functionally."""
 
     def __init__(self) -> None:
@@ -263,7 +263,7 @@ def keyword_call() -> nn.Module:
 
 
 @idiom(8, 5)
-class called_twice(nn.Module):
+class CalledTwice(nn.Module):
     """One layer in a loop."""
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ def shared_module() -> nn.Module:
 
 
 @idiom(8, 5)
-class parameter_list(nn.Module):
+class ParameterList(nn.Module):
     """Weights in a ParameterList and a ParameterDict."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class parameter_list(nn.Module):
 
 
 @idiom(8, 5)
-class bare_parameters(nn.Module):
+class BareParameters(nn.Module):
     """No layers at all, and products by einsum."""
 
     def __init__(self) -> None:
@@ -314,7 +314,7 @@ class bare_parameters(nn.Module):
 
 
 @idiom(8, 4)
-class bilinear(nn.Module):
+class Bilinear(nn.Module):
     """nn.Bilinear of two branches."""
 
     def __init__(self) -> None:
@@ -326,7 +326,7 @@ class bilinear(nn.Module):
 
 
 @idiom(8, 4)
-class gated(nn.Module):
+class Gated(nn.Module):
     """nn.GLU, then a SwiGLU block."""
 
     def __init__(self) -> None:
@@ -340,7 +340,7 @@ class gated(nn.Module):
 
 
 @idiom(10, 4)
-class mixture_of_experts(nn.Module):
+class MixtureOfExperts(nn.Module):
     """Top-1 routing: each expert sees its own samples and writes them by a mask."""
 
     def __init__(self) -> None:
@@ -359,7 +359,7 @@ class mixture_of_experts(nn.Module):
 
 
 @idiom(8, 5)
-class functional_call_inside(nn.Module):
+class FunctionalCallInside(nn.Module):
     """A network run by torch.func.functional_call with weights made on the way."""
 
     def __init__(self) -> None:
@@ -373,7 +373,7 @@ class functional_call_inside(nn.Module):
 
 
 @idiom(8, 4)
-class hypernetwork(nn.Module):
+class Hypernetwork(nn.Module):
     """A layer's weights are another layer's output."""
 
     def __init__(self) -> None:
@@ -387,7 +387,7 @@ class hypernetwork(nn.Module):
 
 
 @idiom(8, 4)
-class fixed_point(nn.Module):
+class FixedPoint(nn.Module):
     """A fixed point iterated until it holds, differentiated through."""
 
     def __init__(self) -> None:
@@ -402,7 +402,7 @@ class fixed_point(nn.Module):
 
 
 @idiom(8, 5)
-class one_row_buffer(nn.Module):
+class OneRowBuffer(nn.Module):
     """A Linear applied to a buffer of one row that all samples share."""
 
     def __init__(self) -> None:
@@ -415,7 +415,7 @@ class one_row_buffer(nn.Module):
 
 
 @idiom(8, 5)
-class gate_blind_to_input(nn.Module):
+class GateBlindToInput(nn.Module):
     """Piecewise linear in the input, not in the weights: a gate of a buffer."""
 
     def __init__(self) -> None:
@@ -428,7 +428,7 @@ class gate_blind_to_input(nn.Module):
 
 
 @idiom(8, 5)
-class extra_state(nn.Module):
+class ExtraState(nn.Module):
     """A module with get_extra_state."""
 
     def __init__(self) -> None:
@@ -446,7 +446,7 @@ class extra_state(nn.Module):
 
 
 @idiom(8, 5)
-class stochastic_depth(nn.Module):
+class StochasticDepth(nn.Module):
     """Residual blocks that training drops at random, and dropout, both off in evaluation mode."""
 
     def __init__(self) -> None:
@@ -460,7 +460,7 @@ class stochastic_depth(nn.Module):
 
 
 @idiom(8, 5)
-class unused_parameter(nn.Module):
+class UnusedParameter(nn.Module):
     """A layer that the forward pass leaves out."""
 
     def __init__(self) -> None:
@@ -469,3 +469,103 @@ class unused_parameter(nn.Module):
 
     def forward(self, x):
         return self.b(F.mish(self.a(x)))
+
+
+@idiom(8, 5)
+def backward_hook() -> nn.Module:
+    """A full backward hook that only looks."""
+    net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    net[0].register_full_backward_hook(lambda module, inputs, outputs: None)
+    return net
+
+
+@idiom(8, 5, may_refuse={"": "random"})
+class DropoutLeftOn(nn.Module):
+    """F.dropout without training=self.training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.b(F.dropout(torch.tanh(self.a(x)), 0.4))
+
+
+@idiom(8, 5, may_refuse={"": ""})
+class NotANumber(nn.Linear):
+    """A weight that diverged."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        with torch.no_grad():
+            self.weight[1, 2] = float("nan")
+
+
+class StopGradient(nn.Module):
+    def __init__(self, *, stop: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.stop = nn.Linear(5, 4), nn.Linear(4, 3), stop
+
+    def forward(self, x):
+        h = self.a(x)
+        gate = torch.sigmoid(2 * h)
+        return self.b(h * (gate.detach() if self.stop else gate))
+
+
+@idiom(
+    8,
+    5,
+    input_twin=lambda: StopGradient(stop=False),
+    # No second derivative is meant by it, and in the input it is no derivative of the function.
+    may_refuse=dict.fromkeys(
+        (
+            "top",
+            "smallest",
+            "trace",
+            "frobenius",
+            "negative",
+            "lambda",
+            "input",
+            "gradient_change",
+            "jacobian",
+        ),
+        "",
+    ),
+)
+def stop_gradient() -> nn.Module:
+    """A gate that is detached."""
+    return StopGradient(stop=True)
+
+
+@idiom(8, 5)
+class LazyLayers(nn.Module):
+    """Layers that learn their width at the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(3)
+        )
+        self.net(torch.randn(4, 5))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@idiom(8, 5)
+def data_parallel() -> nn.Module:
+    """nn.DataParallel, which passes through where there is no GPU."""
+    return nn.DataParallel(nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3)))
+
+
+@idiom(8, 5)
+class Autocast(nn.Module):
+    """A forward pass under torch.autocast that is turned off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return self.b(torch.tanh(self.a(x.to(self.a.weight.dtype))))

@@ -30,7 +30,7 @@ def conv_batchnorm_relu_in_place() -> nn.Module:
 
 
 @idiom(6, 2, 4, 4)
-class residual_block(nn.Module):
+class ResidualBlock(nn.Module):
     """A ResNet block with a projection and an addition in place."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class residual_block(nn.Module):
 
 
 @idiom(6, 2, 4, 4)
-class dense_block(nn.Module):
+class DenseBlock(nn.Module):
     """Pre-activations concatenated over layers."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class dense_block(nn.Module):
 
 
 @idiom(6, 2, 4, 4)
-class squeeze_excite(nn.Module):
+class SqueezeExcite(nn.Module):
     """Channels weighted by a gate of their own means."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ def upsampled() -> nn.Module:
 
 
 @idiom(6, 1, 6, 6)
-class pools(nn.Module):
+class Pools(nn.Module):
     """Average, power-average, adaptive and global maximum pooling side by side."""
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ def three_dimensional() -> nn.Module:
 
 
 @idiom(6, 1, 4, 4)
-class unfolded_patches(nn.Module):
+class UnfoldedPatches(nn.Module):
     """Patches by F.unfold, a weight of a convolution used as a matrix, folded back."""
 
     def __init__(self) -> None:
@@ -230,17 +230,16 @@ def instance_norm_tracked() -> nn.Module:
 @idiom(6, 3, 3, 3)
 def local_response_norm() -> nn.Module:
     """Local response normalisation across channels."""
-    return nn.Sequential(nn.Conv2d(3, 3, 2), nn.LocalResponseNorm(2), nn.ReLU(), *_head(3))
+    return nn.Sequential(
+        nn.Conv2d(3, 3, 2), nn.LocalResponseNorm(2, alpha=1.0), nn.ReLU(), *_head(3)
+    )
 
 
 @idiom(
     8,
     5,
-    may_refuse={
-        # A sample's loss depends on the whole batch, so that no single point has a derivative of its own.
-        name: ""
-        for name in ("lambda", "input", "gradient_change", "jacobian")
-    },
+    # A sample's loss depends on the whole batch: no single point has a derivative of its own.
+    may_refuse=dict.fromkeys(("lambda", "input", "gradient_change", "jacobian"), "batch"),
 )
 def batch_norm_without_statistics() -> nn.Module:
     """BatchNorm that normalises by the batch in evaluation mode too."""
@@ -249,7 +248,7 @@ def batch_norm_without_statistics() -> nn.Module:
     )
 
 
-@idiom(8, 5)
+@idiom(8, 5, seed=1)
 def layer_norm() -> nn.Module:
     """LayerNorm before and after."""
     return nn.Sequential(
@@ -273,3 +272,19 @@ def batch_norm_dense() -> nn.Module:
         nn.ReLU(inplace=True),
         nn.Linear(5, 3),
     )
+
+
+@idiom(4, 1, 4, 4, may_refuse={"": "differentia"})
+class SpatialTransformer(nn.Module):
+    """An image sampled on a grid that is learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locate, self.head = nn.Linear(4, 6), nn.Linear(4, 3)
+
+    def forward(self, x):
+        theta = 0.3 * self.locate(x[:, 0, 0]).view(-1, 2, 3)
+        theta = theta + torch.eye(2, 3, dtype=x.dtype)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        image = F.grid_sample(x, 0.6 * grid, align_corners=False)
+        return self.head(F.avg_pool2d(image, 2).flatten(1))

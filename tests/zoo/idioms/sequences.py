@@ -55,7 +55,7 @@ def rnn_relu() -> nn.Module:
 
 
 @idiom(5, 3, 3)
-class lstm_cell(nn.Module):
+class LstmCell(nn.Module):
     """LSTMCell and GRUCell in a loop over time."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ def attention_frozen_projection() -> nn.Module:
 
 
 @idiom(4, 3, 4)
-class cross_attention(nn.Module):
+class CrossAttention(nn.Module):
     """Learned queries attend to the tokens, with the weights given out."""
 
     def __init__(self) -> None:
@@ -138,16 +138,16 @@ class cross_attention(nn.Module):
 
 
 @idiom(4, 3, 2)
-class transformer_encoder(nn.Module):
+class TransformerEncoder(nn.Module):
     """nn.TransformerEncoder of one layer, norm first, GELU, with a causal mask."""
 
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(
-            2, 1, 4, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+            3, 1, 3, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-        self.embed, self.head = nn.Linear(2, 2), nn.Linear(2, 3)
+        self.embed, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
 
     def forward(self, x):
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=x.dtype)
@@ -155,14 +155,14 @@ class transformer_encoder(nn.Module):
 
 
 @idiom(4, 3, 2)
-class transformer_encoder_padded(nn.Module):
+class TransformerEncoderPadded(nn.Module):
     """nn.TransformerEncoder, norm last, ReLU, with a padding mask, time first."""
 
     def __init__(self) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(2, 1, 4)
-        self.encoder = nn.TransformerEncoder(layer, 1, nn.LayerNorm(2), enable_nested_tensor=False)
-        self.embed, self.head = nn.Linear(2, 2), nn.Linear(2, 3)
+        layer = nn.TransformerEncoderLayer(3, 1, 3)
+        self.encoder = nn.TransformerEncoder(layer, 1, nn.LayerNorm(3), enable_nested_tensor=False)
+        self.embed, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
 
     def forward(self, x):
         padding = torch.arange(x.shape[1]).expand(len(x), -1) >= x.shape[1] - 1
@@ -171,7 +171,7 @@ class transformer_encoder_padded(nn.Module):
 
 
 @idiom(4, 3, 4)
-class scaled_dot_product(nn.Module):
+class ScaledDotProduct(nn.Module):
     """One fused projection, F.scaled_dot_product_attention, heads by unflatten."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class scaled_dot_product(nn.Module):
 
 
 @idiom(4, 3, 4)
-class attention_by_hand(nn.Module):
+class AttentionByHand(nn.Module):
     """Masked softmax written out, with masked_fill of −∞."""
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class attention_by_hand(nn.Module):
 
 
 @idiom(4, 1, 4, 4)
-class vision_transformer(nn.Module):
+class VisionTransformer(nn.Module):
     """Patches by a strided convolution, a class token, learned positions."""
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class vision_transformer(nn.Module):
 
 
 @idiom(5, 3, 4)
-class sinusoidal_positions(nn.Module):
+class SinusoidalPositions(nn.Module):
     """A position code in a plain attribute, moved like the input."""
 
     def __init__(self) -> None:
@@ -233,7 +233,7 @@ class sinusoidal_positions(nn.Module):
 
 
 @idiom(5, 3, 4)
-class rotary_positions(nn.Module):
+class RotaryPositions(nn.Module):
     """Rotary codes by complex numbers."""
 
     def __init__(self) -> None:
@@ -249,7 +249,7 @@ class rotary_positions(nn.Module):
 
 
 @idiom(6, 3, 4)
-class flattened_tokens(nn.Module):
+class FlattenedTokens(nn.Module):
     """Tokens flattened to (N·T, d) before a layer."""
 
     def __init__(self) -> None:
@@ -262,7 +262,7 @@ class flattened_tokens(nn.Module):
 
 
 @idiom(6, 3, 4)
-class tokens_through_linear(nn.Module):
+class TokensThroughLinear(nn.Module):
     """Linear layers on (N, T, d)."""
 
     def __init__(self) -> None:
@@ -275,7 +275,7 @@ class tokens_through_linear(nn.Module):
 
 
 @idiom(4, 4, 3)
-class tokens_first(nn.Module):
+class TokensFirst(nn.Module):
     """Linear layers on (T, N, d) with T = N: the first axis isn't the samples."""
 
     def __init__(self) -> None:
@@ -287,7 +287,7 @@ class tokens_first(nn.Module):
 
 
 @idiom(6, 5)
-class embedding_beside_inputs(nn.Module):
+class EmbeddingBesideInputs(nn.Module):
     """Token numbers in one column of the inputs, x[:, 0].long(), beside real features."""
 
     def __init__(self) -> None:
@@ -305,7 +305,7 @@ class embedding_beside_inputs(nn.Module):
     points=lambda x: (x.abs() * 2).floor().clamp(max=4),
     may_refuse=dict.fromkeys(("lambda", "input", "gradient_change", "jacobian"), ""),
 )
-class token_numbers(nn.Module):
+class TokenNumbers(nn.Module):
     """Inputs that are token numbers alone: nothing to differentiate there."""
 
     def __init__(self) -> None:
@@ -318,7 +318,7 @@ class token_numbers(nn.Module):
 
 
 @idiom(5, 3, 4)
-class pooled_by_attention(nn.Module):
+class PooledByAttention(nn.Module):
     """Attention pooling by einsum with a bare query."""
 
     def __init__(self) -> None:
@@ -331,7 +331,7 @@ class pooled_by_attention(nn.Module):
 
 
 @idiom(5, 4, 3)
-class state_space(nn.Module):
+class StateSpace(nn.Module):
     """A diagonal linear recurrence by cumulative sums, gated."""
 
     def __init__(self) -> None:
@@ -344,3 +344,33 @@ class state_space(nn.Module):
         weights = torch.exp(steps * F.logsigmoid(self.decay))
         h = torch.cumsum(x / weights, 1) * weights
         return self.head((h * torch.sigmoid(self.gate(x)))[:, -1])
+
+
+@idiom(5, 4, 2, may_refuse={"lambda": "pack"})
+class PackedSequence(nn.Module):
+    """Sequences of several lengths, packed for a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(2, 3, batch_first=True), nn.Linear(3, 3)
+
+    def forward(self, x):
+        lengths = 2 + (x[:, 0, 0].detach() > 0).long() + (x[:, 0, 1].detach() > 0).long()
+        packed = nn.utils.rnn.pack_padded_sequence(
+            x, lengths, batch_first=True, enforce_sorted=False
+        )
+        _, last = self.layer(packed)
+        return self.head(last[0])
+
+
+@idiom(4, 3, 2, may_refuse={"": ""})
+class NestedTensors(nn.Module):
+    """Sequences of several lengths as a nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        nested = torch.nested.as_nested_tensor([s[: 1 + int(s[0, 0] > 0)] for s in x])
+        return self.head(torch.stack([s.mean(0) for s in self.embed(nested).unbind()]))

@@ -24,7 +24,7 @@ class TwoLayers(nn.Module):
 
 
 @idiom(8, 5)
-class masked_write(TwoLayers):
+class MaskedWrite(TwoLayers):
     """out[mask] = … into a fresh tensor and where()."""
 
     def middle(self, h):
@@ -35,7 +35,7 @@ class masked_write(TwoLayers):
 
 
 @idiom(8, 5)
-class index_add(TwoLayers):
+class IndexAdd(TwoLayers):
     """index_add_ of columns into a smaller tensor."""
 
     def middle(self, h):
@@ -45,7 +45,7 @@ class index_add(TwoLayers):
 
 
 @idiom(8, 5)
-class scatter(TwoLayers):
+class Scatter(TwoLayers):
     """scatter and scatter_add by sorted positions, gather."""
 
     def middle(self, h):
@@ -56,7 +56,7 @@ class scatter(TwoLayers):
 
 
 @idiom(8, 5)
-class accumulated(TwoLayers):
+class Accumulated(TwoLayers):
     """acc.add_(h) into a plain buffer, and a sum in place."""
 
     def middle(self, h):
@@ -68,7 +68,7 @@ class accumulated(TwoLayers):
 
 
 @idiom(8, 5)
-class alias(TwoLayers):
+class Alias(TwoLayers):
     """skip = h; h *= 2; a base changed and read through a view."""
 
     def middle(self, h):
@@ -80,7 +80,7 @@ class alias(TwoLayers):
 
 
 @idiom(8, 5)
-class slices_written(TwoLayers):
+class SlicesWritten(TwoLayers):
     """Parts of a tensor overwritten by slices."""
 
     def middle(self, h):
@@ -92,7 +92,7 @@ class slices_written(TwoLayers):
 
 
 @idiom(8, 5)
-class bounds(TwoLayers):
+class Bounds(TwoLayers):
     """torch.maximum with a constant, clamp, minimum of two branches."""
 
     def middle(self, h):
@@ -100,8 +100,8 @@ class bounds(TwoLayers):
         return torch.minimum(h, torch.cos(h)).clamp(max=0.9)
 
 
-@idiom(8, 5)
-class sorted_features(TwoLayers):
+@idiom(8, 5, seed=1)
+class SortedFeatures(TwoLayers):
     """sort, topk, roll, flip."""
 
     def middle(self, h):
@@ -110,7 +110,7 @@ class sorted_features(TwoLayers):
 
 
 @idiom(8, 8)
-class fourier_filter(nn.Module):
+class FourierFilter(nn.Module):
     """A filter of real weights between rfft and irfft."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ def complex_weights() -> nn.Module:
 
 
 @idiom(6, 4)
-class distances(nn.Module):
+class Distances(nn.Module):
     """Radial basis functions of learned centres and a soft assignment."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class distances(nn.Module):
 
 
 @idiom(6, 4)
-class pairwise_distance(nn.Module):
+class PairwiseDistance(nn.Module):
     """torch.cdist to learned centres."""
 
     def __init__(self) -> None:
@@ -174,7 +174,7 @@ class pairwise_distance(nn.Module):
 
 
 @idiom(6, 4)
-class linear_solve(nn.Module):
+class LinearSolve(nn.Module):
     """A layer that solves a linear system of its input, and log-determinants."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ class linear_solve(nn.Module):
 
 
 @idiom(6, 4)
-class products(nn.Module):
+class Products(nn.Module):
     """prod and cumprod of features, and powers."""
 
     def __init__(self) -> None:
@@ -201,8 +201,8 @@ class products(nn.Module):
         return self.b(torch.cat([p, h.cumprod(1), (h.square() + 0.1).pow(0.3)[:, :1]], 1))
 
 
-@idiom(6, 4)
-class graph_convolution(nn.Module):
+@idiom(6, 4, seed=1)
+class GraphConvolution(nn.Module):
     """Messages along edges of a fixed graph, gathered and summed by index_select and index_add."""
 
     def __init__(self) -> None:
@@ -269,7 +269,7 @@ def learned_slopes() -> nn.Module:
 
 
 @idiom(6, 4)
-class maxout(nn.Module):
+class Maxout(nn.Module):
     """The largest of several linear maps, unfolded by unflatten."""
 
     def __init__(self) -> None:

@@ -196,7 +196,7 @@ def regression_of_several_outputs() -> nn.Module:
 
 
 @idiom(8, 4, may_refuse={"": ""})
-class dict_outputs(nn.Module):
+class DictOutputs(nn.Module):
     """A model that returns a dict."""
 
     def __init__(self) -> None:
