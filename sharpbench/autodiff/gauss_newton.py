@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
-from sharpbench.autodiff.dispatch import Propagation
-from sharpbench.autodiff.jet import Jet, Tally
+from sharpbench.autodiff.jet import Jet, Tally, propagated
 from sharpbench.autodiff.taps import Layout, Taps, Use, arranged, squared_lengths
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
@@ -192,11 +191,12 @@ def affine_in_each_parameter(
             series = Jet(torch.stack([torch.zeros_like(direction), direction]), (0, 1), 2, tally)
             return y + series, None
 
-        with repeatedly_differentiable(), Propagation(2, tally), Taps(parameters, started):
-            result = model(inputs)
+        def run() -> Any:
+            with Taps(parameters, started):
+                return model(inputs)
+
+        result = propagated(run, 2, tally)
         work.forward += 3 * len(inputs)
-    if not isinstance(result, Jet):
-        return False, "not made: the outputs do not depend on the layers' calls"
     if _deviation(result.primal, outputs) > _allowed(outputs.dtype):
         return False, "not made: Taylor mode gives other outputs than the network"
     return result.orders[-1] <= 1, found
@@ -212,9 +212,9 @@ def _second_derivative(
     with repeatedly_differentiable():
         (first,) = torch.autograd.grad(combined, step, create_graph=True, materialize_grads=True)
         if not first.requires_grad:
-            return 0.0, float(first)
+            return 0.0, float(first.detach())
         (second,) = torch.autograd.grad(first, step, materialize_grads=True)
-    return float(second), float(first)
+    return float(second.detach()), float(first.detach())
 
 
 @dataclass(frozen=True)

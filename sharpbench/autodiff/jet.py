@@ -21,6 +21,7 @@ __all__ = [
     "is_piecewise_linear",
     "jet",
     "log_factorials",
+    "propagated",
     "signed_sums",
     "taylor",
 ]
@@ -163,13 +164,18 @@ def _propagate(function: Function, x: Tensor, v: Tensor, order: int, tally: Tall
 
 def _through(function: Function, start: Jet) -> Jet:
     """The series that ``function`` makes of ``start``."""
+    return propagated(lambda: function(start), start.degree, start.tally)
+
+
+def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
+    """The series that ``run()`` returns; within it series up to ``degree`` are defined."""
     from sharpbench.autodiff.dispatch import Propagation
 
-    with sdpa_kernel(SDPBackend.MATH), Propagation(start.degree, start.tally) as propagation:
-        result = function(start)
+    with sdpa_kernel(SDPBackend.MATH), Propagation(degree, tally) as propagation:
+        result = run()
         if isinstance(result, Tensor):
             series = propagation.series_of(result)
-            result = start.constant(result) if series is None else series
+            result = Jet(result.unsqueeze(0), (0,), degree, tally) if series is None else series
         if not isinstance(result, Jet):
             raise TypeError(
                 f"the function must return one tensor, it returned {type(result).__name__}"

@@ -28,6 +28,8 @@ from sharpbench.metrics.sampling import (
     eigenvalue_error,
     gram_eigenvalue_error,
     quadratic_form_error,
+    sampling_error,
+    trace_error,
 )
 from sharpbench.problems.base import Known, Problem
 from sharpbench.seeds import derive_seed, torch_generator
@@ -187,6 +189,7 @@ class GaussNewtonTrace(_GaussNewtonMetric):
             return self._probed(subject, seed, in_words(reason), work)
         return Measurement(
             value=exact.value,
+            errors=sampling_error(exact.terms / len(inputs), self._population(subject)),
             samples=len(inputs),
             work=work,
             details={
@@ -208,7 +211,10 @@ class GaussNewtonTrace(_GaussNewtonMetric):
         )
         return Measurement(
             value=result.value,
-            errors=probes_error(result),
+            errors=(
+                *probes_error(result),
+                *trace_error(operator, self._population(subject), seed=seed),
+            ),
             converged=result.converged,
             samples=operator.samples,
             work=work,

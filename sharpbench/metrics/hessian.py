@@ -38,7 +38,12 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.metrics.curvlinops import Curvlinops
 from sharpbench.metrics.pyhessian import PyHessian
-from sharpbench.metrics.sampling import eigenvalue_error, frobenius_error
+from sharpbench.metrics.sampling import (
+    eigenvalue_error,
+    frobenius_error,
+    sampling_error,
+    trace_error,
+)
 from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -300,7 +305,8 @@ class HessianTrace(_HessianMetric):
             max_products=self.max_probes,
             generator=torch_generator(derive_seed(seed, "probes")),
         )
-        return self._measurement(operator, result, {"method": method, **details})
+        points = trace_error(operator, self._population(subject), seed=seed)
+        return self._measurement(operator, result, points, {"method": method, **details})
 
     def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
         known = gauss_newton_trace(
@@ -328,26 +334,35 @@ class HessianTrace(_HessianMetric):
                 False,
                 f"not made: {in_words(reason)}",
             )
+        population = self._population(subject)
         if nothing_left:
-            return self._measurement(operator, TraceResult(known.value, 0.0, True, 0), details)
+            result = TraceResult(known.value, 0.0, True, 0)
+            points = sampling_error(known.terms / operator.samples, population)
+            return self._measurement(operator, result, points, details)
         other = self._operator(GaussNewtonOperator, subject, seed, operator.work)
         assert isinstance(other, GaussNewtonOperator)
+        rest = ResidualOperator(operator, other)
         result = estimate_trace(
-            ResidualOperator(operator, other),
+            rest,
             offset=known.value,
             distribution=self.distribution,
             tolerance=self.tolerance,
             max_products=self.max_probes,
             generator=torch_generator(derive_seed(seed, "probes")),
         )
-        return self._measurement(operator, result, details)
+        points = trace_error(rest, population, seed=seed, known=known.terms)
+        return self._measurement(operator, result, points, details)
 
     def _measurement(
-        self, operator: HessianOperator, result: TraceResult, details: dict[str, Any]
+        self,
+        operator: HessianOperator,
+        result: TraceResult,
+        points: tuple[ErrorComponent, ...],
+        details: dict[str, Any],
     ) -> Measurement:
         return Measurement(
             value=result.value,
-            errors=probes_error(result),
+            errors=(*probes_error(result), *points),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
