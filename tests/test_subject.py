@@ -157,7 +157,6 @@ WEIGHTS = torch.tensor([1.0, 2.0, 5.0])
         (nn.KLDivLoss(reduction="batchmean"), "probabilities"),
         (nn.PoissonNLLLoss(), "probabilities"),
     ],
-    ids=str,
 )
 def test_the_mean_of_torchs_losses_is_what_torch_returns(loss, targets):
     x, y = data()
