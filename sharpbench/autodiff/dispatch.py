@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ class Propagation(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         _active.append(self)
+        _introduce_to_einops()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -67,7 +69,11 @@ class Propagation(TorchFunctionMode):
 
     def series_of(self, tensor: Any) -> Jet | None:
         """The series in the memory of a plain tensor; None if none was written there."""
-        if not isinstance(tensor, Tensor) or memory_of(tensor) not in self.written:
+        if not isinstance(tensor, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(
+            tensor
+        ):
+            return None
+        if memory_of(tensor) not in self.written:
             return None
         storage, _ = self.written[memory_of(tensor)]
         if storage.coefficients.dtype != tensor.dtype:
@@ -99,6 +105,13 @@ class Propagation(TorchFunctionMode):
         storage = Storage(content.unsqueeze(0), (0,), memory)
         self.written[memory_of(tensor)] = storage, tensor.untyped_storage()
         return Jet.of_storage(storage, _places(tensor), self.degree, self.tally)
+
+
+def _introduce_to_einops() -> None:
+    """einops asks for a tensor's type; a series does what it needs of torch's."""
+    backends: Any = sys.modules.get("einops._backends")
+    if backends is not None and Jet not in backends._type2backend:
+        backends._type2backend[Jet] = backends.get_backend(torch.zeros(()))
 
 
 _active: list[Propagation] = []

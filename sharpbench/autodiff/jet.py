@@ -357,7 +357,8 @@ class Jet:
     def _refresh(self) -> None:
         storage = self._storage
         c = storage.coefficients
-        self._coefficients = c if self._view is None else torch.vmap(self._view)(c)
+        with torch._C.DisableTorchFunction():  # plain tensors, of no interest to a mode
+            self._coefficients = c if self._view is None else torch.vmap(self._view)(c)
         self._orders, self._version = storage.orders, storage.version
 
     def full(self) -> Tensor:

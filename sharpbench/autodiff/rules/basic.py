@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -336,6 +337,17 @@ def linear_in_first(func: Callable[..., Any]) -> Rule:
     return rule
 
 
+def each_coefficient(func: Callable[..., Tensor]) -> Rule:
+    """The same for what torch.vmap doesn't take, one coefficient after the other."""
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(input, Jet) or any(isinstance(a, Jet) for a in (*args, *kwargs.values())):
+            return NotImplemented
+        return input.like(torch.stack([func(c, *args, **kwargs) for c in input.coefficients]))
+
+    return rule
+
+
 def wrapped(mapped: Any, like: Jet, each: Callable[[Tensor], Any]) -> Any:
     """The series of coefficients that were mapped by ``each``; of one or of several results."""
     if isinstance(mapped, Tensor):
@@ -475,7 +487,15 @@ def _einsum(equation: Any, *operands: Any) -> Any:
     if len(moving) == 2:
         i, j = moving
         return bilinear(lambda a, b: call({i: a, j: b}), operands[i], operands[j])
-    return NotImplemented
+    like: Jet = operands[moving[0]]
+    parts: dict[int, Tensor] = {}
+    for places in itertools.product(*(range(len(operands[i].orders)) for i in moving)):
+        chosen = list(zip(moving, places, strict=True))
+        n = sum(operands[i].orders[p] for i, p in chosen)
+        if n <= like.degree:
+            term = call({i: operands[i].coefficients[p] for i, p in chosen})
+            parts[n] = parts[n] + term if n in parts else term
+    return like.like(torch.stack([parts[n] for n in sorted(parts)]), tuple(sorted(parts)))
 
 
 def _joined(func: Callable[..., Tensor]) -> Rule:
@@ -877,6 +897,15 @@ def _layer_norm(
     return _scaled(_standardized(input, axes, eps), weight, bias)
 
 
+def _rms_norm(
+    input: Jet, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+) -> Any:
+    axes = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.primal.dtype).eps if eps is None else eps
+    size = _square(input).mean(axes, keepdim=True) + eps
+    return _scaled(input * _elementwise("pow", size, exponent=-0.5), weight, None)
+
+
 def _by_channel(x: Jet, weight: Tensor | None, bias: Tensor | None) -> Any:
     shape = (-1, *[1] * (x.primal.ndim - 2))
     return _scaled(
@@ -1046,7 +1075,6 @@ _LINEAR = [
     "rot90",
     "fliplr",
     "flipud",
-    "take",
     "sum_to_size",
     "diff",
 ]
@@ -1222,6 +1250,7 @@ RULES: dict[str, Rule] = {
     "mse_loss": _mse_loss,
     "scaled_dot_product_attention": _attention,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
     "batch_norm": _batch_norm,

@@ -15,7 +15,7 @@ from torch import Tensor
 from sharpbench.autodiff import series
 from sharpbench.autodiff.jet import Jet
 from sharpbench.autodiff.rules import basic
-from sharpbench.autodiff.rules.basic import Rule, lifted, linear_in_first, of_the_value, reduced
+from sharpbench.autodiff.rules.basic import Rule, each_coefficient, lifted, of_the_value, reduced
 
 __all__ = ["RULES", "integrated"]
 
@@ -195,7 +195,7 @@ def _hardswish(input: Jet, inplace: bool = False) -> Any:
 
 
 def _celu(input: Jet, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return (input / alpha).elu() * alpha
+    return basic._elu(input / alpha) * alpha
 
 
 def _prelu(input: Any, weight: Any) -> Any:
@@ -543,6 +543,28 @@ def _bce_with_logits(
     return reduced(losses if weight is None else losses * weight, reduction)
 
 
+def _poisson_loss(
+    input: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: Any = None,
+    eps: float = 1e-8,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if full or not isinstance(input, Jet) or not isinstance(reduction, str):
+        return NotImplemented
+    losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
+    return reduced(losses, reduction)
+
+
+def _soft_margin(
+    input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Any:
+    return reduced(basic.RULES["softplus"](-(target * input), threshold=math.inf), reduction)
+
+
 def _kl_div(
     input: Any,
     target: Any,
@@ -642,16 +664,18 @@ RULES: dict[str, Rule] = {
     "cumprod": _cumprod,
     "prod": _prod,
     "logcumsumexp": _logcumsumexp,
-    "max_unpool1d": linear_in_first(F.max_unpool1d),
-    "max_unpool2d": linear_in_first(F.max_unpool2d),
-    "max_unpool3d": linear_in_first(F.max_unpool3d),
-    "im2col": linear_in_first(torch._C._nn.im2col),
+    "max_unpool1d": each_coefficient(F.max_unpool1d),
+    "max_unpool2d": each_coefficient(F.max_unpool2d),
+    "max_unpool3d": each_coefficient(F.max_unpool3d),
+    "im2col": each_coefficient(torch._C._nn.im2col),
     "l1_loss": _l1_loss,
     "huber_loss": _huber_loss,
     "smooth_l1_loss": _smooth_l1_loss,
     "binary_cross_entropy": _bce,
     "binary_cross_entropy_with_logits": _bce_with_logits,
     "kl_div": _kl_div,
+    "poisson_nll_loss": _poisson_loss,
+    "soft_margin_loss": _soft_margin,
 }
 for _short in ("sin", "cos", "tan", "sinh", "cosh", "tanh"):
     if "a" + _short in RULES:

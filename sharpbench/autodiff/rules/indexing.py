@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpbench.autodiff.jet import Jet
 from sharpbench.autodiff.rules import basic
-from sharpbench.autodiff.rules.basic import Rule, linear_in_first, wrapped
+from sharpbench.autodiff.rules.basic import Rule, each_coefficient, linear_in_first, wrapped
 
 __all__ = ["RULES"]
 
@@ -110,6 +110,10 @@ def _masked_select(input: Jet, mask: Tensor) -> Any:
     return input.expand(shape)[mask.expand(shape)]
 
 
+def _take(input: Jet, index: Tensor) -> Any:
+    return input.flatten()[index]
+
+
 def _slice_scatter(
     input: Any,
     src: Any,
@@ -192,15 +196,22 @@ def _same(input: Any, *args: Any, **kwargs: Any) -> Any:
     return input
 
 
-def _upsample(func: Callable[..., Tensor]) -> Rule:
-    def rule(input: Jet, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(input, Jet) or any(isinstance(a, Jet) for a in args):
-            return NotImplemented
-        return wrapped(
-            torch.stack([func(c, *args, **kwargs) for c in input.coefficients]),
-            input,
-            lambda c: func(c, *args, **kwargs),
-        )
+def _cartesian_product(*tensors: Any) -> Any:
+    given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+    grids = RULES["meshgrid"](*given, indexing="ij")
+    return basic.RULES["stack"]([g.flatten() for g in grids], 1)
+
+
+def _at_least(func: Callable[[Tensor], Tensor]) -> Rule:
+    def rule(*tensors: Any) -> Any:
+        given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+        found = [
+            wrapped(torch.stack([func(c) for c in t.coefficients]), t, func)
+            if isinstance(t, Jet)
+            else func(t)
+            for t in given
+        ]
+        return found[0] if len(tensors) == 1 and given is tensors else tuple(found)
 
     return rule
 
@@ -236,5 +247,9 @@ RULES: dict[str, Rule] = {
     "block_diag": _list_of_tensors(lambda parts: torch.block_diag(*parts)),
     "meshgrid": _spread_tensors(lambda parts, **kw: torch.meshgrid(*parts, **kw)),
     "broadcast_tensors": _spread_tensors(lambda parts: torch.broadcast_tensors(*parts)),
+    "cartesian_prod": _cartesian_product,
+    **{f"atleast_{n}d": _at_least(getattr(torch, f"atleast_{n}d")) for n in (1, 2, 3)},
     "grid_sampler": linear_in_first(torch.grid_sampler),
+    "affine_grid_generator": each_coefficient(torch.affine_grid_generator),
+    "take": _take,
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sharpbench.autodiff.jet import Jet
@@ -186,7 +187,26 @@ def _cell(step: Step, several: bool) -> Rule:
     return rule
 
 
+def _pack_padded_sequence(input: Jet, lengths: Tensor, batch_first: bool) -> Any:
+    found = [torch._VF._pack_padded_sequence(c, lengths, batch_first) for c in input.coefficients]
+    return input.like(torch.stack([data for data, _ in found])), found[0][1]
+
+
+def _pad_packed_sequence(
+    data: Jet, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
+) -> Any:
+    found = [
+        torch._VF._pad_packed_sequence(
+            c, batch_sizes, batch_first, 0.0 if n else padding_value, total_length
+        )
+        for n, c in zip(data.orders, data.coefficients, strict=True)
+    ]
+    return data.like(torch.stack([padded for padded, _ in found])), found[0][1]
+
+
 RULES: dict[str, Rule] = {
+    "pack_padded_sequence": _pack_padded_sequence,
+    "pad_packed_sequence": _pad_packed_sequence,
     "lstm": _recurrent(_lstm_step, True),
     "gru": _recurrent(_gru_step, False),
     "rnn_tanh": _recurrent(_tanh_step, False),

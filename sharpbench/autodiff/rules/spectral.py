@@ -12,22 +12,11 @@ from torch import Tensor
 
 from sharpbench.autodiff.jet import Jet
 from sharpbench.autodiff.rules import basic
-from sharpbench.autodiff.rules.basic import Rule
+from sharpbench.autodiff.rules.basic import Rule, each_coefficient
 from sharpbench.autodiff.rules.functions import first_series
 from sharpbench.autodiff.rules.indexing import jointly_linear
 
 __all__ = ["RULES"]
-
-
-def _each(func: Callable[..., Tensor]) -> Rule:
-    """A linear map, coefficient by coefficient."""
-
-    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(input, Jet):
-            return NotImplemented
-        return input.like(torch.stack([func(c, *args, **kwargs) for c in input.coefficients]))
-
-    return rule
 
 
 def _view(func: Callable[..., Tensor]) -> Rule:
@@ -71,11 +60,11 @@ _TRANSFORMS = [
 ]
 
 RULES: dict[str, Rule] = {
-    **{f"fft_{name}": _each(getattr(torch.fft, name)) for name in _TRANSFORMS},
-    "stft": _each(torch.stft),
-    "istft": _each(torch.istft),
-    "conj": _each(torch.conj),
-    "conj_physical": _each(torch.conj),
+    **{f"fft_{name}": each_coefficient(getattr(torch.fft, name)) for name in _TRANSFORMS},
+    "stft": each_coefficient(torch.stft),
+    "istft": each_coefficient(torch.istft),
+    "conj": each_coefficient(torch.conj),
+    "conj_physical": each_coefficient(torch.conj),
     "view_as_complex": _view(torch.view_as_complex),
     "view_as_real": _view(torch.view_as_real),
     "real": _part(torch.real),
