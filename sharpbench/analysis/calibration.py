@@ -45,9 +45,10 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``claims``: answers of all points called converged (to a ``tolerance``) or exact where the truth is
     known; ``false`` of them, with the share's interval ``false_low`` to ``false_high``, and how large a
-    share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance or the bound
-    it states; of a random estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than
-    rounding. ``claim_verdict`` as above.
+    share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance; of a random
+    estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than rounding.
+    ``claim_verdict`` as above. ``beyond`` of ``bounded`` answers are further off than the bound that an
+    iteration states, which it does with the mean ``chance`` to fail.
     ``answers`` of all kinds; ``failed``: no answer.
     """
     rows = frame[frame["kind"] == "calibration"]
@@ -111,12 +112,14 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     allowed = rounding
     if not exact and tolerance is not None:
         allowed += tolerance * abs(truth) * (1.96 if states else 1.0)
-        allowed = allowed if bound is None or states else min(allowed, bound + rounding)
     return {
         "inside": inside,
         "untold": states and interval is None,
         "claim": claim,
         "false": claim and off > allowed,
+        "bounded": bound is not None and of_all and known and not states,
+        "beyond": bound is not None and off > bound + rounding,
+        "chance": (row.get("details") or {}).get("failure_probability", 0.0),
         "random": claim and states,
     }
 
@@ -165,6 +168,9 @@ def _claims(group: pd.DataFrame) -> dict[str, Any]:
         "false_high": high,
         "allowed": allowed,
         "claim_verdict": verdict,
+        "bounded": int(group["bounded"].sum()),
+        "beyond": int((group["bounded"] & group["beyond"]).sum()),
+        "chance": float(group["chance"].mean()),
     }
 
 

@@ -210,6 +210,7 @@ class HessianTopEigenvalue(_HessianMetric):
         )
         details = {
             "products": result.products,
+            "failure_probability": result.failure_probability,
             "largest_ritz_values": list(result.ritz_values[:5]),
             "smallest_ritz_value": result.ritz_values[-1],
             "parameters": operator.dimension,

@@ -304,7 +304,7 @@ class _ProblemRun(_Run):
         return base
 
 
-_TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks"})
+_TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks", "failure_probability"})
 
 
 def _of_all_points(metric: Metric, subject: Subject) -> float | None:

@@ -76,9 +76,6 @@ def test_stated_errors_hold(table):
     assert (table["untold"] == 0).all()
 
 
-@pytest.mark.xfail(
-    reason="top eigenvalues and drawn points: to be mended in this release", strict=False
-)
 def test_claims_hold(table):
     claimed = table[table["claims"] > 0]
     assert len(claimed) >= 5
