@@ -404,6 +404,15 @@ def _correlate(
     gradient: Tensor, orders: Sequence[int], w: Coefficients, wanted: Sequence[int], like: Tensor
 ) -> Tensor:
     """x̄_k = Σ_n ȳ_n w_{n−k} for the wanted orders k, where δy = w·δx; broadcast axes are summed."""
+    if (
+        gradient.is_complex()
+        or like.is_complex()
+        or any(v is not None and v.is_complex() for v in w)
+    ):
+        # torch's convention: the gradient is that with respect to the conjugate.
+        turned = [None if v is None else v.conj().resolve_conj() for v in w]
+        parts = _complex_correlate(gradient, orders, turned, wanted, like)
+        return parts if like.is_complex() else torch.real(parts).contiguous()
     result = torch.empty((len(wanted), *like.shape[1:]), dtype=like.dtype, device=like.device)
     shape = gradient.shape[1:]
     block = _block(gradient)
@@ -432,6 +441,20 @@ def _correlate(
             full = torch.empty(shape, dtype=like.dtype, device=like.device)
             result[place] = _sum_into(full, terms).sum_to_size(result.shape[1:])
     return result
+
+
+def _complex_correlate(
+    gradient: Tensor, orders: Sequence[int], w: Coefficients, wanted: Sequence[int], like: Tensor
+) -> Tensor:
+    found = []
+    for k in wanted:
+        total = torch.zeros_like(gradient[0])
+        for i, n in enumerate(orders):
+            slope = w[n - k] if 0 <= n - k < len(w) else None
+            if slope is not None:
+                total = total + gradient[i] * slope
+        found.append(total.sum_to_size(like.shape[1:]))
+    return torch.stack(found)
 
 
 def _block(x: Tensor) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -83,6 +84,8 @@ def check_series(
         series = derivatives(taylor(function, points, directions, order, work=work)).flatten(1)
     signs = _signs(series[0])
     found, scale = series @ signs, series.detach().abs().sum(1)
+    if parameters:
+        _refuse_lost_parameters(function, points, found, parameters)
     name, tolerance = "orders against reverse mode", _TOLERANCE_OF_ORDERS[points.dtype]
     try:
         expected = _by_reverse_mode(function, points, directions, order, signs, work)
@@ -175,6 +178,37 @@ def _by_reverse_mode(
                 work.add_derivative(n, len(points))
             found.append(current)
         return torch.stack(found)
+
+
+def _refuse_lost_parameters(
+    function: Function, points: Tensor, found: Tensor, parameters: Sequence[Tensor]
+) -> None:
+    """Raises MetricFailed where parameters without a gradient change the function's values."""
+    lost = list(parameters)
+    if found.requires_grad:
+        gradients = torch.autograd.grad(
+            found.sum(), parameters, allow_unused=True, retain_graph=True
+        )
+        lost = [p for p, g in zip(parameters, gradients, strict=True) if g is None]
+    with suppress(RuntimeError):  # what the plain network doesn't train either isn't lost
+        plain = torch.autograd.grad(
+            function(points.clone()).sum(), lost, allow_unused=True, materialize_grads=False
+        )
+        lost = [p for p, g in zip(lost, plain, strict=True) if g is not None]
+    if not lost:
+        return
+    with torch.no_grad():
+        before, saved = function(points.clone()), [p.clone() for p in lost]
+        for p in lost:
+            p.mul_(1.25).add_(0.125)
+        after = function(points.clone())
+        for p, value in zip(lost, saved, strict=True):
+            p.copy_(value)
+    if not torch.equal(before, after):
+        raise MetricFailed(
+            f"{len(lost)} parameters get no gradients from Taylor mode although the outputs depend on "
+            "them: a part of the network runs without a graph (a reentrant checkpoint, no_grad)"
+        )
 
 
 def _of_gradients(found: Tensor, expected: Tensor, parameters: Sequence[Tensor]) -> float:

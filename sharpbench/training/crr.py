@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpbench.autodiff.jet import derivatives, is_piecewise_linear, signed_sums, taylor
+from sharpbench.autodiff.series_check import check_series
+from sharpbench.measurement import Work
 from sharpbench.metrics.curvature_rate import growth_rate
 from sharpbench.subject import frozen_statistics
 from sharpbench.training import recipes
@@ -81,6 +83,8 @@ class CurvatureRateRegularization(Recipe):
         return self._base().optimizer(parameters)
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
+        if self.scale and loss.step == 0:
+            self._check(model, loss.inputs[:2], loss.targets[:2])
         optimizer.zero_grad()
         if not self.scale or loss.step % self.every:
             value = total = loss()
@@ -93,6 +97,29 @@ class CurvatureRateRegularization(Recipe):
         total.backward()
         optimizer.step()
         return value.detach()
+
+    def _check(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Once a run: derivatives and their gradients by Taylor mode against other means.
+
+        In evaluation mode, where the network is one function; raises MetricFailed.
+        """
+        training = [(module, module.training) for module in model.modules()]
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            u = _unit(x)
+            model.eval()
+            try:
+                check_series(
+                    lambda p: _losses(model(p), y),
+                    x,
+                    u,
+                    max(self.orders),
+                    work=Work(),
+                    parameters=parameters,
+                )
+            finally:
+                for module, mode in training:
+                    module.training = mode
 
     def _parts(self, model: nn.Module, loss: LossOfBatch) -> tuple[nn.Module, nn.Sequential] | None:
         """The leading part of the network that loss and penalty have in common, and the rest.

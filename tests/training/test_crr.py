@@ -5,11 +5,11 @@ from torch import nn
 
 import sharpbench as sb
 from sharpbench.autodiff.jet import is_piecewise_linear
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, MetricFailed
 from sharpbench.models import models
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
-from sharpbench.training.crr import _unit
+from sharpbench.training.crr import CurvatureRateRegularization, _unit
 
 
 def trained(splits, recipe="crr", seed=0, **parameters):
@@ -208,3 +208,28 @@ def test_every_so_many_steps_and_dropout(moons):
 def test_impossible_parameters_are_refused(parameters):
     with pytest.raises(InputError):
         recipes.create("crr", parameters)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+def test_the_first_step_refuses_gradients_that_taylor_mode_loses():
+    class Reentrant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            inner = torch.utils.checkpoint.checkpoint(
+                lambda h: self.first(h).tanh(), x, use_reentrant=True
+            )
+            return self.second(inner)
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 2, generator=generator)
+    y = torch.arange(8) % 2
+    with pytest.raises(MetricFailed, match="gradients"):
+        CurvatureRateRegularization()._check(Reentrant(), x[:2], y[:2])
+    plain = nn.Sequential(nn.Linear(2, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 2)).train()
+    before = torch.get_rng_state()
+    CurvatureRateRegularization()._check(plain, x[:2], y[:2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in plain.modules())
