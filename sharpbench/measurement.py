@@ -63,8 +63,8 @@ class ErrorComponent:
     ``source``: ``points`` (the samples measured are a part of those meant), ``probes`` (random vectors of
     an estimator), ``directions`` (in input space), ``draws`` (random perturbations or partitions),
     ``rounding`` (of the working precision), ``other`` (a plug-in's that names none).
-    ``size``: its standard error in the figure's unit; None where the source is there but one draw alone
-    can't tell its size.
+    ``size``: its standard error in the figure's unit; None where the source is there but its size is not
+    told: by one draw alone, or by another library.
     ``degrees_of_freedom`` of the estimate of ``size``; None for a size that is known.
     """
 

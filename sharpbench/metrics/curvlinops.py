@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.errors import MetricFailed, MetricUnsupported
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Work
+from sharpbench.metrics.sampling import untold_points
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Subject, per_sample_loss
 
@@ -29,14 +30,23 @@ class Curvlinops:
     """One curvlinops computation on one subject.
 
     Its products are counted as they are asked for. It knows torch's loss modules alone: cross-entropy
-    and, for ½ squared error, its own ``MSELoss`` whose factor is put right afterwards.
+    and, for ½ squared error, its own ``MSELoss`` whose factor is put right afterwards. It tells no error of
+    its probes, nor of the part of the ``population`` of samples that was drawn.
     """
 
     def __init__(
-        self, subject: Subject, dtype: torch.dtype, inputs: Tensor, targets: Tensor, *, seed: int
+        self,
+        subject: Subject,
+        dtype: torch.dtype,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        population: int,
+        seed: int,
     ) -> None:
         self.subject, self.inputs, self.targets, self.seed = subject, inputs, targets, seed
         self.model = subject.working_model(dtype)
+        self.points = untold_points(len(inputs), population)
         self.work = Work()
         self.products = 0
 
@@ -66,8 +76,15 @@ class Curvlinops:
                 values, converged = error.eigenvalues, False
                 if not len(values):
                     raise MetricFailed(f"eigsh found nothing in {self.products} products") from None
+        value = factor * float(values[-1])
+        # ARPACK stops when its bound on the residual is at most the tolerance times the value.
+        least = torch.finfo(self.inputs.dtype).eps
         return self._measurement(
-            factor * float(values[-1]), converged, {"rule": "ARPACK's, relative to the value"}
+            value,
+            converged,
+            {"rule": "ARPACK's, relative to the value"},
+            error=() if converged else (ErrorComponent("other", None),),
+            error_bound=max(tolerance, least) * abs(value) if converged else None,
         )
 
     def trace(self, probes: int, *, kind: str = "HessianLinearOperator") -> Measurement:
@@ -161,9 +178,19 @@ class Curvlinops:
         self.work.gradient += products * self.samples
         self.work.hessian_vector += products * self.samples
 
-    def _measurement(self, value: float, converged: bool, details: dict[str, Any]) -> Measurement:
+    def _measurement(
+        self,
+        value: float,
+        converged: bool,
+        details: dict[str, Any],
+        *,
+        error: tuple[ErrorComponent, ...] = (ErrorComponent("probes", None),),
+        error_bound: float | None = None,
+    ) -> Measurement:
         return Measurement(
             value=value,
+            errors=(*error, *self.points),
+            error_bound=error_bound,
             converged=converged,
             samples=self.samples,
             work=self.work,

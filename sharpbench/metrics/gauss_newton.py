@@ -63,7 +63,13 @@ class _GaussNewtonMetric(CurvatureMetric):
     def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
         dtype = torch_dtype(self.dtype)
         probes = derive_seed(seed, "probes")
-        return Curvlinops(subject, dtype, *self._data(subject, seed), seed=probes)
+        return Curvlinops(
+            subject,
+            dtype,
+            *self._data(subject, seed),
+            population=self._population(subject),
+            seed=probes,
+        )
 
 
 @metrics.register
@@ -80,7 +86,7 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
 
     name = "gauss_newton_top_eigenvalue"
     title = "Gauss–Newton top eigenvalue"
-    version = 2
+    version = 3
     reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
 
     tolerance: float = 1e-3
@@ -158,7 +164,7 @@ class GaussNewtonTrace(_GaussNewtonMetric):
 
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
-    version = 3
+    version = 4
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
     distribution: Distribution = "rademacher"
@@ -235,6 +241,7 @@ class FisherRaoNorm(CurvatureMetric):
 
     name = "fisher_rao_norm"
     title = "Fisher–Rao norm"
+    version = 2
     reference = "Liang et al., arXiv:1711.01530"
     # Of the charts w = s·eᵘ does not commute with scaling; a shift of all logits lies in G's null space.
     invariant_under = LINEAR_MAPS | {

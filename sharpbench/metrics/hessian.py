@@ -43,6 +43,7 @@ from sharpbench.metrics.sampling import (
     frobenius_error,
     sampling_error,
     trace_error,
+    untold_points,
 )
 from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
@@ -142,12 +143,24 @@ class _HessianMetric(CurvatureMetric, ABC):
     def _pyhessian(self, subject: Subject, seed: int) -> PyHessian:
         dtype = torch_dtype(self.dtype)
         probes = derive_seed(seed, "probes")
-        return PyHessian(subject, dtype, *self._data(subject, seed), seed=probes)
+        return PyHessian(
+            subject,
+            dtype,
+            *self._data(subject, seed),
+            population=self._population(subject),
+            seed=probes,
+        )
 
     def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
         dtype = torch_dtype(self.dtype)
         probes = derive_seed(seed, "probes")
-        return Curvlinops(subject, dtype, *self._data(subject, seed), seed=probes)
+        return Curvlinops(
+            subject,
+            dtype,
+            *self._data(subject, seed),
+            population=self._population(subject),
+            seed=probes,
+        )
 
 
 @metrics.register
@@ -172,7 +185,7 @@ class HessianTopEigenvalue(_HessianMetric):
 
     name = "hessian_top_eigenvalue"
     title = "Hessian top eigenvalue"
-    version = 2
+    version = 3
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
     which: Which = "largest"
@@ -260,7 +273,7 @@ class HessianTrace(_HessianMetric):
 
     name = "hessian_trace"
     title = "Hessian trace"
-    version = 4
+    version = 5
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
@@ -386,7 +399,7 @@ class HessianFrobeniusNorm(_HessianMetric):
 
     name = "hessian_frobenius_norm"
     title = "Hessian Frobenius norm"
-    version = 2
+    version = 3
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
     distribution: Distribution = "rademacher"
@@ -433,7 +446,8 @@ class HessianSpectralDensity(_HessianMetric):
 
     The value is the negative share of the spectrum, Σ|λ|[λ < 0]/Σ|λ|: 0 at a minimum, ½ where the loss
     is as much saddle as bowl. The details hold the density itself as a curve, smoothed by Gaussians of
-    ``width`` times the range of the spectrum. The standard error is that over the ``probes``.
+    ``width`` times the range of the spectrum. The standard error is that over the ``probes``; of a
+    part of the data its size is not known, since eigenvalues near zero change their sign.
 
     Parameters: ``probes`` Gaussian starts of ``steps`` Lanczos steps each; ``width``; else as those of
     ``hessian_trace``. The other implementations are used for the curve: ``pyhessian`` needs
@@ -442,7 +456,7 @@ class HessianSpectralDensity(_HessianMetric):
 
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
-    version = 2
+    version = 3
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 
     probes: int = 4
@@ -488,6 +502,7 @@ class HessianSpectralDensity(_HessianMetric):
                     else float(spread / total.mean() / math.sqrt(self.probes)),
                     max(self.probes - 1, 1),
                 ),
+                *untold_points(operator.samples, self._population(subject)),
             ),
             samples=operator.samples,
             work=operator.work,

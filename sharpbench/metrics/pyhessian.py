@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed, MetricUnsupported
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Work
+from sharpbench.metrics.sampling import untold_points
 from sharpbench.subject import Subject
 
 __all__ = ["PyHessian"]
@@ -28,16 +29,25 @@ class PyHessian:
     PyHessian writes ``.grad``, changes the mode and draws from the global generator; the copy and
     the forked generator keep all three from the caller. Its products are counted by a hook on the
     network's output: a gradient arrives there once for the gradient and once for each product.
+    Of a part of the ``population`` of samples it tells no sampling error, of an eigenvalue none at all.
     """
 
     def __init__(
-        self, subject: Subject, dtype: torch.dtype, inputs: Tensor, targets: Tensor, *, seed: int
+        self,
+        subject: Subject,
+        dtype: torch.dtype,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        population: int,
+        seed: int,
     ) -> None:
         if subject.device.type not in {"cpu", "cuda"}:
             raise MetricFailed(f"PyHessian knows only cpu and cuda, not {subject.device.type}")
         self.subject = subject
         self.model = subject.working_model(dtype)
         self.inputs, self.targets, self.seed = inputs, targets, seed
+        self.points = untold_points(len(inputs), population)
         self.work = Work()
         self._backward_samples = 0
 
@@ -51,6 +61,7 @@ class PyHessian:
         products = self._finish()
         return Measurement(
             value=float(values[0]),
+            errors=(ErrorComponent("other", None), *self.points),  # its rule bounds no error
             converged=products < max_iterations,
             samples=self.samples,
             work=self.work,
@@ -64,7 +75,7 @@ class PyHessian:
         mean, error = mean_and_standard_error([float(p) for p in probes])
         return Measurement(
             value=mean,
-            standard_error=error,
+            errors=(ErrorComponent("probes", error, max(len(probes) - 1, 1)), *self.points),
             converged=error is not None and error <= tolerance * abs(mean),
             samples=self.samples,
             work=self.work,
@@ -80,6 +91,7 @@ class PyHessian:
         sizes = weight * node.abs()
         return Measurement(
             value=float((sizes * (node < 0)).sum() / sizes.sum()),
+            errors=(ErrorComponent("probes", None), *self.points),
             samples=self.samples,
             work=self.work,
             details={"probes": probes},

@@ -32,6 +32,7 @@ __all__ = [
     "random_groups",
     "sampling_error",
     "trace_error",
+    "untold_points",
 ]
 
 _GROUPS = 32
@@ -70,6 +71,11 @@ def sampling_error(
     shares = shares.double().cpu().unsqueeze(1)
     sizes = torch.ones(len(shares), dtype=torch.float64) if sizes is None else sizes
     return _component(scale * _linear(shares, sizes), sizes, population)
+
+
+def untold_points(drawn: int, population: int) -> Errors:
+    """For a figure whose sampling error is not estimated: a component of unknown size."""
+    return (ErrorComponent("points", None),) if drawn < population else ()
 
 
 def quadratic_form_error(

@@ -25,7 +25,7 @@ def figure(
     ``errors``: the components of `standard_error`, as of a Measurement or of a Record; None where they are
     not known (a mean over networks), and nothing is said about them then. Only a converged figure without
     any component and bound is called exact. A component of unknown size makes the error unknown:
-    ``1.234 ± unknown (points: one draw)``. An unfinished iteration's bound stands behind:
+    ``1.234 ± unknown (points)``. An unfinished iteration's bound stands behind:
     ``1.234, within 0.001``.
     """
     if value is None or math.isnan(value):
@@ -39,7 +39,7 @@ def figure(
     if parts:
         unknown = [source for source, size in parts if size is None]
         if unknown:
-            text += f" ± unknown ({', '.join(_once(unknown))}: one draw)"
+            text += f" ± unknown ({', '.join(_once(unknown))})"
         elif not standard_error:
             text += f" ± 0 ({', '.join(_once(s for s, _ in parts))})"
         else:

@@ -40,7 +40,9 @@ def test_traces_agree_within_three_standard_errors(subject):
         )
         for i in ("native", "pyhessian")
     )
-    error = (ours.standard_error**2 + theirs.standard_error**2) ** 0.5
+    # On the same points: what these add to the error is the same in both.
+    probes = [e.size for m in (ours, theirs) for e in m.errors if e.source == "probes"]
+    error = sum(size**2 for size in probes) ** 0.5
     assert abs(ours.value - theirs.value) < 3 * error
     assert ours.details["probes"] == 60
     assert theirs.work.hessian_vector == 60 * 400
@@ -240,3 +242,39 @@ def test_a_gpu_gives_the_figures_of_the_cpu(subject, name, parameters):
     parameters = {**parameters, "samples": 200}
     here, on_gpu = (sb.measure(s, name, seed=3, **parameters) for s in (subject, there))
     assert on_gpu.value == pytest.approx(here.value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "implementation", "sources"),
+    [
+        ("hessian_top_eigenvalue", "pyhessian", ["other"]),
+        ("hessian_top_eigenvalue", "curvlinops", []),
+        ("hessian_trace", "pyhessian", ["probes"]),
+        ("hessian_trace", "curvlinops", ["probes"]),
+        ("hessian_frobenius_norm", "curvlinops", ["probes"]),
+        ("gauss_newton_top_eigenvalue", "curvlinops", []),
+        ("gauss_newton_trace", "curvlinops", ["probes"]),
+    ],
+)
+def test_no_rival_is_called_exact_and_a_part_of_the_data_has_its_error(
+    tiny, metric, implementation, sources
+):
+    def measured(samples):
+        return sb.measure(tiny, metric, implementation=implementation, samples=samples, seed=0)
+
+    whole, part = measured("all"), measured(50)
+    assert [e.source for e in whole.errors] == sources
+    assert [e.source for e in part.errors] == [*sources, "points"]
+    assert not whole.exact
+    assert part.standard_error is None
+    if not sources:  # ARPACK bounds its residual, relative to the value
+        assert whole.error_bound == pytest.approx(1e-3 * whole.value)
+
+
+def test_the_negative_share_of_a_part_of_the_data_has_an_unknown_error(tiny):
+    found = sb.measure(tiny, "hessian_spectral_density", samples=50, seed=0)
+    assert [e.source for e in found.errors] == ["probes", "points"]
+    assert found.standard_error is None
+    whole = sb.measure(tiny, "hessian_spectral_density", seed=0)
+    assert [e.source for e in whole.errors] == ["probes"]
+    assert whole.standard_error > 0
