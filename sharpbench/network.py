@@ -48,6 +48,8 @@ class Network:
         self.model = model
         self.flat = False
         """Whether the network gives (N,)."""
+        self.coupled = False
+        """Whether a sample's outputs depend on the other samples of its batch."""
         self._writes = False
         original = unwrapped(model)
         _check_initialised(original)
@@ -101,7 +103,11 @@ class Network:
         found = _tensor_of(raw)
         _check_outputs(found, len(given))
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
-            _check_outputs(_tensor_of(_run(duplicate, self._few[1:].clone())), TRIED - 1)
+            fewer = _tensor_of(_run(duplicate, self._few[1:].clone()))
+        _check_outputs(fewer, TRIED - 1)
+        self.coupled = not _close(
+            _as_matrix(None, None, fewer), _as_matrix(None, None, found.detach())[1:]
+        )
         self._writes = given._version > version
         self.flat = found.ndim == 1
         self._adapted = self.flat or raw is not found

@@ -168,6 +168,11 @@ class Subject:
         """Whether a graph leads from the outputs to the inputs; a derivative of zero is one too."""
         return self._network.differentiable_in_inputs(dtype)
 
+    @property
+    def coupled(self) -> bool:
+        """Whether a sample's outputs depend on the other samples of its batch."""
+        return self._network.coupled
+
     def fault(self, dtype: torch.dtype) -> str | None:
         """Why network and loss can't be evaluated on a few samples in ``dtype``, or None if they can.
 

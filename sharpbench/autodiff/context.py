@@ -28,6 +28,8 @@ def repeatedly_differentiable() -> Iterator[None]:
       second on in nested forward mode (torch 2.13; found by finite differences, kept by a test).
       So does group norm, whose batched products raise, and weight norm, whose second derivative takes
       the norms for constants.
+    - Hardsigmoid, distances by ``cdist`` and embedding bags run by their formulas: torch's own have
+      one derivative alone.
     - Cross-entropy and the losses like it keep the relative precision of confident points.
     - What a reentrant checkpoint wraps runs as if it wasn't: its parameters would get no gradient.
     """
@@ -156,6 +158,51 @@ def _standardized(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 
 
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002
+    if inplace:
+        return input.div_(6).add_(0.5).clamp_(0, 1)
+    return (input / 6 + 0.5).clamp(0, 1)
+
+
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    return distances
+
+
+def _embedding_bag(
+    input: Tensor,  # noqa: A002
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """By formula for bags of one length, (N, bag); torch's own for the others."""
+    if input.ndim != 2 or max_norm is not None or padding_idx is not None or mode == "max":
+        return F.embedding_bag(
+            input,
+            weight,
+            offsets,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            per_sample_weights,
+            include_last_offset,
+            padding_idx,
+        )
+    rows = F.embedding(input, weight)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(2)
+    return rows.mean(1) if mode == "mean" else rows.sum(1)
+
+
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
@@ -168,6 +215,9 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: _weight_norm,
     torch._weight_norm_interface: _weight_norm_interface,
     torch.norm_except_dim: _norm_except_dim,
+    F.hardsigmoid: _hardsigmoid,
+    torch.cdist: _cdist,
+    F.embedding_bag: _embedding_bag,
     F.log_softmax: log_softmax.log_softmax,
     torch.log_softmax: _log_softmax,
     Tensor.log_softmax: _log_softmax,

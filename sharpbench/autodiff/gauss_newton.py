@@ -140,7 +140,14 @@ def gauss_newton_gram(
                 gradient = torch.autograd.grad(
                     outputs, parameters, seed, retain_graph=True, materialize_grads=True
                 )
-                rows.append(torch.cat([g.reshape(-1) for g in gradient]).double())
+                rows.append(
+                    torch.cat(
+                        [
+                            (torch.view_as_real(g) if g.is_complex() else g).reshape(-1)
+                            for g in gradient
+                        ]
+                    ).double()
+                )
                 work.gradient += len(inputs)
     stacked = torch.stack(rows)
     return stacked @ stacked.T / len(inputs)

@@ -108,7 +108,8 @@ class Metric(Plugin, ABC):
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
 
         Raises MetricUnsupported where `unsupported` gives a reason, and for a metric of the input where
-        the outputs are not differentiable in it; MetricFailed for a metric that changed the model's
+        the outputs are not differentiable in it or depend on other samples; MetricFailed for one that
+        changed the model's
         parameters, buffers, gradients or mode or the global random state, and for a network that doesn't
         run in the metric's precision or that torch can't differentiate as often as the metric needs;
         InputError for weights that are not finite.
@@ -124,6 +125,11 @@ class Metric(Plugin, ABC):
                         f"{self.name} is not defined here: the outputs don't depend differentiably on the "
                         "inputs (token ids, rounded, compared or detached inputs?); measure the network "
                         "that begins behind that step"
+                    )
+                if self.space == "input" and subject.coupled:
+                    raise MetricUnsupported(
+                        f"{self.name} is not defined here: a sample's outputs depend on the other samples of "
+                        "its batch (batch norm without running statistics, a random layer left on?)"
                     )
                 measurement = self.measure(subject, seed=seed)
                 if self.space == "input":

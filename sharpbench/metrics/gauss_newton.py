@@ -130,7 +130,8 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
         model, work = subject.working_model(torch_dtype(self.dtype)), Work()
         parameters = named_subset(model, self.parameters_of)
         with torch.no_grad():
-            outputs = model(inputs[:1]).numel()
+            few = inputs[:2]  # two, for networks that normalise by the batch
+            outputs = model(few).numel() // len(few)
         rows = len(inputs) * outputs
         if rows > 256 or rows * sum(p.numel() for p in parameters) > _GRAM_NUMBERS:
             return None

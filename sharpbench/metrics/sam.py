@@ -124,6 +124,8 @@ class SamSharpness(Metric):
     def unsupported(self, subject: Subject) -> str | None:
         if self.normalize_logits and subject.task != "classification":
             return "normalize_logits needs classes, and this is a regression"
+        if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
+            return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
         return None
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:

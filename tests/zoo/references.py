@@ -353,4 +353,4 @@ def _along(function: Callable[[Tensor], Tensor], x: Tensor, unit: Tensor) -> tup
     gaps = np.abs(np.diff(table, axis=0))
     best = gaps.argmin(0)
     chosen = np.take_along_axis(table[1:], best[None], 0)[0]
-    return torch.from_numpy(chosen), torch.from_numpy(gaps.min(0))
+    return torch.from_numpy(chosen), 3 * torch.from_numpy(gaps.min(0))

@@ -129,7 +129,7 @@ def custom_function_keeps_intermediate() -> nn.Module:
     return Custom(KeepsIntermediate)
 
 
-@idiom(8, 5, may_refuse=dict.fromkeys(SECOND, "differentia"))
+@idiom(8, 5, may_refuse=dict.fromkeys((*SECOND, "fisher_rao"), "differentia"))
 def custom_function_once() -> nn.Module:
     """An autograd.Function marked once_differentiable."""
     return Custom(OnceDifferentiable)
