@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from sharpbench.autodiff import log_softmax
 
-__all__ = ["repeatedly_differentiable"]
+__all__ = ["plain_checkpoints", "repeatedly_differentiable"]
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def repeatedly_differentiable() -> Iterator[None]:
     - Cross-entropy and the losses like it keep the relative precision of confident points.
     - What a reentrant checkpoint wraps runs as if it wasn't: its parameters would get no gradient.
     """
-    with sdpa_kernel(SDPBackend.MATH), _ByFormula(), _plain_checkpoints():
+    with sdpa_kernel(SDPBackend.MATH), _ByFormula(), plain_checkpoints():
         yield
 
 
@@ -228,7 +228,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 @contextmanager
-def _plain_checkpoints() -> Iterator[None]:
+def plain_checkpoints() -> Iterator[None]:
     """`torch.utils.checkpoint(use_reentrant=True)` calls its function and keeps the graph."""
     if "apply" in vars(CheckpointFunction):  # an outer context
         yield

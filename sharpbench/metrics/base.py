@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sharpbench.autodiff.context import plain_checkpoints
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.measurement import Measurement
 from sharpbench.network import TRIED, uncompiled
@@ -119,7 +120,7 @@ class Metric(Plugin, ABC):
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
-            with uncompiled():
+            with uncompiled(), plain_checkpoints():
                 if self.space == "input" and not subject.differentiable_in_inputs(dtype):
                     raise MetricUnsupported(
                         f"{self.name} is not defined here: the outputs don't depend differentiably on the "

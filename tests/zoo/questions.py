@@ -148,6 +148,8 @@ class Answer:
 
 def reference_of(idiom: Idiom) -> Reference:
     x, y = idiom.data()
+    if idiom.targets == "classes":
+        x, y = x[y >= 0], y[y >= 0]  # torch's ignore_index
     twin = idiom.network(idiom.twin)
     inputs = twin if idiom.input_twin is None else idiom.network(idiom.input_twin)
     return Reference(twin, x, y, idiom.true_loss, inputs)

@@ -80,31 +80,6 @@ class Cube(torch.autograd.Function):
         return 3 * h**2 * slope
 
 
-class KeepsIntermediate(torch.autograd.Function):
-    """The first derivative is right; the second is not, since exp(h) is kept outside the graph."""
-
-    @staticmethod
-    def forward(ctx, h):
-        ctx.kept = h.exp()
-        return ctx.kept.clone()
-
-    @staticmethod
-    def backward(ctx, slope):
-        return slope * ctx.kept
-
-
-class OnceDifferentiable(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h):
-        ctx.save_for_backward(h)
-        return h.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, slope):
-        return slope * ctx.saved_tensors[0].cos()
-
-
 class Custom(nn.Module):
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         super().__init__()
@@ -114,45 +89,10 @@ class Custom(nn.Module):
         return self.b(self.function.apply(self.a(x)))
 
 
-SECOND = ("top", "smallest", "trace", "frobenius", "negative", "lambda", "input_curvature")
-
-
 @idiom(8, 5, may_refuse={"lambda": ""})
 def custom_function() -> nn.Module:
     """An autograd.Function with a backward of differentiable operations."""
     return Custom(Cube)
-
-
-@idiom(8, 5, may_refuse=dict.fromkeys(SECOND, ""))
-def custom_function_keeps_intermediate() -> nn.Module:
-    """An autograd.Function that keeps what it computed on ctx."""
-    return Custom(KeepsIntermediate)
-
-
-@idiom(8, 5, may_refuse=dict.fromkeys((*SECOND, "fisher_rao"), "differentia"))
-def custom_function_once() -> nn.Module:
-    """An autograd.Function marked once_differentiable."""
-    return Custom(OnceDifferentiable)
-
-
-@idiom(8, 5, may_refuse=dict.fromkeys(SECOND, ""))
-def equilibrium() -> nn.Module:
-    """A deep equilibrium solved under no_grad and differentiated through one step alone."""
-
-    class Equilibrium(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.z, self.b = nn.Linear(5, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-
-        def forward(self, x):
-            shift = self.a(x)
-            with torch.no_grad():
-                z = torch.zeros_like(shift)
-                for _ in range(25):
-                    z = torch.tanh(shift + 0.5 * self.z(z))
-            return self.b(torch.tanh(shift + 0.5 * self.z(z)))
-
-    return Equilibrium()
 
 
 # --- losses and outputs as people write them ------------------------------------------------------
@@ -195,16 +135,20 @@ def regression_of_several_outputs() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
 
 
-@idiom(8, 4, may_refuse={"": ""})
-class DictOutputs(nn.Module):
-    """A model that returns a dict."""
-
-    def __init__(self) -> None:
+class Logits(nn.Module):
+    def __init__(self, *, in_dict: bool) -> None:
         super().__init__()
-        self.a = nn.Linear(4, 3)
+        self.a, self.b, self.in_dict = nn.Linear(4, 4), nn.Linear(4, 3), in_dict
 
     def forward(self, x):
-        return {"logits": self.a(x)}
+        logits = self.b(torch.tanh(self.a(x)))
+        return {"logits": logits} if self.in_dict else logits
+
+
+@idiom(8, 4, twin=lambda: Logits(in_dict=False))
+def dict_outputs() -> nn.Module:
+    """A model that returns a dict."""
+    return Logits(in_dict=True)
 
 
 def _one_logit(outputs, targets):
@@ -260,13 +204,7 @@ def _ignored(y):
     return y
 
 
-def _kept_only(outputs, targets):
-    kept = targets != -100
-    each = F.cross_entropy(outputs, targets, reduction="none")
-    return each * len(targets) / kept.sum()
-
-
-@idiom(9, 5, labels=_ignored, reference_loss=_kept_only, may_refuse={"": ""})
+@idiom(9, 5, labels=_ignored)
 def ignored_targets() -> nn.Module:
-    """Targets of −100, torch's ignore_index: a mean over the samples kept."""
+    """Targets of −100, torch's ignore_index: those samples are left out."""
     return _plain()
