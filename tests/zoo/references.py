@@ -258,7 +258,7 @@ class Reference:
         return Figure(float(self.outputs().norm(dim=1).mean()))
 
     def margin(self) -> Figure:
-        z = self.outputs()
+        z = self.outputs().clone()
         own = z[range(len(z)), self.y].clone()
         z[range(len(z)), self.y] = -math.inf
         return Figure(float((own - z.max(1).values).mean()))
