@@ -78,10 +78,12 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
     """Largest eigenvalue of the Gauss-Newton matrix (1/N) Σ JᵢᵀΛᵢJᵢ.
 
     Λᵢ is the loss's Hessian in the outputs: for cross-entropy this is the Fisher matrix. With few
-    samples × outputs it is the largest eigenvalue of the Gram matrix, exactly; else Lanczos with a
-    residual bound, as for ``hessian_top_eigenvalue``. ``curvlinops``: its operator under ``eigsh``.
+    samples × outputs it is the largest eigenvalue of the Gram matrix, exactly; else Lanczos, where
+    ``error_bound`` says how far above the value the eigenvalue may lie, wrong with
+    ``failure_probability`` (in the details) at most, and ``converged`` that this is at most ``tolerance``
+    times the value. ``curvlinops``: its operator under ``eigsh``.
 
-    Parameters and error: as those of ``hessian_top_eigenvalue``.
+    Parameters and the error of drawn samples: as those of ``hessian_top_eigenvalue``.
     """
 
     name = "gauss_newton_top_eigenvalue"
@@ -121,7 +123,10 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={"products": result.products},
+            details={
+                "products": result.products,
+                "failure_probability": result.failure_probability,
+            },
         )
 
     def _from_gram(self, subject: Subject, seed: int) -> Measurement | None:

@@ -168,18 +168,23 @@ class _HessianMetric(CurvatureMetric, ABC):
 class HessianTopEigenvalue(_HessianMetric):
     """Largest eigenvalue of the training-loss Hessian ∇²_w (1/N) Σ ℓ(f_w(xᵢ), yᵢ).
 
-    ``native``: Lanczos with full reorthogonalisation, stopped when the residual norm, which bounds
-    the distance to an eigenvalue, is at most ``tolerance`` times the value. ``pyhessian``: PyHessian's
-    power iteration, unpatched; it finds the eigenvalue of largest *magnitude* and stops when two
-    successive Rayleigh quotients agree to ``tolerance``, which is no bound on the error.
-    ``curvlinops``: its operator under SciPy's ``eigsh`` with ``tolerance``, as its manual shows.
+    ``native``: Lanczos with full reorthogonalisation. The value is a lower bound of the largest
+    eigenvalue (in magnitude; an upper one of the smallest), and ``error_bound`` says how far beyond it the
+    eigenvalue itself, not just one near it, may lie: wrong with ``failure_probability`` (in the details)
+    at most, over the random start. ``converged``: that bound is at most ``tolerance`` times the value.
+    ``pyhessian``: PyHessian's power iteration, unpatched; it finds the eigenvalue of largest *magnitude*
+    and stops when two successive Rayleigh quotients agree to ``tolerance``, which is no bound on the
+    error. ``curvlinops``: its operator under SciPy's ``eigsh``, which stops when the residual, a bound on
+    the distance to *some* eigenvalue, is at most ``tolerance`` times the value; its Lanczos size is two
+    vectors a decimal digit asked for, at least 6 and at most SciPy's default of 20, which makes 21 products
+    even where 7 are enough.
     Of a part of the data the figure is that part's own; its error against all of the data, with the
     excess that a part has on average, is the component ``points``, which the rivals don't tell.
 
     Parameters: ``which``: ``largest`` or ``smallest`` algebraically, or of largest ``magnitude``;
-    ``count`` eigenvalues (all in the details; the value is the first); ``samples`` of ``split`` drawn
-    without replacement; ``parameters_of``: names or shell patterns of the parameters meant, all if
-    empty; ``tolerance``; ``max_products`` Hessian-vector products at most; ``memory_budget`` bytes for
+    ``count`` eigenvalues with multiplicity (``eigenvalues`` and their ``bounds`` in the details, which hold
+    together; the value is the first); ``samples`` of ``split`` drawn without replacement;
+    ``parameters_of``: names or shell patterns of the parameters meant, all if empty; ``tolerance``; ``max_products`` Hessian-vector products at most; ``memory_budget`` bytes for
     the gradient's graph, beyond which the data is passed over in chunks.
     """
 
