@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.jet import Jet, Tally, propagated
+from sharpbench.autodiff.loss_operators import coordinates
 from sharpbench.autodiff.taps import Layout, Taps, Use, arranged, squared_lengths
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
@@ -140,14 +141,7 @@ def gauss_newton_gram(
                 gradient = torch.autograd.grad(
                     outputs, parameters, seed, retain_graph=True, materialize_grads=True
                 )
-                rows.append(
-                    torch.cat(
-                        [
-                            (torch.view_as_real(g) if g.is_complex() else g).reshape(-1)
-                            for g in gradient
-                        ]
-                    ).double()
-                )
+                rows.append(torch.cat([coordinates(g).reshape(-1) for g in gradient]).double())
                 work.gradient += len(inputs)
     stacked = torch.stack(rows)
     return stacked @ stacked.T / len(inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed, nearest_names
 from sharpbench.measurement import Work
+from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "HessianOperator",
     "InputHessianOperator",
     "ResidualOperator",
+    "coordinates",
     "named_subset",
 ]
 
@@ -91,7 +94,7 @@ class _LossOperator(SymmetricOperator):
         self.model, self.loss, self.work = model, loss, work
         self.inputs, self.targets = inputs, targets
         self.samples = len(inputs)
-        self.dimension = sum(_coordinates(p).numel() for p in self.parameters)
+        self.dimension = sum(coordinates(p).numel() for p in self.parameters)
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype.to_real()
         self._check_deterministic()
         self.chunk = self._chunk_size(memory_budget)
@@ -178,7 +181,7 @@ class _LossOperator(SymmetricOperator):
 
     def _split(self, vectors: Tensor) -> list[Tensor]:
         """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
-        real = [_coordinates(p) for p in self.parameters]
+        real = [coordinates(p) for p in self.parameters]
         pieces = vectors.split([r.numel() for r in real], dim=-1)
         shaped = []
         for piece, r, parameter in zip(pieces, real, self.parameters, strict=True):
@@ -188,7 +191,7 @@ class _LossOperator(SymmetricOperator):
 
     @staticmethod
     def _flat(pieces: Iterable[Tensor]) -> Tensor:
-        return torch.cat([_coordinates(p).reshape(-1) for p in pieces])
+        return torch.cat([coordinates(p).reshape(-1) for p in pieces])
 
     @property
     def point(self) -> Tensor:
@@ -289,9 +292,9 @@ class HessianOperator(_LossOperator):
         )
         count = vectors.shape[1]
         rows = [
-            vectors.new_zeros(count, _coordinates(q).numel())
+            vectors.new_zeros(count, coordinates(q).numel())
             if p is None
-            else _coordinates(p).reshape(count, -1)
+            else coordinates(p).reshape(count, -1)
             for p, q in zip(products, self.parameters, strict=True)
         ]
         return torch.cat(rows, 1).T
@@ -320,13 +323,56 @@ class GaussNewtonOperator(_LossOperator):
         self.work.gradient += len(x)
         return (outputs, free, slope, dual, *adjoint)
 
-    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
-        outputs, free, slope, dual, *adjoint = graph
+    def sample_slopes(self, vector: Tensor) -> Tensor:
+        """⟨v, ∇_w ℓᵢ⟩ for v (P,): how each sample's loss grows along it, (N,)."""
+        vector = vector.to(self.device, self.dtype)
+        slopes = [self._slopes(x, y, vector) for x, y in self._chunks()]
+        return self.check_product(torch.cat(slopes))
+
+    def check_slopes(self, vector: Tensor) -> float:
+        """The relative deviation of a random combination of a few `sample_slopes` from ⟨v, its gradient⟩.
+
+        Raises MetricFailed if it is more than rounding: torch's second derivative of some operation in the
+        network, which J·v is taken by, is wrong then.
+        """
+        vector = vector.to(self.device, self.dtype)
+        x, y = self.inputs[:_PROBE], self.targets[:_PROBE]
+        weights = torch.randn(len(x), generator=torch_generator(0)).to(vector)
+        found = weights @ self._slopes(x, y, vector)
+        with repeatedly_differentiable(), torch.enable_grad():
+            combined = (weights * self.loss(self.model(x), y)).sum()
+            pieces = torch.autograd.grad(combined, self.parameters, materialize_grads=True)
+        self.work.gradient += len(x)
+        terms = vector * self._flat(pieces)
+        scale = float(terms.abs().sum()) + torch.finfo(self.dtype).tiny
+        deviation = float((found - terms.sum()).abs()) / scale
+        if not deviation <= 10 * math.sqrt(torch.finfo(self.dtype).eps):
+            raise MetricFailed(
+                "torch's derivative of the network along its parameters is not that of its gradients "
+                f"(relative deviation {deviation:.2g}): some operation in it has a wrong second derivative"
+            )
+        return deviation
+
+    def _slopes(self, x: Tensor, y: Tensor, vector: Tensor) -> Tensor:
+        graph = self._graph(x, y)
+        with repeatedly_differentiable(), _named_reasons():
+            along = self.samples * graph[2].detach() * self._forward(graph, vector)
+        self.work.gradient += len(x)
+        return along.flatten(1).sum(1)
+
+    def _forward(self, graph: Graph, vector: Tensor) -> Tensor:
+        """J·v, of the outputs' shape."""
+        _, _, _, dual, *adjoint = graph
         pairs = zip(adjoint, self._split(vector), strict=True)
         active = [(g, v) for g, v in pairs if g.requires_grad]
         (forward,) = torch.autograd.grad(
             [g for g, _ in active], dual, [v for _, v in active], retain_graph=True
         )
+        return forward
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        outputs, free, slope, *_ = graph
+        forward = self._forward(graph, vector)
         if not slope.requires_grad:  # a loss that is linear in the outputs
             return torch.zeros_like(vector)
         (weighted,) = torch.autograd.grad(slope, free, forward, retain_graph=True)
@@ -415,7 +461,7 @@ class InputHessianOperator(SymmetricOperator):
         return self.check_product(torch.stack(columns, 1))
 
 
-def _coordinates(tensor: Tensor) -> Tensor:
+def coordinates(tensor: Tensor) -> Tensor:
     """What is differentiated in: a complex number counts as its two parts.
 
     torch's gradient of a real loss in a complex number is ∂ℓ/∂Re + i·∂ℓ/∂Im, so that its parts, and those

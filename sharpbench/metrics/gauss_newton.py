@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.autodiff.lanczos import extreme_eigenvalues
-from sharpbench.autodiff.loss_operators import GaussNewtonOperator, named_subset
+from sharpbench.autodiff.loss_operators import GaussNewtonOperator, coordinates, named_subset
 from sharpbench.autodiff.trace import Distribution
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype
 from sharpbench.metrics.curvlinops import Curvlinops
@@ -54,11 +54,6 @@ class _GaussNewtonMetric(CurvatureMetric):
         super().__post_init__()
         if self.implementation != "native" and self.parameters_of:
             raise ValueError("parameters_of needs implementation 'native'")
-
-    def _gauss_newton(self, subject: Subject, seed: int) -> GaussNewtonOperator:
-        operator = self._operator(GaussNewtonOperator, subject, seed, Work())
-        assert isinstance(operator, GaussNewtonOperator)
-        return operator
 
     def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
         dtype = torch_dtype(self.dtype)
@@ -106,9 +101,17 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             return self._curvlinops(subject, seed).top_eigenvalue(
                 self.tolerance, self.max_products, kind=_RIVAL
             )
-        if (exact := self._from_gram(subject, seed)) is not None:
-            return exact
-        operator, population = self._gauss_newton(subject, seed), self._population(subject)
+        work = Work()
+        details: dict[str, Any] = {}
+        try:
+            if (exact := self._from_gram(subject, seed, work)) is not None:
+                return exact
+        except TimeLimitExceeded:
+            raise
+        except Exception as reason:
+            details["why"] = in_words(reason)
+        population = self._population(subject)
+        operator = self._operator(GaussNewtonOperator, subject, seed, work)
         result = extreme_eigenvalues(
             operator,
             tolerance=self.tolerance,
@@ -126,25 +129,27 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             details={
                 "products": result.products,
                 "failure_probability": result.failure_probability,
+                **details,
             },
         )
 
-    def _from_gram(self, subject: Subject, seed: int) -> Measurement | None:
-        """The exact value where the weighted Jacobian is small, else None."""
+    def _from_gram(self, subject: Subject, seed: int, work: Work) -> Measurement | None:
+        """The exact value where the weighted Jacobian is small, else None.
+
+        Raises whatever stands in the way of it: a loss that is not convex in the outputs, say.
+        """
         inputs, targets = self._data(subject, seed)
-        model, work = subject.working_model(torch_dtype(self.dtype)), Work()
+        model = subject.working_model(torch_dtype(self.dtype))
         parameters = named_subset(model, self.parameters_of)
+        few = inputs[:2]  # not one: a network that normalises by the batch takes no single sample
         with torch.no_grad():
-            few = inputs[:2]  # two, for networks that normalise by the batch
             outputs = model(few).numel() // len(few)
+        work.forward += len(few)
         rows = len(inputs) * outputs
-        if rows > 256 or rows * sum(p.numel() for p in parameters) > _GRAM_NUMBERS:
+        if rows > 256 or rows * sum(coordinates(p).numel() for p in parameters) > _GRAM_NUMBERS:
             return None
         assert subject.loss is not None
-        try:
-            gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
-        except MetricFailed:  # a loss that is not convex in the outputs has no square root
-            return None
+        gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
         values, vectors = torch.linalg.eigh(gram)
         return Measurement(
             value=float(values[-1]),
@@ -237,19 +242,33 @@ class GaussNewtonTrace(_GaussNewtonMetric):
 @metrics.register
 @dataclass(frozen=True)
 class FisherRaoNorm(CurvatureMetric):
-    """Fisher–Rao norm √(wᵀGw) with the Gauss-Newton (for cross-entropy: Fisher) matrix G at w.
+    """Fisher–Rao norm √(wᵀFw) of the parameters w in the metric of the Fisher matrix F at w itself.
 
-    Exact, by one product. Jw is how the outputs change as all parameters grow together, so that it stays
-    under every change of the parameters that commutes with that and keeps the function.
+    Its expectation over the labels is taken, by ``labels``:
+
+    - ``model``: over the labels that the model predicts. F is the Gauss-Newton matrix
+      G = (1/N) Σ JᵢᵀΛᵢJᵢ, which for cross-entropy is the Fisher matrix, and for ½ squared error that of a
+      Gaussian of variance one. The loss must be convex in the outputs.
+    - ``observed``: over the labels given, √((1/N) Σ ⟨w, ∇ℓᵢ⟩²), the empirical Fisher matrix; any loss.
+      This is the form of Liang et al., definition 2. It vanishes where every sample is fitted, however
+      flat or sharp the loss is around there.
+
+    In the unit of the root of the curvature times that of w: of the root of the loss for ``model``, of the
+    loss for ``observed``. Exact, by one product. Both see the parameters through Jw alone, how the outputs
+    change as all parameters grow together, so that they stay under every change of the parameters that
+    commutes with growing and keeps the function; under a shift of all logits too, which lies in G's null
+    space and at a right angle to the gradient of cross-entropy in the logits, whatever the label.
 
     Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``; ``memory_budget``.
+    Error: ``points``, by a jackknife over the samples, where not all are taken. The product J·w that
+    ``observed`` takes is checked on a few samples against their gradients (``checks`` in the details).
     """
 
     name = "fisher_rao_norm"
     title = "Fisher–Rao norm"
     version = 2
     reference = "Liang et al., arXiv:1711.01530"
-    # Of the charts w = s·eᵘ does not commute with scaling; a shift of all logits lies in G's null space.
+    # Of the charts w = s·eᵘ does not commute with scaling; for a shift of all logits see above.
     invariant_under = LINEAR_MAPS | {
         "input_rescaling",
         "input_rotation",
@@ -259,6 +278,8 @@ class FisherRaoNorm(CurvatureMetric):
     }
     gauss_newton = True
 
+    labels: Literal["model", "observed"] = "model"
+
     def known(self, problem: Problem, subject: Subject) -> Known | None:
         return None  # a spectrum alone does not tell it
 
@@ -267,16 +288,31 @@ class FisherRaoNorm(CurvatureMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         operator = self._operator(GaussNewtonOperator, subject, seed, Work())
-        weights = operator.point
-        square = float(weights.double() @ operator.matvec(weights).double())
-        if square < -1e-9 * float(weights.double().square().sum()):
-            raise MetricFailed("wᵀGw is negative: the loss is not convex in the outputs")
-        norm = math.sqrt(max(square, 0.0))
-        scale = 0.5 / norm if norm else 0.0
+        assert isinstance(operator, GaussNewtonOperator)
         population = self._population(subject)
+        weights = operator.point
+        details: dict[str, Any] = {}
+        if self.labels == "model":
+            square = float(weights.double() @ operator.matvec(weights).double())
+            if square < -1e-9 * float(weights.double().square().sum()):
+                raise MetricFailed("wᵀGw is negative: the loss is not convex in the outputs")
+            norm = math.sqrt(max(square, 0.0))
+        else:
+            squares = operator.sample_slopes(weights).double().square()
+            norm = math.sqrt(float(squares.mean()))
+            details["checks"] = {"sample_slopes": operator.check_slopes(weights)}
+        errors: tuple[ErrorComponent, ...]
+        if norm == 0:  # a root's error can't be read off a slope where it has none
+            errors = (ErrorComponent("points", None),) if operator.samples < population else ()
+        elif self.labels == "model":
+            scale = 0.5 / norm
+            errors = quadratic_form_error(operator, weights, population, seed=seed, scale=scale)
+        else:
+            errors = sampling_error(squares / len(squares), population, scale=0.5 / norm)
         return Measurement(
             value=norm,
-            errors=quadratic_form_error(operator, weights, population, seed=seed, scale=scale),
+            errors=errors,
             samples=operator.samples,
             work=operator.work,
+            details=details,
         )

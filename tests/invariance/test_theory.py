@@ -12,6 +12,7 @@ from sharpbench.analysis.invariance import (
     ranking_survival,
 )
 from sharpbench.invariance import transformations
+from sharpbench.metrics import metrics
 from tests.conftest import trained
 
 
@@ -58,24 +59,42 @@ def test_a_convolution_before_a_batch_norm_can_have_any_trace(resnet):
     assert trace(scaled, "0.weight") != pytest.approx(before, rel=0.01)
 
 
+@pytest.mark.parametrize("labels", ["model", "observed"])
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
         ("neuron_rescaling", {"strength": 2.0}),
         ("layer_rescaling", {"alpha": 50.0}),
+        ("logit_shift", {}),
         ("neuron_permutation", {}),
         ("neuron_splitting", {}),
         ("weight_normalization", {}),
     ],
 )
-def test_the_fisher_rao_norm_stays(relu, name, parameters):
-    before = sb.measure(relu, "fisher_rao_norm", samples=200, seed=0).value
-    after = sb.measure(changed(relu, name, **parameters), "fisher_rao_norm", samples=200, seed=0)
-    assert after.value == pytest.approx(before, rel=1e-8)
+def test_the_fisher_rao_norm_stays(relu, name, parameters, labels):
+    def norm(subject):
+        return sb.measure(subject, "fisher_rao_norm", labels=labels, samples=200, seed=0).value
+
+    transformation = transformations.create(name, parameters)
+    assert metrics.create("fisher_rao_norm", {"labels": labels}).promises(transformation)
+    assert norm(changed(relu, name, **parameters)) == pytest.approx(norm(relu), rel=1e-8)
+
+
+def test_the_fisher_rao_norm_moves_with_the_chart_and_the_temperature(relu):
+    for labels in ("model", "observed"):
+        metric = metrics.create("fisher_rao_norm", {"labels": labels})
+        for name in ("log_scale", "logit_temperature"):
+            assert not metric.promises(transformations.create(name))
+        before, after = (
+            metric.measure(subject, seed=0).value
+            for subject in (relu, changed(relu, "logit_temperature"))
+        )
+        assert after != pytest.approx(before, rel=1e-3)
 
 
 def test_the_fisher_rao_norm_of_a_relu_network_is_that_of_its_outputs(digits):
-    """Without biases f is homogeneous of the depth L, so that Jw = L·f: √E[L² fᵀΛf]."""
+    """Without biases f is homogeneous of the depth L, so that Jw = L·f: √E[L² fᵀΛf], and for the labels
+    given √E[L² ⟨p − e_y, f⟩²]."""
     subject = trained(digits, "mlp", {"widths": [8], "activation": "relu"})
     model = subject.working_model(torch.float64)
     with torch.no_grad():
@@ -85,14 +104,17 @@ def test_the_fisher_rao_norm_of_a_relu_network_is_that_of_its_outputs(digits):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith("weight"))
     plain = subject.with_model(model)
-    x, _ = plain.data("train")
+    x, y = plain.data("train")
     with torch.no_grad():
         f = model(x.double())
     p = f.softmax(1)
     exact = (4 * ((p * f**2).sum(1) - (p * f).sum(1) ** 2)).mean().sqrt()
-    assert sb.measure(plain, "fisher_rao_norm", seed=0).value == pytest.approx(
-        float(exact), rel=1e-9
-    )
+    found = sb.measure(plain, "fisher_rao_norm", seed=0)
+    assert found.value == pytest.approx(float(exact), rel=1e-9)
+    slopes = 2 * ((p * f).sum(1) - f.gather(1, y.unsqueeze(1)).squeeze(1))
+    found = sb.measure(plain, "fisher_rao_norm", labels="observed", seed=0)
+    assert found.value == pytest.approx(float(slopes.square().mean().sqrt()), rel=1e-9)
+    assert found.exact
 
 
 def records(metric, pairs, *, transformation, parameters, name=None, dataset="d"):

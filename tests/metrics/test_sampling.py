@@ -95,6 +95,25 @@ def test_the_fisher_rao_norm_has_the_spread_of_its_quadratic_forms(regression):
     assert found.errors[0].degrees_of_freedom == 19
 
 
+def test_the_fisher_rao_norm_of_given_labels_has_the_spread_of_its_squared_slopes(regression):
+    """½(w·x)² against zero: ⟨w, ∇ℓ⟩ = (w·x)²."""
+    found = sb.measure(regression, "fisher_rao_norm", labels="observed", samples=20, seed=0)
+    squares = (drawn(regression, 20) @ np.array([1.0, -2.0, 3.0])) ** 4
+    assert found.value == pytest.approx(squares.mean() ** 0.5)
+    assert found.errors[0].size == pytest.approx(standard_error(squares) / (2 * found.value))
+    assert found.errors[0].degrees_of_freedom == 19
+
+
+@pytest.mark.parametrize("labels", ["model", "observed"])
+def test_a_fisher_rao_norm_of_zero_does_not_know_its_error(regression, labels):
+    with torch.no_grad():
+        regression.model.weight.zero_()
+    found = sb.measure(regression, "fisher_rao_norm", labels=labels, samples=20, seed=0)
+    assert (found.value, found.standard_error) == (0.0, None)
+    assert [error.source for error in found.errors] == ["points"]
+    assert sb.measure(regression, "fisher_rao_norm", labels=labels).exact
+
+
 def test_random_groups_share_the_variance_of_samples():
     values = torch.randn(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     single = sampling_error(values / 1000, 4000)[0]
