@@ -20,7 +20,8 @@ def compiled() -> nn.Module:
     return torch.compile(_plain(), backend="eager")
 
 
-@idiom(8, 5)
+# A script runs out of Taylor mode's sight, and torch's forward mode through one is refused where it errs.
+@idiom(8, 5, may_refuse={"lambda": "forward and reverse mode disagree"})
 def scripted() -> nn.Module:
     """torch.jit.script."""
     return torch.jit.script(_plain())
