@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import InputError
 from sharpbench.loss import first_line, is_tensor_like
+from sharpbench.measurement import Work
 
 __all__ = ["TRIED", "Network", "uncompiled", "unwrapped"]
 
@@ -80,12 +81,74 @@ class Network:
         with _quiet(self.device), torch.no_grad():
             return _as_matrix(None, None, _run(copied, self._few.to(dtype)))
 
-    def differentiable_in_inputs(self, dtype: torch.dtype) -> bool:
-        """Whether a graph leads from the outputs to the inputs."""
-        x = self._few.to(dtype).clone().requires_grad_()
+    def input_fault(self, dtype: torch.dtype, work: Work) -> str | None:
+        """Why derivatives in the inputs are not those of the network's function, or None if they are.
+
+        On the few samples: an output depends on its own sample alone, a graph leads from it to the
+        inputs, and torch's gradient is a central difference of the outputs, in float64 where the
+        network runs in it. The passes made are added to ``work``.
+        """
+        if self.coupled:
+            return (
+                "a sample's outputs depend on the other samples of its batch (batch norm without running "
+                "statistics, a random layer left on?), so that no point has derivatives of its own"
+            )
         with _quiet(self.device), torch.enable_grad():
-            outputs = _as_matrix(None, None, _run(self.copy(dtype), x))
-        return any(leaf is x for leaf in _leaves(outputs))
+            try:
+                model, x = self.copy(torch.float64), self._few.double()
+                outputs = _as_matrix(None, None, _run(model, x.requires_grad_()))
+            except InputError:
+                model, x = self.copy(dtype), self._few.to(dtype)
+                outputs = _as_matrix(None, None, _run(model, x.requires_grad_()))
+            work.gradient += len(x)
+            if not any(leaf is x for leaf in _leaves(outputs)):
+                return (
+                    "the outputs don't depend differentiably on the inputs (token ids, rounded, compared "
+                    "or detached inputs?); measure the network that begins behind that step"
+                )
+            generator = torch.Generator().manual_seed(0)
+
+            def drawn(like: Tensor) -> Tensor:
+                return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+            def at(points: Tensor) -> Tensor:
+                work.forward += len(points)
+                with torch.no_grad():
+                    return _as_matrix(None, None, _run(model, points))
+
+            start = x.detach()
+            size = start.flatten(1).norm(dim=1) / max(start[0].numel(), 1) ** 0.5
+            direction = drawn(start) * size.clamp_min(1e-3).view(-1, *[1] * (start.ndim - 1))
+            if not _close(at(start), outputs.detach()):
+                return None  # it is random, which metrics refuse in their words
+            for shift in (0.0, 1e-2):  # a second place, for a network that is bent at the first
+                place = (start + shift * drawn(start) * direction.abs()).requires_grad_()
+                cotangent = drawn(outputs)
+                combined = (_as_matrix(None, None, _run(model, place)) * cotangent).sum()
+                (gradient,) = torch.autograd.grad(combined, place, materialize_grads=True)
+                work.gradient += len(x)
+                if not torch.isfinite(gradient).all():
+                    return None  # which metrics name by its order
+                here = place.detach()
+
+                def difference(h: float, here: Tensor = here, c: Tensor = cotangent) -> float:
+                    return float(
+                        ((at(here + h * direction) - at(here - h * direction)) * c).sum()
+                    ) / (2 * h)
+
+                apart = _apart(
+                    difference,
+                    float((gradient * direction).sum()),
+                    float((gradient * direction).abs().sum()),
+                    torch.finfo(x.dtype).eps * float((outputs.detach() * cotangent).abs().sum()),
+                )
+                if apart <= 1:
+                    return None
+        return (
+            "torch's gradient of this network in its inputs is not the derivative of its outputs: a "
+            "detach(), torch.no_grad(), a straight-through or custom backward stands in the way; measure "
+            "the network without it"
+        )
 
     def _examine(self, original: nn.Module) -> Tensor:
         """Compare a copy with the original on a few samples, and see what it returns."""
@@ -132,6 +195,17 @@ class Network:
                         "forward pass read something that copy.deepcopy doesn't bring along?"
                     )
         return found
+
+
+def _apart(difference: Callable[[float], float], slope: float, size: float, noise: float) -> float:
+    """The least distance of a central difference from ``slope``, over what steps and rounding allow."""
+    distances = []
+    for step in (1e-4, 1e-5, 1e-3, 1e-6):
+        allowed = 1e-4 * size + 100 * noise / step
+        distances.append(abs(difference(step) - slope) / max(allowed, 1e-300))
+        if distances[-1] <= 1:
+            break
+    return min(distances)
 
 
 # --- outputs --------------------------------------------------------------------------------------

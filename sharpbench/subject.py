@@ -20,6 +20,7 @@ from sharpbench.loss import (
     per_sample_loss,
     resolve_loss,
 )
+from sharpbench.measurement import Work
 from sharpbench.network import Network
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
 
@@ -164,9 +165,12 @@ class Subject:
         """
         return self._network.copy(dtype)
 
-    def differentiable_in_inputs(self, dtype: torch.dtype) -> bool:
-        """Whether a graph leads from the outputs to the inputs; a derivative of zero is one too."""
-        return self._network.differentiable_in_inputs(dtype)
+    def input_fault(self, dtype: torch.dtype, work: Work) -> str | None:
+        """Why derivatives in the inputs are not those of the network's function, or None if they are.
+
+        The passes that finding out takes, over a few samples, are added to ``work``.
+        """
+        return self._network.input_fault(dtype, work)
 
     @property
     def coupled(self) -> bool:

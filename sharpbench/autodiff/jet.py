@@ -172,7 +172,11 @@ def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
     from sharpbench.autodiff.dispatch import Propagation
 
     with sdpa_kernel(SDPBackend.MATH), Propagation(degree, tally) as propagation:
-        result = run()
+        try:
+            result = run()
+        except (AttributeError, TypeError, IndexError) as error:
+            # The network runs on tensors: what fails is that a series stands in for one.
+            raise NotImplementedError(f"Taylor mode can't follow it: {error}") from error
         if isinstance(result, Tensor):
             series = propagation.series_of(result)
             result = Jet(result.unsqueeze(0), (0,), degree, tally) if series is None else series

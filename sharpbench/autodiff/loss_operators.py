@@ -508,6 +508,7 @@ _NOT_TWICE = (
     "not differentiable",
     "does not require grad",
     "double backward",
+    "nested",  # nested tensors have hardly any second derivatives
 )
 
 

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sharpbench.autodiff.context import plain_checkpoints
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
-from sharpbench.measurement import Measurement
-from sharpbench.network import TRIED, uncompiled
+from sharpbench.measurement import Measurement, Work
 from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
@@ -120,21 +118,17 @@ class Metric(Plugin, ABC):
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
-            with uncompiled(), plain_checkpoints():
-                if self.space == "input" and not subject.differentiable_in_inputs(dtype):
-                    raise MetricUnsupported(
-                        f"{self.name} is not defined here: the outputs don't depend differentiably on the "
-                        "inputs (token ids, rounded, compared or detached inputs?); measure the network "
-                        "that begins behind that step"
-                    )
-                if self.space == "input" and subject.coupled:
-                    raise MetricUnsupported(
-                        f"{self.name} is not defined here: a sample's outputs depend on the other samples of "
-                        "its batch (batch norm without running statistics, a random layer left on?)"
-                    )
-                measurement = self.measure(subject, seed=seed)
-                if self.space == "input":
-                    measurement.work.forward += TRIED
+            finding = Work()
+            if self.space == "input":
+                fault = subject.input_fault(dtype, finding)
+                if fault:
+                    raise MetricUnsupported(f"{self.name} is not defined here: {fault}")
+            measurement = self.measure(subject, seed=seed)
+            measurement.work.forward += finding.forward
+            measurement.work.gradient += finding.gradient
+            measurement = self.measure(subject, seed=seed)
+            measurement.work.forward += finding.forward
+            measurement.work.gradient += finding.gradient
         except NotImplementedError as error:
             raise MetricFailed(f"torch can't differentiate this network: {error}") from error
         except (MetricFailed, TimeLimitExceeded):

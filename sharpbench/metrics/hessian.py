@@ -24,7 +24,7 @@ from sharpbench.autodiff.trace import (
     estimate_trace,
     squared_frobenius_norm,
 )
-from sharpbench.errors import TimeLimitExceeded, in_words
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -114,7 +114,7 @@ class CurvatureMetric(Metric, ABC):
         work: Work,
     ) -> HessianOperator | GaussNewtonOperator:
         assert subject.loss is not None
-        return kind(
+        operator = kind(
             subject.working_model(torch_dtype(self.dtype)),
             subject.loss,
             *self._data(subject, seed),
@@ -122,6 +122,16 @@ class CurvatureMetric(Metric, ABC):
             memory_budget=self.memory_budget,
             parameters=self.parameters_of,
         )
+        if subject.coupled and not (
+            operator.kept and operator.samples == self._population(subject)
+        ):
+            raise MetricFailed(
+                "a sample's outputs depend on the other samples of its batch (batch norm without running "
+                "statistics?), so that the loss of all samples is none of their parts': measure them "
+                'together (samples = "all" and a larger memory_budget), or give the network running '
+                "statistics"
+            )
+        return operator
 
 
 @dataclass(frozen=True)

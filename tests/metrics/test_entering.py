@@ -220,3 +220,51 @@ def test_the_hash_takes_any_state_by_its_content():
     for one, same, other in zip(states(2), states(2), states(3), strict=True):
         assert state_hash(Extra(one)) == state_hash(Extra(same))
         assert state_hash(Extra(one)) != state_hash(Extra(other))
+
+
+class Straight(nn.Module):
+    """A straight-through estimator: torch's gradient is that of another function."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.layer = how, nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.layer(x)
+        if self.how == "rounded":
+            return z + (z.round() - z).detach()
+        if self.how == "stopped":
+            return z * torch.sigmoid(z).detach()
+        return torch.relu(z) + z.abs().cumsum(1) + x.max(1, keepdim=True).values
+
+
+@pytest.mark.parametrize(
+    "metric", ["curvature_rate", "input_curvature", "input_gradient_change", "input_jacobian_norm"]
+)
+@pytest.mark.parametrize("how", ["rounded", "stopped"])
+def test_a_gradient_that_is_not_the_functions_is_refused(metric, how):
+    torch.manual_seed(0)
+    subject = sb.Subject(Straight(how).double(), torch.randn(20, 4), torch.randint(0, 3, (20,)))
+    with pytest.raises(MetricFailed, match="is not the derivative of its outputs"):
+        sb.measure(subject, metric)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kinks_at_the_very_points_are_no_fault(dtype):
+    torch.manual_seed(0)
+    points = torch.tensor([[0.0] * 4, [1.0] * 4, [0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
+    net = Straight("bent").to(dtype)
+    nn.init.zeros_(net.layer.bias)
+    subject = sb.Subject(net, points.repeat(5, 1), torch.randint(0, 3, (20,)))
+    assert sb.measure(subject, "input_jacobian_norm").value > 0
+
+
+def test_a_network_whose_samples_depend_on_each_other_is_measured_whole_or_not_at_all():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3)
+    )
+    subject = sb.Subject(net, torch.randn(20, 4), torch.randint(0, 3, (20,)))
+    assert sb.measure(subject, "hessian_top_eigenvalue").converged
+    with pytest.raises(MetricFailed, match="together"):
+        sb.measure(subject, "hessian_top_eigenvalue", samples=10)

@@ -186,7 +186,8 @@ def _has_no_answer(question: Question, reference: Reference) -> bool:
 def judge(question: Question, got: sb.Measurement, expected: Figure) -> Answer:
     """The points measured are all there are: their component explains no deviation."""
     deviation = abs(got.value - expected.value)
-    doubt = expected.error + 4 * expected.spread
+    # The reference's own error comes from two steps: it is known to a factor of two.
+    doubt = 2 * expected.error + 4 * expected.spread
     text = f"{got.value:.8g}, expected {expected.value:.8g} ± {doubt:.1g}"
     if deviation <= question.tolerance * abs(expected.value) + question.absolute + doubt:
         return Answer("right", text)

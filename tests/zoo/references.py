@@ -278,8 +278,11 @@ class Reference:
         unit = (gradients / gradients.norm(dim=1, keepdim=True)).view_as(self.x)
         derivatives, errors = _along(scalar, self.x, unit)
         size = derivatives.abs()
-        if not bool((size > 10 * errors + 1e-13).all()):
+        # A point with a derivative that vanishes has no logarithm and is left out.
+        kept = (size > 10 * errors + 1e-13).all(0)
+        if not bool((kept | (size <= 3 * errors + 1e-13).any(0)).all()) or not bool(kept.any()):
             raise ArithmeticError("a derivative of the network vanishes")
+        size, errors = size[:, kept], errors[:, kept]
         orders = torch.arange(1.0, 5.0, dtype=torch.float64)
         slope = (orders - orders.mean()) / (orders - orders.mean()).square().sum()
         y = size.log().mean(1)
