@@ -215,11 +215,12 @@ def test_the_first_step_refuses_gradients_that_taylor_mode_loses():
     class Reentrant(nn.Module):
         def __init__(self):
             super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
             self.first, self.second = nn.Linear(2, 5), nn.Linear(5, 2)
 
         def forward(self, x):
             inner = torch.utils.checkpoint.checkpoint(
-                lambda h: self.first(h).tanh(), x, use_reentrant=True
+                lambda h: self.first(h).tanh(), self.scale * x, use_reentrant=True
             )
             return self.second(inner)
 
