@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from sharpbench.errors import NotFinite
-from sharpbench.measurement import ErrorComponent, Measurement
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 
 
 def test_components_add_in_quadrature_with_satterthwaites_degrees_of_freedom():
@@ -46,3 +46,19 @@ def test_what_is_not_finite_is_no_error():
         ErrorComponent("points", math.inf)
     with pytest.raises(ValueError, match="unknown source"):
         ErrorComponent("luck", 1.0)
+
+
+def test_work_is_counted_in_passes_of_one_gradient():
+    """Griewank & Walther: forward ⅓, backward ⅔, a Hessian-vector product 2, order k then 2^(k−1)."""
+    assert (
+        Work(forward=30, gradient=5, hessian_vector=2, higher=7).gradient_samples()
+        == 10 + 5 + 4 + 7
+    )
+    assert Work(forward=30).gradient_equivalents(5) == 2
+    work = Work()
+    work.add_backward(30)
+    assert work.gradient_samples() == pytest.approx(20)
+    for order, cost in ((1, 30), (2, 60), (3, 120), (4, 240)):
+        work = Work()
+        work.add_derivative(order, 30)
+        assert work.gradient_samples() == cost

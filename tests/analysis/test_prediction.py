@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
+from sharpbench.analysis.frames import stratum
 from sharpbench.analysis.prediction import associations, holm, kendall
 from sharpbench.seeds import numpy_generator
 
@@ -146,6 +147,17 @@ def test_pairs_of_one_seed_and_of_one_recipe_are_told_apart():
     assert row["between_seeds"].tau == -1
     assert row["between_seeds"].pairs == 45
     assert row["within"].blocks == 6
+
+
+def test_a_stratum_is_one_of_data_and_model():
+    """Networks of unlike models are not compared: within each the order is reversed."""
+    frame = frame_of([(float(i), float(i // 5 * 20 - i), "d") for i in range(10)])
+    frame["model_short"] = ["small" if int(s) < 5 else "large" for s in frame["subject"]]
+    assert set(stratum(frame)) == {"d · small", "d · large"}
+    (row,) = associations(frame).to_dict("records")
+    assert row["within"].tau == -1
+    assert row["within"].strata == 2
+    assert row["pooled"].tau > 0
 
 
 def test_p_is_adjusted_for_the_number_of_metrics():

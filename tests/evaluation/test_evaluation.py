@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
+    _gaps,
     brier_score,
     calibrated_floor,
     debiased_calibration_error,
@@ -88,6 +91,14 @@ def test_the_debiased_error_has_less_bias_and_covers(overconfidence):
     )
     covered = np.mean(np.abs(debiased - overconfidence) < 1.96 * error)
     assert covered > (0.85 if overconfidence in (0.02, 0.05) else 0.92)
+
+
+def test_a_bins_gap_and_its_deviation_by_hand():
+    """Two samples off by 0.4 and −0.8: the sum −0.4 has the variance 2·0.72; one alone has 0.3·0.7."""
+    confidence, correct = np.array([0.6, 0.8, 0.3]), np.array([True, False, True])
+    gap, deviation = _gaps(confidence, correct, 2)
+    assert gap == pytest.approx([0.7 / 3, -0.4 / 3])
+    assert deviation == pytest.approx([math.sqrt(0.21) / 3, 1.2 / 3])
 
 
 def test_a_bin_of_one_sample_and_certainty_are_no_trouble():

@@ -1,5 +1,8 @@
 """SAM sharpness in every variant, against quadratics whose answer is known and against each other."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,8 @@ from torch import nn
 import sharpbench as sb
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
+from sharpbench.metrics.base import measured_points
+from sharpbench.metrics.sam import SamSharpness, _Rise
 
 
 class Weights(nn.Module):
@@ -144,3 +149,128 @@ def test_errors_of_drawn_samples_shrink_as_they_are_taken(tiny, case, m):
     one_batch_of_all = sb.measure(tiny, "sam_sharpness", case=case, m="all", seed=1)
     assert one_batch_of_all.exact == (case == "worst")
     assert one_batch_of_all.details.get("lower_bound", False) == (case == "worst")
+
+
+def test_the_entries_of_a_draw_from_the_cube_are_independent():
+    """½(Σw)² has a Hessian of ones: E(Σε)² = Pρ²/3 where the entries' signs are independent."""
+    ones = surface([0.0] * 4, [0.0] * 4, [0.0] * 4)
+    together = sb.Subject(
+        ones.model, ones.inputs, ones.targets, loss=lambda f, _: 0.5 * f.sum(1).square()
+    )
+    found = measured(together, rho=0.3, case="average", draws=4000, ball="linf")
+    assert found == pytest.approx(0.5 * 4 * 0.09 / 3, rel=0.06)
+
+
+def test_asam_scales_a_matrix_by_its_entries_and_eta():
+    """T = |w| + η: ‖T∇L‖ = ‖((1 + ½)·3, (2 + ½)·4)‖."""
+    layer = nn.Linear(2, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    x = torch.tensor([[3.0, -4.0]] * 4, dtype=torch.float64)
+    linear = sb.Subject(layer, x, torch.zeros(4, 1), loss=lambda f, _: f.sum(1))
+    found = measured(linear, rho=0.1, adaptive="asam", eta=0.5)
+    assert found == pytest.approx(0.1 * math.hypot(4.5, 10))
+
+
+def test_the_components_of_the_error_by_hand():
+    def parts(metric, rises, left_out):
+        found = metric._errors(rises, left_out)
+        return [(e.source, e.size, e.degrees_of_freedom) for e in found]
+
+    each = torch.zeros(2)
+    average = SamSharpness(case="average", draws=4)
+    pairs = [_Rise(2.0, each, (1.0, 3.0)), _Rise(4.0, each, (2.0, 6.0))]
+    # Variances 2 and 8 of two pairs a batch: the mean of both batches has √((2 + 8)/2)/2.
+    assert parts(average, pairs, 0.0) == [("draws", pytest.approx(math.sqrt(5) / 2), 2)]
+    worst = [_Rise(value, each) for value in (1.0, 3.0, 5.0)]
+    error = 2 / math.sqrt(3)
+    free = pytest.approx(2 * (0.36**2 + 0.64**2))
+    assert parts(SamSharpness(), worst, 0.36) == [
+        ("points", pytest.approx(0.6 * error), free),
+        ("draws", pytest.approx(0.8 * error), free),
+    ]
+
+
+def test_the_error_of_drawn_points_is_that_of_their_mean():
+    """½ax²: a pair w ± ρ rises by ½aρ² exactly."""
+    model = Weights([0.7])
+    x = torch.linspace(0.5, 2, 20, dtype=torch.float64).unsqueeze(1)
+    subject = sb.Subject(model, x, torch.zeros(20, 1), loss=lambda f, _: 0.5 * f.square().sum(1))
+    found = sb.measure(
+        subject, "sam_sharpness", rho=0.1, m="all", case="average", samples=8, draws=4, seed=0
+    )
+    drawn, _ = measured_points(subject, "train", 8, torch.float64, seed=0)
+    rises = 0.005 * drawn.squeeze(1).numpy() ** 2
+    assert found.value == pytest.approx(rises.mean())
+    sizes = {e.source: e.size for e in found.errors}
+    assert sizes["points"] == pytest.approx(rises.std(ddof=1) * math.sqrt((1 - 8 / 20) / 8))
+    assert sizes["draws"] == pytest.approx(0, abs=1e-12)
+
+
+def auto_pgd(height, slope, size, steps, project, direction, radius):
+    """Algorithm 1 of Croce & Hein, arXiv:2003.01690, in numpy."""
+    marks, gap = [0.0, 0.22], 0.22
+    while marks[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        marks.append(marks[-1] + gap)
+    checks = [math.ceil(m * steps) for m in marks if m <= 1]
+    length, point = 2 * radius, np.zeros(size)
+    before = best = point
+    last = project(point + length * direction(slope(point)))
+    heights = [height(point), height(last)]
+    if heights[1] > heights[0]:
+        best = last
+    before, point = point, last
+    at_check = (length, heights[0])
+    for k in range(1, steps):
+        if k in checks:
+            window = range(checks[checks.index(k) - 1], k)
+            ups = sum(heights[i + 1] > heights[i] for i in window)
+            halve = ups < 0.75 * len(window) or at_check == (length, height(best))
+            at_check = (length, height(best))
+            if halve:
+                length, point, before = length / 2, best, best
+                heights[-1] = height(best)
+        ahead = project(point + length * direction(slope(point)))
+        moved = project(point + 0.75 * (ahead - point) + 0.25 * (point - before))
+        before, point = point, moved
+        heights.append(height(point))
+        if heights[-1] > height(best):
+            best = point
+    return height(best) - height(np.zeros(size))
+
+
+@pytest.mark.parametrize("ball", ["l2", "linf"])
+@pytest.mark.parametrize("steps", [7, 12, 20])
+def test_auto_pgd_is_its_algorithm(ball, steps):
+    w = np.array([0.3, -0.8, 0.5, 0.1])
+    tilt = np.array([0.5, -0.2, 0.1, 0.4])
+
+    def height(e):
+        return (np.sin(5 * (w + e)) + tilt * (w + e) ** 2).sum()
+
+    def slope(e):
+        return 5 * np.cos(5 * (w + e)) + 2 * tilt * (w + e)
+
+    def loss(f, _):
+        return (torch.sin(5 * f) + torch.from_numpy(tilt) * f**2).sum(1)
+
+    if ball == "l2":
+
+        def project(e):
+            return e * min(1, 0.6 / max(np.linalg.norm(e), 1e-300))
+
+        def direction(g):
+            return g / np.linalg.norm(g)
+    else:
+
+        def project(e):
+            return e.clip(-0.6, 0.6)
+
+        direction = np.sign
+    x = torch.ones(3, 4, dtype=torch.float64)
+    subject = sb.Subject(Weights(w.tolist()), x, torch.zeros(3, 1), loss=loss)
+    found = measured(subject, rho=0.6, attack="auto_pgd", steps=steps, ball=ball)
+    assert found == pytest.approx(
+        auto_pgd(height, slope, 4, steps, project, direction, 0.6), rel=1e-12
+    )
