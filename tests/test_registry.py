@@ -75,6 +75,22 @@ def test_collisions_and_malformed_plugins_are_refused(registry):
     with pytest.raises(TypeError, match="must derive from Fruit"):
         registry.register(Thawed)
 
+    @dataclass(frozen=False, unsafe_hash=True)
+    class Melted(Plugin):
+        """Not frozen either."""
+
+        name = "melted"
+
+    @dataclass(frozen=True)
+    class Silent(Plugin):
+        name = "silent"
+
+    anything = Registry("thing", Plugin, group="sharpbench.none", builtins={})
+    with pytest.raises(TypeError, match="frozen dataclass"):
+        anything.register(Melted)
+    with pytest.raises(TypeError, match="needs a docstring"):
+        anything.register(Silent)
+
 
 def test_label_holds_only_what_differs_from_the_defaults():
     assert metrics.create("sam_sharpness").label == "sam_sharpness"

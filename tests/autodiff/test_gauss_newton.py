@@ -11,7 +11,9 @@ from torch.nn.utils import parametrizations, prune
 
 import sharpbench as sb
 from sharpbench.autodiff.gauss_newton import gauss_newton_trace
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
+from sharpbench.seeds import torch_generator
 from sharpbench.subject import per_sample_loss
 
 CROSS_ENTROPY = per_sample_loss("classification")
@@ -436,6 +438,16 @@ def sorted_rows(s, x):
     return s.b(torch.tanh(s.a(x[order])))[order.argsort()]
 
 
+EXACT["a shift added and taken off"] = lambda: (
+    Net(
+        lambda s, x: s.b(torch.tanh(s.a(x) + s.p) - s.p),
+        a=nn.Linear(D, 6),
+        b=nn.Linear(6, C),
+        p=vector(6),
+    ),
+    (D,),
+)
+
 PROBED = {
     "a subclass with another forward": lambda: (
         nn.Sequential(Standardized(D, 4), nn.ReLU(), nn.Linear(4, C)),
@@ -581,3 +593,23 @@ def test_what_breaks_an_assumption_is_found_out_and_measured_by_products(name):
     assert found.details["method"] == "unit_vectors"
     assert found.details["why"]
     assert found.value == pytest.approx(exact, rel=1e-8)
+
+
+def test_a_parameter_that_takes_part_in_one_batch_alone_is_found_there():
+    """The check sees a few samples; a weight that only another one reaches is found when it comes."""
+    inside = torch.randperm(N, generator=torch_generator(0))[:4].tolist()
+    last = max(set(range(N)) - set(inside))
+
+    def forward(s, x):
+        rare = (x[:, :1] > 100).to(x.dtype)
+        return s.net(x / (1 + 99 * rare)) + rare * s.gate.sigmoid()
+
+    torch.manual_seed(0)
+    net = Net(forward, net=mlp(nn.Tanh()), gate=vector(C)).double()
+    x, y = data(D)
+    assert gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work()).value == pytest.approx(
+        float(dense_gauss_newton(net, x, y).trace()), rel=1e-9
+    )
+    x[last, 0] = 101.0
+    with pytest.raises(MetricFailed, match="outside of a call"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work(), chunk=5)

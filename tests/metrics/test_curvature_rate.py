@@ -161,10 +161,11 @@ def exponential():
     return sb.Subject(Exponential(w), x, torch.zeros(400, 1), loss=identity_loss), float(w.norm())
 
 
-def test_the_frobenius_norm_is_unbiased_in_any_dimension(exponential):
+@pytest.mark.parametrize("law", ["gaussian", "sphere"])
+def test_the_frobenius_norm_is_unbiased_in_any_dimension(exponential, law):
     subject, norm = exponential
     found = sb.measure(
-        subject, "curvature_rate", norm="frobenius", direction_law="gaussian", directions=20, seed=0
+        subject, "curvature_rate", norm="frobenius", direction_law=law, directions=20, seed=0
     )
     assert found.value == pytest.approx(math.log(norm), abs=4 * found.standard_error)
     assert found.standard_error < 0.1
@@ -202,6 +203,8 @@ def test_fits():
     assert float(slope) == pytest.approx(float(y[0, -1] - y[0, 0]) / 7)
     slope, _ = growth_rate(orders, y)
     assert float(slope) == pytest.approx(np.polyfit(n, y[0], 1)[0])
+    slope, _ = growth_rate(orders, y, weight_decay=0.3)
+    assert float(slope) == pytest.approx(np.polyfit(n, y[0], 1, w=(1 + 0.3 * n) ** -0.5)[0])
 
 
 def test_factorial_normalisation_finds_the_radius_of_convergence():
