@@ -56,3 +56,7 @@ def test_costs_of_two_result_sets():
     slower.loc[0, "cost.shared_machine"] = True
     (row,) = compare_costs(frame, slower).to_dict("records")
     assert (row["n"], row["time"], row["memory"], row["work"]) == (4, 2.0, 1.0, 1.0)
+    busy = slower.assign(**{"cost.foreign_cores": [0.0, 0.0, 0.0, 3.0, 3.0]})
+    busy.loc[3:, "cost.median_seconds"] *= 100
+    (row,) = compare_costs(frame, busy).to_dict("records")
+    assert (row["n"], row["largest"]) == (2, 2.0)

@@ -30,6 +30,9 @@ FUNCTIONS = {
     "atan, arctan": lambda p: p.atan() + torch.arctan(p * p),
     "asinh, acosh, atanh": lambda p: p.asinh() + (p**2 + 1.5).acosh() + (p.sin() / 2).atanh(),
     "log2, log10, exp2": lambda p: (p**2 + 1).log2() + (p**2 + 1).log10() + p.exp2(),
+    "index_add with alpha": lambda p: p.sin().index_add(
+        1, torch.tensor([0, 2, 0]), p.exp()[:, :3], alpha=-1.7
+    ),
     "erfc, ndtr": lambda p: p.erfc() + torch.special.ndtr(p),
     "logit": lambda p: p.sigmoid().logit() * torch.logit(p.sigmoid(), eps=0.3),
     "xlogy": lambda p: torch.xlogy(p, p**2 + 1) + torch.xlogy(_P.round(), p.exp()),
