@@ -44,7 +44,7 @@ def _lstm(x, layer):
 def _packed(x, layer):
     packed = pack_padded_sequence(x, torch.tensor([3, 5]), batch_first=True, enforce_sorted=False)
     out, _ = layer(packed)
-    return pad_packed_sequence(out, batch_first=True)[0]
+    return pad_packed_sequence(out, batch_first=True, padding_value=-0.7)[0].tanh()
 
 
 def _cells(x, cell):

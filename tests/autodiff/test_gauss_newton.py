@@ -613,3 +613,22 @@ def test_a_parameter_that_takes_part_in_one_batch_alone_is_found_there():
     x[last, 0] = 101.0
     with pytest.raises(MetricFailed, match="outside of a call"):
         gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work(), chunk=5)
+
+
+def test_an_input_changed_after_the_call_in_one_batch_alone_is_found_there():
+    inside = torch.randperm(N, generator=torch_generator(0))[:4].tolist()
+    last = max(set(range(N)) - set(inside))
+
+    def forward(s, x):
+        h = s.a(x) * 1.0
+        out = s.b(h)
+        if (x > 100).any():
+            h.mul_(2)
+        return out
+
+    torch.manual_seed(0)
+    net = Net(forward, a=nn.Linear(D, 6), b=nn.Linear(6, C)).double()
+    x, y = data(D)
+    x[last, 0] = 101.0
+    with pytest.raises(MetricFailed, match="changed in place after the call"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work(), chunk=5)

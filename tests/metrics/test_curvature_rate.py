@@ -10,7 +10,7 @@ import sharpbench as sb
 from sharpbench.autodiff.jet import jet
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
-from sharpbench.metrics.curvature_rate import growth_rate
+from sharpbench.metrics.curvature_rate import CurvatureRate, growth_rate
 from sharpbench.models import models
 
 
@@ -311,3 +311,16 @@ def test_outputs_of_a_piecewise_linear_network_have_no_rate(moons, target):
     assert math.isfinite(sb.measure(subject, "curvature_rate", target="loss").value)
     floored = sb.measure(subject, "curvature_rate", target=target, floor=1e-12)
     assert floored.details["log_derivative"][-1] == pytest.approx(math.log(1e-12))
+
+
+@pytest.mark.parametrize("norm", ["geometric_mean", "rms"])
+def test_the_jackknife_leaves_one_point_out_at_a_time(norm):
+    metric = CurvatureRate(norm=norm, orders=(1, 2, 3))
+    logs = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = metric._without_each(logs)
+    for i in range(6):
+        rest = np.delete(logs.numpy(), i, 0)
+        by_hand = (
+            rest.mean(0) if norm == "geometric_mean" else np.log((np.exp(rest) ** 2).mean(0)) / 2
+        )
+        assert found[i].numpy() == pytest.approx(by_hand, rel=1e-12)
