@@ -19,6 +19,7 @@ __all__ = [
     "Which",
     "extreme_eigenvalues",
     "failure_probability",
+    "least_share",
     "spectral_density",
 ]
 
@@ -46,6 +47,11 @@ def failure_probability(tolerance: float) -> float:
     1e-2 and 1e-3, for 1.7, 1.45, 1.36 and 1.3 times the products of a residual's bound alone.)
     """
     return max(1e-3, 0.1 * math.sqrt(tolerance))
+
+
+def least_share(dimension: int, chance: float) -> float:
+    """With probability ``chance`` a random unit vector has a smaller squared component along a direction."""
+    return float(betaincinv(0.5, 0.5 * (dimension - 1), chance)) if dimension > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -428,8 +434,7 @@ class _Lanczos:
         self._basis = self._rows(min(most, 16) + 1)
         start, square = self._start(generator, guess)
         self._basis[0] = start
-        quantile = betaincinv(0.5, 0.5 * (self.free - 1), chance) if self.free > 1 else 1.0
-        self.least_share = float(quantile) / square
+        self.least_share = least_share(self.free, chance) / square
 
     def _start(self, generator: torch.Generator, guess: Tensor | None) -> tuple[Tensor, float]:
         """A random unit vector, drawn on the CPU, with the guess added; the square of their length."""

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sharpbench.autodiff.block_norms import BlockNorms, block_norms
+from sharpbench.autodiff.lanczos import failure_probability
 from sharpbench.autodiff.loss_operators import InputHessianOperator
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -28,6 +30,9 @@ from sharpbench.subject import Subject
 __all__ = ["InputCurvature", "InputGradientChange", "InputJacobianNorm"]
 
 _CHUNK = 256
+
+_KRYLOV_NUMBERS = 1 << 24
+"""Numbers in the Krylov vectors of all points of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,15 @@ class InputJacobianNorm(_InputMetric):
 class InputCurvature(_InputMetric):
     """Mean normalised curvature E[‖∇²ℓ‖₂ / (‖∇ℓ‖₂ + ε)] of each point's loss in its input.
 
-    The spectral norm comes from power iteration with Hessian-vector products, for all points at
-    once. log of it is λ between the orders 1 and 2, with the worst direction for a random one.
+    The spectral norms come from a Lanczos iteration in each point, all in step: one Hessian-vector
+    product serves them all. log of the figure is λ between the orders 1 and 2, with the worst direction
+    for a random one. The norms found are lower bounds, and ``error_bound`` says by how much the figure
+    over the same points may be larger: wrong with ``failure_probability`` (in the details) at most, over
+    the random starts. ``converged``: it is at most ``tolerance`` times the value. Exact where the loss is
+    linear in the input, or its Hessian of a rank below the number of products.
 
-    Parameters: ``iterations`` at most; stops when the mean changes by less than ``tolerance``
-    relatively; ``epsilon``; ``samples`` points drawn from ``split``.
+    Parameters: ``iterations``: products at most; ``tolerance``; ``epsilon``, in units of the gradient;
+    ``samples`` points drawn from ``split``.
     """
 
     name = "input_curvature"
@@ -126,30 +135,54 @@ class InputCurvature(_InputMetric):
         model, work = subject.working_model(dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         generator = torch_generator(derive_seed(seed, "directions"))
-        start = torch.randn(inputs.shape, generator=generator, dtype=torch.float64).to(inputs)
-        ratios, converged = [], True
-        parts = (t.split(_CHUNK) for t in (inputs, targets, start))
-        for x, y, v in zip(*parts, strict=True):
-            ratio, done = self._ratios(subject, model, x, y, v, work)
-            ratios.append(ratio)
-            converged &= done
-        return mean_over_points(torch.cat(ratios), work, converged=converged)
+        parts = [
+            self._ratios(subject, model, x, y, work, generator, len(x) / len(inputs))
+            for x, y in zip(*(t.split(self._chunk(inputs)) for t in (inputs, targets)), strict=True)
+        ]
+        ratios, bounds = torch.cat([r for r, _, _ in parts]), torch.cat([b for _, b, _ in parts])
+        found = [norms for _, _, norms in parts]
+        bound = float(bounds.mean())
+        return mean_over_points(
+            ratios,
+            work,
+            converged=bound <= self.tolerance * float(ratios.mean()),
+            error_bound=bound or None,
+            details={
+                "products": max(norms.products for norms in found),
+                "failure_probability": sum(norms.failure_probability for norms in found),
+                "checks": {"symmetry": max(norms.asymmetry for norms in found)},
+            },
+        )
+
+    def _chunk(self, inputs: Tensor) -> int:
+        """Points at once, so that their Krylov vectors fit the memory."""
+        size = inputs[0].numel()
+        return max(1, min(_CHUNK, _KRYLOV_NUMBERS // (size * (min(self.iterations, size) + 1))))
 
     def _ratios(
-        self, subject: Subject, model: nn.Module, x: Tensor, y: Tensor, v: Tensor, work: Work
-    ) -> tuple[Tensor, bool]:
+        self,
+        subject: Subject,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        work: Work,
+        generator: torch.Generator,
+        part: float,
+    ) -> tuple[Tensor, Tensor, BlockNorms]:
+        """Of a ``part`` of the points the ratios (n,), by how much they may be larger, and the norms."""
         assert subject.loss is not None
         operator = InputHessianOperator(model, subject.loss, x, y, work=work)
-        size = operator.gradient.flatten(1).norm(dim=1)
-        norm, done, v = torch.zeros_like(size), operator.linear, v.flatten(1)
-        for _ in range(0 if done else self.iterations):
-            v = v / v.norm(dim=1, keepdim=True).clamp_min(1e-300)
-            v = operator.matvec(v.reshape(-1)).view_as(v)
-            before, norm = norm, v.norm(dim=1)
-            if (norm - before).abs().sum() <= self.tolerance * norm.sum():
-                done = True
-                break
-        return norm / (size + self.epsilon), done
+        weights = 1 / (operator.gradient.flatten(1).norm(dim=1).double().cpu() + self.epsilon)
+        found = block_norms(
+            operator,
+            len(x),
+            tolerance=self.tolerance,
+            max_products=self.iterations,
+            generator=generator,
+            weights=weights,
+            chance=part * failure_probability(self.tolerance),
+        )
+        return weights * found.norms, weights * found.error_bounds, found
 
 
 @metrics.register

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,14 @@ def jackknife(without: Tensor, *, source: Source) -> ErrorComponent:
     return ErrorComponent(source, size, degrees_of_freedom(without))
 
 
-def mean_over_points(values: Tensor, work: Work, *, converged: bool = True) -> Measurement:
+def mean_over_points(
+    values: Tensor,
+    work: Work,
+    *,
+    converged: bool = True,
+    error_bound: float | None = None,
+    details: dict[str, Any] | None = None,
+) -> Measurement:
     """Mean of ``values`` (N,) with its standard error; a skewed law's has fewer degrees of freedom.
 
     Raises NotFinite.
@@ -33,6 +41,8 @@ def mean_over_points(values: Tensor, work: Work, *, converged: bool = True) -> M
         value=float(exact.mean()),
         errors=(ErrorComponent("points", size, degrees_of_freedom(exact) if several else None),),
         converged=converged,
+        error_bound=error_bound,
         samples=len(exact),
         work=work,
+        details=details or {},
     )

@@ -79,7 +79,7 @@ class Timed:
 
 @functools.lru_cache(maxsize=8)
 def truth(name: str) -> float:
-    """The top eigenvalue to 1e-9 by the native Lanczos iteration in float64."""
+    """The top eigenvalue by the native Lanczos iteration in float64, to 1e-5."""
     metric = metrics.create(
         "hessian_top_eigenvalue",
         {"samples": samples(name), "tolerance": 1e-5, "max_products": 400},
@@ -89,33 +89,40 @@ def truth(name: str) -> float:
     return found.value
 
 
-def within(
-    name: str, implementation: str, error: float, *, rounds: int = 3, device: str = "cpu"
-) -> Timed | None:
-    """The loosest tolerance at which an implementation's top eigenvalue is within ``error`` of the truth.
+def top_eigenvalue(
+    name: str, implementation: str, tolerance: float, *, device: str = "cpu"
+) -> Callable[[], Measurement]:
+    """One measurement in float32 at a stated tolerance, the same for every implementation."""
+    metric = metrics.create(
+        "hessian_top_eigenvalue",
+        {
+            "implementation": implementation,
+            "samples": samples(name),
+            "tolerance": tolerance,
+            "max_products": 1000,
+            "dtype": "float32",
+        },
+    )
+    measured = subject(name, device)
+    return lambda: metric.measure(measured, seed=0)
 
-    Each tolerance is asked in turn, loosest first, so that a rival is not made to work for more than
-    it must; only the one that suffices is timed. None if none does.
-    """
-    for tolerance in (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7):
-        metric = metrics.create(
-            "hessian_top_eigenvalue",
-            {
-                "implementation": implementation,
-                "samples": samples(name),
-                "tolerance": tolerance,
-                "max_products": 1000,
-                "dtype": "float32",
-            },
-        )
-        found = metric.measure(subject(name, device), seed=0)
-        off = abs(found.value / truth(name) - 1)
-        if off <= error:
-            seconds = best(
-                lambda metric=metric: metric.measure(subject(name, device), seed=0), rounds
-            )
-            return Timed(found, off, seconds)
-    return None
+
+def side_by_side(
+    calls: dict[str, Callable[[], Measurement]], true: float, *, rounds: int = 3
+) -> dict[str, Timed]:
+    """Each call's answer and best time, in rounds of all of them in turn: other load hits all alike."""
+    found: dict[str, Timed] = {}
+    for _ in range(rounds):
+        for who, call in calls.items():
+            start = time.perf_counter()
+            answer = call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            if who in found:
+                seconds = min(seconds, found[who].seconds)
+            found[who] = Timed(answer, abs(answer.value / true - 1), seconds)
+    return found
 
 
 def best(call: Callable[[], object], rounds: int) -> float:

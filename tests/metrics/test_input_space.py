@@ -6,6 +6,8 @@ from torch import nn
 
 import sharpbench as sb
 from sharpbench.errors import InputError, MetricUnsupported
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import measured_points
 
 
 def wave_loss(outputs, targets):
@@ -34,7 +36,77 @@ def test_curvature_of_a_quadratic(quadratic):
     found = sb.measure(quadratic, "input_curvature", tolerance=1e-9, epsilon=1e-12, seed=0)
     assert found.value == pytest.approx(float((5 / sizes).mean()), rel=1e-6)
     assert found.converged
-    assert not sb.measure(quadratic, "input_curvature", iterations=1, seed=0).converged
+    assert found.error_bound is None  # three inputs: the blocks are written out
+    short = sb.measure(quadratic, "input_curvature", iterations=1, seed=0)
+    assert not short.converged
+    assert short.value < found.value < short.value + short.error_bound
+
+
+def test_curvature_in_float32_allows_for_rounding(trained_mlp):
+    given = {"samples": 60, "seed": 0}
+    exact = sb.measure(trained_mlp, "input_curvature", tolerance=1e-9, iterations=64, **given)
+    for tolerance in (1e-2, 1e-4):
+        found = sb.measure(
+            trained_mlp, "input_curvature", tolerance=tolerance, dtype="float32", **given
+        )
+        assert found.converged
+        assert found.error_bound > 0
+        assert abs(found.value - exact.value) <= found.error_bound
+
+
+@pytest.mark.parametrize("tolerance", [0.1, 1e-3])
+def test_curvature_equals_that_of_the_dense_hessians(trained_cnn, tolerance):
+    found = sb.measure(trained_cnn, "input_curvature", samples=24, tolerance=tolerance, seed=1)
+    close = sb.measure(
+        trained_cnn, "input_curvature", samples=24, tolerance=1e-9, iterations=64, seed=1
+    )
+    metric = metrics.create("input_curvature", {"samples": 24})
+    x, y = measured_points(trained_cnn, "test", metric.samples, torch.float64, seed=1)
+    model = trained_cnn.working_model(torch.float64)
+
+    def loss(point, label):
+        return trained_cnn.losses(model(point.unsqueeze(0)), label.unsqueeze(0))[0]
+
+    size = x[0].numel()
+    dense = torch.stack(
+        [
+            torch.autograd.functional.hessian(lambda p, t=t: loss(p, t), point).view(size, size)
+            for point, t in zip(x, y, strict=True)
+        ]
+    )
+    slopes = torch.stack(
+        [
+            torch.autograd.functional.jacobian(lambda p, t=t: loss(p, t), point).flatten()
+            for point, t in zip(x, y, strict=True)
+        ]
+    )
+    ratios = torch.linalg.matrix_norm(dense, 2) / (slopes.norm(dim=1) + 1e-6)
+    truth = float(ratios.mean())
+    assert close.value == pytest.approx(truth, rel=1e-8)
+    assert found.converged
+    assert found.value <= truth * (1 + 1e-12)
+    assert truth <= found.value + (found.error_bound or 0)
+    assert (found.error_bound or 0) <= tolerance * found.value
+    assert found.details["products"] <= close.details["products"]
+
+
+def test_curvature_is_exact_where_the_loss_is_linear_in_the_input():
+    x = torch.randn(20, 12, generator=torch.Generator().manual_seed(0))
+    subject = sb.Subject(nn.Linear(12, 1), x, torch.zeros(20, 1), loss=wave_loss)
+    found = sb.measure(subject, "input_curvature", seed=0)
+    assert found.value == 0
+    assert found.converged
+    assert found.error_bound is None
+
+
+def test_curvature_in_chunks_equals_that_at_once(trained_mlp, monkeypatch):
+    from sharpbench.metrics import input_space
+
+    at_once = sb.measure(trained_mlp, "input_curvature", samples=60, tolerance=1e-8, seed=0)
+    monkeypatch.setattr(input_space, "_KRYLOV_NUMBERS", 64 * 51 * 7)
+    chunked = sb.measure(trained_mlp, "input_curvature", samples=60, tolerance=1e-8, seed=0)
+    assert chunked.value == pytest.approx(at_once.value, rel=1e-8)
+    assert chunked.details["failure_probability"] <= 1e-3 * (1 + 1e-9)
 
 
 def test_gradient_change_of_a_quadratic(quadratic):

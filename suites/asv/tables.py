@@ -1,0 +1,119 @@
+"""The tables "Top eigenvalue" and "Trace" of the README, as Markdown on the standard output.
+
+    python -m suites.asv.tables --seconds 180 digits_mlp_26k mnist_cnn_26k
+
+Every implementation is asked for the same tolerance, without looking at the truth, which stands beside
+what it gives: seconds (the best of interleaved rounds on one thread, float32), Hessian-vector products,
+and the relative difference from a reference in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import metrics
+
+from . import workloads
+
+ROUNDS = 5
+EIGENVALUE = 1e-3
+TRACE = 1e-2
+_TRIAL = 32
+"""Probes whose time and spread tell how long a method takes."""
+
+
+def top_eigenvalues(name: str, limit: float) -> dict[str, str]:
+    """A row of the first table: a cell for each implementation."""
+    truth = workloads.truth(name)
+    calls = {
+        who: workloads.top_eigenvalue(name, who, EIGENVALUE)
+        for who in ("native", "pyhessian", "curvlinops")
+    }
+    return _cells(calls, truth, limit, "products")
+
+
+def traces(name: str, limit: float) -> dict[str, str]:
+    """A row of the second table. curvlinops has no tolerance: it takes 100 probes, its manual's number."""
+    truth = _trace(name, dtype="float64", tolerance=TRACE / 10)().value
+    first = _trace(name, method="hutchinson", tolerance=0.0, max_probes=_TRIAL)
+    start = time.perf_counter()
+    spread = first().standard_error
+    seconds = time.perf_counter() - start
+    assert spread is not None
+    needed = _TRIAL * (spread / (TRACE * abs(truth))) ** 2
+    calls = {
+        "native": _trace(name),
+        "xtrace": _trace(name, method="xtrace"),
+        "hutchinson": _trace(name, method="hutchinson"),
+        "pyhessian": _trace(name, implementation="pyhessian"),
+        "curvlinops": _trace(name, implementation="curvlinops", max_probes=100),
+    }
+    left_out = {}
+    if seconds * needed / _TRIAL > limit:
+        del calls["hutchinson"]
+        left_out = {"hutchinson": f"about {seconds * needed / _TRIAL:.0f} s, {needed:.0f} probes"}
+    return {**_cells(calls, truth, limit, "probes"), **left_out}
+
+
+def _trace(name: str, **parameters: object) -> Callable[[], Measurement]:
+    given = {"samples": workloads.samples(name), "dtype": "float32", "tolerance": TRACE}
+    metric = metrics.create("hessian_trace", {"max_probes": 4000, **given, **parameters})
+    return functools.partial(metric.measure, workloads.subject(name), seed=0)
+
+
+def _cells(
+    calls: dict[str, Callable[[], Measurement]], truth: float, limit: float, count: str
+) -> dict[str, str]:
+    """One round of all, and further ones of those that take less than a sixth of the ``limit`` together."""
+    found = workloads.side_by_side(calls, truth, rounds=1)
+    short = {who: call for who, call in calls.items() if found[who].seconds < limit / (6 * ROUNDS)}
+    again = workloads.side_by_side(short, truth, rounds=ROUNDS - 1)
+    cells = {}
+    for who, timed in found.items():
+        seconds = min(t.seconds for t in (timed, again.get(who, timed)))
+        ratio = seconds / min(
+            t.seconds for t in (found["native"], again.get("native", found["native"]))
+        )
+        m = timed.measurement
+        told = "" if m.converged else ", not converged"
+        made = m.details.get(count, m.details.get("products"))
+        cells[who] = (
+            f"{seconds:.3g} s ({ratio:.2g}×), {made} {count}, "
+            f"{m.work.gradient_equivalents(m.samples):.0f} gradients, off by {timed.error:.1g}{told}"
+        )
+    return cells
+
+
+def _print(title: str, rows: dict[str, dict[str, str]]) -> None:
+    columns = list(dict.fromkeys(who for row in rows.values() for who in row))
+    print(f"\n{title}\n\n| trained network | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, row in rows.items():
+        print(f"| {name} | {' | '.join(row.get(who, '') for who in columns)} |", flush=True)
+
+
+def main() -> None:
+    """Print both tables for the workloads named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=list(workloads.WORKLOADS))
+    parser.add_argument(
+        "--seconds", type=float, default=180.0, help="for one run; beyond: left out"
+    )
+    parser.add_argument("--table", choices=["both", "eigenvalue", "trace"], default="both")
+    asked = parser.parse_args()
+    for name in asked.workloads:
+        if asked.table != "trace":
+            _print(
+                f"Top eigenvalue, tolerance {EIGENVALUE:g}",
+                {name: top_eigenvalues(name, asked.seconds)},
+            )
+        if asked.table != "eigenvalue":
+            _print(f"Trace, tolerance {TRACE:g}", {name: traces(name, asked.seconds)})
+
+
+if __name__ == "__main__":
+    main()
