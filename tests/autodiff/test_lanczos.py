@@ -6,9 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 import sharpbench as sb
-from sharpbench.autodiff.lanczos import _Lanczos, extreme_eigenvalues, failure_probability
+from sharpbench.autodiff.lanczos import (
+    _PUSH,
+    _Lanczos,
+    extreme_eigenvalues,
+    failure_probability,
+)
 from sharpbench.autodiff.operator import MatrixOperator
 from sharpbench.errors import MetricFailed
 from sharpbench.seeds import torch_generator
@@ -238,3 +244,51 @@ def test_an_operator_that_is_not_symmetric_is_refused():
         extreme_eigenvalues(
             MatrixOperator(matrix), tolerance=1e-6, max_products=12, generator=torch_generator(0)
         )
+
+
+def iterated(steps=6, **more):
+    """A few steps on a full matrix, and the matrix."""
+    matrix = symmetric([1 / k - 0.1 for k in range(1, 31)], 0)
+    krylov = _Lanczos(MatrixOperator(matrix), 20, torch_generator(1), **more)
+    for _ in range(steps):
+        krylov.step()
+    return krylov, matrix
+
+
+def test_ritz_values_vectors_and_residuals_are_those_of_the_krylov_space():
+    krylov, matrix = iterated()
+    basis = krylov.vectors()
+    assert torch.allclose(basis.T @ basis, torch.eye(6, dtype=torch.float64), atol=1e-12)
+    values, turn = torch.linalg.eigh(basis.T @ matrix @ basis)
+    assert torch.allclose(krylov.ritz, values, atol=1e-12)
+    vectors = basis @ turn
+    residuals = (matrix @ vectors - vectors * values).norm(dim=0)
+    assert torch.allclose(krylov.residuals, residuals, atol=1e-12)
+
+
+def test_the_share_of_a_missed_direction_is_the_christoffel_function():
+    """p_j(λ) = det(λ − T_j)/(β₁ … β_j) for the leading blocks T_j of T = QᵀAQ."""
+    krylov, matrix = iterated()
+    more, _ = iterated(7)
+    basis = more.vectors()
+    tridiagonal = basis.T @ matrix @ basis
+    for value in (1.2, 3.0):
+        total, scale = 1.0, 1.0
+        for j in range(1, 7):
+            scale *= float(tridiagonal[j, j - 1])
+            block = value * torch.eye(j, dtype=torch.float64) - tridiagonal[:j, :j]
+            total += (float(torch.linalg.det(block)) / scale) ** 2
+        assert krylov.share(value) == pytest.approx(1 / total, rel=1e-9)
+
+
+def test_the_least_share_is_the_betas_quantile_over_the_squared_length_with_the_guess():
+    plain, _ = iterated(1, chance=0.03)
+    quantile = stats.beta(0.5, 29 / 2).ppf(0.03)
+    assert plain.least_share == pytest.approx(quantile, rel=1e-9)
+    guess = torch.ones(30, dtype=torch.float64)
+    pushed, _ = iterated(1, chance=0.03, guess=guess)
+    drawn = torch.randn(30, generator=torch_generator(1), dtype=torch.float64)
+    start = drawn / drawn.norm()
+    start = start + min(1.0, _PUSH / 30**0.5) * guess / guess.norm()
+    assert torch.allclose(pushed.vectors()[:, 0], start / start.norm(), atol=1e-12)
+    assert pushed.least_share == pytest.approx(quantile / float(start.square().sum()), rel=1e-9)
