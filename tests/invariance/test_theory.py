@@ -92,6 +92,15 @@ def test_the_fisher_rao_norm_moves_with_the_chart_and_the_temperature(relu):
         assert after != pytest.approx(before, rel=1e-3)
 
 
+def test_a_promise_for_a_composition_takes_one_for_every_part():
+    metric = metrics.create("fisher_rao_norm")
+    for of, kept in (
+        (["neuron_rescaling", "neuron_permutation"], True),
+        (["neuron_permutation", "log_scale"], False),
+    ):
+        assert metric.promises(transformations.create("composition", {"of": of})) == kept
+
+
 def test_the_fisher_rao_norm_of_a_relu_network_is_that_of_its_outputs(digits):
     """Without biases f is homogeneous of the depth L, so that Jw = L·f: √E[L² fᵀΛf], and for the labels
     given √E[L² ⟨p − e_y, f⟩²]."""
