@@ -17,7 +17,7 @@ from sharpbench.errors import InputError
 from sharpbench.loss import first_line, is_tensor_like
 from sharpbench.measurement import Work
 
-__all__ = ["TRIED", "Network", "uncompiled", "unwrapped"]
+__all__ = ["TRIED", "Network", "private_copy", "uncompiled", "unwrapped"]
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
@@ -331,6 +331,11 @@ def _check_finite(model: nn.Module) -> None:
             if tensor.isnan().any() or (kind == "parameter" and tensor.isinf().any()):
                 what = "NaN" if tensor.isnan().any() else "infinite"
                 raise InputError(f"the {kind} {name!r} of the network holds {what} values")
+
+
+def private_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a metric's own copy in another precision."""
+    return _in_precision(_private(model), dtype)
 
 
 def _private(original: nn.Module) -> nn.Module:

@@ -14,6 +14,12 @@ from torch import Tensor, nn
 
 from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.autodiff.operator import SymmetricOperator
+from sharpbench.autodiff.product_check import (
+    Checks,
+    check_gauss_newton,
+    check_hessian,
+    check_input_hessian,
+)
 from sharpbench.errors import MetricFailed, nearest_names
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
@@ -72,11 +78,14 @@ class _LossOperator(SymmetricOperator):
     inputs, targets: N samples on the model's device.
     work: the passes made are added to it.
     parameters: names or shell patterns of the parameters meant; all trainable ones if empty.
+    verify: check one product against differences of first derivatives before the first one is given;
+        what was found stands in ``checks``.
 
     Raises
     ------
     MetricFailed: no parameter requires gradients, the loss is not finite, it differs between two
-        evaluations (dropout left on), or it is not twice differentiable.
+        evaluations (dropout left on), or it is not twice differentiable; at the first product, where that
+        is not what differences say.
     """
 
     def __init__(
@@ -89,8 +98,12 @@ class _LossOperator(SymmetricOperator):
         work: Work,
         memory_budget: int = 1 << 30,
         parameters: Sequence[str] = (),
+        verify: bool = True,
     ) -> None:
         self.parameters = named_subset(model, parameters)
+        self.patterns = tuple(parameters)
+        self.checks: Checks = {}
+        self._verify = verify
         self.model, self.loss, self.work = model, loss, work
         self.inputs, self.targets = inputs, targets
         self.samples = len(inputs)
@@ -107,6 +120,9 @@ class _LossOperator(SymmetricOperator):
         return self.chunk >= self.samples
 
     def matmat(self, vectors: Tensor) -> Tensor:
+        if self._verify:
+            self._verify = False
+            self.checks = self._checked()
         vectors = vectors.to(self.device, self.dtype)
         try:
             total = self._block(vectors)
@@ -116,6 +132,49 @@ class _LossOperator(SymmetricOperator):
             self._kept, self.chunk = None, max(1, self.chunk // 4)
             total = self._block(vectors)
         return self.check_product(total)
+
+    @abstractmethod
+    def _checked(self) -> Checks:
+        """What a check of one product found. Raises MetricFailed where it is wrong."""
+
+    def share(self) -> Tensor:
+        """The mean loss, within the context of repeated derivatives."""
+        with repeatedly_differentiable():
+            return self._share(self.inputs, self.targets)
+
+    def plain_share(self) -> Tensor:
+        """The mean loss as the network is written."""
+        return self._share(self.inputs, self.targets)
+
+    def plain_gradient(self) -> Tensor:
+        """The gradient at the weights as they are now, whatever was kept."""
+        return _LossOperator.gradient(self)
+
+    def outputs(self) -> Tensor:
+        """The network's outputs at the weights as they are now."""
+        with repeatedly_differentiable():
+            outputs: Tensor = self.model(self.inputs)
+        return outputs
+
+    def forget(self) -> None:
+        """Let go of the graph that was kept: the weights are others."""
+        self._kept = None
+
+    def pieces(self, vector: Tensor) -> list[Tensor]:
+        """(P,) cut into the shapes of the parameters."""
+        return self._split(vector)
+
+    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
+        """One vector (P,) of pieces of the parameters' shapes."""
+        return self._flat(pieces)
+
+    @staticmethod
+    def real(tensor: Tensor) -> Tensor:
+        return coordinates(tensor)
+
+    def batches_agree(self, agree: bool) -> None:
+        """Whether products may be taken a block at a time."""
+        self._batches &= agree
 
     def _block(self, vectors: Tensor) -> Tensor:
         if self.kept:
@@ -258,6 +317,9 @@ class HessianOperator(_LossOperator):
             self._kept = self._graph(self.inputs, self.targets)
         return self._flat([g.detach() for g in self._kept])
 
+    def _checked(self) -> Checks:
+        return check_hessian(self)
+
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         return self._gradient(x, y, create_graph=True)
 
@@ -360,6 +422,30 @@ class GaussNewtonOperator(_LossOperator):
         self.work.gradient += len(x)
         return along.flatten(1).sum(1)
 
+    def _checked(self) -> Checks:
+        return check_gauss_newton(self)
+
+    def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """J·v and ΛJ·v of all samples, of the outputs' shape."""
+        graph = self._graph(self.inputs, self.targets)
+        with repeatedly_differentiable(), _named_reasons():
+            forward = self._forward(graph, vector)
+        _, free, slope, *_ = graph
+        if not slope.requires_grad:
+            return forward, torch.zeros_like(forward)
+        return forward, torch.autograd.grad(slope, free, forward, retain_graph=True)[0]
+
+    def curvature(self, outputs: Tensor, along: Tensor) -> Tensor:
+        """Λ·``along`` at other outputs."""
+        free = outputs.detach().requires_grad_()
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            share = self.loss(free, self.targets).sum() / self.samples
+            (slope,) = torch.autograd.grad(share, free, create_graph=True)
+            if not slope.requires_grad:
+                return torch.zeros_like(along)
+            (image,) = torch.autograd.grad(slope, free, along)
+        return image
+
     def _forward(self, graph: Graph, vector: Tensor) -> Tensor:
         """J·v, of the outputs' shape."""
         _, _, _, dual, *adjoint = graph
@@ -398,6 +484,17 @@ class ResidualOperator(SymmetricOperator):
         self.dimension, self.dtype, self.device = hessian.dimension, hessian.dtype, hessian.device
         self.samples, self.work = hessian.samples, hessian.work
 
+    @property
+    def checks(self) -> Checks:
+        """Those of both parts; a deviation is the larger one."""
+        other = self.gauss_newton.checks
+        return {
+            name: max(found, other[name])
+            if isinstance(found, float) and isinstance(other.get(name), float)
+            else found
+            for name, found in self.hessian.checks.items()
+        }
+
     def matmat(self, vectors: Tensor) -> Tensor:
         return self.hessian.matmat(vectors) - self.gauss_newton.matmat(vectors)
 
@@ -421,9 +518,17 @@ class InputHessianOperator(SymmetricOperator):
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, work: Work
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        work: Work,
+        verify: bool = True,
     ) -> None:
         self.samples, self.work = len(inputs), work
+        self.model, self.loss, self.points, self.targets = model, loss, inputs, targets
         self.dimension, self.dtype, self.device = inputs.numel(), inputs.dtype, inputs.device
         x = inputs.clone().requires_grad_()
         with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
@@ -431,7 +536,9 @@ class InputHessianOperator(SymmetricOperator):
                 loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
             )
         work.gradient += len(x)
+        _check_twice_differentiable((gradient,))
         self._at = _Point(gradient, x)
+        self.checks: Checks = check_input_hessian(self) if verify else {}
 
     @property
     def gradient(self) -> Tensor:

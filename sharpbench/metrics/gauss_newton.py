@@ -23,6 +23,7 @@ from sharpbench.metrics.hessian import (
     check_budget,
     probes_error,
     trace_by_products,
+    with_checks,
 )
 from sharpbench.metrics.sampling import (
     eigenvalue_error,
@@ -126,11 +127,14 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={
-                "products": result.products,
-                "failure_probability": result.failure_probability,
-                **details,
-            },
+            details=with_checks(
+                operator,
+                {
+                    "products": result.products,
+                    "failure_probability": result.failure_probability,
+                    **details,
+                },
+            ),
         )
 
     def _from_gram(self, subject: Subject, seed: int, work: Work) -> Measurement | None:
@@ -235,7 +239,9 @@ class GaussNewtonTrace(_GaussNewtonMetric):
             converged=result.converged,
             samples=operator.samples,
             work=work,
-            details={"method": method, "why": reason, "probes": result.products},
+            details=with_checks(
+                operator, {"method": method, "why": reason, "probes": result.products}
+            ),
         )
 
 
@@ -314,5 +320,5 @@ class FisherRaoNorm(CurvatureMetric):
             errors=errors,
             samples=operator.samples,
             work=operator.work,
-            details=details,
+            details=with_checks(operator, details),
         )

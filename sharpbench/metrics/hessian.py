@@ -58,6 +58,7 @@ __all__ = [
     "check_budget",
     "probes_error",
     "trace_by_products",
+    "with_checks",
 ]
 
 Implementation = Literal["native", "pyhessian", "curvlinops"]
@@ -253,7 +254,7 @@ class HessianTopEigenvalue(_HessianMetric):
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details=details,
+            details=with_checks(operator, details),
         )
 
 
@@ -396,7 +397,10 @@ class HessianTrace(_HessianMetric):
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={"probes": result.products, "parameters": operator.dimension, **details},
+            details=with_checks(
+                operator,
+                {"probes": result.products, "parameters": operator.dimension, **details},
+            ),
         )
 
 
@@ -451,7 +455,9 @@ class HessianFrobeniusNorm(_HessianMetric):
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
-            details={"probes": result.products, "parameters": operator.dimension},
+            details=with_checks(
+                operator, {"probes": result.products, "parameters": operator.dimension}
+            ),
         )
 
 
@@ -522,18 +528,21 @@ class HessianSpectralDensity(_HessianMetric):
             ),
             samples=operator.samples,
             work=operator.work,
-            details={
-                "grid": [round(g, 8) for g in grid],
-                "density": [round(h, 8) for h in height],
-                "smallest_node": float(density.nodes.min()),
-                "largest_node": float(density.nodes.max()),
-                "trace": trace * operator.dimension,
-                "trace_standard_error": None
-                if trace_error is None
-                else trace_error * operator.dimension,
-                "products": density.products,
-                "parameters": operator.dimension,
-            },
+            details=with_checks(
+                operator,
+                {
+                    "grid": [round(g, 8) for g in grid],
+                    "density": [round(h, 8) for h in height],
+                    "smallest_node": float(density.nodes.min()),
+                    "largest_node": float(density.nodes.max()),
+                    "trace": trace * operator.dimension,
+                    "trace_standard_error": None
+                    if trace_error is None
+                    else trace_error * operator.dimension,
+                    "products": density.products,
+                    "parameters": operator.dimension,
+                },
+            ),
         )
 
 
@@ -605,6 +614,12 @@ def _sizes(eigenvalues: Tensor) -> Tensor:
     """|λ|, with what is rounding error of zero set to zero."""
     sizes = eigenvalues.abs()
     return sizes.where(sizes > 1e-10 * sizes.max(), torch.zeros_like(sizes))
+
+
+def with_checks(operator: Any, details: dict[str, Any]) -> dict[str, Any]:
+    """The details with what the operator verified of its products, where it made some."""
+    checks = {**operator.checks, **details.get("checks", {})}
+    return {**details, "checks": checks} if checks else details
 
 
 def check_budget(tolerance: float, key: str, budget: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sharpbench.autodiff.block_norms import BlockNorms, block_norms
 from sharpbench.autodiff.lanczos import failure_probability
 from sharpbench.autodiff.loss_operators import InputHessianOperator
+from sharpbench.autodiff.product_check import Checks
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -135,8 +136,9 @@ class InputCurvature(_InputMetric):
         model, work = subject.working_model(dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         generator = torch_generator(derive_seed(seed, "directions"))
+        checks: Checks = {}
         parts = [
-            self._ratios(subject, model, x, y, work, generator, len(x) / len(inputs))
+            self._ratios(subject, model, x, y, work, generator, len(x) / len(inputs), checks)
             for x, y in zip(*(t.split(self._chunk(inputs)) for t in (inputs, targets)), strict=True)
         ]
         ratios, bounds = torch.cat([r for r, _, _ in parts]), torch.cat([b for _, b, _ in parts])
@@ -150,7 +152,7 @@ class InputCurvature(_InputMetric):
             details={
                 "products": max(norms.products for norms in found),
                 "failure_probability": sum(norms.failure_probability for norms in found),
-                "checks": {"symmetry": max(norms.asymmetry for norms in found)},
+                "checks": {**checks, "symmetry": max(norms.asymmetry for norms in found)},
             },
         )
 
@@ -168,10 +170,15 @@ class InputCurvature(_InputMetric):
         work: Work,
         generator: torch.Generator,
         part: float,
+        checks: Checks,
     ) -> tuple[Tensor, Tensor, BlockNorms]:
-        """Of a ``part`` of the points the ratios (n,), by how much they may be larger, and the norms."""
+        """Of a ``part`` of the points the ratios (n,), by how much they may be larger, and the norms.
+
+        The first part verifies the operator's products and adds to ``checks`` what it found.
+        """
         assert subject.loss is not None
-        operator = InputHessianOperator(model, subject.loss, x, y, work=work)
+        operator = InputHessianOperator(model, subject.loss, x, y, work=work, verify=not checks)
+        checks |= operator.checks
         weights = 1 / (operator.gradient.flatten(1).norm(dim=1).double().cpu() + self.epsilon)
         found = block_norms(
             operator,
