@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.errors import InputError
 from sharpbench.loss import first_line, is_tensor_like
 from sharpbench.measurement import Work
@@ -93,7 +94,7 @@ class Network:
                 "a sample's outputs depend on the other samples of its batch (batch norm without running "
                 "statistics, a random layer left on?), so that no point has derivatives of its own"
             )
-        with _quiet(self.device), torch.enable_grad():
+        with _quiet(self.device), repeatedly_differentiable(), torch.enable_grad():
             try:
                 model, x = self.copy(torch.float64), self._few.double()
                 outputs = _as_matrix(None, None, _run(model, x.requires_grad_()))

@@ -120,9 +120,7 @@ def check_gauss_newton(operator: GaussNewtonOperator) -> Checks:
             break
     found = max(apart, bent)
     if found > (_ALLOWED_LOW if low else _ALLOWED):
-        raise MetricFailed(
-            _sentence("the Gauss-Newton matrix's", found, None, twin.model, twin.plain_share)
-        )
+        raise MetricFailed(_sentence("the Gauss-Newton matrix's", found, None, twin.plain_share))
     return {**checks, "product": found}
 
 
@@ -156,7 +154,11 @@ def check_input_hessian(operator: InputHessianOperator) -> Checks:
         apart = min(apart, _least(difference, product, float(here.gradient.norm()), low)[0])
         if apart <= (_ALLOWED_LOW if low else _ALLOWED):
             return {"product": apart}
-    raise MetricFailed(_sentence("the input Hessian's", apart, None, model, lambda: gradient(x)))
+
+    def share() -> Tensor:
+        return operator.loss(model(x.clone().requires_grad_()), y).sum()
+
+    raise MetricFailed(_sentence("the input Hessian's", apart, None, share))
 
 
 # --- how ------------------------------------------------------------------------------------------
@@ -314,12 +316,10 @@ def _settled(
             f"{whose} product is not symmetric (by {uneven:.1g}): an operation's second derivative in the "
             f"network is wrong{_suspects(twin.plain_share)}"
         )
-    raise MetricFailed(_sentence(whose, best, most, twin.model, twin.plain_share))
+    raise MetricFailed(_sentence(whose, best, most, twin.plain_share))
 
 
-def _sentence(
-    whose: str, apart: float, most: str | None, model: nn.Module, run: Callable[[], Any]
-) -> str:
+def _sentence(whose: str, apart: float, most: str | None, run: Callable[[], Any]) -> str:
     place = f", most in {most}" if most else ""
     return (
         f"{whose} product is not the derivative of first derivatives (they differ by {apart:.1%}{place}): a "

@@ -177,7 +177,7 @@ def test_a_frozen_part_is_told_and_a_lost_gradient_refused():
     told = frozen.details["checks"]["parameters without gradient"]
     assert told == "first.weight, first.bias"
     for metric in ("hessian_top_eigenvalue", "fisher_rao_norm"):
-        with pytest.raises(MetricFailed, match="is lost.*use_reentrant=False"):
+        with pytest.raises(MetricFailed, match=r"is lost.*use_reentrant=False"):
             sb.measure(subject(named("lossy")), metric)
 
 
