@@ -120,9 +120,7 @@ class _LossOperator(SymmetricOperator):
         return self.chunk >= self.samples
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        if self._verify:
-            self._verify = False
-            self.checks = self._checked()
+        self.verify()
         vectors = vectors.to(self.device, self.dtype)
         try:
             total = self._block(vectors)
@@ -132,6 +130,12 @@ class _LossOperator(SymmetricOperator):
             self._kept, self.chunk = None, max(1, self.chunk // 4)
             total = self._block(vectors)
         return self.check_product(total)
+
+    def verify(self) -> None:
+        """Check a product now, if none was checked. Raises MetricFailed where it is wrong."""
+        if self._verify:
+            self.checks = self._checked()
+            self._verify = False
 
     @abstractmethod
     def _checked(self) -> Checks:

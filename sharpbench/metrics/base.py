@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sharpbench.autodiff.context import plain_checkpoints
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.measurement import Measurement, Work
+from sharpbench.network import uncompiled
 from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
@@ -118,17 +120,13 @@ class Metric(Plugin, ABC):
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
-            finding = Work()
-            if self.space == "input":
-                fault = subject.input_fault(dtype, finding)
-                if fault:
+            with uncompiled(), plain_checkpoints():
+                finding = Work()
+                if self.space == "input" and (fault := subject.input_fault(dtype, finding)):
                     raise MetricUnsupported(f"{self.name} is not defined here: {fault}")
-            measurement = self.measure(subject, seed=seed)
-            measurement.work.forward += finding.forward
-            measurement.work.gradient += finding.gradient
-            measurement = self.measure(subject, seed=seed)
-            measurement.work.forward += finding.forward
-            measurement.work.gradient += finding.gradient
+                measurement = self.measure(subject, seed=seed)
+                measurement.work.forward += finding.forward
+                measurement.work.gradient += finding.gradient
         except NotImplementedError as error:
             raise MetricFailed(f"torch can't differentiate this network: {error}") from error
         except (MetricFailed, TimeLimitExceeded):

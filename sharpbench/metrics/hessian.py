@@ -322,6 +322,7 @@ class HessianTrace(_HessianMetric):
         if self.method == "gauss_newton" or (
             self.method == "auto" and operator.dimension > self.max_probes
         ):
+            operator.verify()  # H = G would be said of a network that detaches, too: it has no Hessian
             try:
                 return self._split_trace(subject, operator, seed)
             except TimeLimitExceeded:

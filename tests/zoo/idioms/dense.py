@@ -501,6 +501,42 @@ class NotANumber(nn.Linear):
             self.weight[1, 2] = float("nan")
 
 
+class StopGradient(nn.Module):
+    def __init__(self, *, stop: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.stop = nn.Linear(5, 4), nn.Linear(4, 3), stop
+
+    def forward(self, x):
+        h = self.a(x)
+        gate = torch.sigmoid(2 * h)
+        return self.b(h * (gate.detach() if self.stop else gate))
+
+
+@idiom(
+    8,
+    5,
+    input_twin=lambda: StopGradient(stop=False),
+    # No second derivative is meant by it, and in the input it is no derivative of the function.
+    may_refuse=dict.fromkeys(
+        (
+            "top",
+            "smallest",
+            "trace",
+            "frobenius",
+            "negative",
+            "lambda",
+            "input",
+            "gradient_change",
+            "jacobian",
+        ),
+        "",
+    ),
+)
+def stop_gradient() -> nn.Module:
+    """A gate that is detached."""
+    return StopGradient(stop=True)
+
+
 @idiom(8, 5)
 class LazyLayers(nn.Module):
     """Layers that learn their width at the first call."""

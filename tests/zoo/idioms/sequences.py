@@ -361,3 +361,16 @@ class PackedSequence(nn.Module):
         )
         _, last = self.layer(packed)
         return self.head(last[0])
+
+
+@idiom(4, 3, 2, may_refuse={"": ""})
+class NestedTensors(nn.Module):
+    """Sequences of several lengths as a nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        nested = torch.nested.as_nested_tensor([s[: 1 + int(s[0, 0] > 0)] for s in x])
+        return self.head(torch.stack([s.mean(0) for s in self.embed(nested).unbind()]))

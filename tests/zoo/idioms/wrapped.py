@@ -81,6 +81,31 @@ class Cube(torch.autograd.Function):
         return 3 * h**2 * slope
 
 
+class KeepsIntermediate(torch.autograd.Function):
+    """The first derivative is right; the second is not, since exp(h) is kept outside the graph."""
+
+    @staticmethod
+    def forward(ctx, h):
+        ctx.kept = h.exp()
+        return ctx.kept.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * ctx.kept
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h):
+        ctx.save_for_backward(h)
+        return h.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        return slope * ctx.saved_tensors[0].cos()
+
+
 class Custom(nn.Module):
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         super().__init__()
@@ -90,13 +115,48 @@ class Custom(nn.Module):
         return self.b(self.function.apply(self.a(x)))
 
 
+# --- losses and outputs as people write them ------------------------------------------------------
+
+
+SECOND = ("top", "smallest", "trace", "frobenius", "negative", "lambda", "input_curvature")
+
+
 @idiom(8, 5, may_refuse={"lambda": ""})
 def custom_function() -> nn.Module:
     """An autograd.Function with a backward of differentiable operations."""
     return Custom(Cube)
 
 
-# --- losses and outputs as people write them ------------------------------------------------------
+@idiom(8, 5, may_refuse=dict.fromkeys(SECOND, ""))
+def custom_function_keeps_intermediate() -> nn.Module:
+    """An autograd.Function that keeps what it computed on ctx."""
+    return Custom(KeepsIntermediate)
+
+
+@idiom(8, 5, may_refuse=dict.fromkeys((*SECOND, "fisher_rao"), "differentia"))
+def custom_function_once() -> nn.Module:
+    """An autograd.Function marked once_differentiable."""
+    return Custom(OnceDifferentiable)
+
+
+@idiom(8, 5, may_refuse=dict.fromkeys((*SECOND, "gradient_change", "jacobian"), "derivative"))
+def equilibrium() -> nn.Module:
+    """A deep equilibrium solved under no_grad and differentiated through one step alone."""
+
+    class Equilibrium(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.z, self.b = nn.Linear(5, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            shift = self.a(x)
+            with torch.no_grad():
+                z = torch.zeros_like(shift)
+                for _ in range(25):
+                    z = torch.tanh(shift + 0.5 * self.z(z))
+            return self.b(torch.tanh(shift + 0.5 * self.z(z)))
+
+    return Equilibrium()
 
 
 class Flat(nn.Module):
