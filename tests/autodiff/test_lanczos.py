@@ -11,6 +11,7 @@ from scipy import stats
 import sharpbench as sb
 from sharpbench.autodiff.lanczos import (
     _PUSH,
+    SpectralDensity,
     _Lanczos,
     extreme_eigenvalues,
     failure_probability,
@@ -292,3 +293,12 @@ def test_the_least_share_is_the_betas_quantile_over_the_squared_length_with_the_
     start = start + min(1.0, _PUSH / 30**0.5) * guess / guess.norm()
     assert torch.allclose(pushed.vectors()[:, 0], start / start.norm(), atol=1e-12)
     assert pushed.least_share == pytest.approx(quantile / float(start.square().sum()), rel=1e-9)
+
+
+def test_a_densitys_error_is_that_of_the_mean_over_its_probes():
+    """Two probes with the quadratures 2 and 4: their mean has the error √2/√2 = 1."""
+    nodes = torch.tensor([[1.0, 3.0], [3.0, 5.0]]).double()
+    weights = torch.full((2, 2), 0.5).double()
+    density = SpectralDensity(nodes, weights, 4)
+    mean, error = density.mean(nodes)
+    assert (mean, error) == pytest.approx((3.0, 1.0))
