@@ -194,7 +194,7 @@ class _Run:
         if record.status not in {"ok", "unsupported"}:
             after = f" after {record.transformation}" if record.transformation else ""
             text = f"{record.label}{after} on {self.label}: {record.reason}"
-            if text not in self.problems:  # of many repetitions
+            if record.kind != "calibration" or text not in self.problems:  # of many repetitions one
                 self.problems.append(text)
 
     def _write(self, records: list[Record]) -> None:

@@ -74,7 +74,7 @@ def test_too_few_products_are_admitted(operator):
         norms = found(operator, max_products=products)
         assert norms.products == products
         assert not norms.converged
-        assert (norms.norms + norms.error_bounds >= TRUTH).all()
+        assert (norms.norms + norms.error_bounds >= TRUTH * (1 - 1e-9)).all()
 
 
 def test_blocks_of_a_low_rank_are_exact_and_zeros_cost_one_product():
