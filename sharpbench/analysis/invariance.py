@@ -33,6 +33,9 @@ _ERRORS = 3.0
 
 _LEVEL = 0.05
 
+_CHANCE = 0.05
+"""Share of changes that may exceed their noise by chance."""
+
 _COVERED = 0.95
 """Share of networks that a tolerance bound speaks for, with 95% confidence."""
 
@@ -143,7 +146,8 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     - ``equivariant``: the same for the difference from the amount that theory predicts;
     - ``moves`` if the interval lies outside the tolerance, or at least half of the networks move by
       themselves, each beyond the tolerance by three times the noise of its own random numbers;
-    - ``mixed`` if fewer do, but some;
+    - ``mixed`` if fewer do, but some: without any noise of their own, or more than 5% of them, since
+      among many networks three times the noise is exceeded by chance;
     - ``unclear`` otherwise: no change is shown, and none is excluded;
     - ``not applicable`` (n = 0) where the transformation refuses every subject.
 
@@ -253,7 +257,8 @@ def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
         return "equivariant" if predicted else "invariant"
     if low > TOLERANCE or high < -TOLERANCE or share >= 0.5:
         return "moves"
-    return "mixed" if by_itself.any() else "unclear"
+    certain = bool((by_itself & (found["noise"] == 0)).any())
+    return "mixed" if certain or by_itself.mean() > _CHANCE else "unclear"
 
 
 def gauge_orbits(frame: pd.DataFrame) -> pd.DataFrame:

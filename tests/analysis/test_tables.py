@@ -51,6 +51,8 @@ PROBES = ({"source": "probes", "size": 0.1, "degrees_of_freedom": 9},)
         ([1.0, 1.0 + 1e-12, 1.005], (), "unclear"),  # three networks say little of the next one
         ([1.2, 0.5, 3.0], (), "moves"),
         ([1.0, 1.0, 1.0, 1.5], (), "mixed"),
+        ([1.0] * 39 + [1.9], PROBES, "unclear"),  # one of forty beyond three times its noise
+        ([1.0] * 39 + [1.9], POINTS, "mixed"),  # no noise of its own: it is there
         ([1.05, 0.95, 1.03], PROBES, "unclear"),  # 3·√2·0.1 = 0.42 of noise
         ([1.05, 0.95, 1.03], POINTS, "moves"),  # the same points before and after
         ([1.6, 1.7, 1.9], PROBES, "moves"),
