@@ -1,7 +1,8 @@
 """One product of an operator beside differences of first derivatives, on a few samples in float64.
 
 A product is torch's derivative of torch's derivative: what an operation's own backward pass leaves out or
-gets wrong stays in it in silence. Differences of gradients (of outputs, for the Gauss-Newton matrix) see it.
+gets wrong stays in it in silence. Differences of gradients see it; the Gauss-Newton matrix, whose Jacobian is
+the one that backward() gives, is held to plain backward passes.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def check_hessian(operator: HessianOperator) -> Checks:
     twin = _twin(operator)
     if isinstance(twin, str):
         return {"product": f"not made: {twin}"}
-    checks = _check_silent(twin)
     skipped = _silent(twin)
+    checks = _check_silent(twin, skipped)
     u, v = (_direction(twin, skipped, seed) for seed in (1, 2))
 
     def compare(low: bool) -> tuple[float, Tensor, float]:
@@ -84,8 +85,9 @@ def check_gauss_newton(operator: GaussNewtonOperator) -> Checks:
     twin = _twin(operator)
     if isinstance(twin, str):
         return {"product": f"not made: {twin}"}
-    checks = _check_silent(twin)
-    v = _direction(twin, _silent(twin), 1)
+    skipped = _silent(twin)
+    checks = _check_silent(twin, skipped)
+    v = _direction(twin, skipped, 1)
     with torch.enable_grad():
         outputs = twin.outputs()
         generator = torch_generator(6)
@@ -197,12 +199,13 @@ def _silent(twin: Any) -> list[int]:
     return [i for i, g in enumerate(found) if g is None]
 
 
-def _check_silent(twin: Any) -> Checks:
+def _check_silent(twin: Any, numbers: Sequence[int]) -> Checks:
     """Parameters without gradient on which the loss depends: cut off on purpose, or lost on the way?
+
+    ``numbers``: those of the parameters without gradient.
 
     Raises MetricFailed for gradients that ``backward()`` would give.
     """
-    numbers = _silent(twin)
     if not numbers:
         return {}
     others = [i for i in range(len(twin.parameters)) if i not in numbers]
