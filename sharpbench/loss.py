@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.autodiff.log_softmax import cross_entropy
 from sharpbench.errors import InputError
+from sharpbench.formulas.log_softmax import cross_entropy
 
 __all__ = [
     "Loss",

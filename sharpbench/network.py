@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.errors import InputError
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.loss import first_line, is_tensor_like
 from sharpbench.measurement import Work
 

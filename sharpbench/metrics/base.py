@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sharpbench.autodiff.context import plain_checkpoints
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
+from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Measurement, Work
 from sharpbench.network import uncompiled
 from sharpbench.problems.base import Known, Problem

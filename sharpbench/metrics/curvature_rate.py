@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
-from sharpbench.autodiff.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
-from sharpbench.autodiff.series_check import check_series, check_values
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -34,6 +32,8 @@ from sharpbench.problems.base import Known, KnownDerivatives, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.taylor.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
+from sharpbench.taylor.series_check import check_series, check_values
 
 __all__ = ["PROTOCOLS", "CurvatureRate", "growth_rate"]
 

@@ -13,8 +13,8 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor, nn
 
-from sharpbench.autodiff.context import repeatedly_differentiable
 from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.seeds import numpy_generator

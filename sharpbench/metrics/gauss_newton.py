@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.autodiff.gauss_newton import gauss_newton_gram, gauss_newton_trace
-from sharpbench.autodiff.lanczos import extreme_eigenvalues
-from sharpbench.autodiff.loss_operators import GaussNewtonOperator, coordinates, named_subset
-from sharpbench.autodiff.trace import Distribution
+from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
+from sharpbench.curvature.lanczos import extreme_eigenvalues
+from sharpbench.curvature.loss_operators import GaussNewtonOperator, coordinates, named_subset
+from sharpbench.curvature.trace import Distribution
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics

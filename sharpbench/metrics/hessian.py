@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.autodiff.gauss_newton import affine_in_each_parameter, gauss_newton_trace
-from sharpbench.autodiff.lanczos import Which, extreme_eigenvalues, spectral_density
-from sharpbench.autodiff.loss_operators import (
+from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
+from sharpbench.curvature.lanczos import Which, extreme_eigenvalues, spectral_density
+from sharpbench.curvature.loss_operators import (
     GaussNewtonOperator,
     HessianOperator,
     ResidualOperator,
 )
-from sharpbench.autodiff.operator import SymmetricOperator
-from sharpbench.autodiff.trace import (
+from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.curvature.trace import (
     Distribution,
     TraceResult,
     estimate_trace,

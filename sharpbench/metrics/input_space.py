@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.autodiff.block_norms import BlockNorms, block_norms
-from sharpbench.autodiff.lanczos import failure_probability
-from sharpbench.autodiff.loss_operators import InputHessianOperator
-from sharpbench.autodiff.product_check import Checks
+from sharpbench.curvature.block_norms import BlockNorms, block_norms
+from sharpbench.curvature.lanczos import failure_probability
+from sharpbench.curvature.loss_operators import InputHessianOperator
+from sharpbench.curvature.product_check import Checks
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (

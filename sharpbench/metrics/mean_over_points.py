@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpbench.autodiff.trace import degrees_of_freedom
+from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
 __all__ = ["jackknife", "mean_over_points"]

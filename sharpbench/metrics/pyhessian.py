@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpbench.autodiff.context import repeatedly_differentiable
-from sharpbench.autodiff.trace import mean_and_standard_error
+from sharpbench.curvature.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.subject import Subject

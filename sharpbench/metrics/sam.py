@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.autodiff.trace import degrees_of_freedom, mean_and_standard_error
+from sharpbench.curvature.trace import degrees_of_freedom, mean_and_standard_error
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 from sharpbench.metrics import metrics

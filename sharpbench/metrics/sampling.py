@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sharpbench.autodiff.lanczos import EigenResult
+from sharpbench.curvature.lanczos import EigenResult
 from sharpbench.measurement import ErrorComponent
 from sharpbench.seeds import derive_seed, torch_generator
 

@@ -12,11 +12,11 @@ import torch
 from scipy.special import gammaln
 from torch import Tensor, nn
 
-from sharpbench.autodiff.jet import log_factorials
 from sharpbench.problems import problems
 from sharpbench.problems.base import KnownDerivatives
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.taylor.jet import log_factorials
 
 __all__ = [
     "CubicPole",

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.autodiff.jet import derivatives, is_piecewise_linear, signed_sums, taylor
-from sharpbench.autodiff.series_check import check_series
 from sharpbench.measurement import Work
 from sharpbench.metrics.curvature_rate import growth_rate
 from sharpbench.subject import frozen_statistics
+from sharpbench.taylor.jet import derivatives, is_piecewise_linear, signed_sums, taylor
+from sharpbench.taylor.series_check import check_series
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch, Recipe
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpbench.autodiff.jet import jet
 from sharpbench.cost import keep_freed_memory, measure_cost
 from sharpbench.models import models
+from sharpbench.taylor.jet import jet
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 

@@ -7,10 +7,10 @@
 import pytest
 import torch
 
-from sharpbench.autodiff.jet import jet
-from sharpbench.autodiff.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
+from sharpbench.taylor.jet import jet
 
 IMPLEMENTATIONS = ["native", "pyhessian", "curvlinops"]
 

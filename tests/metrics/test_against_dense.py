@@ -9,7 +9,7 @@ from torch.autograd.functional import jacobian
 import sharpbench as sb
 from sharpbench.metrics.base import sampled
 from sharpbench.seeds import derive_seed, torch_generator
-from tests.autodiff.test_operators import dense_hessian
+from tests.curvature.test_operators import dense_hessian
 
 SEED = 7
 

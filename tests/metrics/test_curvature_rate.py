@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.autodiff.jet import jet
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
 from sharpbench.metrics.curvature_rate import CurvatureRate, growth_rate
 from sharpbench.models import models
+from sharpbench.taylor.jet import jet
 
 
 class Waves(nn.Module):

@@ -135,7 +135,7 @@ def test_the_methods_of_the_trace_agree(subject):
 
 
 def test_a_relu_network_has_its_trace_exactly(digits):
-    from sharpbench.autodiff.loss_operators import HessianOperator
+    from sharpbench.curvature.loss_operators import HessianOperator
     from sharpbench.measurement import Work
     from tests.conftest import trained
 
@@ -185,7 +185,7 @@ def test_what_a_rival_cannot_do_is_said(trained_mlp):
 
 
 def test_peak_memory_stays_within_the_budget(trained_mlp):
-    from sharpbench.autodiff.loss_operators import HessianOperator
+    from sharpbench.curvature.loss_operators import HessianOperator
     from sharpbench.measurement import Work
 
     model = trained_mlp.working_model(torch.float64)

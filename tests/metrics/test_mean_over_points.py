@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sharpbench.autodiff.trace import degrees_of_freedom
+from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import Work
 from sharpbench.metrics.mean_over_points import jackknife, mean_over_points
 from sharpbench.seeds import torch_generator

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.autodiff.lanczos import extreme_eigenvalues
-from sharpbench.autodiff.operator import SymmetricOperator
+from sharpbench.curvature.lanczos import extreme_eigenvalues
+from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics.base import measured_points
 from sharpbench.metrics.sampling import (

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.autodiff.jet import is_piecewise_linear
 from sharpbench.errors import InputError, MetricFailed
 from sharpbench.models import models
+from sharpbench.taylor.jet import is_piecewise_linear
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 from sharpbench.training.crr import CurvatureRateRegularization, _unit

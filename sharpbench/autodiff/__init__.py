@@ -1,1 +1,0 @@
-"""Derivatives of networks: curvature operators, eigenvalues, traces, directional derivatives."""

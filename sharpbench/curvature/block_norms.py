@@ -1,0 +1,217 @@
+"""Spectral norms of all blocks of a block-diagonal operator at once, with bounds on their errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpbench.curvature.lanczos import failure_probability, least_share
+from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.errors import MetricFailed
+
+__all__ = ["BlockNorms", "block_norms"]
+
+_ASYMMETRY = 1e-2
+_SETTLED = 1e-12
+"""Of a block's size: below that float64 can't tell."""
+
+_DENSE = 8
+"""Up to so many unknowns a block the whole blocks take no more products than iterating."""
+
+
+@dataclass(frozen=True)
+class BlockNorms:
+    """Lower bounds (N,) of the blocks' spectral norms, and by how much these may be larger (N,), float64.
+
+    All the bounds hold together with probability 1 − ``failure_probability``. ``converged``: their
+    weighted mean is at most the tolerance times that of the norms. ``asymmetry``: the largest difference
+    of vᵀ(Au) and uᵀ(Av) seen, relative to the block's size.
+    """
+
+    norms: Tensor
+    error_bounds: Tensor
+    converged: bool
+    products: int
+    failure_probability: float
+    asymmetry: float
+
+
+def block_norms(
+    operator: SymmetricOperator,
+    blocks: int,
+    *,
+    tolerance: float,
+    max_products: int,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
+    chance: float | None = None,
+) -> BlockNorms:
+    """‖Aᵢ‖₂ of the N = ``blocks`` equal diagonal blocks Aᵢ (d, d) of the operator (N·d, N·d).
+
+    A Lanczos iteration in each block with full reorthogonalisation in float64, all in step, so that one
+    product serves all of them. It is stopped as `extreme_eigenvalues` is: an eigenvector beyond
+    ±(norm + bound) would have a smaller share of the random start than all but the ``chance`` of random
+    vectors (`failure_probability` of the tolerance if None), which all blocks share out. A block whose
+    Krylov space is invariant has no error: one that is zero, one of a low rank, and all after d products.
+    Blocks of at most 8 unknowns are written out.
+
+    ``weights`` (N,) of the blocks in the mean that is asked for, one each if None.
+
+    Raises MetricFailed if a block is not symmetric or a product is not finite.
+    """
+    size = operator.dimension // blocks
+    weights = torch.ones(blocks, dtype=torch.float64) if weights is None else weights.double().cpu()
+    if size <= min(_DENSE, max_products):
+        return _written_out(operator, blocks)
+    failure = failure_probability(tolerance) if chance is None else chance
+    share = least_share(size, failure / blocks)
+    iteration = _Iterations(operator, blocks, min(max_products, size), generator)
+    while iteration.steps < iteration.most:
+        iteration.step()
+        allowed = tolerance * (weights * iteration.norms).mean()
+        if iteration.exhausted.all():
+            break
+        if iteration.settled(allowed / weights, share):
+            break
+    bounds = iteration.bounds(share)
+    met = (weights * bounds).mean() <= tolerance * (weights * iteration.norms).mean()
+    exact = bool(iteration.exhausted.all())
+    return BlockNorms(
+        norms=iteration.norms,
+        error_bounds=bounds,
+        converged=exact or bool(met),
+        products=iteration.steps,
+        failure_probability=0.0 if exact else failure,
+        asymmetry=float((iteration.noise / iteration.scale.clamp_min(1e-300)).max()),
+    )
+
+
+def _written_out(operator: SymmetricOperator, blocks: int) -> BlockNorms:
+    size = operator.dimension // blocks
+    units = torch.eye(size, dtype=torch.float64, device=operator.device).repeat(blocks, 1)
+    matrices = operator.matmat(units).double().cpu().view(blocks, size, size)
+    scale = matrices.abs().amax((1, 2))
+    noise = (matrices - matrices.mT).abs().amax((1, 2))
+    _check_symmetric(noise, scale)
+    norms = torch.linalg.eigvalsh(0.5 * (matrices + matrices.mT)).abs().amax(1)
+    return BlockNorms(
+        norms=norms,
+        error_bounds=_rounding(operator, norms, noise),
+        converged=True,
+        products=size,
+        failure_probability=0.0,
+        asymmetry=float((noise / scale.clamp_min(1e-300)).max()),
+    )
+
+
+class _Iterations:
+    """The Lanczos iterations; an exhausted one goes on with zeros, which no magnitude notices."""
+
+    def __init__(
+        self, operator: SymmetricOperator, blocks: int, most: int, generator: torch.Generator
+    ) -> None:
+        self.operator, self.blocks, self.most = operator, blocks, most
+        self.size = operator.dimension // blocks
+        self.steps = 0
+        self._indistinct = max(_SETTLED, 30 * torch.finfo(operator.dtype).eps)
+        self.scale, self.noise = (torch.zeros(blocks, dtype=torch.float64) for _ in range(2))
+        self.norms = torch.zeros(blocks, dtype=torch.float64)
+        self.exhausted = torch.zeros(blocks, dtype=torch.bool)
+        self._diagonal: list[Tensor] = []
+        self._side: list[Tensor] = []
+        start = torch.randn(blocks, self.size, generator=generator, dtype=torch.float64)
+        start = start.to(operator.device)
+        self._basis = self._rows(min(most, 8) + 1)
+        self._basis[0] = start / start.norm(dim=1, keepdim=True)
+
+    def step(self) -> None:
+        """One product with the operator."""
+        k = self.steps
+        known = self._basis[: k + 1]
+        product = self.operator.matvec(known[k].reshape(-1)).double().view_as(known[k])
+        overlaps = torch.einsum("knd,nd->kn", known, product)
+        self._diagonal.append(overlaps[k].cpu())
+        self.scale = torch.maximum(self.scale, product.norm(dim=1).cpu())
+        if k:
+            off = (overlaps[k - 1].cpu() - self._side[-1]).abs()
+            self.noise = torch.where(self.exhausted, self.noise, torch.maximum(self.noise, off))
+            _check_symmetric(self.noise, self.scale)
+        product = product - torch.einsum("kn,knd->nd", overlaps, known)
+        again = torch.einsum("knd,nd->kn", known, product)
+        product = product - torch.einsum("kn,knd->nd", again, known)
+        self.steps = k + 1
+        side = product.norm(dim=1).cpu()
+        self.exhausted = self.exhausted | (side <= self._indistinct * self.scale)
+        if self.steps == self.size:
+            self.exhausted = torch.ones_like(self.exhausted)
+        side = side.masked_fill(self.exhausted, 0.0)
+        self._side.append(side)
+        if self.steps == len(self._basis):
+            grown = self._rows(min(2 * len(self._basis), self.most + 1))
+            grown[: len(self._basis)] = self._basis
+            self._basis = grown
+        inverse = torch.where(self.exhausted, 0.0, 1 / side.clamp_min(1e-300))
+        self._basis[self.steps] = product * inverse.to(product).unsqueeze(1)
+        self.norms = torch.linalg.eigvalsh(self._tridiagonal()).abs().amax(1)
+
+    def settled(self, excess: Tensor, share: float) -> bool:
+        """Whether the mean of the bounds, in units of ``excess`` (N,), is at most one, to half an octave."""
+        octaves = torch.arange(-6, 10.5, 0.5, dtype=torch.float64)
+        first = self._first_excluded(octaves.exp2().unsqueeze(1) * excess, share)
+        reached = torch.cat([octaves.exp2(), torch.tensor([torch.inf])])[first]
+        rounding = _rounding(self.operator, self.scale, self.noise) / excess
+        return bool((reached.masked_fill(self.exhausted, 0.0) + rounding).mean() <= 1)
+
+    def bounds(self, share: float) -> Tensor:
+        """By how much each norm may be larger (N,), to 0.2%."""
+        scale = self.scale.clamp_min(1e-300)
+        low, octaves = _SETTLED * scale, 66.0  # up to 1e8 times the block
+        for _ in range(3):
+            steps = torch.linspace(0, octaves, 33, dtype=torch.float64).exp2().unsqueeze(1)
+            first = self._first_excluded(steps[1:] * low, share).clamp_max(31)
+            low, octaves = low * steps[first, 0], octaves / 32
+        bounds = (low * math.exp2(octaves)).masked_fill(self.exhausted, 0.0)
+        return bounds + _rounding(self.operator, self.scale, self.noise)
+
+    def _first_excluded(self, excess: Tensor, share: float) -> Tensor:
+        """The row (N,) of the first ``excess`` (L, N), rising, beyond which there is no eigenvalue; else L.
+
+        By the Christoffel function 1/Σ pⱼ² at both ends. What overflows, and what an exhausted block
+        divides by zero, is excluded.
+        """
+        ends = torch.stack([self.norms + excess, -self.norms - excess])
+        before, here = torch.zeros_like(ends), torch.ones_like(ends)
+        total, side = torch.ones_like(ends), torch.zeros_like(self.norms)
+        for diagonal, following in zip(self._diagonal, self._side, strict=True):
+            before, here = here, ((ends - diagonal) * here - side * before) / following
+            total, side = total.addcmul_(here, here), following
+        possible = (total * share < 1).any(0)
+        first: Tensor = possible.sum(0)
+        return first
+
+    def _tridiagonal(self) -> Tensor:
+        diagonal, side = torch.stack(self._diagonal, 1), torch.stack(self._side, 1)[:, :-1]
+        return torch.diag_embed(diagonal) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
+
+    def _rows(self, count: int) -> Tensor:
+        shape = (count, self.blocks, self.size)
+        return torch.empty(shape, dtype=torch.float64, device=self.operator.device)
+
+
+def _check_symmetric(noise: Tensor, scale: Tensor) -> None:
+    worst = noise - _ASYMMETRY * scale
+    if (worst > 0).any():
+        i = int(worst.argmax())
+        raise MetricFailed(
+            f"block {i} of the operator is not symmetric: uᵀAv and vᵀAu differ by {float(noise[i]):.6g}"
+        )
+
+
+def _rounding(operator: SymmetricOperator, scale: Tensor, noise: Tensor) -> Tensor:
+    """What rounding in the products may do to a norm; none that float64's own wouldn't."""
+    if operator.dtype == torch.float64:
+        return torch.zeros_like(scale)
+    return 2 * torch.maximum(noise, torch.finfo(operator.dtype).eps * scale)

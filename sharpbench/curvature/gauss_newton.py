@@ -1,0 +1,439 @@
+"""The exact trace of the Gauss-Newton matrix, from the length of each sample's gradient, call by call."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.curvature.loss_operators import coordinates
+from sharpbench.curvature.taps import Layout, Taps, Use, arranged, squared_lengths
+from sharpbench.errors import MetricFailed
+from sharpbench.formulas.context import repeatedly_differentiable
+from sharpbench.measurement import Work
+from sharpbench.seeds import torch_generator
+from sharpbench.subject import Loss
+from sharpbench.taylor.jet import Jet, Tally, propagated
+
+__all__ = [
+    "ExactTrace",
+    "affine_in_each_parameter",
+    "gauss_newton_gram",
+    "gauss_newton_trace",
+    "output_curvature",
+]
+
+_CHECKED = 32
+"""At most so many samples show where the samples stand in each tensor and that they stay apart."""
+
+_REFERENCE = 2
+"""Samples whose gradients are compared with autograd's, one by one."""
+
+
+@dataclass(frozen=True)
+class ExactTrace:
+    """(1/N) Σᵢ tr(JᵢᵀΛᵢJᵢ), its terms (N,) in float64, and what was checked on the way."""
+
+    terms: Tensor
+    checks: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        return float(self.terms.mean())
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the terms."""
+        return float(self.terms.std()) if len(self.terms) > 1 else 0.0
+
+
+def output_curvature(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (N, C), rising, and eigenvectors (N, C, C) of each sample's Λ = ∇²_f ℓ(f, y)."""
+    free = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(loss(free, targets).sum(), free, create_graph=True)
+        columns = [
+            torch.autograd.grad(column.sum(), free, retain_graph=True, materialize_grads=True)[0]
+            if column.requires_grad
+            else torch.zeros_like(free)
+            for column in slope.unbind(1)
+        ]
+    matrix = torch.stack(columns, 2)
+    values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
+    return values, vectors
+
+
+def gauss_newton_trace(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    work: Work,
+    chunk: int = 256,
+    only: Sequence[nn.Parameter] | None = None,
+) -> ExactTrace:
+    """(1/N) Σᵢ tr(JᵢᵀΛᵢJᵢ), exactly.
+
+    tr(JᵀΛJ) = Σ_c λ_c ‖Jᵀe_c‖² over the eigenpairs of Λ: one backward pass an output, of which only the
+    gradients at the calls that use a parameter are needed, since a sample's gradient in a parameter is a
+    product of the call's input and its output's gradient (Goodfellow, arXiv:1510.01799).
+
+    That holds where every use of a parameter is such a call (`Taps`) and samples pass through the network
+    apart. Both are verified, not assumed. On a few samples drawn at random from the data:
+
+    - ``samples_apart``: outputs and losses are those of the same samples in another batch; and outputs of
+      some samples have no gradient in the rows of others, which also tells where each tensor's samples are;
+    - ``sample_gradients``: squared length of each sample's gradient in each parameter, for a random
+      combination of the outputs, against autograd's.
+
+    In every batch: no parameter reaches the outputs otherwise than through a tapped call.
+
+    ``only``: the parameters meant, all trainable ones if None.
+
+    Raises MetricFailed, with the reason, where one of this does not hold.
+    """
+    parameters = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
+    with _as_written():
+        plan = _verified(model, loss, inputs, targets, parameters, work)
+        terms, start = [], 0
+        for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
+            terms.append(_terms(model, loss, x, y, parameters, plan, start, work))
+            start += len(x)
+    return ExactTrace(torch.cat(terms), plan.checks)
+
+
+def gauss_newton_gram(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    *,
+    work: Work,
+) -> Tensor:
+    """The Gram matrix (N·C, N·C) of √Λ·J/√N, with the non-zero eigenvalues of the Gauss-Newton matrix.
+
+    Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). For small N·C: its rows are kept, (N·C, P).
+
+    Raises MetricFailed for a loss that is not convex in the outputs, and for outputs that are not (N, C).
+    """
+    with repeatedly_differentiable(), torch.enable_grad():
+        outputs = model(inputs)
+        work.forward += len(inputs)
+        if outputs.ndim != 2:
+            raise MetricFailed(f"needs outputs (N, C), got {tuple(outputs.shape)}")
+        values, vectors = output_curvature(loss, outputs, targets)
+        if float(values.min()) < -1e-10 * float(values.abs().max()):
+            raise MetricFailed("the loss is not convex in the outputs: Λ has no square root")
+        factors = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+        rows = []
+        for sample in range(len(inputs)):
+            for column in range(outputs.shape[1]):
+                seed = torch.zeros_like(outputs)
+                seed[sample] = factors[sample, :, column]
+                gradient = torch.autograd.grad(
+                    outputs, parameters, seed, retain_graph=True, materialize_grads=True
+                )
+                rows.append(torch.cat([coordinates(g).reshape(-1) for g in gradient]).double())
+                work.gradient += len(inputs)
+    stacked = torch.stack(rows)
+    return stacked @ stacked.T / len(inputs)
+
+
+def affine_in_each_parameter(
+    model: nn.Module, inputs: Tensor, parameters: Sequence[nn.Parameter], *, work: Work
+) -> tuple[bool, float | str]:
+    """Whether each output is, around here, an affine function of every single parameter: then H and its
+    Gauss-Newton part have the same diagonal, and the same trace.
+
+    It is where each parameter takes part in one call, linearly, and the outputs depend piecewise linearly
+    on what all these calls return. The latter is read off their Taylor series, in which a second-order
+    coefficient is structurally zero or not, whatever the point; and it is confirmed by torch's second
+    derivative along one random direction. Being piecewise linear in the *inputs* says nothing about it.
+
+    Returns the answer with the relative second derivative found, or the reason why it was not proved.
+    ``inputs``: a few samples.
+    """
+    generator = torch_generator(0)
+    with _as_written(), torch.enable_grad():
+        step = torch.zeros((), dtype=inputs.dtype, device=inputs.device, requires_grad=True)
+
+        def moved(y: Tensor) -> tuple[Tensor, Tensor]:
+            direction = _normal(y, generator)
+            return y + step * direction, direction
+
+        taps = Taps(parameters, moved)
+        with repeatedly_differentiable(), taps:
+            outputs = model(inputs)
+        work.forward += len(inputs)
+        if taps.unaccounted(outputs):
+            return False, "not made: a parameter takes part outside a layer's call"
+        used = [id(t.parameter) for use in taps.uses for t in use.terms]
+        if len(set(used)) < len(used):
+            return False, "not made: a parameter takes part in two calls"
+        second, first = _second_derivative(outputs, step, generator)
+        work.add_derivative(1, len(inputs))
+        work.add_derivative(2, len(inputs))
+        found = abs(second) / max(abs(first), 1e-300)
+        if found > _allowed(outputs.dtype):
+            return False, found
+        directions = iter([use.tap for use in taps.uses])
+        tally = Tally()
+
+        def started(y: Any) -> tuple[Any, None]:
+            direction = next(directions).detach()
+            series = Jet(torch.stack([torch.zeros_like(direction), direction]), (0, 1), 2, tally)
+            return y + series, None
+
+        def run() -> Any:
+            with Taps(parameters, started):
+                return model(inputs)
+
+        result = propagated(run, 2, tally)
+        work.forward += 3 * len(inputs)
+    if _deviation(result.primal, outputs) > _allowed(outputs.dtype):
+        return False, "not made: Taylor mode gives other outputs than the network"
+    return result.orders[-1] <= 1, found
+
+
+def _second_derivative(
+    outputs: Tensor, step: Tensor, generator: torch.Generator
+) -> tuple[float, float]:
+    """The second and the first derivative in ``step`` of a random combination of the outputs."""
+    combined = (outputs * _normal(outputs, generator)).sum()
+    if not combined.requires_grad:
+        return 0.0, 0.0
+    with repeatedly_differentiable():
+        (first,) = torch.autograd.grad(combined, step, create_graph=True, materialize_grads=True)
+        if not first.requires_grad:
+            return 0.0, float(first.detach())
+        (second,) = torch.autograd.grad(first, step, materialize_grads=True)
+    return float(second.detach()), float(first.detach())
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the check found: the calls, where each one's samples stand, and outputs to compare with."""
+
+    calls: list[tuple[Any, ...]]
+    shapes: list[tuple[int, ...]]
+    layouts: list[Layout | None]  # None: no gradient came through in the check
+    samples: int
+    order: list[int]
+    outputs: Tensor
+    checks: dict[str, float]
+
+
+def _run(
+    model: nn.Module, x: Tensor, parameters: Sequence[nn.Parameter], work: Work
+) -> tuple[Tensor, list[Use]]:
+    """The outputs, with every call of a parameter tapped: its output plus a differentiable zero."""
+
+    def tap(y: Tensor) -> tuple[Tensor, Tensor]:
+        zero = torch.zeros((), dtype=y.dtype, device=y.device, requires_grad=True).expand_as(y)
+        return y + zero, zero
+
+    taps = Taps(parameters, tap)
+    with repeatedly_differentiable(), torch.enable_grad(), taps:
+        outputs = model(x)
+    work.forward += len(x)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise MetricFailed(f"needs outputs (N, C), got {shape}")
+    if taps.unaccounted(outputs):
+        raise MetricFailed("a parameter takes part outside of a call that has a rule")
+    return outputs, taps.uses
+
+
+def _gradients(outputs: Tensor, uses: Sequence[Use], cotangents: Tensor) -> list[Tensor]:
+    if not outputs.requires_grad or not uses:
+        return [torch.zeros_like(use.tap) for use in uses]
+    return list(
+        torch.autograd.grad(
+            outputs, [u.tap for u in uses], cotangents, retain_graph=True, materialize_grads=True
+        )
+    )
+
+
+def _verified(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+) -> _Plan:
+    """See `gauss_newton_trace`. The samples are taken out of order, so that a network that goes by the
+    place in the batch is found out too."""
+    generator = torch_generator(0)
+    size = min(len(inputs), max(4, min(_CHECKED, len(inputs) // 32)))
+    order = torch.randperm(len(inputs), generator=generator)[:size]
+    x, y = inputs[order.to(inputs.device)], targets[order.to(targets.device)]
+    outputs, uses = _run(model, x, parameters, work)
+    seen = torch.randperm(size, generator=generator)[: (size + 1) // 2]
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[seen] = True
+    mask = mask.to(outputs.device)
+    cotangents = _normal(outputs, generator) * mask.unsqueeze(1)
+    deltas = _gradients(outputs, uses, cotangents)
+    work.gradient += size
+    layouts = [_layout(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
+    found = squared_lengths(_placed(uses, layouts, deltas), size)
+
+    few = seen[:_REFERENCE].to(outputs.device)
+    plain, exact = _sample_gradients(model, x[few], cotangents[few], parameters, work)
+    apart = _deviation(outputs[few], plain)
+    with torch.no_grad():
+        apart = max(apart, _deviation(loss(outputs, y)[few], loss(plain, y[few])))
+    _require(apart, outputs.dtype, "a sample's output depends on the batch that it is in")
+    lengths = torch.stack(
+        [found[p][few] if p in found else torch.zeros_like(plain[:, 0]) for p in parameters], 1
+    )
+    floor = 1e-6 * exact.sum(1, keepdim=True) + torch.finfo(exact.dtype).tiny
+    gradients = float(((lengths - exact).abs() / torch.maximum(exact, floor)).max())
+    _require(gradients, outputs.dtype, "the gradients found call by call are not autograd's")
+    return _Plan(
+        [use.signature() for use in uses],
+        [use.shape for use in uses],
+        layouts,
+        size,
+        order.tolist(),
+        outputs.detach(),
+        {"samples_apart": apart, "sample_gradients": gradients},
+    )
+
+
+def _layout(use: Use, delta: Tensor, mask: Tensor) -> Layout | None:
+    """Where the samples stand: such that no gradient of the masked outputs is in the others' rows."""
+    if not bool((delta != 0).any()):
+        return None
+    largest = float(delta.abs().max())
+    for layout in use.layouts(len(mask)):
+        others = arranged(delta, layout, len(mask))[~mask]
+        if not others.numel() or float(others.abs().max()) <= 1e-12 * largest:
+            return layout
+    raise MetricFailed(
+        f"the rows of a {use.name} of shape {use.shape} are not the samples, or these do not stay apart"
+    )
+
+
+def _placed(
+    uses: Sequence[Use], layouts: Sequence[Layout | None], deltas: Sequence[Tensor]
+) -> Iterator[tuple[Use, Layout, Tensor]]:
+    for use, layout, delta in zip(uses, layouts, deltas, strict=True):
+        if layout is not None:
+            yield use, layout, delta
+        elif bool((delta != 0).any()):
+            raise MetricFailed(f"a {use.name} had no gradient to check its rows by")
+
+
+def _sample_gradients(
+    model: nn.Module,
+    x: Tensor,
+    cotangents: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+) -> tuple[Tensor, Tensor]:
+    """Outputs (n, C), and by autograd ‖∂(v·f)ᵢ/∂p‖² (n, parameters)."""
+    with repeatedly_differentiable(), torch.enable_grad():
+        outputs = model(x)
+        rows = []
+        for i in range(len(x)):
+            one = torch.zeros_like(outputs)
+            one[i] = cotangents[i]
+            gradients = (
+                torch.autograd.grad(
+                    outputs, parameters, one, retain_graph=True, materialize_grads=True
+                )
+                if outputs.requires_grad
+                else [torch.zeros_like(p) for p in parameters]
+            )
+            rows.append(torch.stack([g.square().sum() for g in gradients]))
+    work.forward += len(x)
+    work.gradient += len(x) * len(x)
+    return outputs.detach(), torch.stack(rows)
+
+
+def _terms(
+    model: nn.Module,
+    loss: Loss,
+    x: Tensor,
+    y: Tensor,
+    parameters: Sequence[nn.Parameter],
+    plan: _Plan,
+    start: int,
+    work: Work,
+) -> Tensor:
+    outputs, uses = _run(model, x, parameters, work)
+    _check_as_planned(outputs, uses, plan, start)
+    values, vectors = output_curvature(loss, outputs, y)
+    largest = float(values.abs().max())
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for column in range(outputs.shape[1]):
+        if float(values[:, column].abs().max()) <= 1e-14 * largest:
+            continue  # cross-entropy does not see a common shift of the logits
+        deltas = _gradients(outputs, uses, vectors[:, :, column])
+        work.gradient += len(x)
+        lengths = squared_lengths(_placed(uses, plan.layouts, deltas), len(x))
+        for each in lengths.values():
+            total += values[:, column].double() * each.double()
+    return total
+
+
+def _check_as_planned(outputs: Tensor, uses: Sequence[Use], plan: _Plan, start: int) -> None:
+    """Raises MetricFailed if this batch went another way than the one that was checked."""
+    samples = len(outputs)
+    if [use.signature() for use in uses] != plan.calls:
+        raise MetricFailed("the network makes other calls in another batch")
+    for use, layout, shape in zip(uses, plan.layouts, plan.shapes, strict=True):
+        axis = 1 if layout == "second" else 0
+        expected = list(shape)
+        if layout is not None:
+            expected[axis] = shape[axis] // plan.samples * samples
+            if list(use.shape) != expected:
+                raise MetricFailed(
+                    f"the rows of a {use.name} of shape {use.shape} are not the {samples} samples"
+                )
+    here = [(i, j - start) for i, j in enumerate(plan.order) if start <= j < start + samples]
+    if here:
+        checked, places = (list(each) for each in zip(*here, strict=True))
+        apart = _deviation(outputs[places], plan.outputs[checked])
+        _require(apart, outputs.dtype, "a sample's output depends on the batch that it is in")
+
+
+def _deviation(found: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest value."""
+    if found.shape != expected.shape:
+        return math.inf
+    scale = max(float(expected.detach().abs().max()), torch.finfo(expected.dtype).tiny)
+    return float((found - expected).detach().abs().max()) / scale
+
+
+def _allowed(dtype: torch.dtype) -> float:
+    return 10 * math.sqrt(torch.finfo(dtype).eps)
+
+
+def _require(deviation: float, dtype: torch.dtype, fault: str) -> None:
+    if not deviation <= _allowed(dtype):
+        raise MetricFailed(f"{fault} (relative deviation {deviation:.2g})")
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Modules that torch.compile wrapped run as they are written: compiled code makes no calls to see."""
+    eager: Callable[[str], AbstractContextManager[Any]] | None = None
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
+        eager = torch.compiler.set_stance
+    with nullcontext() if eager is None else eager("force_eager"):
+        yield

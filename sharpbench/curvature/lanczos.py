@@ -1,0 +1,551 @@
+"""Eigenvalues and the spectral density of a symmetric operator, with bounds on their errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from scipy.special import betaincinv
+from torch import Tensor
+
+from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.errors import MetricFailed
+
+__all__ = [
+    "EigenResult",
+    "SpectralDensity",
+    "Which",
+    "extreme_eigenvalues",
+    "failure_probability",
+    "least_share",
+    "spectral_density",
+]
+
+Which = Literal["largest", "smallest", "magnitude"]
+
+_ASYMMETRY = 1e-2
+"""Relative difference of vᵀ(Au) and uᵀ(Av) beyond what float32 products round to."""
+
+_PUSH = 20.0
+"""Length of the operator's guess in the start vector, in standard deviations of a random coordinate:
+enough for the guess to lead, and so little that the bound takes a product more at most."""
+
+_DENSE = 8
+"""Up to so many unknowns an eigenvalue the whole matrix takes no more products than iterating."""
+
+_SETTLED = 1e-12
+"""Of the spectrum's size: below that an eigenvalue is as good as float64 can tell."""
+
+
+def failure_probability(tolerance: float) -> float:
+    """With this probability, over the random start, an eigenvalue may lie beyond a stated bound.
+
+    √tolerance/10, at least 1/1000: certainty costs fewer products, in proportion, where many are made anyway.
+    (31 trained networks, 40 starts each: no false claim at tolerances 0.1 and 1e-4, at most 1 of 1240 at
+    1e-2 and 1e-3, for 1.7, 1.45, 1.36 and 1.3 times the products of a residual's bound alone.)
+    """
+    return max(1e-3, 0.1 * math.sqrt(tolerance))
+
+
+def least_share(dimension: int, chance: float) -> float:
+    """With probability ``chance`` a random unit vector has a smaller squared component along a direction."""
+    return float(betaincinv(0.5, 0.5 * (dimension - 1), chance)) if dimension > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class EigenResult:
+    """Ritz values, with bounds on what they miss of the eigenvalues that were asked for.
+
+    ``values``: of the largest eigenvalues, each is a lower bound of its eigenvalue, and ``error_bounds``
+    says how far above it that may be, counted with multiplicity: all these hold together with probability
+    1 − ``failure_probability``. Of the smallest ones they are upper bounds; of those of largest magnitude
+    this is meant of the magnitudes (of two that differ by less than the bound either may be given).
+    ``converged``: every bound is at most the tolerance times the value.
+    ``vectors``: (P, count) unit Ritz vectors in float64, where asked for. ``ritz_values``: all those of the
+    first Krylov space, largest first; ``ritz_vectors`` (P, …) theirs, where vectors are asked for.
+    """
+
+    values: tuple[float, ...]
+    error_bounds: tuple[float, ...]
+    converged: bool
+    products: int
+    ritz_values: tuple[float, ...]
+    failure_probability: float = 0.0
+    vectors: Tensor | None = None
+    ritz_vectors: Tensor | None = None
+
+    @property
+    def value(self) -> float:
+        return self.values[0]
+
+    @property
+    def error_bound(self) -> float:
+        return self.error_bounds[0]
+
+
+def extreme_eigenvalues(
+    operator: SymmetricOperator,
+    *,
+    tolerance: float,
+    max_products: int,
+    generator: torch.Generator,
+    count: int = 1,
+    which: Which = "largest",
+    vectors: bool = False,
+) -> EigenResult:
+    """The ``count`` algebraically largest or smallest eigenvalues, or those of largest magnitude.
+
+    Lanczos iteration with full reorthogonalisation, in float64 whatever the operator's dtype. The norm of
+    a residual bounds the distance to *some* eigenvalue; what is missed is bounded as follows. Were there
+    an eigenvalue λ beyond the Ritz values, its eigenvector v would have left its mark: with the
+    orthonormal polynomials p_j of the iteration ⟨v, q_j⟩ = p_j(λ)⟨v, b⟩, so that its share of the unit
+    start vector b is at most the Christoffel function 1/Σ_j p_j(λ)², j = 0 … k. The share of a fixed
+    direction in a random unit vector of n coordinates is distributed as Beta(½, (n − 1)/2), and below its
+    quantile ε only with the probability `failure_probability`; else no eigenvalue exceeds the λ at which
+    Σ_j p_j(λ)² = 1/ε. That holds at every step at once, since ε doesn't depend on it.
+    (Kuczyński & Woźniakowski, SIAM J. Matrix Anal. Appl. 13 (1992), bound the same event for the worst
+    spectrum; here it is the one at hand. Golub & Meurant 2010, ch. 6, for the polynomials.)
+
+    An operator's ``guess`` is added to the random vector: a shift never makes a small overlap more likely.
+    For several eigenvalues a Krylov space, which holds one vector an eigenspace, is not enough: what is
+    orthogonal to the vectors found is searched from a new start, until the same bound says that it
+    holds nothing larger than the last of them (λ_{i+1}(A) ≤ λ_max of A on any complement of dimension
+    P − i: Courant–Fischer).
+
+    Raises MetricFailed if the operator is not symmetric or its products are not finite.
+    """
+    size = operator.dimension
+    if not 1 <= count <= size:
+        raise MetricFailed(f"{count} eigenvalues asked of an operator of dimension {size}")
+    if size <= min(_DENSE * count, max_products):
+        return _of_the_whole_matrix(operator, count, which, vectors)
+    search = _Search(operator, tolerance, count, which, failure_probability(tolerance))
+    search.run(max_products, generator)
+    result = search.result()
+    if not vectors:
+        return result
+    first = search.first
+    every = first.vectors() @ first.ritz_basis.flip(1).to(operator.device)
+    if which == "smallest":
+        every = every.flip(1)
+    return replace(result, vectors=search.leading().vectors, ritz_vectors=every)
+
+
+def _of_the_whole_matrix(
+    operator: SymmetricOperator, count: int, which: Which, vectors: bool
+) -> EigenResult:
+    """All eigenvalues from one product with each unit vector."""
+    matrix = operator.dense().to(torch.float64)
+    noise = float((matrix - matrix.T).abs().max())
+    if noise > _ASYMMETRY * float(matrix.abs().max()):
+        raise MetricFailed(
+            f"the operator is not symmetric: Aᵢⱼ and Aⱼᵢ differ by up to {noise:.6g}"
+        )
+    ritz, basis = torch.linalg.eigh(0.5 * (matrix + matrix.T))
+    chosen = _leading(ritz, which, count)
+    return EigenResult(
+        values=tuple(ritz[chosen].tolist()),
+        error_bounds=(_rounding(operator, float(ritz.abs().max()), noise),) * count,
+        converged=True,
+        products=operator.dimension,
+        ritz_values=tuple(ritz.flip(0).tolist()),
+        vectors=basis[:, chosen] if vectors else None,
+        ritz_vectors=basis.flip(1) if vectors else None,
+    )
+
+
+def _leading(values: Tensor, which: Which, count: int) -> Tensor:
+    keys = {"largest": -values, "smallest": values, "magnitude": -values.abs()}
+    return keys[which].argsort(stable=True)[:count]
+
+
+def _rounding(operator: SymmetricOperator, scale: float, noise: float) -> float:
+    """What rounding in the products may do to an eigenvalue; none that float64's own wouldn't."""
+    if operator.dtype == torch.float64:
+        return 0.0
+    return 2 * max(noise, torch.finfo(operator.dtype).eps * scale)
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """Eigenvalue density by stochastic Lanczos quadrature: nodes and weights of each probe, (n, k).
+
+    Each probe's weights sum to one; nodes and weights that are missing (an exhausted Krylov space) are
+    0. The mean over probes of Σ weight·g(node) estimates tr g(A)/P.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    products: int
+
+    def mean(self, values: Tensor) -> tuple[float, float | None]:
+        """tr g(A)/P with its standard error over the probes, from ``values`` = g(nodes)."""
+        each = (self.weights * values).sum(1)
+        error = float(each.std() / math.sqrt(len(each))) if len(each) > 1 else None
+        return float(each.mean()), error
+
+    def curve(self, points: int = 200, width: float = 0.01) -> tuple[list[float], list[float]]:
+        """The density smoothed by Gaussians of ``width`` times the spectrum's range: grid and heights."""
+        low, high = float(self.nodes.min()), float(self.nodes.max())
+        sigma = max(width * (high - low), 1e-300)
+        grid = torch.linspace(low - 4 * sigma, high + 4 * sigma, points, dtype=torch.float64)
+        distance = (grid[:, None, None] - self.nodes) / sigma
+        kernel = (-0.5 * distance.square()).exp() / (sigma * math.sqrt(2 * math.pi))
+        height = (kernel * self.weights).sum(2).mean(1)
+        return grid.tolist(), height.tolist()
+
+
+def spectral_density(
+    operator: SymmetricOperator, *, probes: int, steps: int, generator: torch.Generator
+) -> SpectralDensity:
+    """Stochastic Lanczos quadrature with ``probes`` Gaussian starts of ``steps`` steps each.
+
+    Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38 (2017); Golub & Welsch for nodes and weights.
+    """
+    steps = min(steps, operator.dimension)
+    nodes = torch.zeros(probes, steps, dtype=torch.float64)
+    weights = torch.zeros(probes, steps, dtype=torch.float64)
+    products = 0
+    for probe in range(probes):
+        iteration = _Lanczos(operator, steps, generator)
+        while iteration.steps < steps and not iteration.exhausted:
+            iteration.step()
+        found = iteration.steps
+        nodes[probe, :found] = iteration.ritz
+        weights[probe, :found] = iteration.ritz_basis[0].square()
+        products += iteration.steps
+    return SpectralDensity(nodes, weights, products)
+
+
+class _Search:
+    """Krylov spaces, each in the complement of what the former ones found."""
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        tolerance: float,
+        count: int,
+        which: Which,
+        failure: float,
+    ) -> None:
+        self.operator, self.tolerance, self.count = operator, tolerance, count
+        # The smallest eigenvalues are the largest of −A.
+        self.sign = -1.0 if which == "smallest" else 1.0
+        self.both_ends = which == "magnitude"
+        self.failure, self.stated = failure, 0.0
+        self.products = 0
+        self.found = _Vectors.none(operator)
+        self.beyond = math.inf
+        """No eigenvalue of the complement of ``found`` exceeds it, in the sense of ``which``."""
+        self.rounding = 0.0
+        self.done = False
+
+    def run(self, most: int, generator: torch.Generator) -> None:
+        spaces, size = 0, self.operator.dimension
+        while not self.done and self.products < most:
+            spaces += 1
+            # Chances to fail that add up to the one stated, however many spaces it takes.
+            chance = self.failure if self.count == 1 else self.failure * 0.5**spaces
+            krylov = self._space(spaces == 1, most, generator, chance)
+            if spaces == 1:
+                self.first = krylov
+            while not krylov.exhausted and self.products < most:
+                krylov.step()
+                self.products += 1
+                if self._settled(krylov):
+                    break
+                # Another space would take about as long again: where that comes near to the whole
+                # space, this one goes on until it is invariant, and few dimensions are left.
+                nearly_all = spaces == 1 and size <= min(3 * krylov.steps, most)
+                if self.count > 1 and not nearly_all and self._ripe(krylov):
+                    break
+            self._conclude(krylov)
+
+    def _space(self, first: bool, most: int, generator: torch.Generator, chance: float) -> _Lanczos:
+        free = self.operator.dimension - self.found.count
+        return _Lanczos(
+            self.operator,
+            min(most - self.products, free),
+            generator,
+            sign=self.sign,
+            against=self.found.vectors,
+            guess=self.operator.guess() if first else None,
+            chance=chance,
+        )
+
+    def _key(self, values: Tensor) -> Tensor:
+        return values.abs() if self.both_ends else values
+
+    def _allowed(self, value: float, scale: float) -> float:
+        """By how much the bound may exceed ``value``: half goes to residuals, where there are some."""
+        share = self.tolerance if self.count == 1 else 0.5 * self.tolerance
+        return max(share * abs(value) - self.rounding, self.rounding, _SETTLED * scale)
+
+    def _last_found(self) -> float:
+        """The last of the ``count`` eigenvalues, as far as found."""
+        return float(self._key(self.found.values).sort(descending=True).values[self.count - 1])
+
+    def _settled(self, krylov: _Lanczos) -> bool:
+        """Whether nothing larger than what was found is left, with the probability asked for."""
+        if self.count == 1:
+            level = float(self._key(krylov.ritz).max())
+        elif self.found.count >= self.count:
+            level = self._last_found()
+        else:
+            return False
+        self.rounding = max(self.rounding, krylov.rounding)
+        limit = level + self._allowed(level, krylov.scale)
+        if float(self._key(krylov.ritz).max()) > limit:
+            return False
+        if krylov.exhausted:
+            return True
+        ends = (limit, -limit) if self.both_ends else (limit,)
+        return all(krylov.share(end) <= krylov.least_share for end in ends)
+
+    def _ripe(self, krylov: _Lanczos) -> bool:
+        """Whether all of the space's vectors that belong to the result are found well enough."""
+        values = torch.cat([self.found.values, krylov.ritz])
+        if len(values) < self.count:
+            return False
+        chosen = self._key(values).argsort(descending=True, stable=True)[: self.count]
+        fresh = chosen[chosen >= self.found.count] - self.found.count
+        allowed = min(self._allowed(value, krylov.scale) for value in values[chosen].tolist())
+        if self.found.count >= self.count:
+            # Those that tie with what is there change nothing.
+            level = self._last_found()
+            if float(self._key(krylov.ritz).max()) <= level + self._allowed(level, krylov.scale):
+                return False
+        return bool((krylov.residuals[fresh] <= allowed / math.sqrt(self.count)).all())
+
+    def _conclude(self, krylov: _Lanczos) -> None:
+        """Take in what the space holds of the result, and bound what is left."""
+        self.rounding = max(self.rounding, krylov.rounding)
+        self.done = self._settled(krylov)
+        if krylov is self.first or self.done:
+            self.beyond = krylov.upper(both_ends=self.both_ends)
+            self.stated = 0.0 if self.count == 1 and krylov.exhausted else self.failure
+        if self.count == 1 or not self.done:
+            best = self._key(krylov.ritz).argsort(descending=True, stable=True)
+            if self.count > 1 and krylov.exhausted:
+                # An invariant space: what is left lies in its complement, altogether.
+                self.found = self.found.joined(krylov.ritz_vectors(best))
+                if self.found.count == self.operator.dimension:
+                    self.beyond, self.stated, self.done = -math.inf, 0.0, True
+                return
+            together = self.found.joined(krylov.ritz_vectors(best[: self.count]))
+            keep = max(self.count, self.found.count)
+            self.found = together.leading(self._key(together.values), keep)
+
+    def leading(self) -> _Vectors:
+        return self.found.leading(self._key(self.found.values), self.count)
+
+    def result(self) -> EigenResult:
+        found = self.leading()
+        keys = self._key(found.values)
+        slack = self.found.residual if self.count > 1 else 0.0
+        bounds = [max(self.beyond - key, 0.0) + slack + self.rounding for key in keys.tolist()]
+        scale = self.first.scale
+        met = all(
+            bound <= max(self.tolerance * abs(key), 2 * _SETTLED * scale)
+            for bound, key in zip(bounds, keys.tolist(), strict=True)
+        )
+        ritz = (self.sign * self.first.ritz).sort(descending=True).values
+        return EigenResult(
+            values=tuple((self.sign * found.values).tolist()),
+            error_bounds=tuple(bounds),
+            converged=self.done and met and found.count == self.count,
+            products=self.products,
+            ritz_values=tuple(ritz.tolist()),
+            failure_probability=self.stated,
+        )
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Orthonormal Ritz vectors (P, m) in float64 with their values (m,) and images A·V (P, m)."""
+
+    vectors: Tensor
+    values: Tensor
+    images: Tensor
+
+    @staticmethod
+    def none(operator: SymmetricOperator) -> _Vectors:
+        empty = torch.empty(operator.dimension, 0, dtype=torch.float64, device=operator.device)
+        return _Vectors(empty, torch.empty(0, dtype=torch.float64), empty)
+
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
+    @property
+    def residual(self) -> float:
+        """‖AV − VΘ‖ in the Frobenius norm."""
+        return float((self.images - self.vectors * self.values.to(self.vectors)).norm())
+
+    def joined(self, other: _Vectors) -> _Vectors:
+        """The Ritz vectors of both spaces together, which are orthogonal."""
+        vectors = torch.cat([self.vectors, other.vectors], 1)
+        images = torch.cat([self.images, other.images], 1)
+        inner = vectors.T @ images
+        values, turn = torch.linalg.eigh(0.5 * (inner + inner.T))
+        return _Vectors(vectors @ turn, values.cpu(), images @ turn)
+
+    def leading(self, keys: Tensor, count: int) -> _Vectors:
+        best = keys.argsort(descending=True, stable=True)[:count]
+        there = best.to(self.vectors.device)
+        return _Vectors(self.vectors[:, there], self.values[best], self.images[:, there])
+
+
+class _Lanczos:
+    """The Lanczos iteration on ``sign``·A in the complement of the columns of ``against``.
+
+    ``chance``: the probability that the start vector holds less than ``least_share`` (of its squared
+    length) of a given direction. ``ritz`` (k,) rising, ``ritz_basis`` (k, k) and ``residuals`` (k,), the
+    norms ‖Av − θv‖ = β_k|s_k| (Parlett 1998, §13.2), are those of the last step.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        most: int,
+        generator: torch.Generator,
+        *,
+        sign: float = 1.0,
+        against: Tensor | None = None,
+        guess: Tensor | None = None,
+        chance: float = 1e-2,
+    ) -> None:
+        self.operator, self.most, self.sign = operator, most, sign
+        self.against = self._rows(0).T if against is None else against
+        self.free = operator.dimension - self.against.shape[1]
+        self.steps, self.scale, self.noise = 0, 0.0, 0.0
+        self.exhausted = False
+        # A direction shorter than that is made of the products' rounding errors.
+        self._indistinct = max(_SETTLED, 30 * torch.finfo(operator.dtype).eps)
+        self.ritz, self.residuals = torch.empty(0), torch.empty(0)
+        self.ritz_basis = torch.empty(0, 0)
+        self._diagonal: list[float] = []
+        self._side: list[
+            float
+        ] = []  # its last entry is the norm of what the next vector is made of
+        self._left: list[Tensor] = []  # components of the products along ``against``
+        self._basis = self._rows(min(most, 16) + 1)
+        start, square = self._start(generator, guess)
+        self._basis[0] = start
+        self.least_share = least_share(self.free, chance) / square
+
+    def _start(self, generator: torch.Generator, guess: Tensor | None) -> tuple[Tensor, float]:
+        """A random unit vector, drawn on the CPU, with the guess added; the square of their length."""
+        size = self.operator.dimension
+        vector = torch.randn(size, generator=generator, dtype=torch.float64)
+        vector = self._complement(vector.to(self.operator.device))
+        vector = vector / vector.norm()
+        square = 1.0
+        length = 0.0 if guess is None else float(guess.norm())
+        if guess is not None and math.isfinite(length) and length > 0:
+            push = min(1.0, _PUSH / math.sqrt(self.free))
+            vector = vector + guess.to(vector) * (push / length)
+            square = float(vector.square().sum())
+        return vector / math.sqrt(square), square
+
+    def step(self) -> None:
+        """One product with the operator."""
+        k = self.steps
+        known = self._basis[: k + 1]
+        product = self.sign * self.operator.matvec(known[k]).to(torch.float64)
+        self._diagonal.append(float(product @ known[k]))
+        self.scale = max(self.scale, float(product.norm()))
+        if k:
+            self._check_symmetric(float(product @ known[k - 1]))
+        self._left.append(self.against.T @ product)
+        for _ in range(2):  # twice is enough (Parlett, §6.9)
+            product = self._complement(product)
+            product = product - known.T @ (known @ product)
+        self.steps = k + 1
+        residual = 0.0 if self.steps == self.free else float(product.norm())
+        self.exhausted = residual <= self._indistinct * self.scale
+        self._side.append(residual)
+        if self.steps == len(self._basis):
+            self._grow()
+        if not self.exhausted:
+            self._basis[self.steps] = product / residual
+        self.ritz, self.ritz_basis = torch.linalg.eigh(self._tridiagonal())
+        self.residuals = (0.0 if self.exhausted else residual) * self.ritz_basis[-1].abs()
+
+    @property
+    def rounding(self) -> float:
+        return _rounding(self.operator, self.scale, self.noise)
+
+    def share(self, value: float) -> float:
+        """The largest squared component of the start along an eigenvector of a ``value`` beyond the
+        Ritz values: the Christoffel function 1/Σ_j p_j(value)²."""
+        if self.exhausted:
+            return 0.0
+        before, here, total, side = 0.0, 1.0, 1.0, 0.0
+        for diagonal, following in zip(self._diagonal, self._side, strict=True):
+            before, here = here, ((value - diagonal) * here - side * before) / following
+            total, side = total + here * here, following
+            if total > 1e100:
+                return 0.0
+        return 1 / total
+
+    def upper(self, *, both_ends: bool) -> float:
+        """The value that an eigenvalue exceeds with the given chance at most; in magnitude, of
+        ``both_ends``."""
+        top = float(self.ritz.abs().max() if both_ends else self.ritz[-1])
+        if self.exhausted:
+            return top
+
+        def excluded(excess: float) -> bool:
+            ends = (top + excess, -top - excess) if both_ends else (top + excess,)
+            return all(self.share(end) <= self.least_share for end in ends)
+
+        low = high = _SETTLED * self.scale
+        while not excluded(high):
+            low, high = high, 2 * high
+        while high > 1.001 * low:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if excluded(middle) else (middle, high)
+        return top + high
+
+    def vectors(self) -> Tensor:
+        """The Krylov vectors (P, k)."""
+        return self._basis[: self.steps].T
+
+    def ritz_vectors(self, which: Tensor) -> _Vectors:
+        turn = self.ritz_basis[:, which].to(self.operator.device)
+        vectors = self.vectors() @ turn
+        images = vectors * self.ritz[which].to(vectors)
+        if not self.exhausted:
+            images = images + self._side[-1] * torch.outer(self._basis[self.steps], turn[-1])
+        left = torch.stack(self._left, 1) @ turn
+        return _Vectors(vectors, self.ritz[which], images + self.against @ left)
+
+    def _tridiagonal(self) -> Tensor:
+        diagonal = torch.tensor(self._diagonal, dtype=torch.float64)
+        side = torch.tensor(self._side[:-1], dtype=torch.float64)
+        return torch.diag(diagonal) + torch.diag(side, 1) + torch.diag(side, -1)
+
+    def _complement(self, vector: Tensor) -> Tensor:
+        if not self.against.shape[1]:
+            return vector
+        return vector - self.against @ (self.against.T @ vector)
+
+    def _check_symmetric(self, found: float) -> None:
+        expected = self._side[-1]
+        self.noise = max(self.noise, abs(found - expected))
+        if self.noise > _ASYMMETRY * self.scale:
+            raise MetricFailed(
+                f"the operator is not symmetric: uᵀAv = {found:.6g}, vᵀAu = {expected:.6g}"
+            )
+
+    def _rows(self, count: int) -> Tensor:
+        size = (count, self.operator.dimension)
+        return torch.empty(size, dtype=torch.float64, device=self.operator.device)
+
+    def _grow(self) -> None:
+        grown = self._rows(min(2 * len(self._basis), self.most + 1))
+        grown[: len(self._basis)] = self._basis
+        self._basis = grown

@@ -1,0 +1,629 @@
+"""The Hessian and the Gauss-Newton matrix of the mean loss, and each point's Hessian in its input."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.curvature.product_check import (
+    Checks,
+    check_gauss_newton,
+    check_hessian,
+    check_input_hessian,
+)
+from sharpbench.errors import MetricFailed, nearest_names
+from sharpbench.formulas.context import repeatedly_differentiable
+from sharpbench.measurement import Work
+from sharpbench.seeds import torch_generator
+from sharpbench.subject import Loss
+
+__all__ = [
+    "GaussNewtonOperator",
+    "HessianOperator",
+    "InputHessianOperator",
+    "ResidualOperator",
+    "coordinates",
+    "named_subset",
+]
+
+_PROBE = 4
+"""Samples used to find out how much memory the gradient graph of one sample takes."""
+
+_HELD = 4
+"""A product holds at its peak about so many times what its graph saves (measured: 4.3, tanh MLP)."""
+
+_SMALL = 4_000_000
+"""Up to so many samples × parameters a block of products is one batched pass: Python's overhead then
+outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
+
+Graph = tuple[Tensor, ...]
+
+
+def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """The trainable parameters whose name fits one of ``patterns`` (shell style); all if there is none.
+
+    Raises MetricFailed where nothing is trainable and, with the nearest names, for a pattern that fits none.
+    """
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not named:
+        raise MetricFailed("the model has no parameter that requires gradients")
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in named):
+            raise MetricFailed(
+                f"no trainable parameter fits {pattern!r}. {nearest_names(pattern, named)}"
+            )
+    return [p for n, p in named.items() if not patterns or any(fnmatch(n, q) for q in patterns)]
+
+
+class _LossOperator(SymmetricOperator):
+    """What curvature matrices of (1/N) Σᵢ ℓ(f_w(xᵢ), yᵢ) in the parameters share.
+
+    The data is cut into chunks whose graph fits ``memory_budget`` bytes, each weighted by its number of
+    samples, so that the sum over chunks is the full-data mean exactly. With a single chunk the graph
+    is built once and kept; otherwise it is rebuilt at each block of products. A chunk that runs out of
+    memory is tried once more at a quarter of its size.
+
+    Parameters
+    ----------
+    model: in evaluation mode; it is not changed, its ``.grad`` fields neither.
+    loss: per-sample loss (N,).
+    inputs, targets: N samples on the model's device.
+    work: the passes made are added to it.
+    parameters: names or shell patterns of the parameters meant; all trainable ones if empty.
+    verify: check one product against differences of first derivatives before the first one is given;
+        what was found stands in ``checks``.
+
+    Raises
+    ------
+    MetricFailed: no parameter requires gradients, the loss is not finite, it differs between two
+        evaluations (dropout left on), or it is not twice differentiable; at the first product, where that
+        is not what differences say.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        work: Work,
+        memory_budget: int = 1 << 30,
+        parameters: Sequence[str] = (),
+        verify: bool = True,
+    ) -> None:
+        self.parameters = named_subset(model, parameters)
+        self.patterns = tuple(parameters)
+        self.checks: Checks = {}
+        self._verify = verify
+        self.model, self.loss, self.work = model, loss, work
+        self.inputs, self.targets = inputs, targets
+        self.samples = len(inputs)
+        self.dimension = sum(coordinates(p).numel() for p in self.parameters)
+        self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype.to_real()
+        self._check_deterministic()
+        self.chunk = self._chunk_size(memory_budget)
+        self._kept: Graph | None = None
+        self._batches = True
+
+    @property
+    def kept(self) -> bool:
+        """Whether the whole data's graph fits the memory budget and is kept between products."""
+        return self.chunk >= self.samples
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        self.verify()
+        vectors = vectors.to(self.device, self.dtype)
+        try:
+            total = self._block(vectors)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or self.chunk == 1:
+                raise
+            self._kept, self.chunk = None, max(1, self.chunk // 4)
+            total = self._block(vectors)
+        return self.check_product(total)
+
+    def verify(self) -> None:
+        """Check a product now, if none was checked. Raises MetricFailed where it is wrong."""
+        if self._verify:
+            self.checks = self._checked()
+            self._verify = False
+
+    @abstractmethod
+    def _checked(self) -> Checks:
+        """What a check of one product found. Raises MetricFailed where it is wrong."""
+
+    def share(self) -> Tensor:
+        """The mean loss, within the context of repeated derivatives."""
+        with repeatedly_differentiable():
+            return self._share(self.inputs, self.targets)
+
+    def plain_share(self) -> Tensor:
+        """The mean loss as the network is written."""
+        return self._share(self.inputs, self.targets)
+
+    def plain_gradient(self) -> Tensor:
+        """The gradient at the weights as they are now, whatever was kept."""
+        return _LossOperator.gradient(self)
+
+    def outputs(self) -> Tensor:
+        """The network's outputs at the weights as they are now."""
+        with repeatedly_differentiable():
+            outputs: Tensor = self.model(self.inputs)
+        return outputs
+
+    def forget(self) -> None:
+        """Let go of the graph that was kept: the weights are others."""
+        self._kept = None
+
+    def pieces(self, vector: Tensor) -> list[Tensor]:
+        """(P,) cut into the shapes of the parameters."""
+        return self._split(vector)
+
+    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
+        """One vector (P,) of pieces of the parameters' shapes."""
+        return self._flat(pieces)
+
+    @staticmethod
+    def real(tensor: Tensor) -> Tensor:
+        return coordinates(tensor)
+
+    def batches_agree(self, agree: bool) -> None:
+        """Whether products may be taken a block at a time."""
+        self._batches &= agree
+
+    def _block(self, vectors: Tensor) -> Tensor:
+        if self.kept:
+            if self._kept is None:
+                self._kept = self._graph(self.inputs, self.targets)
+            return self._products(self._kept, vectors, self.samples)
+        total = torch.zeros_like(vectors)
+        for x, y in self._chunks():
+            total += self._products(self._graph(x, y), vectors, len(x))
+        return total
+
+    def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
+        self.work.hessian_vector += samples * vectors.shape[1]
+        with repeatedly_differentiable(), _named_reasons():
+            if self._batches and vectors.shape[1] > 1 and samples * self.dimension <= _SMALL:
+                try:
+                    return self._batched(graph, vectors)
+                except RuntimeError as error:  # torch has no batching rule, or one that fails
+                    if _out_of_memory(error):
+                        raise
+                    self._batches = False
+            columns = [self._product(graph, v) for v in vectors.unbind(1)]
+        return torch.stack(columns, 1)
+
+    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What each group of samples adds to A·V (P, K): together they are ``matmat``.
+
+        ``groups``: numbers of samples. Each group's gradient is built anew.
+        """
+        vectors = vectors.to(self.device, self.dtype)
+        for group in groups:
+            total = torch.zeros_like(vectors)
+            for members in group.to(self.device).split(self.chunk):
+                graph = self._graph(self.inputs[members], self.targets[members])
+                total += self._products(graph, vectors, len(members))
+            yield self.check_product(total)
+
+    @abstractmethod
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        """What is differentiated again at each product: this chunk's share of the mean loss."""
+
+    @abstractmethod
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        """This chunk's share of the product with one vector (P,)."""
+
+    @abstractmethod
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        """The same for a block (P, K), in one batched pass."""
+
+    def gradient(self) -> Tensor:
+        """∇_w of the mean loss, (P,)."""
+        total = torch.zeros(self.dimension, device=self.device, dtype=self.dtype)
+        for x, y in self._chunks():
+            total += self._flat(g.detach() for g in self._gradient(x, y, create_graph=False))
+        return total
+
+    def guess(self) -> Tensor | None:
+        """The gradient, which leans on the leading eigenvectors as training goes on (arXiv:1812.04754)."""
+        return self.gradient()
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from zip(self.inputs.split(self.chunk), self.targets.split(self.chunk), strict=True)
+
+    def _split(self, vectors: Tensor) -> list[Tensor]:
+        """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
+        real = [coordinates(p) for p in self.parameters]
+        pieces = vectors.split([r.numel() for r in real], dim=-1)
+        shaped = []
+        for piece, r, parameter in zip(pieces, real, self.parameters, strict=True):
+            v = piece.reshape((*vectors.shape[:-1], *r.shape))
+            shaped.append(torch.view_as_complex(v.clone()) if parameter.is_complex() else v)
+        return shaped
+
+    @staticmethod
+    def _flat(pieces: Iterable[Tensor]) -> Tensor:
+        return torch.cat([coordinates(p).reshape(-1) for p in pieces])
+
+    @property
+    def point(self) -> Tensor:
+        """The parameters themselves as a vector (P,)."""
+        return self._flat(p.detach() for p in self.parameters)
+
+    def _share(self, x: Tensor, y: Tensor) -> Tensor:
+        share: Tensor = self.loss(self.model(x), y).sum() / self.samples
+        return share
+
+    def _gradient(self, x: Tensor, y: Tensor, *, create_graph: bool) -> Graph:
+        """Gradient of this chunk's share of the mean loss."""
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            gradient = torch.autograd.grad(
+                self._share(x, y),
+                self.parameters,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
+        self.work.gradient += len(x)
+        return gradient
+
+    def _check_deterministic(self) -> None:
+        x, y = self.inputs[:_PROBE], self.targets[:_PROBE]
+        with torch.no_grad():
+            first, second = (self.loss(self.model(x), y) for _ in range(2))
+        self.work.forward += 2 * len(x)
+        if not torch.isfinite(first).all():
+            raise MetricFailed("the loss is not finite")
+        if not torch.equal(first, second):
+            raise MetricFailed(
+                "two evaluations of the loss differ: is dropout or another random layer left on?"
+            )
+
+    def _chunk_size(self, memory_budget: int) -> int:
+        """As many samples as fit the budget, from the tensors that a small graph saves."""
+        weights = {p.untyped_storage().data_ptr() for p in self.parameters}
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        probe = min(_PROBE, self.samples)
+        # Copies: a slice would share, and count, the storage of all the data.
+        x, y = self.inputs[:probe].clone(), self.targets[:probe].clone()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            graph = self._graph(x, y)
+        _check_twice_differentiable(graph)
+        per_sample = max(_HELD * sum(saved.values()) // probe, 1)
+        return max(1, min(self.samples, memory_budget // per_sample))
+
+
+class HessianOperator(_LossOperator):
+    """H = ∇²_w (1/N) Σᵢ ℓ(f_w(xᵢ), yᵢ): the gradient's graph, differentiated once more a product."""
+
+    def gradient(self) -> Tensor:
+        """As ever, and for nothing where the graph of the whole data is kept."""
+        if not self.kept:
+            return super().gradient()
+        if self._kept is None:
+            self._kept = self._graph(self.inputs, self.targets)
+        return self._flat([g.detach() for g in self._kept])
+
+    def _checked(self) -> Checks:
+        return check_hessian(self)
+
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        return self._gradient(x, y, create_graph=True)
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        active = [
+            (g, v) for g, v in zip(graph, self._split(vector), strict=True) if g.requires_grad
+        ]
+        if not active:  # the loss is linear in every parameter
+            return torch.zeros_like(vector)
+        return self._flat(
+            torch.autograd.grad(
+                [g for g, _ in active],
+                self.parameters,
+                [v for _, v in active],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        rows = self._split(vectors.T)
+        active = [(g, v) for g, v in zip(graph, rows, strict=True) if g.requires_grad]
+        if not active:
+            return torch.zeros_like(vectors)
+        products = torch.autograd.grad(
+            [g for g, _ in active],
+            self.parameters,
+            [v for _, v in active],
+            retain_graph=True,
+            allow_unused=True,  # materialised, they would lack the batch axis
+            is_grads_batched=True,
+        )
+        count = vectors.shape[1]
+        rows = [
+            vectors.new_zeros(count, coordinates(q).numel())
+            if p is None
+            else coordinates(p).reshape(count, -1)
+            for p, q in zip(products, self.parameters, strict=True)
+        ]
+        return torch.cat(rows, 1).T
+
+
+class GaussNewtonOperator(_LossOperator):
+    """G = (1/N) Σᵢ JᵢᵀΛᵢJᵢ with Jᵢ = ∂f(xᵢ)/∂w and Λᵢ = ∇²_f ℓ(f(xᵢ), yᵢ), positive semidefinite for a
+    convex ℓ; the Fisher matrix for cross-entropy (Martens, arXiv:1412.1193).
+
+    J·v is the derivative of the linear map u ↦ Jᵀu, so that one graph serves every product.
+    """
+
+    def _graph(self, x: Tensor, y: Tensor) -> Graph:
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            outputs = self.model(x)
+            free = outputs.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(
+                self.loss(free, y).sum() / self.samples, free, create_graph=True
+            )
+            if not outputs.requires_grad:
+                raise MetricFailed("the outputs depend on no parameter that is differentiated")
+            dual = torch.zeros_like(outputs, requires_grad=True)
+            adjoint = torch.autograd.grad(
+                outputs, self.parameters, dual, create_graph=True, materialize_grads=True
+            )
+        self.work.gradient += len(x)
+        return (outputs, free, slope, dual, *adjoint)
+
+    def sample_slopes(self, vector: Tensor) -> Tensor:
+        """⟨v, ∇_w ℓᵢ⟩ for v (P,): how each sample's loss grows along it, (N,)."""
+        vector = vector.to(self.device, self.dtype)
+        slopes = [self._slopes(x, y, vector) for x, y in self._chunks()]
+        return self.check_product(torch.cat(slopes))
+
+    def check_slopes(self, vector: Tensor) -> float:
+        """The relative deviation of a random combination of a few `sample_slopes` from ⟨v, its gradient⟩.
+
+        Raises MetricFailed if it is more than rounding: torch's second derivative of some operation in the
+        network, which J·v is taken by, is wrong then.
+        """
+        vector = vector.to(self.device, self.dtype)
+        x, y = self.inputs[:_PROBE], self.targets[:_PROBE]
+        weights = torch.randn(len(x), generator=torch_generator(0)).to(vector)
+        found = weights @ self._slopes(x, y, vector)
+        with repeatedly_differentiable(), torch.enable_grad():
+            combined = (weights * self.loss(self.model(x), y)).sum()
+            pieces = torch.autograd.grad(combined, self.parameters, materialize_grads=True)
+        self.work.gradient += len(x)
+        terms = vector * self._flat(pieces)
+        scale = float(terms.abs().sum()) + torch.finfo(self.dtype).tiny
+        deviation = float((found - terms.sum()).abs()) / scale
+        if not deviation <= 10 * math.sqrt(torch.finfo(self.dtype).eps):
+            raise MetricFailed(
+                "torch's derivative of the network along its parameters is not that of its gradients "
+                f"(relative deviation {deviation:.2g}): some operation in it has a wrong second derivative"
+            )
+        return deviation
+
+    def _slopes(self, x: Tensor, y: Tensor, vector: Tensor) -> Tensor:
+        graph = self._graph(x, y)
+        with repeatedly_differentiable(), _named_reasons():
+            along = self.samples * graph[2].detach() * self._forward(graph, vector)
+        self.work.gradient += len(x)
+        return along.flatten(1).sum(1)
+
+    def _checked(self) -> Checks:
+        return check_gauss_newton(self)
+
+    def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """J·v and ΛJ·v of all samples, of the outputs' shape."""
+        graph = self._graph(self.inputs, self.targets)
+        with repeatedly_differentiable(), _named_reasons():
+            forward = self._forward(graph, vector)
+        _, free, slope, *_ = graph
+        if not slope.requires_grad:
+            return forward, torch.zeros_like(forward)
+        return forward, torch.autograd.grad(slope, free, forward, retain_graph=True)[0]
+
+    def curvature(self, outputs: Tensor, along: Tensor) -> Tensor:
+        """Λ·``along`` at other outputs."""
+        free = outputs.detach().requires_grad_()
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            share = self.loss(free, self.targets).sum() / self.samples
+            (slope,) = torch.autograd.grad(share, free, create_graph=True)
+            if not slope.requires_grad:
+                return torch.zeros_like(along)
+            (image,) = torch.autograd.grad(slope, free, along)
+        return image
+
+    def _forward(self, graph: Graph, vector: Tensor) -> Tensor:
+        """J·v, of the outputs' shape."""
+        _, _, _, dual, *adjoint = graph
+        pairs = zip(adjoint, self._split(vector), strict=True)
+        active = [(g, v) for g, v in pairs if g.requires_grad]
+        (forward,) = torch.autograd.grad(
+            [g for g, _ in active], dual, [v for _, v in active], retain_graph=True
+        )
+        return forward
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        outputs, free, slope, *_ = graph
+        forward = self._forward(graph, vector)
+        if not slope.requires_grad:  # a loss that is linear in the outputs
+            return torch.zeros_like(vector)
+        (weighted,) = torch.autograd.grad(slope, free, forward, retain_graph=True)
+        return self._flat(
+            torch.autograd.grad(
+                outputs, self.parameters, weighted, retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
+        return torch.stack([self._product(graph, v) for v in vectors.unbind(1)], 1)
+
+
+class ResidualOperator(SymmetricOperator):
+    """H − G: the part of the Hessian that comes from the network's own second derivatives.
+
+    In a network that is piecewise linear and uses each layer once, the outputs are linear in any one
+    parameter, so that the diagonal of H − G, and with it its trace, is zero.
+    """
+
+    def __init__(self, hessian: HessianOperator, gauss_newton: GaussNewtonOperator) -> None:
+        self.hessian, self.gauss_newton = hessian, gauss_newton
+        self.dimension, self.dtype, self.device = hessian.dimension, hessian.dtype, hessian.device
+        self.samples, self.work = hessian.samples, hessian.work
+
+    @property
+    def checks(self) -> Checks:
+        """Those of both parts; a deviation is the larger one."""
+        other = self.gauss_newton.checks
+        return {
+            name: max(found, other[name])
+            if isinstance(found, float) and isinstance(other.get(name), float)
+            else found
+            for name, found in self.hessian.checks.items()
+        }
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        return self.hessian.matmat(vectors) - self.gauss_newton.matmat(vectors)
+
+    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As those of both."""
+        pairs = (part.group_products(vectors, groups) for part in (self.hessian, self.gauss_newton))
+        for full, linear in zip(*pairs, strict=True):
+            yield full - linear
+
+
+@dataclass
+class _Point:
+    gradient: Tensor
+    inputs: Tensor
+
+
+class InputHessianOperator(SymmetricOperator):
+    """The Hessians ∇²_x ℓ(f(xᵢ), yᵢ) of all points at once: block diagonal, of shape (N·d, N·d).
+
+    ``gradient`` (N, …) is kept beside. Raises MetricFailed where the loss is not twice differentiable.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        work: Work,
+        verify: bool = True,
+    ) -> None:
+        self.samples, self.work = len(inputs), work
+        self.model, self.loss, self.points, self.targets = model, loss, inputs, targets
+        self.dimension, self.dtype, self.device = inputs.numel(), inputs.dtype, inputs.device
+        x = inputs.clone().requires_grad_()
+        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+            (gradient,) = torch.autograd.grad(
+                loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
+            )
+        work.gradient += len(x)
+        _check_twice_differentiable((gradient,))
+        self._at = _Point(gradient, x)
+        self.checks: Checks = check_input_hessian(self) if verify else {}
+
+    @property
+    def gradient(self) -> Tensor:
+        return self._at.gradient.detach()
+
+    @property
+    def linear(self) -> bool:
+        """Whether the loss is linear in the input, so that every product vanishes."""
+        return not self._at.gradient.requires_grad
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        if self.linear:
+            return torch.zeros_like(vectors)
+        shape = self._at.inputs.shape
+        columns = []
+        for v in vectors.to(self._at.inputs).unbind(1):
+            with repeatedly_differentiable(), _named_reasons():
+                (product,) = torch.autograd.grad(
+                    self._at.gradient,
+                    self._at.inputs,
+                    v.reshape(shape),
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+            columns.append(product.reshape(-1))
+            self.work.hessian_vector += self.samples
+        return self.check_product(torch.stack(columns, 1))
+
+
+def coordinates(tensor: Tensor) -> Tensor:
+    """What is differentiated in: a complex number counts as its two parts.
+
+    torch's gradient of a real loss in a complex number is ∂ℓ/∂Re + i·∂ℓ/∂Im, so that its parts, and those
+    of each product, are the real derivatives.
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+@contextmanager
+def _named_reasons() -> Iterator[None]:
+    """Torch's complaints about missing second derivatives as reasons a report can show."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if any(part in text for part in _NOT_TWICE):
+            first = text.splitlines()[0]
+            raise MetricFailed(f"the loss is not twice differentiable: {first}") from error
+        raise
+
+
+def _check_twice_differentiable(graph: Graph) -> None:
+    """torch cuts what is differentiable once out of the graph in silence: find the place it left.
+
+    Raises MetricFailed where there is one.
+    """
+    stack = [t.grad_fn for t in graph if t.grad_fn is not None]
+    known = set(stack)
+    while stack:
+        node = stack.pop()
+        if node.name().rpartition("::")[2] in {"Error", "DelayedError"}:
+            raise MetricFailed(
+                "the loss is not twice differentiable: an operation in it is marked "
+                "once_differentiable, and torch would leave its second derivative out"
+            )
+        following = {n for n, _ in node.next_functions if n is not None} - known
+        known |= following
+        stack.extend(following)
+
+
+_NOT_TWICE = (
+    "once_differentiable",
+    "is not implemented",
+    "not differentiable",
+    "does not require grad",
+    "double backward",
+    "nested",  # nested tensors have hardly any second derivatives
+)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "not enough memory" in str(error) or "out of memory" in str(error)
+    )

@@ -1,0 +1,394 @@
+"""One product of an operator beside differences of first derivatives, on a few samples in float64.
+
+A product is torch's derivative of torch's derivative: what an operation's own backward pass leaves out or
+gets wrong stays in it in silence. Differences of gradients see it; the Gauss-Newton matrix, whose Jacobian is
+the one that backward() gives, is held to plain backward passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
+from sharpbench.measurement import Work
+from sharpbench.network import private_copy
+from sharpbench.seeds import torch_generator
+
+if TYPE_CHECKING:
+    from sharpbench.curvature.loss_operators import (
+        GaussNewtonOperator,
+        HessianOperator,
+        InputHessianOperator,
+    )
+
+__all__ = ["Checks", "check_gauss_newton", "check_hessian", "check_input_hessian"]
+
+Checks = dict[str, float | str]
+
+_FEW = 4
+_STEPS = (1e-4, 1e-5, 1e-3, 1e-6, 1e-2)
+_ALLOWED, _ALLOWED_LOW = 1e-5, 1e-2
+"""Relative deviations: in float64 throughout, and where the network computes in less by its own wish."""
+
+_ASIDE = (0.0, 1e-3)
+"""Where the product is checked: at the weights, and a little aside, since zero biases sit on kinks."""
+
+
+def check_hessian(operator: HessianOperator) -> Checks:
+    """Hv against central differences of the gradient, and uᵀHv against vᵀHu.
+
+    Raises MetricFailed where the product is not the derivative of the gradient, or a gradient is lost.
+    """
+    twin = _twin(operator)
+    if isinstance(twin, str):
+        return {"product": f"not made: {twin}"}
+    skipped = _silent(twin)
+    checks = _check_silent(twin, skipped)
+    u, v = (_direction(twin, skipped, seed) for seed in (1, 2))
+
+    def compare(low: bool) -> tuple[float, Tensor, float]:
+        first, second = twin.matvec(u), twin.matvec(v)
+        uneven = abs(float(u @ second) - float(v @ first))
+        size = float(u.norm() * second.norm() + v.norm() * first.norm())
+        scale = twin.plain_gradient().norm()
+
+        def difference(h: float) -> Tensor:
+            with _moved(twin, v, h):
+                ahead = twin.plain_gradient()
+            with _moved(twin, v, -h):
+                behind = twin.plain_gradient()
+            found = (ahead - behind) / (2 * h)
+            kept: Tensor = found.where(_reached(twin, skipped), torch.zeros_like(found))
+            return kept
+
+        apart, where = _least(difference, second, float(scale), low)
+        return apart, where, uneven / max(size, 1e-300)
+
+    apart, uneven = _settled(twin, compare, "the Hessian's")
+    operator.batches_agree(_batches_agree(twin, u, v))
+    return {**checks, "product": apart, "symmetry": uneven}
+
+
+def check_gauss_newton(operator: GaussNewtonOperator) -> Checks:
+    """⟨c, Jv⟩ against ⟨Jᵀc, v⟩, and Λ(Jv) against central differences of the loss's own gradient.
+
+    J is the one that backward() gives, so that what is detached on purpose stays so. Raises MetricFailed.
+    """
+    twin = _twin(operator)
+    if isinstance(twin, str):
+        return {"product": f"not made: {twin}"}
+    skipped = _silent(twin)
+    checks = _check_silent(twin, skipped)
+    v = _direction(twin, skipped, 1)
+    with torch.enable_grad():
+        outputs = twin.outputs()
+        generator = torch_generator(6)
+        c = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        pulled = torch.autograd.grad(outputs, twin.parameters, c, materialize_grads=True)
+    along, image = twin.parts(v)
+    low = _computes_in_less(twin.outputs)
+    transposed = float(twin.flat(pulled) @ v)
+    size = max(float(along.norm() * c.norm()), float(twin.flat(pulled).norm() * v.norm()), 1e-300)
+    apart = abs(float((c * along).sum()) - transposed) / size
+    here = outputs.detach()
+
+    def slope(z: Tensor) -> Tensor:
+        free = z.clone().requires_grad_()
+        with torch.enable_grad():
+            value = twin.loss(free, twin.targets).sum() / twin.samples
+            (found,) = torch.autograd.grad(value, free, materialize_grads=True)
+        return found
+
+    bent = math.inf
+    step = along / along.norm().clamp_min(1e-300) * here.norm().clamp_min(1.0)
+    scale = float(step.norm() / along.norm().clamp_min(1e-300))
+    for shift in _ASIDE:  # a loss may have kinks too
+        z = here + shift * c
+        own = image if shift == 0 else twin.curvature(z, along)
+
+        def difference(h: float, z: Tensor = z) -> Tensor:
+            return (slope(z + h * step) - slope(z - h * step)) / (2 * h * scale)
+
+        bent = min(bent, _least(difference, own, float(slope(z).norm()) / scale, low)[0])
+        if bent <= (_ALLOWED_LOW if low else _ALLOWED):
+            break
+    found = max(apart, bent)
+    if found > (_ALLOWED_LOW if low else _ALLOWED):
+        raise MetricFailed(_sentence("the Gauss-Newton matrix's", found, None, twin.plain_share))
+    return {**checks, "product": found}
+
+
+def check_input_hessian(operator: InputHessianOperator) -> Checks:
+    """Each point's Hessian in its input, as `check_hessian`."""
+    inputs = operator.points[:_FEW]
+    try:
+        model = private_copy(operator.model, torch.float64)
+        y = _double(operator.targets[:_FEW])
+        gradient = _input_gradients(model, operator.loss, y)
+        gradient(inputs.double())
+    except TimeLimitExceeded:
+        raise
+    except Exception as reason:
+        return {"product": f"not made: {in_words(reason)}"}
+    operator.work.gradient += 6 * len(inputs)
+    x = inputs.double()
+    generator = torch_generator(3)
+    size = x.square().mean().sqrt().clamp_min(1e-3)
+    v, aside = (size * torch.randn(x.shape, generator=generator).double().to(x) for _ in range(2))
+    low = _computes_in_less(lambda: gradient(x))
+    apart = math.inf
+    for shift in _ASIDE:
+        place = x + shift * aside
+        here = type(operator)(model, operator.loss, place, y, work=Work(), verify=False)
+        product = here.matmat(v.reshape(-1, 1))[:, 0]
+
+        def difference(h: float, place: Tensor = place) -> Tensor:
+            return ((gradient(place + h * v) - gradient(place - h * v)) / (2 * h)).reshape(-1)
+
+        apart = min(apart, _least(difference, product, float(here.gradient.norm()), low)[0])
+        if apart <= (_ALLOWED_LOW if low else _ALLOWED):
+            return {"product": apart}
+
+    def share() -> Tensor:
+        return operator.loss(model(x.clone().requires_grad_()), y).sum()
+
+    raise MetricFailed(_sentence("the input Hessian's", apart, None, share))
+
+
+# --- how ------------------------------------------------------------------------------------------
+
+
+def _twin(operator: Any) -> Any:
+    """The same operator on a few samples in float64, on a copy; a sentence where that doesn't run."""
+    few = min(_FEW, operator.samples)
+    try:
+        return type(operator)(
+            private_copy(operator.model, torch.float64),
+            operator.loss,
+            operator.inputs[:few].double(),
+            _double(operator.targets[:few]),
+            work=operator.work,
+            parameters=operator.patterns,
+            verify=False,
+        )
+    except TimeLimitExceeded:
+        raise
+    except Exception as reason:
+        return f"the network was not checked in float64 ({in_words(reason)})"
+
+
+def _double(targets: Tensor) -> Tensor:
+    return targets.double() if targets.is_floating_point() else targets
+
+
+def _silent(twin: Any) -> list[int]:
+    """The numbers of the parameters that get no gradient."""
+    with torch.enable_grad():
+        share = twin.share()
+        if not share.requires_grad:
+            return list(range(len(twin.parameters)))
+        found = torch.autograd.grad(share, twin.parameters, allow_unused=True)
+    return [i for i, g in enumerate(found) if g is None]
+
+
+def _check_silent(twin: Any, numbers: Sequence[int]) -> Checks:
+    """Parameters without gradient on which the loss depends: cut off on purpose, or lost on the way?
+
+    ``numbers``: those of the parameters without gradient.
+
+    Raises MetricFailed for gradients that ``backward()`` would give.
+    """
+    if not numbers:
+        return {}
+    others = [i for i in range(len(twin.parameters)) if i not in numbers]
+    with torch.no_grad():
+        before = float(twin.share())
+        with _moved(twin, _direction(twin, others, 4), 1e-3):
+            after = float(twin.share())
+    if abs(after - before) <= 1e-12 * max(abs(before), 1e-12):
+        return {}
+    names = {id(p): n for n, p in twin.model.named_parameters()}
+    told = ", ".join(names[id(twin.parameters[i])] for i in numbers)
+    x = twin.inputs.clone().requires_grad_()
+    with torch.enable_grad():
+        loss = twin.loss(twin.model(x), twin.targets).sum()
+        if loss.requires_grad:
+            loss.backward()
+    lost = [i for i in numbers if twin.parameters[i].grad is not None]
+    for parameter in twin.model.parameters():
+        parameter.grad = None
+    if lost:
+        raise MetricFailed(
+            f"the gradient of {told} is lost, although backward() gives one: a checkpoint that calls "
+            "backward() inside its own does that; take torch.utils.checkpoint with use_reentrant=False"
+        )
+    return {"parameters without gradient": told}
+
+
+def _direction(twin: Any, skipped: Sequence[int], seed: int) -> Tensor:
+    """A random direction (P,) of each parameter's own size, zero in those ``skipped``."""
+    generator = torch_generator(seed)
+    pieces = []
+    for i, parameter in enumerate(twin.parameters):
+        p = twin.real(parameter.detach())
+        drawn = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+        size = p.square().mean().sqrt().clamp_min(1e-2) if p.numel() else 0.0
+        pieces.append((0.0 if i in skipped else size) * drawn.reshape(-1))
+    return torch.cat(pieces)
+
+
+def _reached(twin: Any, skipped: Sequence[int]) -> Tensor:
+    sizes = [twin.real(p).numel() for p in twin.parameters]
+    return torch.cat(
+        [
+            torch.full((n,), i not in skipped, dtype=torch.bool, device=twin.device)
+            for i, n in enumerate(sizes)
+        ]
+    )
+
+
+@contextmanager
+def _moved(twin: Any, direction: Tensor, length: float) -> Iterator[None]:
+    """The weights at w + length·direction, within; what was kept at w is forgotten."""
+    kept = [p.detach().clone() for p in twin.parameters]
+    twin.forget()
+    try:
+        with torch.no_grad():
+            for p, step in zip(twin.parameters, twin.pieces(direction), strict=True):
+                p.add_(step.to(p.dtype), alpha=length)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, original in zip(twin.parameters, kept, strict=True):
+                p.copy_(original)
+        twin.forget()
+
+
+def _least(
+    difference: Callable[[float], Tensor], product: Tensor, slope: float, low: bool
+) -> tuple[float, Tensor]:
+    """The least relative deviation of a difference from the product over the steps, and where it is.
+
+    What rounding of the ``slope`` may add to a difference counts as none.
+    """
+    eps = torch.finfo(torch.float32 if low else torch.float64).eps
+    best, where = math.inf, torch.zeros_like(product)
+    for h in _STEPS:
+        gap = difference(h) - product
+        size = max(float(product.norm()), float((gap + product).norm()))
+        excess = max(float(gap.norm()) - 1e2 * eps * slope / h, 0.0)
+        apart = excess / size if size > 0 else 0.0
+        if apart < best:
+            best, where = apart, gap
+        if best <= (_ALLOWED_LOW if low else _ALLOWED):
+            break
+    return best, where
+
+
+def _settled(
+    twin: Any, compare: Callable[[bool], tuple[float, Tensor, float]], whose: str
+) -> tuple[float, float]:
+    """Deviation and asymmetry, each the better of the two places. Raises MetricFailed."""
+    low = _computes_in_less(twin.plain_gradient)
+    allowed = _ALLOWED_LOW if low else _ALLOWED
+    best, uneven, where = math.inf, math.inf, torch.empty(0)
+    aside = _direction(twin, [], 5)
+    for shift in _ASIDE:
+        with _moved(twin, aside, shift):
+            apart, gap, asymmetry = compare(low)
+        if apart < best:
+            best, where = apart, gap
+        uneven = min(uneven, asymmetry)
+        if best <= allowed and uneven <= 1e-3 * allowed:
+            return best, uneven
+    if best <= allowed and uneven <= allowed:
+        return best, uneven
+    sizes = [float(piece.norm()) for piece in twin.pieces(where)]
+    names = {id(p): n for n, p in twin.model.named_parameters()}
+    most = names[id(twin.parameters[sizes.index(max(sizes))])] if max(sizes) > 0 else None
+    if best <= allowed:
+        raise MetricFailed(
+            f"{whose} product is not symmetric (by {uneven:.1g}): an operation's second derivative in the "
+            f"network is wrong{_suspects(twin.plain_share)}"
+        )
+    raise MetricFailed(_sentence(whose, best, most, twin.plain_share))
+
+
+def _sentence(whose: str, apart: float, most: str | None, run: Callable[[], Any]) -> str:
+    place = f", most in {most}" if most else ""
+    return (
+        f"{whose} product is not the derivative of first derivatives (they differ by {apart:.1%}{place}): a "
+        "detach, torch.no_grad() or an operation whose second derivative is wrong stands in the way"
+        f"{_suspects(run)}; write it with torch's own differentiable operations"
+    )
+
+
+def _suspects(run: Callable[[], Any]) -> str:
+    """The autograd.Functions of the network's own, by name."""
+    with torch.enable_grad():
+        result = run()
+    stack = [result.grad_fn] if getattr(result, "grad_fn", None) is not None else []
+    known: set[Any] = set(stack)
+    found = []
+    while stack:
+        node = stack.pop()
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.append(type(node).__name__.removesuffix("Backward"))
+        following = {n for n, _ in node.next_functions if n is not None} - known
+        known |= following
+        stack.extend(following)
+    names = sorted(set(found))
+    return f" (its autograd.Functions: {', '.join(names)})" if names else ""
+
+
+class _Precisions(TorchDispatchMode):
+    """Whether anything is computed in less than float64."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.low: bool = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.low |= leaf.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        return result
+
+
+def _computes_in_less(run: Callable[[], Any]) -> bool:
+    """Whether the network, though in float64, computes in lower precision on the way."""
+    seen = _Precisions()
+    with seen:
+        run()
+    return seen.low
+
+
+def _batches_agree(twin: Any, u: Tensor, v: Tensor) -> bool:
+    """Whether a block of products is that of single ones."""
+    block = twin.matmat(torch.stack([u, v], 1))
+    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
+    return bool((block - single).norm() <= 1e-7 * single.norm().clamp_min(1e-300))
+
+
+def _input_gradients(
+    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], y: Tensor
+) -> Callable[[Tensor], Tensor]:
+    from sharpbench.formulas.context import repeatedly_differentiable
+
+    def gradient(x: Tensor) -> Tensor:
+        free = x.detach().clone().requires_grad_()
+        with repeatedly_differentiable(), torch.enable_grad():
+            total = loss(model(free), y).sum()
+            (found,) = torch.autograd.grad(total, free, materialize_grads=True)
+        return found
+
+    return gradient

@@ -1,0 +1,328 @@
+"""The trace and the Frobenius norm of a symmetric operator from random probes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from scipy import special
+from torch import Tensor
+
+from sharpbench.curvature.operator import SymmetricOperator
+
+__all__ = [
+    "Distribution",
+    "TraceMethod",
+    "TraceResult",
+    "degrees_of_freedom",
+    "estimate_trace",
+    "mean_and_standard_error",
+    "squared_frobenius_norm",
+]
+
+TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
+Distribution = Literal["rademacher", "gaussian"]
+
+_MIN_PROBES = 8
+"""Below this the standard error itself is too uncertain to stop by."""
+
+_UNLUCKY = 0.25
+"""An estimator stops once its error would meet the tolerance even if this share of errors came out
+smaller: stopped by the error alone it would stop where that happens to be small."""
+
+_BLOCK = 8
+"""Probes a block: one pass over a data set that does not fit the memory serves them all."""
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """An estimate with its standard error, from ``products`` products with the operator.
+
+    ``degrees_of_freedom`` of the error; None where there is no error.
+    """
+
+    value: float
+    standard_error: float
+    converged: bool
+    products: int
+    degrees_of_freedom: float | None = None
+
+
+def degrees_of_freedom(values: Tensor) -> float:
+    """Those of the variance estimated from ``values`` (N,), from N − 1 down to 1 as their tails grow.
+
+    Satterthwaite's 2σ⁴/Var(s²) with Var(s²) = σ⁴(κ/N + 2/(N − 1)), κ the excess kurtosis: three times the
+    sample's, which falls short where it is large (the suite ``calibration`` tells by how much), and none
+    below the normal distribution's.
+    """
+    n = len(values)
+    centred = (values - values.mean()).double()
+    square = float(centred.square().mean())
+    if n < 3 or not square > 0:
+        return float(max(n - 1, 1))
+    kurtosis = max(float(centred.pow(4).mean()) / square**2 - 3, 0.0)
+    return max(1 / (1.5 * kurtosis / n + 1 / (n - 1)), 1.0)
+
+
+def mean_and_standard_error(values: list[float]) -> tuple[float, float | None]:
+    """Mean and its standard error s/√n; None for fewer than two values."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, statistics.stdev(values) / math.sqrt(len(values))
+
+
+def estimate_trace(
+    operator: SymmetricOperator,
+    *,
+    tolerance: float,
+    max_products: int,
+    generator: torch.Generator,
+    method: TraceMethod = "hutchinson",
+    distribution: Distribution = "rademacher",
+    offset: float = 0.0,
+) -> TraceResult:
+    """``offset`` + tr A, stopped when the standard error is surely at most ``tolerance`` times it.
+
+    - ``hutchinson``: the mean of vᵀAv (Hutchinson 1990).
+    - ``hutch++``: exact on a random sketch of the range, Hutchinson's on what is left (Meyer, Musco,
+      Musco & Woodruff, arXiv:2010.09649). Sketch and probes grow together until the error is met;
+      old probes are projected anew, which takes no product.
+    - ``xtrace``: each test vector in turn judges the sketch made of all others (Epperly, Tropp &
+      Webber, arXiv:2301.07825). Their spread, for they share a sketch, is too small an error, by up to
+      half; their jackknife, by Efron & Stein's inequality (Annals of Statistics 9, 1981), too large a one:
+      told is the geometric mean of both.
+
+    A sketch that spans the whole space, or the whole range of A, gives the exact trace with standard
+    error 0. With ``max_products`` used up the best estimate is returned with ``converged=False``.
+    """
+    probe = _prober(operator, generator, distribution)
+    if method == "hutchinson":
+        return _hutchinson(operator, probe, tolerance, max_products, offset)
+    sketched = _hutch_plus_plus if method == "hutch++" else _xtrace
+    return sketched(operator, probe, tolerance, max_products, offset)
+
+
+def squared_frobenius_norm(
+    operator: SymmetricOperator,
+    *,
+    tolerance: float,
+    max_products: int,
+    generator: torch.Generator,
+    distribution: Distribution = "rademacher",
+) -> TraceResult:
+    """‖A‖²_F = E‖Av‖², by the same rule as Hutchinson's trace of A²."""
+    probe = _prober(operator, generator, distribution)
+    return _means(
+        lambda v: operator.matmat(v).to(torch.float64).square().sum(0),
+        probe,
+        tolerance,
+        max_products,
+        0.0,
+    )
+
+
+def _prober(
+    operator: SymmetricOperator, generator: torch.Generator, distribution: Distribution
+) -> Callable[[int], Tensor]:
+    """Blocks (P, K) of independent entries of variance 1, the same whatever the block's size."""
+
+    def draw(count: int) -> Tensor:
+        columns = []
+        for _ in range(count):
+            if distribution == "gaussian":
+                column = torch.randn(operator.dimension, generator=generator, dtype=torch.float64)
+            else:
+                signs = torch.randint(0, 2, (operator.dimension,), generator=generator)
+                column = 2.0 * signs.to(torch.float64) - 1
+            columns.append(column)
+        return torch.stack(columns, 1).to(operator.device)
+
+    return draw
+
+
+def _met(value: float, error: float, tolerance: float, *, samples: int) -> bool:
+    """Whether the error of so many samples' mean meets the tolerance, allowing for its own error."""
+    if samples < 2 or not math.isfinite(error):
+        return False
+    free = samples - 1
+    surely = error * math.sqrt(free / float(special.chdtri(free, 1 - _UNLUCKY)))
+    return surely <= tolerance * abs(value)
+
+
+def _means(
+    sample: Callable[[Tensor], Tensor],
+    probe: Callable[[int], Tensor],
+    tolerance: float,
+    most: int,
+    offset: float,
+) -> TraceResult:
+    samples: list[float] = []
+    value, error, free, met = offset, math.inf, 1.0, False
+    while len(samples) < most and not met:
+        samples += sample(probe(min(_BLOCK, most - len(samples)))).tolist()
+        mean, found = mean_and_standard_error(samples)
+        value, error = offset + mean, math.inf if found is None else found
+        free = degrees_of_freedom(torch.tensor(samples, dtype=torch.float64))
+        enough = len(samples) >= min(_MIN_PROBES, most)
+        met = enough and _met(value, error, tolerance, samples=len(samples))
+    return TraceResult(value, error, met, len(samples), free)
+
+
+def _hutchinson(
+    operator: SymmetricOperator,
+    probe: Callable[[int], Tensor],
+    tolerance: float,
+    most: int,
+    offset: float,
+) -> TraceResult:
+    def quadratic_forms(v: Tensor) -> Tensor:
+        return (operator.matmat(v).to(torch.float64) * v).sum(0)
+
+    return _means(quadratic_forms, probe, tolerance, most, offset)
+
+
+def _hutch_plus_plus(
+    operator: SymmetricOperator,
+    probe: Callable[[int], Tensor],
+    tolerance: float,
+    most: int,
+    offset: float,
+) -> TraceResult:
+    sketch = _Sketch(operator)
+    probes = torch.empty(operator.dimension, 0, dtype=torch.float64, device=operator.device)
+    images = probes
+    products, size = 0, _MIN_PROBES
+    value, error, free, met = offset, math.inf, 1.0, False
+    while not met:
+        grow = min(size, (most - products) // 3, operator.dimension - sketch.rank)
+        if grow < 1:
+            break
+        sketch.extend(probe(grow))
+        fresh = probe(grow)
+        probes = torch.cat([probes, fresh], 1)
+        images = torch.cat([images, operator.matmat(fresh).to(torch.float64)], 1)
+        products += 3 * grow
+        value = offset + sketch.trace
+        if sketch.rank == operator.dimension:
+            return TraceResult(value, 0.0, True, products)
+        # A(I − QQᵀ)g = Ag − (AQ)(Qᵀg) is known without another product.
+        inside = sketch.basis.T @ probes
+        left = probes - sketch.basis @ inside
+        rest = (left * (images - sketch.image @ inside)).sum(0)
+        mean, found = mean_and_standard_error(rest.tolist())
+        value, error = value + mean, math.inf if found is None else found
+        free = degrees_of_freedom(rest)
+        met = _met(value, error, tolerance, samples=len(rest))
+        size = probes.shape[1]  # doubles
+    return TraceResult(value, error, met, products, free)
+
+
+def _xtrace(
+    operator: SymmetricOperator,
+    probe: Callable[[int], Tensor],
+    tolerance: float,
+    most: int,
+    offset: float,
+) -> TraceResult:
+    sketch = _Sketch(operator)
+    omega = torch.empty(operator.dimension, 0, dtype=torch.float64, device=operator.device)
+    size, products = _MIN_PROBES, 0
+    value, error, free, met = offset, math.inf, 1.0, False
+    while not met:
+        grow = min(size, most // 2 - omega.shape[1], operator.dimension - sketch.rank)
+        if grow < 1:
+            break
+        fresh = probe(grow)
+        omega = torch.cat([omega, fresh], 1)
+        sketch.extend(fresh)
+        products += 2 * grow
+        if sketch.rank == operator.dimension or sketch.exhausted:
+            return TraceResult(offset + sketch.trace, 0.0, True, products)
+        estimates, without = sketch.leave_one_out(omega)
+        mean, found = mean_and_standard_error(estimates.tolist())
+        value = offset + mean
+        if found is not None:
+            jackknife = math.sqrt(len(without) - 1) * float(without.std(correction=0))
+            error = math.sqrt(found * jackknife)
+        free = max(len(estimates) - 1, 1)
+        met = error <= tolerance * abs(
+            value
+        )  # its few looks, each at twice as many, need no allowance
+        size = omega.shape[1]  # doubles
+    return TraceResult(value, error, met, products, free)
+
+
+class _Sketch:
+    """An orthonormal basis Q of the range of AΩ, with AQ and with the factor R of AΩ = QR."""
+
+    def __init__(self, operator: SymmetricOperator) -> None:
+        empty = torch.empty(operator.dimension, 0, dtype=torch.float64, device=operator.device)
+        self.operator = operator
+        self.basis, self.image, self.products = empty, empty, empty
+
+    @property
+    def rank(self) -> int:
+        return self.basis.shape[1]
+
+    @property
+    def trace(self) -> float:
+        """tr QᵀAQ."""
+        return float((self.basis * self.image).sum())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether AΩ lost rank, so that the sketch already holds the whole range of A."""
+        sizes = torch.linalg.svdvals(self.basis.T @ self.products)
+        eps = 100 * torch.finfo(self.operator.dtype).eps
+        return bool(sizes[-1] <= eps * sizes[0])
+
+    def extend(self, omega: Tensor) -> None:
+        """Take in the range of A·``omega``: 2 products a column."""
+        products = self.operator.matmat(omega).to(torch.float64)
+        # All columns together: of a range that is exhausted the new ones would not be orthogonal.
+        fresh = torch.linalg.qr(torch.cat([self.basis, products], 1)).Q[:, self.rank :]
+        self.products = torch.cat([self.products, products], 1)
+        self.basis = torch.cat([self.basis, fresh], 1)
+        self.image = torch.cat([self.image, self.operator.matmat(fresh).to(torch.float64)], 1)
+
+    def leave_one_out(self, omega: Tensor) -> tuple[Tensor, Tensor]:
+        """XTrace's basic estimates, one a test vector (n,): §2.1 of arXiv:2301.07825; and their means (n,)
+        without each test vector in turn, in sketch and estimates alike.
+
+        The sketch without column i projects on Q(I − sᵢsᵢᵀ)Qᵀ, where sᵢ is the unit vector orthogonal
+        to every other column of R; without the columns i and j also what is left of sⱼ beside sᵢ. All is
+        done in coordinates of Q: an entry [i, j] belongs to the estimate i without j.
+        """
+        n = omega.shape[1]
+        factor = self.basis.T @ self.products
+        inner = self.basis.T @ self.image
+        inner = 0.5 * (inner + inner.T)
+        w = self.basis.T @ omega
+        s = torch.linalg.pinv(factor).T
+        s = s / s.norm(dim=0).clamp_min(1e-300)
+        to_w, to_factor, to_image = s.T @ w, s.T @ factor, s.T @ (inner @ w)
+        form, cosine = s.T @ inner @ s, s.T @ s
+        own = (t.diagonal().unsqueeze(1) for t in (form, to_w, to_factor, to_image))
+        along, on_w, on_factor, on_image = own
+        # ωᵀAω, less twice ωᵀAPω, plus ωᵀPAPω, with Qᵀω = w and QᵀAω the column of R.
+        whole = ((w * (inner @ w)).sum(0) - (factor * w).sum(0)).unsqueeze(1)
+        one = inner.trace() - along + whole
+        one = one + 2 * (on_factor - on_image) * on_w + on_w.square() * along
+        sine = (1 - cosine.square()).clamp_min(1e-12).sqrt()
+        beside = (form - cosine * along) / sine
+        other = form.diagonal().unsqueeze(0) - 2 * cosine * form + cosine.square() * along
+        other = other / sine.square()
+        more = (
+            (t.T - cosine * d) / sine
+            for t, d in ((to_w, on_w), (to_factor, on_factor), (to_image, on_image))
+        )
+        also_w, also_factor, also_image = more
+        two = one - other + 2 * (also_factor - also_image) * also_w
+        two = two + 2 * on_w * also_w * beside + also_w.square() * other
+        two.fill_diagonal_(0)
+        return one.squeeze(1), two.sum(0) / max(n - 1, 1)

@@ -1,0 +1,1 @@
+"""What torch differentiates wrongly or not often enough, by its formula."""

@@ -1,0 +1,1 @@
+"""Derivatives at every order: Taylor series through networks as people write them."""

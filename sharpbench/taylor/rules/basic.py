@@ -1,0 +1,1257 @@
+"""Rules of what networks are made of: arithmetic, linear maps, activations, normalisation, losses."""
+
+# ruff: noqa: A001, A002, A006 - arguments carry torch's names: torch may pass them by keyword
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from sharpbench.taylor import series
+from sharpbench.taylor.jet import Jet
+
+__all__ = ["ALIASES", "RULES"]
+
+Rule = Callable[..., Any]
+aten = torch.ops.aten
+
+
+# --- elementwise ------------------------------------------------------------------------------------
+
+
+def _elementwise(name: str, x: Any, **parameters: float) -> Any:
+    everything = tuple(range(x.degree + 1))
+    return x.like(
+        series.elementwise(name, x.coefficients, x.orders, x.degree, **parameters), everything
+    )
+
+
+def _smooth(name: str) -> Rule:
+    # `inplace` is the dispatcher's business.
+    return lambda input, inplace=False: _elementwise(name, input)
+
+
+def _gelu(input: Any, approximate: str = "none") -> Any:
+    if approximate == "none":
+        return _elementwise("gelu", input)
+    inner = math.sqrt(2 / math.pi) * (input + 0.044715 * _pow(input, 3))
+    return 0.5 * input * (1 + _elementwise("tanh", inner))
+
+
+def _softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    return _elementwise("softplus", input, beta=beta, threshold=threshold)
+
+
+def _logsigmoid(input: Any) -> Any:
+    return -_elementwise("softplus", -input, threshold=math.inf)
+
+
+def _elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
+    return _elementwise("elu", input, alpha=alpha)
+
+
+def _selu(input: Any, inplace: bool = False) -> Any:
+    return 1.0507009873554805 * _elementwise("elu", input, alpha=1.6732632423543772)
+
+
+def _mish(input: Any, inplace: bool = False) -> Any:
+    return input * _elementwise("tanh", _elementwise("softplus", input, threshold=math.inf))
+
+
+def _relu(input: Jet, inplace: bool = False) -> Jet:
+    # One fused kernel for the whole stack: each coefficient where the value is positive.
+    return input.like(aten.threshold_backward(input.coefficients, input.primal.detach(), 0))
+
+
+def _leaky_relu(input: Jet, negative_slope: float = 0.01, inplace: bool = False) -> Jet:
+    value = input.primal.detach()
+    return input.like(aten.leaky_relu_backward(input.coefficients, value, negative_slope, False))
+
+
+def _masked(x: Jet, active: Tensor, value: Tensor) -> Jet:
+    """``value`` where not active, and no derivative there."""
+    c = _aligned(x.coefficients, value.ndim).expand(-1, *value.shape)
+    coefficients = torch.where(active, c, torch.zeros_like(c))
+    return x.like(torch.cat([value.unsqueeze(0), coefficients[1:]]))
+
+
+def _clamp(input: Jet, min: Any = None, max: Any = None) -> Any:
+    if any(isinstance(x, Jet) for x in (min, max)) or not isinstance(input, Jet):
+        low = input if min is None else _extremum(True)(input, min)
+        return low if max is None else _extremum(False)(low, max)
+    active = torch.ones_like(input.primal, dtype=torch.bool)
+    if min is not None:
+        active = active & (input.primal >= min)
+    if max is not None:
+        active = active & (input.primal <= max)
+    return _masked(input, active, input.primal.clamp(min, max))
+
+
+def _masked_inside(input: Jet, low: float, high: float) -> Jet:
+    """Clamped, with no derivative on the bounds: torch's hardtanh, unlike its clamp."""
+    inside = (input.primal > low) & (input.primal < high)
+    return _masked(input, inside, input.primal.clamp(low, high))
+
+
+def _relu6(input: Jet, inplace: bool = False) -> Any:
+    return _masked_inside(input, 0, 6)
+
+
+def _hardtanh(
+    input: Jet,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    inplace: bool = False,
+) -> Any:
+    return _masked_inside(input, min_val, max_val)
+
+
+def _abs(input: Jet) -> Jet:
+    return input.like(input.coefficients * input.primal.detach().sign())
+
+
+def _piecewise_constant(name: str) -> Rule:
+    def rule(input: Jet, *args: Any, **kwargs: Any) -> Jet:
+        return input.constant(getattr(torch, name)(input.primal.detach(), *args, **kwargs))
+
+    return rule
+
+
+def _detach(input: Jet) -> Jet:
+    return input.constant(input.primal.detach())
+
+
+def _dropout(
+    input: Jet,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Jet:
+    if not training or p == 0:
+        return input
+    mask = F.dropout(torch.ones_like(input.primal), p, True)
+    return input.like(input.coefficients * mask)
+
+
+def _channel_dropout(
+    input: Jet,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Jet:
+    if not training or p == 0:
+        return input
+    ones = input.primal.new_ones(input.primal.shape[:2])
+    mask = F.dropout(ones, p, True).view(*ones.shape, *[1] * (input.primal.ndim - 2))
+    return input.like(input.coefficients * mask)
+
+
+# --- arithmetic -------------------------------------------------------------------------------------
+
+
+def _aligned(x: Tensor, rank: int) -> Tensor:
+    """Axes of size 1 behind the axis of coefficients, so that the rest broadcasts as tensors do."""
+    return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
+
+
+def _constant(value: Any, like: Jet) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    dtype = None if isinstance(value, complex) else like.primal.dtype
+    return torch.as_tensor(value, dtype=dtype, device=like.primal.device)
+
+
+def _add(input: Any, other: Any, *, alpha: float = 1) -> Jet:
+    if not isinstance(other, Jet):
+        return _plus_constant(input, alpha * _constant(other, input))
+    if not isinstance(input, Jet):
+        scaled = other if alpha == 1 else other.like(alpha * other.coefficients)
+        return _plus_constant(scaled, _constant(input, other))
+    rank = max(input.primal.ndim, other.primal.ndim)
+    a, b = _aligned(input.coefficients, rank), _aligned(other.coefficients, rank)
+    if input.orders == other.orders:
+        return input.like(torch.add(a, b, alpha=alpha))
+    shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])
+    first = dict(zip(input.orders, a, strict=True))
+    second = dict(zip(other.orders, b, strict=True))
+    orders = tuple(sorted({*first, *second}))
+    parts = []
+    for n in orders:
+        if n in first and n in second:
+            parts.append(torch.add(first[n], second[n], alpha=alpha))
+        else:
+            part = first[n] if n in first else alpha * second[n]
+            parts.append(part.expand(shape))
+    return input.like(torch.stack(parts), orders)
+
+
+def _plus_constant(x: Jet, constant: Tensor) -> Jet:
+    c = _aligned(x.coefficients, max(x.primal.ndim, constant.ndim))
+    value = c[:1] + constant
+    return x.like(torch.cat([value, c[1:].expand(-1, *value.shape[1:])]))
+
+
+def _sub(input: Any, other: Any, *, alpha: float = 1) -> Jet:
+    return _add(input, other, alpha=-alpha)
+
+
+def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Jet:
+    return _add(other, input, alpha=-alpha)
+
+
+def _neg(input: Jet) -> Jet:
+    return input.like(-input.coefficients)
+
+
+def _mul(input: Any, other: Any) -> Jet:
+    if isinstance(input, Jet) and isinstance(other, Jet):
+        rank = max(input.primal.ndim, other.primal.ndim)
+        a = _aligned(input.coefficients, rank)
+        b = a if other is input else _aligned(other.coefficients, rank)
+        return input.like(*series.product(a, input.orders, b, other.orders, input.degree))
+    x, factor = (input, other) if isinstance(input, Jet) else (other, input)
+    if isinstance(factor, Tensor):
+        return x.like(_aligned(x.coefficients, max(x.primal.ndim, factor.ndim)) * factor)
+    return x.like(x.coefficients * factor)
+
+
+def _div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None:
+        return _quotient_rounded(input, other, rounding_mode)
+    if isinstance(other, Tensor):
+        rank = max(input.primal.ndim, other.ndim)
+        return input.like(_aligned(input.coefficients, rank) / other)
+    if not isinstance(other, Jet):
+        return input.like(input.coefficients / other)
+    return _mul(input, _elementwise("pow", other, exponent=-1.0))
+
+
+def _quotient_rounded(input: Any, other: Any, rounding_mode: str) -> Any:
+    a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
+    like = input if isinstance(input, Jet) else other
+    return like.constant(torch.div(a, b, rounding_mode=rounding_mode))
+
+
+def _rdiv(input: Any, other: Any) -> Any:
+    return _div(other, input)
+
+
+def _reciprocal(input: Any) -> Any:
+    return _elementwise("pow", input, exponent=-1.0)
+
+
+def _square(input: Jet) -> Jet:
+    return _mul(input, input)
+
+
+def _pow(input: Any, exponent: Any) -> Any:
+    if isinstance(exponent, Jet):
+        if not isinstance(input, Jet):
+            base = _constant(input, exponent).to(exponent.primal.dtype)
+            return _elementwise("exp", _mul(exponent, torch.log(base)))
+        return _elementwise("exp", _mul(exponent, _elementwise("log", input)))
+    if isinstance(exponent, Tensor):
+        if exponent.numel() != 1:
+            return _elementwise("exp", _mul(_elementwise("log", input), exponent))
+        exponent = float(exponent)
+    if exponent == 2:
+        return _square(input)
+    return _elementwise("pow", input, exponent=float(exponent))
+
+
+def _rpow(input: Any, exponent: Any) -> Any:
+    return _pow(exponent, input)
+
+
+def _root(exponent: float) -> Rule:
+    return lambda input: _elementwise("pow", input, exponent=exponent)
+
+
+def _expm1(input: Any) -> Any:
+    e = _elementwise("exp", input)
+    return e.like(torch.cat([torch.expm1(input.primal).unsqueeze(0), e.coefficients[1:]]))
+
+
+def _log1p(input: Any) -> Any:
+    log = _elementwise("log", 1 + input)
+    return log.like(torch.cat([torch.log1p(input.primal).unsqueeze(0), log.coefficients[1:]]))
+
+
+def _tan(input: Jet) -> Any:
+    return _div(_elementwise("sin", input), _elementwise("cos", input))
+
+
+def _where(condition: Any, input: Any = None, other: Any = None) -> Any:
+    if isinstance(condition, Jet):
+        condition = condition.primal != 0
+    if input is None:
+        return torch.where(condition)
+    like = input if isinstance(input, Jet) else other
+    if not isinstance(like, Jet):
+        return torch.where(condition, input, other)
+    zero = torch.zeros((), dtype=like.primal.dtype, device=like.primal.device)
+
+    def part(x: Any, n: int) -> Tensor:
+        if not isinstance(x, Jet):
+            return _constant(x, like) if n == 0 else zero
+        return x.coefficients[x.orders.index(n)] if n in x.orders else zero
+
+    orders = tuple(
+        sorted({0, *(n for x in (input, other) if isinstance(x, Jet) for n in x.orders)})
+    )
+    parts = [torch.where(condition, part(input, n), part(other, n)) for n in orders]
+    shape = torch.broadcast_shapes(*(p.shape for p in parts), parts[0].shape)
+    return like.like(torch.stack([p.expand(shape) for p in parts]), orders)
+
+
+def _masked_fill(input: Any, mask: Tensor, value: Any) -> Any:
+    return _where(~mask, input, value)
+
+
+# --- linear maps ------------------------------------------------------------------------------------
+
+
+def linear_in_first(func: Callable[..., Any]) -> Rule:
+    """The rule of an operation that is linear in its first argument: every coefficient alike."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else kwargs.pop("input")
+        if not isinstance(first, Jet) or any(
+            isinstance(a, Jet) for a in (*args[1:], *kwargs.values())
+        ):
+            return NotImplemented
+
+        def each(c: Tensor) -> Any:
+            return func(c, *args[1:], **kwargs)
+
+        return wrapped(torch.vmap(each)(first.coefficients), first, each)
+
+    return rule
+
+
+def each_coefficient(func: Callable[..., Tensor]) -> Rule:
+    """The same for what torch.vmap doesn't take, one coefficient after the other."""
+
+    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(input, Jet) or any(isinstance(a, Jet) for a in (*args, *kwargs.values())):
+            return NotImplemented
+        return input.like(torch.stack([func(c, *args, **kwargs) for c in input.coefficients]))
+
+    return rule
+
+
+def wrapped(mapped: Any, like: Jet, each: Callable[[Tensor], Any]) -> Any:
+    """The series of coefficients that were mapped by ``each``; of one or of several results."""
+    if isinstance(mapped, Tensor):
+        return like.viewed(mapped, each)
+
+    def part(i: int) -> Callable[[Tensor], Any]:
+        return lambda c: each(c)[i]
+
+    return tuple(wrapped(m, like, part(i)) for i, m in enumerate(mapped))
+
+
+def _getitem(input: Any, index: Any) -> Any:
+    if not isinstance(input, Jet):
+        return NotImplemented
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(p.primal if isinstance(p, Jet) else p for p in parts)
+    if any(isinstance(p, (Tensor, list)) for p in parts):
+        leading = (slice(None),) if _indices_are_adjacent(parts) else None
+        if leading is None:
+            return input.like(torch.stack([c[parts] for c in input.coefficients]))
+        return input.like(input.coefficients[(*leading, *parts)])
+    return input.viewed(input.coefficients[(slice(None), *parts)], lambda c: c[parts])
+
+
+def _indices_are_adjacent(parts: tuple[Any, ...]) -> bool:
+    """Whether an axis in front changes nothing: separated index tensors put theirs first."""
+    at = [i for i, p in enumerate(parts) if isinstance(p, (Tensor, list, int))]
+    return at == list(range(at[0], at[-1] + 1))
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
+    if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(input, Jet):
+        moving = isinstance(input, Jet) or isinstance(weight, Jet)
+        turned = weight.transpose(-1, -2)
+        out = _matmul(input, turned) if moving else torch.matmul(input, turned)
+        return out if bias is None else _add(out, bias)
+    rows = input.primal.numel() / input.primal.shape[-1]
+    input.tally.count(rows * weight.numel(), len(input.orders))
+    out = F.linear(input.coefficients, weight)
+    return input.like(out if bias is None else series.add_to_first(out, bias))
+
+
+def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
+    def rule(
+        input: Any,
+        weight: Any,
+        bias: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(input, Jet):
+            plain = partial(_call_with_rest, func, args, kwargs)
+            out = bilinear(plain, input, weight)
+            return out if bias is None else _add(out, bias.reshape(-1, *[1] * dimensions))
+        c = input.coefficients
+        batched = input.primal.ndim == dimensions + 2
+        out = func(c.flatten(0, 1) if batched else c, weight, None, *args, **kwargs)
+        if bias is not None:
+            rows = input.primal.shape[0] if batched else 1
+            out = series.add_to_first(out, bias.view(-1, *[1] * dimensions), rows)
+        if batched:
+            out = out.unflatten(0, c.shape[:2])
+        transposed = "transpose" in getattr(func, "__name__", "")
+        places = input.primal if transposed else out[0]
+        once = places.numel() * weight.numel() / weight.shape[0]
+        input.tally.count(once, len(input.orders))
+        return input.like(out)
+
+    return rule
+
+
+def _call_with_rest(
+    func: Callable[..., Tensor], args: Any, kwargs: Any, input: Tensor, weight: Tensor
+) -> Tensor:
+    return func(input, weight, None, *args, **kwargs)
+
+
+def bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
+    """Σ_{i+j=n} f(a_i, b_j) of two factors, one of which may be plain."""
+    if not isinstance(a, Jet):
+        if not isinstance(b, Jet):
+            return func(a, b)
+        return b.like(torch.stack([func(a, c) for c in b.coefficients]))
+    if not isinstance(b, Jet):
+        return a.like(torch.stack([func(c, b) for c in a.coefficients]))
+    parts: dict[int, Tensor] = {}
+    for i, left in zip(a.orders, a.coefficients, strict=True):
+        for j, right in zip(b.orders, b.coefficients, strict=True):
+            if i + j <= a.degree:
+                term = func(left, right)
+                parts[i + j] = parts[i + j] + term if i + j in parts else term
+    orders = tuple(sorted(parts))
+    return a.like(torch.stack([parts[n] for n in orders]), orders)
+
+
+def _matmul(input: Any, other: Any) -> Any:
+    if isinstance(input, Jet) and isinstance(other, Jet):
+        inner, rows = input.primal.shape[-1], input.primal.numel()
+        columns = other.primal.shape[-1] if other.primal.ndim > 1 else 1
+        pairs = sum(i + j <= input.degree for i in input.orders for j in other.orders)
+        input.tally.count(rows / inner * inner * columns, pairs)
+        return bilinear(torch.matmul, input, other)
+    if isinstance(input, Jet):
+        columns = other.shape[-1] if other.ndim > 1 else 1
+        input.tally.count(input.primal.numel() * columns, len(input.orders))
+        mapped = torch.vmap(lambda c: torch.matmul(c, other))(input.coefficients)
+        return input.like(mapped)
+    rows = input.shape[-2] if input.ndim > 1 else 1
+    other.tally.count(other.primal.numel() * rows, len(other.orders))
+    return other.like(torch.vmap(lambda c: torch.matmul(input, c))(other.coefficients))
+
+
+def _rmatmul(input: Any, other: Any) -> Any:
+    return _matmul(other, input)
+
+
+def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    return (
+        _add(_mul(_matmul(mat1, mat2), alpha), _mul(input, beta))
+        if (isinstance(input, Jet))
+        else _plus_constant(_mul(_matmul(mat1, mat2), alpha), beta * input)
+    )
+
+
+def _einsum(equation: Any, *operands: Any) -> Any:
+    operands = tuple(operands[0]) if isinstance(operands[0], (list, tuple)) else operands
+    if not isinstance(equation, str):
+        return NotImplemented
+    moving = [i for i, o in enumerate(operands) if isinstance(o, Jet)]
+
+    def call(values: dict[int, Tensor]) -> Tensor:
+        return torch.einsum(equation, *(values.get(i, o) for i, o in enumerate(operands)))
+
+    if len(moving) == 1:
+        only = operands[moving[0]]
+        return only.like(torch.vmap(lambda c: call({moving[0]: c}))(only.coefficients))
+    if len(moving) == 2:
+        i, j = moving
+        return bilinear(lambda a, b: call({i: a, j: b}), operands[i], operands[j])
+    like: Jet = operands[moving[0]]
+    parts: dict[int, Tensor] = {}
+    for places in itertools.product(*(range(len(operands[i].orders)) for i in moving)):
+        chosen = list(zip(moving, places, strict=True))
+        n = sum(operands[i].orders[p] for i, p in chosen)
+        if n <= like.degree:
+            term = call({i: operands[i].coefficients[p] for i, p in chosen})
+            parts[n] = parts[n] + term if n in parts else term
+    return like.like(torch.stack([parts[n] for n in sorted(parts)]), tuple(sorted(parts)))
+
+
+def _joined(func: Callable[..., Tensor]) -> Rule:
+    """torch.cat and torch.stack: constants among the parts have coefficient 0 alone."""
+
+    def rule(tensors: Any = None, dim: int = 0) -> Any:
+        parts = list(tensors)
+        like = next(p for p in parts if isinstance(p, Jet))
+        orders = tuple(sorted({n for p in parts if isinstance(p, Jet) for n in p.orders}))
+
+        def coefficient(part: Any, n: int) -> Tensor:
+            if isinstance(part, Jet):
+                if n in part.orders:
+                    return part.coefficients[part.orders.index(n)]
+                return torch.zeros_like(part.primal)
+            return part if n == 0 else torch.zeros_like(part)
+
+        if all(isinstance(p, Jet) and p.orders == orders for p in parts):
+            axis = dim + 1 if dim >= 0 else dim
+            return like.like(func([p.coefficients for p in parts], axis))
+        return like.like(
+            torch.stack([func([coefficient(p, n) for p in parts], dim) for n in orders]), orders
+        )
+
+    return rule
+
+
+def _expand_as(input: Jet, other: Any) -> Any:
+    return input.expand(other.shape)
+
+
+def _view_as(input: Jet, other: Any) -> Any:
+    return input.reshape(other.shape)
+
+
+def _embedding(input: Tensor, weight: Any, *args: Any, **kwargs: Any) -> Any:
+    if isinstance(input, Jet) or not isinstance(weight, Jet):
+        return NotImplemented
+    return weight.like(torch.stack([F.embedding(input, c) for c in weight.coefficients]))
+
+
+def _pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
+    padded = linear_in_first(F.pad)(input, pad, mode)
+    if mode != "constant" or not value:
+        return padded
+    return _add(padded, F.pad(torch.zeros_like(input.primal), pad, mode, value))
+
+
+def _to(input: Any, *args: Any, **kwargs: Any) -> Any:
+    args, kwargs = tree_map(lambda a: a.primal if isinstance(a, Jet) else a, (args, kwargs))
+    if not isinstance(input, Jet):
+        return input.to(*args, **kwargs)
+    changed = input.coefficients.to(*args, **kwargs)
+    if changed is input.coefficients:  # as torch does: the same tensor, not a copy
+        return input
+    if not (changed.is_floating_point() or changed.is_complex()):
+        return changed[0].detach()
+    if input.primal.is_complex() and not changed.is_complex():
+        return NotImplemented
+    return input.like(changed)
+
+
+def _type_as(input: Any, other: Any) -> Any:
+    return _to(input, other.dtype)
+
+
+# --- selections -------------------------------------------------------------------------------------
+
+
+def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> tuple[Jet, Tensor]:
+    """Max-pooling: each coefficient of the sample that is largest at t = 0."""
+    _, index = pool(x.primal.detach())
+    stack = x.coefficients.flatten(-dimensions)
+    places = index.flatten(-dimensions).expand(len(stack), *index.shape[:-dimensions], -1)
+    return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:])), index
+
+
+def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
+    def rule(
+        input: Jet,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        pooled = _pooled(
+            input,
+            lambda v: func(
+                v, kernel_size, stride, padding, dilation, ceil_mode, return_indices=True
+            ),
+            dimensions,
+        )
+        return pooled if return_indices else pooled[0]
+
+    return rule
+
+
+def _adaptive_max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
+    def rule(input: Jet, output_size: Any, return_indices: bool = False) -> Any:
+        pooled = _pooled(input, lambda v: func(v, output_size, return_indices=True), dimensions)
+        return pooled if return_indices else pooled[0]
+
+    return rule
+
+
+class _Extremum(NamedTuple):
+    values: Jet
+    indices: Tensor
+
+
+def _extremum(largest: bool) -> Rule:
+    def rule(input: Jet, dim: Any = None, keepdim: bool = False) -> Any:
+        choose = torch.argmax if largest else torch.argmin
+        if dim is None and not isinstance(input, Jet):
+            return NotImplemented
+        if isinstance(dim, (Jet, Tensor)) or not isinstance(input, Jet):
+            return _larger(input, dim, largest)
+        if dim is None:
+            return _amax(largest)(input)
+        index = choose(input.primal, dim, keepdim=True)
+        values = torch.vmap(lambda c: c.gather(dim, index))(input.coefficients)
+        if not keepdim:
+            index = index.squeeze(dim)
+            values = torch.vmap(lambda c: c.squeeze(dim))(values)
+        return _Extremum(input.like(values), index)
+
+    return rule
+
+
+def _larger(input: Any, other: Any, largest: bool) -> Any:
+    """The larger or smaller of two; where they are equal each gives half, as torch has it."""
+    a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
+    like = input if isinstance(input, Jet) else other
+    a, b = _constant(a, like), _constant(b, like)
+    taken = _where((a > b) == largest, input, other)
+    tied = a == b
+    if not tied.any():
+        return taken
+    return _where(tied, _mul(_add(lifted(input, like), other), 0.5), taken)
+
+
+def lifted(value: Any, like: Jet) -> Jet:
+    """A number or plain tensor as a series that does not move."""
+    return value if isinstance(value, Jet) else like.constant(_constant(value, like))
+
+
+def _amax(largest: bool) -> Rule:
+    def rule(input: Jet, dim: Any = (), keepdim: bool = False) -> Any:
+        axes = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.primal.ndim))
+        for axis in axes:
+            best = input.primal.amax(axis, True) if largest else input.primal.amin(axis, True)
+            tied = (input.primal == best).to(input.primal.dtype)
+            # Equal ones share the derivative, as torch has it.
+            input = (input * (tied / tied.sum(axis, keepdim=True))).sum(axis, keepdim=True)
+        if keepdim:
+            return input
+        places = {axis % input.primal.ndim for axis in axes}
+        return input.reshape([n for i, n in enumerate(input.shape) if i not in places])
+
+    return rule
+
+
+def of_the_value(func: Callable[..., Any]) -> Rule:
+    """The rule of what only sees the values at t = 0: the answer is plain."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map(
+            lambda a: a.primal.detach() if isinstance(a, Jet) else a, (args, kwargs)
+        )
+        return func(*args, **kwargs)
+
+    return rule
+
+
+# --- softmax, losses --------------------------------------------------------------------------------
+
+
+def _axis(dim: int, x: Jet) -> int:
+    return dim - x.primal.ndim if dim >= 0 else dim
+
+
+def _everything(x: Jet) -> tuple[int, ...]:
+    return tuple(range(x.degree + 1))
+
+
+def _softmax(
+    input: Jet,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    if dim is None:
+        return NotImplemented
+    input = input if dtype is None else _to(input, dtype)
+    p = series.softmax(input.coefficients, input.orders, input.degree, _axis(dim, input))
+    return input.like(p, _everything(input))
+
+
+def _logsumexp(input: Jet, dim: Any, keepdim: bool = False) -> Any:
+    if not isinstance(dim, int):
+        if len(dim) != 1:
+            axes = sorted(d % input.primal.ndim for d in dim)
+            rest = [d for d in range(input.primal.ndim) if d not in axes]
+            out = _logsumexp(input.permute(*rest, *axes).flatten(len(rest)), -1)
+            if not keepdim:
+                return out
+            return out.reshape([1 if i in axes else n for i, n in enumerate(input.shape)])
+        dim = dim[0]
+    axis = _axis(dim, input)
+    out = series.logsumexp(input.coefficients, input.orders, input.degree, axis)
+    return input.like(out if keepdim else out.squeeze(axis), _everything(input))
+
+
+def _log_softmax(
+    input: Jet,
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    if dim is None:
+        return NotImplemented
+    input = input if dtype is None else _to(input, dtype)
+    return _sub(input, _logsumexp(input, dim, keepdim=True))
+
+
+def _cross_entropy(
+    input: Jet,
+    target: Any,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """−log softmax as log(1 + exp m), m = log Σ_{c≠y} exp(z_c − z_y).
+
+    The same function, but its derivatives keep their relative precision for confident points:
+    p_y − 1 cancels once the margin exceeds 36 in float64, and the growth of the derivatives would
+    then be that of rounding errors.
+    """
+    if size_average is not None or reduce is not None:
+        return NotImplemented
+    plain = weight is None and not label_smoothing
+    by_class = isinstance(target, Tensor) and not target.is_floating_point()
+    if not plain or not by_class or input.primal.ndim != 2 or (target == ignore_index).any():
+        return _general_cross_entropy(
+            input, target, weight, ignore_index, reduction, label_smoothing
+        )
+    classes = input.primal.shape[1]
+    shift = torch.arange(1, classes, device=target.device)
+    others = (target.unsqueeze(1) + shift) % classes
+    c = input.coefficients
+    differences = c.gather(2, others.expand(len(c), -1, -1)) - c.gather(
+        2, target.unsqueeze(1).expand(len(c), -1, -1)
+    )
+    margin = _logsumexp(input.like(differences), 1)
+    return reduced(_elementwise("softplus", margin, threshold=math.inf), reduction)
+
+
+def _general_cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    smoothing: float,
+) -> Any:
+    axis = 0 if input.primal.ndim == 1 else 1
+    logs = _log_softmax(input, axis)
+    classes = input.shape[axis]
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        hard = _nll_loss(logs, target, weight, None, ignore_index, None, reduction)
+        if not smoothing:
+            return hard
+        scaled = logs if weight is None else _mul(logs, _by_class(weight, axis, logs))
+        ignored = target == ignore_index
+        uniform = _masked_fill(-scaled.sum(axis), ignored, 0.0)
+        if reduction == "mean":
+            kept = ~ignored
+            total = kept.sum() if weight is None else weight[target[kept]].sum()
+            uniform = _div(uniform.sum(), total)
+        else:
+            uniform = reduced(uniform, reduction)
+        return hard * (1 - smoothing) + uniform * (smoothing / classes)
+    if smoothing:
+        target = target * (1 - smoothing) + smoothing / classes
+    if weight is not None:
+        logs = _mul(logs, _by_class(weight, axis, logs))
+    losses = -_mul(logs, target).sum(axis)
+    if reduction == "mean":
+        return losses.sum() / max(input.primal.numel() / classes, 1)
+    return reduced(losses, reduction)
+
+
+def _by_class(weight: Tensor, axis: int, like: Jet) -> Tensor:
+    return weight.view(-1, *[1] * (like.primal.ndim - axis - 1))
+
+
+def _nll_loss(
+    input: Any,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None or not isinstance(input, Jet):
+        return NotImplemented
+    axis = 0 if input.primal.ndim == 1 else 1
+    kept = target != ignore_index
+    safe = target.masked_fill(~kept, 0)
+    losses = -input.gather(axis, safe.unsqueeze(axis)).squeeze(axis)
+    factor = kept.to(input.primal.dtype) if weight is None else weight[safe] * kept
+    # Not a product with the mask: an ignored loss may be infinite.
+    losses = _masked_fill(losses, ~kept, 0.0) if weight is None else _mul(losses, factor)
+    return _div(losses.sum(), factor.sum()) if reduction == "mean" else reduced(losses, reduction)
+
+
+def reduced(losses: Any, reduction: str) -> Any:
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+def _mse_loss(
+    input: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    if weight is not None or size_average is not None or reduce is not None:
+        return NotImplemented
+    return reduced(_square(_sub(input, target)), reduction)
+
+
+def _attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(groups, -3) for x in (key, value))
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    like = next(x for x in (query, key, value, attn_mask) if isinstance(x, Jet))
+    query = lifted(query, like)
+    scores = _mul(_matmul(query, key.transpose(-2, -1)), scale)
+    if is_causal:
+        attn_mask = torch.ones(
+            query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
+        ).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = _where(attn_mask, scores, -math.inf)
+    elif attn_mask is not None:
+        scores = _add(scores, attn_mask)
+    if attn_mask is None:
+        return _matmul(_dropout(_softmax(scores, -1), dropout_p, True), value)
+    # A query that may look nowhere: torch gives it zeros.
+    nowhere = (scores.primal == -math.inf).all(-1, keepdim=True)
+    weights = _softmax(_masked_fill(scores, nowhere, 0.0), -1)
+    return _matmul(_dropout(_masked_fill(weights, nowhere, 0.0), dropout_p, True), value)
+
+
+# --- normalisation ----------------------------------------------------------------------------------
+
+
+def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> Any:
+    centred = x - x.mean(axes, keepdim=True)
+    variance = _square(centred).mean(axes, keepdim=True)
+    return centred * _elementwise("pow", variance + eps, exponent=-0.5)
+
+
+def _scaled(x: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
+    if weight is not None:
+        x = _mul(x, weight)
+    return x if bias is None else _add(x, bias)
+
+
+def _layer_norm(
+    input: Jet,
+    normalized_shape: Sequence[int],
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
+    axes = tuple(range(-len(normalized_shape), 0))
+    return _scaled(_standardized(input, axes, eps), weight, bias)
+
+
+def _rms_norm(
+    input: Jet, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
+) -> Any:
+    axes = tuple(range(-len(normalized_shape), 0))
+    eps = torch.finfo(input.primal.dtype).eps if eps is None else eps
+    size = _square(input).mean(axes, keepdim=True) + eps
+    return _scaled(input * _elementwise("pow", size, exponent=-0.5), weight, None)
+
+
+def _by_channel(x: Jet, weight: Tensor | None, bias: Tensor | None) -> Any:
+    shape = (-1, *[1] * (x.primal.ndim - 2))
+    return _scaled(
+        x,
+        None if weight is None else weight.view(shape),
+        None if bias is None else bias.view(shape),
+    )
+
+
+def _group_norm(
+    input: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    grouped = input.unflatten(1, (num_groups, -1))
+    axes = tuple(range(2, grouped.primal.ndim))
+    return _by_channel(_standardized(grouped, axes, eps).flatten(1, 2), weight, bias)
+
+
+def _instance_norm(
+    input: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if not use_input_stats or running_mean is not None:
+        return NotImplemented
+    axes = tuple(range(2, input.primal.ndim))
+    return _by_channel(_standardized(input, axes, eps), weight, bias)
+
+
+def _batch_norm(
+    input: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if training:
+        if running_mean is not None and momentum:
+            # The running statistics move as they would for the plain network.
+            F.batch_norm(
+                input.primal.detach(), running_mean, running_var, None, None, True, momentum, eps
+            )
+        axes = (0, *range(2, input.primal.ndim))
+        return _by_channel(_standardized(input, axes, eps), weight, bias)
+    assert running_mean is not None
+    assert running_var is not None
+    scale = (running_var + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    shift = -running_mean * scale
+    return _by_channel(input, scale, shift if bias is None else shift + bias)
+
+
+# --- the table --------------------------------------------------------------------------------------
+
+ALIASES = {
+    "truediv": "div",
+    "true_divide": "div",
+    "divide": "div",
+    "rtruediv": "rdiv",
+    "multiply": "mul",
+    "rmul": "mul",
+    "radd": "add",
+    "subtract": "sub",
+    "negative": "neg",
+    "concatenate": "cat",
+    "concat": "cat",
+    "absolute": "abs",
+    "swapaxes": "transpose",
+    "clip": "clamp",
+    "special_expit": "sigmoid",
+    "special_erf": "erf",
+    "max_pool1d_with_indices": "max_pool1d",
+    "double": "to_float64",
+    "float": "to_float32",
+    "half": "to_float16",
+    "bfloat16": "to_bfloat16",
+    "long": "to_int64",
+    "int": "to_int32",
+    "short": "to_int16",
+    "char": "to_int8",
+    "bool": "to_bool",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "not_equal": "ne",
+    "fix": "trunc",
+    "row_stack": "vstack",
+    "positive": "pos",
+    "ger": "outer",
+    "special_log_softmax": "log_softmax",
+    "special_softmax": "softmax",
+    "special_logsumexp": "logsumexp",
+    "linalg_matmul": "matmul",
+    "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d",
+    "max_pool2d_with_indices": "max_pool2d",
+    "max_pool3d_with_indices": "max_pool3d",
+    "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
+    "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d",
+    "hardtanh_": "hardtanh",
+}
+
+_LINEAR_VIEWS = [
+    "reshape",
+    "view",
+    "flatten",
+    "unflatten",
+    "permute",
+    "transpose",
+    "movedim",
+    "moveaxis",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "narrow",
+    "select",
+    "diagonal",
+    "split",
+    "chunk",
+    "unbind",
+    "tensor_split",
+    "broadcast_to",
+    "contiguous",
+    "t",
+    "unfold",
+    "swapdims",
+    "ravel",
+    "hsplit",
+    "vsplit",
+    "dsplit",
+    "split_with_sizes",
+    "adjoint",
+]
+
+_LINEAR = [
+    "sum",
+    "mean",
+    "cumsum",
+    "flip",
+    "roll",
+    "repeat",
+    "repeat_interleave",
+    "tile",
+    "gather",
+    "index_select",
+    "take_along_dim",
+    "tril",
+    "triu",
+    "trace",
+    "masked_select",
+    "clone",
+    "diag",
+    "diag_embed",
+    "diagflat",
+    "rot90",
+    "fliplr",
+    "flipud",
+    "sum_to_size",
+    "diff",
+]
+
+RULES: dict[str, Rule] = {
+    **{
+        name: _smooth(name)
+        for name in ("tanh", "sigmoid", "silu", "erf", "exp", "log", "sin", "cos")
+    },
+    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR_VIEWS},
+    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR},
+    **{name: _piecewise_constant(name) for name in ("sign", "floor", "ceil", "round", "trunc")},
+    **{
+        name: of_the_value(getattr(torch, name))
+        for name in [
+            "argmax",
+            "argmin",
+            "eq",
+            "ne",
+            "lt",
+            "le",
+            "gt",
+            "ge",
+            "isnan",
+            "isfinite",
+            "isinf",
+            "isclose",
+            "allclose",
+            "equal",
+            "signbit",
+            "logical_and",
+            "logical_or",
+            "logical_xor",
+            "logical_not",
+            "argsort",
+            "bucketize",
+            "searchsorted",
+            "histc",
+            "unique",
+            "nonzero",
+            "count_nonzero",
+            "any",
+            "all",
+            "is_nonzero",
+            "is_floating_point",
+            "is_complex",
+            "result_type",
+            "zeros_like",
+            "ones_like",
+            "rand_like",
+            "randn_like",
+            "empty_like",
+            "full_like",
+        ]
+    },
+    **{
+        name: of_the_value(getattr(Tensor, name))
+        for name in [
+            "item",
+            "tolist",
+            "numpy",
+            "new_zeros",
+            "new_ones",
+            "new_full",
+            "new_empty",
+            "new_tensor",
+            "size",
+            "dim",
+            "numel",
+            "stride",
+            "is_contiguous",
+        ]
+    },
+    **{
+        name: linear_in_first(getattr(F, name))
+        for name in [
+            "avg_pool1d",
+            "avg_pool2d",
+            "avg_pool3d",
+            "adaptive_avg_pool1d",
+            "adaptive_avg_pool2d",
+            "adaptive_avg_pool3d",
+            "interpolate",
+            "pixel_shuffle",
+            "pixel_unshuffle",
+            "channel_shuffle",
+            "fold",
+        ]
+    },
+    "gelu": _gelu,
+    "softplus": _softplus,
+    "logsigmoid": _logsigmoid,
+    "log_sigmoid": _logsigmoid,
+    "elu": _elu,
+    "selu": _selu,
+    "mish": _mish,
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "relu6": _relu6,
+    "hardtanh": _hardtanh,
+    "clamp": _clamp,
+    "abs": _abs,
+    "detach": _detach,
+    "dropout": _dropout,
+    "dropout2d": _channel_dropout,
+    "dropout3d": _channel_dropout,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "neg": _neg,
+    "mul": _mul,
+    "div": _div,
+    "rdiv": _rdiv,
+    "reciprocal": _reciprocal,
+    "square": _square,
+    "pow": _pow,
+    "rpow": _rpow,
+    "sqrt": _root(0.5),
+    "rsqrt": _root(-0.5),
+    "expm1": _expm1,
+    "log1p": _log1p,
+    "tan": _tan,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "getitem": _getitem,
+    "linear": _linear,
+    "conv1d": _convolution(F.conv1d, 1),
+    "conv2d": _convolution(F.conv2d, 2),
+    "conv3d": _convolution(F.conv3d, 3),
+    "conv_transpose1d": _convolution(F.conv_transpose1d, 1),
+    "conv_transpose2d": _convolution(F.conv_transpose2d, 2),
+    "conv_transpose3d": _convolution(F.conv_transpose3d, 3),
+    "matmul": _matmul,
+    "mm": _matmul,
+    "bmm": _matmul,
+    "mv": _matmul,
+    "dot": _matmul,
+    "rmatmul": _rmatmul,
+    "addmm": _addmm,
+    "einsum": _einsum,
+    "cat": _joined(torch.cat),
+    "stack": _joined(torch.stack),
+    "expand_as": _expand_as,
+    "view_as": _view_as,
+    "reshape_as": _view_as,
+    "embedding": _embedding,
+    "pad": _pad,
+    "to": _to,
+    "type_as": _type_as,
+    **{
+        f"to_{name}": partial(_to, dtype=getattr(torch, name))
+        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "bool")
+    },
+    "to_int16": partial(_to, dtype=torch.int16),
+    "to_int8": partial(_to, dtype=torch.int8),
+    "max_pool1d": _max_pool(F.max_pool1d, 1),
+    "max_pool2d": _max_pool(F.max_pool2d, 2),
+    "max_pool3d": _max_pool(F.max_pool3d, 3),
+    "adaptive_max_pool1d": _adaptive_max_pool(F.adaptive_max_pool1d, 1),
+    "adaptive_max_pool2d": _adaptive_max_pool(F.adaptive_max_pool2d, 2),
+    "adaptive_max_pool3d": _adaptive_max_pool(F.adaptive_max_pool3d, 3),
+    "max": _extremum(True),
+    "min": _extremum(False),
+    "maximum": _extremum(True),
+    "minimum": _extremum(False),
+    "amax": _amax(True),
+    "amin": _amax(False),
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "logsumexp": _logsumexp,
+    "cross_entropy": _cross_entropy,
+    "nll_loss": _nll_loss,
+    "mse_loss": _mse_loss,
+    "scaled_dot_product_attention": _attention,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "batch_norm": _batch_norm,
+}

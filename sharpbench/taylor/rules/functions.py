@@ -1,0 +1,682 @@
+"""Rules of scalar functions, norms, statistics, orderings, products and losses."""
+
+# ruff: noqa: A001, A002, A006 - arguments carry torch's names: torch may pass them by keyword
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sharpbench.taylor import series
+from sharpbench.taylor.jet import Jet
+from sharpbench.taylor.rules import basic
+from sharpbench.taylor.rules.basic import Rule, each_coefficient, lifted, of_the_value, reduced
+
+__all__ = ["RULES", "integrated"]
+
+
+def first_series(*values: Any) -> Jet:
+    """Any of the arguments that is a series."""
+    return next(v for v in values if isinstance(v, Jet))
+
+
+# --- functions given by their derivative ------------------------------------------------------------
+
+
+def integrated(value: Tensor, *terms: tuple[Any, Jet]) -> Jet:
+    """y with y(0) = ``value`` and y' = Σ w·x' over the ``terms`` (w, x)."""
+    like = terms[0][1]
+    total: Jet | None = None
+    for slope, x in terms:
+        moving = [(n, c) for n, c in zip(x.orders, x.coefficients, strict=True) if n]
+        if not moving or not like.degree:
+            continue
+        rate = x.like(torch.stack([n * c for n, c in moving]), tuple(n - 1 for n, _ in moving))
+        term = basic._mul(lifted(slope, x), rate)
+        total = term if total is None else basic._add(total, term)
+    if total is None:
+        return like.constant(value)
+    places = [i for i, n in enumerate(total.orders) if n < like.degree]
+    orders = tuple(total.orders[i] + 1 for i in places)
+    rest = torch.stack([total.coefficients[i] / n for i, n in zip(places, orders, strict=True)])
+    return like.like(torch.cat([value.unsqueeze(0), rest]), (0, *orders))
+
+
+def _with_slope(func: Callable[[Tensor], Tensor], slope: Callable[[Any], Any]) -> Rule:
+    return lambda input: integrated(func(input.primal), (slope(input), input))
+
+
+def _scaled_log(func: Callable[[Tensor], Tensor], base: float) -> Rule:
+    return _with_slope(func, lambda x: 1 / (x * math.log(base)))
+
+
+def _atan2(input: Any, other: Any) -> Any:
+    like = first_series(input, other)
+    y, x = lifted(input, like), lifted(other, like)
+    inverse = 1 / (x * x + y * y)
+    return integrated(torch.atan2(y.primal, x.primal), (x * inverse, y), (-(y * inverse), x))
+
+
+def _hypot(input: Any, other: Any) -> Any:
+    return _root_of_sum(input * input + other * other)
+
+
+def _logaddexp(input: Any, other: Any) -> Any:
+    like = first_series(input, other)
+    shape = torch.broadcast_shapes(input.shape, other.shape)
+    parts = [lifted(x, like).expand(shape) for x in (input, other)]
+    return basic.RULES["stack"](parts, -1).logsumexp(-1)
+
+
+def _xlogy(input: Any, other: Any) -> Any:
+    like = first_series(input, other)
+    x, y = lifted(input, like), lifted(other, like)
+    nothing = (x.primal == 0).expand(torch.broadcast_shapes(x.shape, y.shape))
+    safe = basic._where(nothing, 1.0, y)
+    return basic._where(nothing, 0.0, x * safe.log())
+
+
+def _logit(input: Jet, eps: float | None = None) -> Any:
+    if eps is not None:
+        input = input.clamp(eps, 1 - eps)
+    return integrated(torch.logit(input.primal), (1 / (input * (1 - input)), input))
+
+
+def _ndtr(input: Jet) -> Any:
+    density = (input * input * -0.5).exp() / math.sqrt(2 * math.pi)
+    return integrated(torch.special.ndtr(input.primal), (density, input))
+
+
+def _erfc(input: Jet) -> Any:
+    slope = (-(input * input)).exp() * (-2 / math.sqrt(math.pi))
+    return integrated(torch.erfc(input.primal), (slope, input))
+
+
+_SINC_NEAR = 1.0
+
+
+def _sinc(input: Jet) -> Any:
+    """sin πx / πx; near 0, where that is 0/0, by its power series."""
+    near = input.primal.abs() <= _SINC_NEAR
+    far = basic._where(near, 2.0, input) * math.pi
+    quotient = far.sin() / far
+    x = basic._where(near, input, 0.0) * math.pi
+    square = x * x
+    terms = 16 + input.degree
+    total: Any = 0.0
+    for k in range(terms, -1, -1):
+        total = square * total + (-1.0) ** k * math.exp(-math.lgamma(2 * k + 2))
+    return basic._where(near, total, quotient)
+
+
+def _remainder(func: Callable[..., Tensor], rounding: str) -> Rule:
+    def rule(input: Any, other: Any) -> Any:
+        a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
+        turns = torch.div(a, b, rounding_mode=rounding).detach()
+        result = basic._sub(
+            input, basic._mul(other, turns) if isinstance(other, Jet) else other * turns
+        )
+        return _with_value(result, func(a, b))
+
+    return rule
+
+
+def _with_value(x: Jet, value: Tensor) -> Jet:
+    """The same series with coefficient 0 as torch itself has it."""
+    return x.like(torch.cat([value.unsqueeze(0), x.coefficients[1:]]))
+
+
+def _frac(input: Jet) -> Any:
+    return _with_value(input * 1, input.primal.frac())
+
+
+def _nan_to_num(
+    input: Jet, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Any:
+    value = torch.nan_to_num(input.primal, nan, posinf, neginf)
+    return basic._masked(input, torch.isfinite(input.primal), value)
+
+
+def _clamp_min(input: Any, min: Any) -> Any:
+    return basic._clamp(input, min, None)
+
+
+def _clamp_max(input: Any, max: Any) -> Any:
+    return basic._clamp(input, None, max)
+
+
+def _copysign(input: Jet, other: Any) -> Any:
+    return _abs(input) * (
+        1 - 2 * torch.signbit(basic._constant(_plain(other), input)).to(input.dtype)
+    )
+
+
+def _plain(x: Any) -> Any:
+    return x.primal if isinstance(x, Jet) else x
+
+
+def _constant_of(func: Callable[..., Tensor]) -> Rule:
+    """Piecewise constant in all its arguments."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        like = first_series(*args, *kwargs.values())
+        return like.constant(of_the_value(func)(*args, **kwargs))
+
+    return rule
+
+
+def _abs(input: Jet) -> Any:
+    if input.primal.is_complex():
+        return _root_of_sum(input.real * input.real + input.imag * input.imag)
+    return basic._abs(input)
+
+
+# --- activations ------------------------------------------------------------------------------------
+
+
+def _glu(input: Jet, dim: int = -1) -> Any:
+    value, gate = input.chunk(2, dim)
+    return value * gate.sigmoid()
+
+
+def _hardsigmoid(input: Jet, inplace: bool = False) -> Any:
+    inside = (input.primal > -3) & (input.primal < 3)
+    return basic._masked(input / 6 + 0.5, inside, F.hardsigmoid(input.primal))
+
+
+def _hardswish(input: Jet, inplace: bool = False) -> Any:
+    inner = basic._where(input.primal < 3, input * (input / 6 + 0.5), input)
+    return basic._masked_fill(inner, input.primal <= -3, 0.0)
+
+
+def _celu(input: Jet, alpha: float = 1.0, inplace: bool = False) -> Any:
+    return basic._elu(input / alpha) * alpha
+
+
+def _prelu(input: Any, weight: Any) -> Any:
+    like = first_series(input, weight)
+    input = lifted(input, like)
+    if weight.numel() > 1 and input.primal.ndim > 2:
+        weight = weight.reshape(-1, *[1] * (input.primal.ndim - 2))
+    return basic._where(input.primal > 0, input, input * weight)
+
+
+def _rrelu(
+    input: Jet,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    return NotImplemented if training else basic._leaky_relu(input, (lower + upper) / 2)
+
+
+def _threshold(input: Jet, threshold: float, value: float, inplace: bool = False) -> Any:
+    return basic._where(input.primal > threshold, input, value)
+
+
+def _softshrink(input: Jet, lambd: float = 0.5) -> Any:
+    return _with_value(
+        basic._masked_fill(input, input.primal.abs() <= lambd, 0.0),
+        F.softshrink(input.primal, lambd),
+    )
+
+
+def _hardshrink(input: Jet, lambd: float = 0.5) -> Any:
+    return basic._masked_fill(input, input.primal.abs() <= lambd, 0.0)
+
+
+# --- norms and statistics ---------------------------------------------------------------------------
+
+
+def _root_of_sum(squares: Jet) -> Any:
+    """√ of a sum of squares; where all vanish it has no derivative, and is taken constant as by torch."""
+    nothing = squares.primal == 0
+    if not nothing.any():
+        return squares.sqrt()
+    return basic._masked_fill(basic._masked_fill(squares, nothing, 1.0).sqrt(), nothing, 0.0)
+
+
+def _sum(x: Any, dim: Any, keepdim: bool) -> Any:
+    return x.sum() if dim is None and not keepdim else x.sum(_axes(x, dim), keepdim=keepdim)
+
+
+def _axes(x: Any, dim: Any) -> tuple[int, ...]:
+    if isinstance(dim, int):
+        return (dim,)
+    return tuple(dim) if dim is not None and len(dim) else tuple(range(x.ndim))
+
+
+def _vector_norm(
+    x: Jet,
+    ord: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    x = x if dtype is None else x.to(dtype)
+    order = float(ord)
+    if order == 2:
+        squares = x * x if not x.primal.is_complex() else x.real * x.real + x.imag * x.imag
+        return _root_of_sum(_sum(squares, dim, keepdim))
+    size = _abs(x)
+    if order == 1:
+        return _sum(size, dim, keepdim)
+    if math.isinf(order):
+        return basic._amax(order > 0)(size, _axes(size, dim), keepdim)
+    if order == 0:
+        return x.constant(torch.linalg.vector_norm(x.primal.detach(), 0, dim, keepdim))
+    safe = basic._masked_fill(size, size.primal == 0, 1.0)
+    total = _sum(basic._masked_fill(safe**order, size.primal == 0, 0.0), dim, keepdim)
+    nothing = total.primal == 0
+    return basic._masked_fill(basic._masked_fill(total, nothing, 1.0) ** (1 / order), nothing, 0.0)
+
+
+def _norm(
+    input: Jet,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+    out: None = None,
+) -> Any:
+    if p == "nuc":
+        return NotImplemented
+    return _vector_norm(input, 2 if p in {"fro", None} else p, dim, keepdim, dtype=dtype)
+
+
+def _linalg_norm(
+    input: Jet,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    axes = _axes(input, dim)
+    if ord is None or ord == "fro":
+        return _vector_norm(input, 2, dim, keepdim, dtype=dtype)
+    if len(axes) == 2 or isinstance(ord, str):
+        return NotImplemented
+    return _vector_norm(input, ord, dim, keepdim, dtype=dtype)
+
+
+def _matrix_norm(
+    input: Jet,
+    ord: Any = "fro",
+    dim: Any = (-2, -1),
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    return _linalg_norm(input, ord, dim, keepdim, dtype=dtype) if ord == "fro" else NotImplemented
+
+
+def _distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
+    return _vector_norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
+    return _vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+
+def _cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
+    def unit(x: Any) -> Any:
+        if isinstance(x, Jet):
+            return x / _clamp_min(_vector_norm(x, 2, dim, True), eps)
+        return x / torch.linalg.vector_norm(x, 2, dim, True).clamp_min(eps)
+
+    return (unit(x1) * unit(x2)).sum(dim)
+
+
+def _variance(input: Jet, dim: Any, unbiased: Any, correction: Any, keepdim: bool) -> Any:
+    if isinstance(dim, bool):  # var(unbiased)
+        dim, unbiased = None, dim
+    axes = _axes(input, dim)
+    count = math.prod(input.shape[a] for a in axes)
+    if correction is None:
+        correction = 1 if unbiased is None or unbiased else 0
+    centred = input - input.mean(axes, keepdim=True)
+    return (centred * centred).sum(axes, keepdim=keepdim) / max(count - correction, 0)
+
+
+def _var(
+    input: Jet,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> Any:
+    return _variance(input, dim, unbiased, correction, keepdim)
+
+
+def _std(
+    input: Jet,
+    dim: Any = None,
+    unbiased: Any = None,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> Any:
+    return _root_of_sum(_variance(input, dim, unbiased, correction, keepdim))
+
+
+def _and_mean(spread: Rule) -> Rule:
+    def rule(
+        input: Jet,
+        dim: Any = None,
+        unbiased: Any = None,
+        keepdim: bool = False,
+        *,
+        correction: Any = None,
+    ) -> Any:
+        axes = _axes(input, None if isinstance(dim, bool) else dim)
+        of = spread(input, dim, unbiased, keepdim, correction=correction)
+        return of, input.mean(axes, keepdim=keepdim)
+
+    return rule
+
+
+# --- orderings --------------------------------------------------------------------------------------
+
+
+class _Chosen(NamedTuple):
+    values: Jet
+    indices: Tensor
+
+
+def _selection(func: Callable[..., Any]) -> Rule:
+    """Values that are picked along an axis: each coefficient where the value at t = 0 is picked."""
+
+    def rule(input: Jet, *args: Any, **kwargs: Any) -> Any:
+        found = func(input.primal.detach(), *args, **kwargs)
+        if isinstance(found, Tensor):  # the lower median of all
+            flat = input.flatten()
+            place = (flat.primal.detach() == found).nonzero()
+            return flat[place[0, 0]] if len(place) else NotImplemented
+        dim, keepdim = _where_from(func, args, kwargs)
+        index = found.indices
+        removed = func in _REMOVES_AXIS and not keepdim and input.primal.ndim > 0
+        places = index.unsqueeze(dim) if removed else index
+        values = input.gather(dim, places)
+        return _Chosen(values.squeeze(dim) if removed else values, index)
+
+    return rule
+
+
+def _where_from(func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[int, bool]:
+    names = _ARGUMENTS[func]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    return given.get("dim", -1), given.get("keepdim", False)
+
+
+_ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {
+    torch.sort: ("dim", "descending"),
+    torch.topk: ("k", "dim"),
+    torch.kthvalue: ("k", "dim", "keepdim"),
+    torch.median: ("dim", "keepdim"),
+    torch.mode: ("dim", "keepdim"),
+    torch.cummax: ("dim",),
+    torch.cummin: ("dim",),
+}
+_REMOVES_AXIS = frozenset({torch.kthvalue, torch.median, torch.mode})
+
+
+def _msort(input: Jet) -> Any:
+    return RULES["sort"](input, 0).values
+
+
+# --- products ---------------------------------------------------------------------------------------
+
+
+def _cumprod(input: Jet, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    parts = list(input.unbind(dim))
+    for i in range(1, len(parts)):
+        parts[i] = parts[i - 1] * parts[i]
+    return basic.RULES["stack"](parts, dim)
+
+
+def _prod(
+    input: Jet, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Any:
+    """By pairs, so that a factor of zero is like any other."""
+    if dim is None:
+        return _prod(input.flatten(), 0)
+    length = input.shape[dim]
+    if not length:
+        return NotImplemented
+    while length > 1:
+        half = length // 2
+        pairs = input.narrow(dim, 0, half) * input.narrow(dim, half, half)
+        if length % 2:
+            pairs = basic.RULES["cat"]([pairs, input.narrow(dim, length - 1, 1)], dim)
+        input, length = pairs, half + length % 2
+    return input if keepdim else input.squeeze(dim)
+
+
+def _logcumsumexp(input: Jet, dim: int) -> Any:
+    top = input.primal.detach().amax(dim, keepdim=True)
+    return _with_value((input - top).exp().cumsum(dim).log(), torch.logcumsumexp(input.primal, dim))
+
+
+# --- losses -----------------------------------------------------------------------------------------
+
+
+def _l1_loss(
+    input: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    return reduced((input - target).abs(), reduction)
+
+
+def _huber(difference: Any, delta: float) -> Any:
+    size = difference.abs()
+    near = size.primal <= delta
+    return basic._where(near, difference * difference * 0.5, (size - 0.5 * delta) * delta)
+
+
+def _huber_loss(
+    input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None
+) -> Any:
+    if weight is not None:
+        return NotImplemented
+    return reduced(_huber(input - target, delta), reduction)
+
+
+def _smooth_l1_loss(
+    input: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    beta: float = 1.0,
+) -> Any:
+    if beta == 0:
+        return _l1_loss(input, target, reduction=reduction)
+    return reduced(_huber(input - target, beta) / beta, reduction)
+
+
+def _bce(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    """torch holds the logarithms above −100."""
+    like = first_series(input, target)
+    input = lifted(input, like)
+    losses = -(
+        target * _clamp_min(input.log(), -100) + (1 - target) * _clamp_min((1 - input).log(), -100)
+    )
+    return reduced(losses if weight is None else losses * weight, reduction)
+
+
+def _bce_with_logits(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    pos_weight: Any = None,
+) -> Any:
+    like = first_series(input, target)
+    input = lifted(input, like)
+    rest = basic.RULES["softplus"](-input, threshold=math.inf)
+    if pos_weight is None:
+        losses = (1 - target) * input + rest
+    else:
+        losses = (1 - target) * input + (1 + (pos_weight - 1) * target) * rest
+    return reduced(losses if weight is None else losses * weight, reduction)
+
+
+def _poisson_loss(
+    input: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: Any = None,
+    eps: float = 1e-8,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if full or not isinstance(input, Jet) or not isinstance(reduction, str):
+        return NotImplemented
+    losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
+    return reduced(losses, reduction)
+
+
+def _soft_margin(
+    input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
+) -> Any:
+    return reduced(basic.RULES["softplus"](-(target * input), threshold=math.inf), reduction)
+
+
+def _kl_div(
+    input: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> Any:
+    if log_target:
+        losses = target.exp() * (target - input)
+    else:
+        logs = _xlogy(target, target) if isinstance(target, Jet) else torch.xlogy(target, target)
+        losses = logs - target * input
+    if reduction == "batchmean":
+        return losses.sum() / input.shape[0]
+    return reduced(losses, reduction)
+
+
+RULES: dict[str, Rule] = {
+    **{
+        name: (
+            lambda input, name=name: input.like(
+                series.elementwise(name, input.coefficients, input.orders, input.degree),
+                tuple(range(input.degree + 1)),
+            )
+        )
+        for name in ("sinh", "cosh")
+    },
+    "asin": _with_slope(torch.asin, lambda x: (1 - x * x) ** -0.5),
+    "acos": _with_slope(torch.acos, lambda x: -((1 - x * x) ** -0.5)),
+    "atan": _with_slope(torch.atan, lambda x: 1 / (1 + x * x)),
+    "asinh": _with_slope(torch.asinh, lambda x: (1 + x * x) ** -0.5),
+    "acosh": _with_slope(torch.acosh, lambda x: (x * x - 1) ** -0.5),
+    "atanh": _with_slope(torch.atanh, lambda x: 1 / (1 - x * x)),
+    "log2": _scaled_log(torch.log2, 2),
+    "log10": _scaled_log(torch.log10, 10),
+    "exp2": lambda input: _with_value((input * math.log(2)).exp(), torch.exp2(input.primal)),
+    "deg2rad": lambda input: input * (math.pi / 180),
+    "rad2deg": lambda input: input * (180 / math.pi),
+    "erfc": _erfc,
+    "ndtr": _ndtr,
+    "special_ndtr": _ndtr,
+    "sinc": _sinc,
+    "special_sinc": _sinc,
+    "atan2": _atan2,
+    "arctan2": _atan2,
+    "hypot": _hypot,
+    "logaddexp": _logaddexp,
+    "logaddexp2": lambda input, other: (
+        _logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
+    ),
+    "xlogy": _xlogy,
+    "special_xlogy": _xlogy,
+    "logit": _logit,
+    "special_logit": _logit,
+    "pos": lambda input: input,
+    "abs": _abs,
+    "frac": _frac,
+    "remainder": _remainder(torch.remainder, "floor"),
+    "fmod": _remainder(torch.fmod, "trunc"),
+    "floor_divide": _constant_of(torch.floor_divide),
+    "rfloordiv": _constant_of(lambda a, b: torch.floor_divide(b, a)),
+    "rmod": lambda input, other: RULES["remainder"](other, input),
+    "floordiv": _constant_of(torch.floor_divide),
+    "mod": lambda input, other: RULES["remainder"](input, other),
+    "heaviside": _constant_of(torch.heaviside),
+    "sgn": _constant_of(torch.sgn),
+    "copysign": _copysign,
+    "nan_to_num": _nan_to_num,
+    "clamp_min": _clamp_min,
+    "clamp_max": _clamp_max,
+    "fmax": lambda input, other: basic._larger(input, other, True),
+    "fmin": lambda input, other: basic._larger(input, other, False),
+    "glu": _glu,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
+    "celu": _celu,
+    "prelu": _prelu,
+    "rrelu": _rrelu,
+    "threshold": _threshold,
+    "softshrink": _softshrink,
+    "hardshrink": _hardshrink,
+    "vector_norm": _vector_norm,
+    "linalg_vector_norm": _vector_norm,
+    "linalg_norm": _linalg_norm,
+    "linalg_matrix_norm": _matrix_norm,
+    "norm": _norm,
+    "pairwise_distance": _distance,
+    "cdist": _cdist,
+    "cosine_similarity": _cosine_similarity,
+    "var": _var,
+    "std": _std,
+    "var_mean": _and_mean(_var),
+    "std_mean": _and_mean(_std),
+    **{func.__name__: _selection(func) for func in _ARGUMENTS},
+    "msort": _msort,
+    "cumprod": _cumprod,
+    "prod": _prod,
+    "logcumsumexp": _logcumsumexp,
+    "max_unpool1d": each_coefficient(F.max_unpool1d),
+    "max_unpool2d": each_coefficient(F.max_unpool2d),
+    "max_unpool3d": each_coefficient(F.max_unpool3d),
+    "im2col": each_coefficient(torch._C._nn.im2col),
+    "l1_loss": _l1_loss,
+    "huber_loss": _huber_loss,
+    "smooth_l1_loss": _smooth_l1_loss,
+    "binary_cross_entropy": _bce,
+    "binary_cross_entropy_with_logits": _bce_with_logits,
+    "kl_div": _kl_div,
+    "poisson_nll_loss": _poisson_loss,
+    "soft_margin_loss": _soft_margin,
+}
+for _short in ("sin", "cos", "tan", "sinh", "cosh", "tanh"):
+    if "a" + _short in RULES:
+        RULES["arc" + _short] = RULES["a" + _short]

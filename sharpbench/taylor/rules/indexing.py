@@ -1,0 +1,255 @@
+"""Rules of writing into tensors by index, of joining tensors, and of maps linear in several of them."""
+
+# ruff: noqa: A002 - arguments carry torch's names: torch may pass them by keyword
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpbench.taylor.jet import Jet
+from sharpbench.taylor.rules import basic
+from sharpbench.taylor.rules.basic import Rule, each_coefficient, linear_in_first, wrapped
+
+__all__ = ["RULES"]
+
+
+def jointly_linear(func: Callable[[list[Any]], Any], parts: Sequence[Any]) -> Any:
+    """A map that is linear in all ``parts`` together, each a series, a tensor or a number."""
+    like = next(p for p in parts if isinstance(p, Jet))
+    orders = tuple(sorted({0, *(n for p in parts if isinstance(p, Jet) for n in p.orders)}))
+
+    def coefficient(part: Any, n: int) -> Any:
+        if isinstance(part, Jet):
+            if n in part.orders:
+                return part.coefficients[part.orders.index(n)]
+            return torch.zeros_like(part.primal)
+        if n == 0:
+            return part
+        return torch.zeros_like(part) if isinstance(part, Tensor) else 0
+
+    found = [func([coefficient(p, n) for p in parts]) for n in orders]
+    if isinstance(found[0], Tensor):
+        return like.like(torch.stack(found), orders)
+    return tuple(like.like(torch.stack(each), orders) for each in zip(*found, strict=True))
+
+
+def _cast(value: Any, target: Any) -> Any:
+    """Written values take the type of what they are written into."""
+    return value.to(target.dtype) if isinstance(value, (Jet, Tensor)) else value
+
+
+def _index_add(input: Any, dim: int, index: Tensor, source: Any, *, alpha: float = 1) -> Any:
+    return jointly_linear(
+        lambda p: torch.index_add(p[0], dim, index, p[1], alpha=alpha), [input, source]
+    )
+
+
+def _index_copy(input: Any, dim: int, index: Tensor, source: Any) -> Any:
+    return jointly_linear(lambda p: torch.index_copy(p[0], dim, index, p[1]), [input, source])
+
+
+def _index_fill(input: Any, dim: int, index: Tensor, value: Any) -> Any:
+    return jointly_linear(lambda p: torch.index_fill(p[0], dim, index, p[1]), [input, value])
+
+
+def _index_put(input: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    return jointly_linear(
+        lambda p: torch.index_put(p[0], tuple(indices), p[1], accumulate), [input, values]
+    )
+
+
+def _scatter(
+    input: Any,
+    dim: int,
+    index: Tensor,
+    src: Any = None,
+    value: Any = None,
+    *,
+    reduce: str | None = None,
+) -> Any:
+    if reduce is not None:
+        return NotImplemented
+    src = value if src is None else src
+    return jointly_linear(lambda p: torch.scatter(p[0], dim, index, p[1]), [input, src])
+
+
+def _scatter_add(input: Any, dim: int, index: Tensor, src: Any) -> Any:
+    return jointly_linear(lambda p: torch.scatter_add(p[0], dim, index, p[1]), [input, src])
+
+
+def _reduces_linearly(name: str) -> Rule:
+    def rule(
+        input: Any,
+        dim: int,
+        index: Tensor,
+        src: Any,
+        reduce: str,
+        *,
+        include_self: bool = True,
+    ) -> Any:
+        if reduce not in {"sum", "mean"}:
+            return NotImplemented
+        func = getattr(torch, name)
+        return jointly_linear(
+            lambda p: func(p[0], dim, index, p[1], reduce, include_self=include_self), [input, src]
+        )
+
+    return rule
+
+
+def _masked_scatter(input: Any, mask: Tensor, source: Any) -> Any:
+    return jointly_linear(lambda p: torch.masked_scatter(p[0], mask, p[1]), [input, source])
+
+
+def _masked_select(input: Jet, mask: Tensor) -> Any:
+    shape = torch.broadcast_shapes(input.shape, mask.shape)
+    return input.expand(shape)[mask.expand(shape)]
+
+
+def _take(input: Jet, index: Tensor) -> Any:
+    return input.flatten()[index]
+
+
+def _slice_scatter(
+    input: Any,
+    src: Any,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Any:
+    return jointly_linear(
+        lambda p: torch.slice_scatter(p[0], p[1], dim, start, end, step), [input, src]
+    )
+
+
+def _select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
+    return jointly_linear(lambda p: torch.select_scatter(p[0], p[1], dim, index), [input, src])
+
+
+def _diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    return jointly_linear(
+        lambda p: torch.diagonal_scatter(p[0], p[1], offset, dim1, dim2), [input, src]
+    )
+
+
+def _copy(input: Any, src: Any, non_blocking: bool = False) -> Any:
+    return src
+
+
+def _fill(input: Any, value: Any) -> Any:
+    return value if isinstance(value, Jet) else input.constant(torch.full_like(input.primal, value))
+
+
+def _zero(input: Jet) -> Any:
+    return input.constant(torch.zeros_like(input.primal))
+
+
+def _fill_diagonal(input: Jet, fill_value: float, wrap: bool = False) -> Any:
+    mask = torch.zeros_like(input.primal, dtype=torch.bool).fill_diagonal_(True, wrap)
+    return basic._where(mask, fill_value, input)
+
+
+def _list_of_tensors(func: Callable[..., Any]) -> Rule:
+    """Of a function that puts tensors together, given as a list or one by one."""
+
+    def rule(*tensors: Any, **kwargs: Any) -> Any:
+        given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+        if not all(isinstance(t, (Jet, Tensor)) for t in given):
+            return NotImplemented
+        return jointly_linear(lambda p: func(p, **kwargs), given)
+
+    return rule
+
+
+def _spread_tensors(func: Callable[..., Any]) -> Rule:
+    """Of a function of several tensors each of which has a result of its own."""
+
+    def rule(*tensors: Any, **kwargs: Any) -> Any:
+        given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+        like = next(t for t in given if isinstance(t, Jet))
+        plain = [t.primal if isinstance(t, Jet) else t for t in given]
+        results = []
+        for place, part in enumerate(given):
+            if not isinstance(part, Jet):
+                results.append(func(plain, **kwargs)[place])
+                continue
+
+            def each(c: Tensor, place: int = place) -> Tensor:
+                result: Tensor = func([*plain[:place], c, *plain[place + 1 :]], **kwargs)[place]
+                return result
+
+            results.append(
+                like.like(torch.stack([each(c) for c in part.coefficients]), part.orders)
+            )
+        return tuple(results)
+
+    return rule
+
+
+def _same(input: Any, *args: Any, **kwargs: Any) -> Any:
+    """What changes how a tensor is differentiated or stored, not what it is."""
+    return input
+
+
+def _cartesian_product(*tensors: Any) -> Any:
+    given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+    grids = RULES["meshgrid"](*given, indexing="ij")
+    return basic.RULES["stack"]([g.flatten() for g in grids], 1)
+
+
+def _at_least(func: Callable[[Tensor], Tensor]) -> Rule:
+    def rule(*tensors: Any) -> Any:
+        given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
+        found = [
+            wrapped(torch.stack([func(c) for c in t.coefficients]), t, func)
+            if isinstance(t, Jet)
+            else func(t)
+            for t in given
+        ]
+        return found[0] if len(tensors) == 1 and given is tensors else tuple(found)
+
+    return rule
+
+
+RULES: dict[str, Rule] = {
+    "index_add": _index_add,
+    "index_copy": _index_copy,
+    "index_fill": _index_fill,
+    "index_put": _index_put,
+    "scatter": _scatter,
+    "scatter_add": _scatter_add,
+    "scatter_reduce": _reduces_linearly("scatter_reduce"),
+    "index_reduce": _reduces_linearly("index_reduce"),
+    "masked_scatter": _masked_scatter,
+    "masked_select": _masked_select,
+    "slice_scatter": _slice_scatter,
+    "select_scatter": _select_scatter,
+    "diagonal_scatter": _diagonal_scatter,
+    "copy": _copy,
+    "fill": _fill,
+    "zero": _zero,
+    "fill_diagonal": _fill_diagonal,
+    "requires_grad": _same,
+    "retain_grad": _same,
+    "cpu": _same,
+    "pin_memory": _same,
+    "resolve_conj": _same,
+    "resolve_neg": _same,
+    **{
+        name: _list_of_tensors(getattr(torch, name))
+        for name in ("hstack", "vstack", "dstack", "column_stack")
+    },
+    "block_diag": _list_of_tensors(lambda parts: torch.block_diag(*parts)),
+    "meshgrid": _spread_tensors(lambda parts, **kw: torch.meshgrid(*parts, **kw)),
+    "broadcast_tensors": _spread_tensors(lambda parts: torch.broadcast_tensors(*parts)),
+    "cartesian_prod": _cartesian_product,
+    **{f"atleast_{n}d": _at_least(getattr(torch, f"atleast_{n}d")) for n in (1, 2, 3)},
+    "grid_sampler": linear_in_first(torch.grid_sampler),
+    "affine_grid_generator": each_coefficient(torch.affine_grid_generator),
+    "take": _take,
+}

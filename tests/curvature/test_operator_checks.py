@@ -1,0 +1,203 @@
+"""A product is checked against differences of first derivatives before the first one is given."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import sharpbench as sb
+from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.errors import MetricFailed
+from sharpbench.loss import per_sample_loss
+from sharpbench.measurement import Work
+from sharpbench.subject import Subject
+
+CROSS_ENTROPY = per_sample_loss("classification")
+
+
+class KeepsIntermediate(torch.autograd.Function):
+    """Its backward pass takes what forward computed for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.y = torch.tanh(x.detach())
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.y**2)
+
+
+class HalfSecond(torch.autograd.Function):
+    """A second derivative that is too small by half."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sin(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (0.5 * torch.cos(x) + 0.5 * torch.cos(x.detach()))
+
+
+class Right(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.sin(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * torch.cos(x)
+
+
+class Lossy(torch.autograd.Function):
+    """A checkpoint that runs backward() inside its own."""
+
+    @staticmethod
+    def forward(ctx, run, x):
+        ctx.run = run
+        ctx.save_for_backward(x)
+        with torch.no_grad():
+            return run(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        free = x.detach().requires_grad_()
+        with torch.enable_grad():
+            ctx.run(free).backward(gradient)
+        return None, free.grad
+
+
+class Middle(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+class Network(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first, self.last = how, nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        def begin(z):
+            return torch.tanh(self.first(z))
+
+        if self.how == "no_grad":
+            with torch.no_grad():
+                h = begin(x)
+        elif self.how == "lossy":
+            h = Lossy.apply(begin, x)
+        elif self.how == "reentrant":
+            h = checkpoint(begin, x, use_reentrant=True)
+        elif self.how == "checkpoint":
+            h = checkpoint(begin, x, use_reentrant=False)
+        elif self.how == "stopped":
+            h = self.first(x)
+            h = h * torch.sigmoid(h).detach()
+        elif self.how == "low":
+            h = begin(x).float().to(x.dtype)
+        else:
+            h = begin(x)
+        return self.last(h)
+
+
+def through(call):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), Middle(call), nn.Linear(6, 3))
+
+
+def with_zero_biases(network):
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return network
+
+
+def subject(network, dtype=torch.float64):
+    torch.manual_seed(1)
+    return Subject(network.to(dtype), torch.randn(30, 5).to(dtype), torch.arange(30) % 3)
+
+
+def named(how):
+    torch.manual_seed(0)
+    return Network(how)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["hessian_top_eigenvalue", "hessian_trace", "input_curvature"])
+@pytest.mark.parametrize("function", [KeepsIntermediate, HalfSecond])
+def test_a_wrong_second_derivative_is_refused_by_name(function, metric, dtype):
+    parameters = {"method": "hutchinson"} if metric == "hessian_trace" else {}
+    with pytest.raises(MetricFailed, match=f"first derivatives.*{function.__name__}"):
+        sb.measure(
+            subject(through(function.apply), dtype), metric,
+            dtype=str(dtype).removeprefix("torch."), **parameters,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: through(Right.apply),
+        lambda: with_zero_biases(through(torch.relu)),
+        lambda: through(nn.LayerNorm(6)),
+        lambda: through(nn.GELU()),
+        lambda: named("reentrant"),
+        lambda: named("checkpoint"),
+        lambda: named("low"),
+    ],
+)
+def test_what_is_right_passes(network, dtype):
+    asked = subject(network(), dtype)
+    name = str(dtype).removeprefix("torch.")
+    for metric in ("hessian_top_eigenvalue", "fisher_rao_norm", "input_curvature"):
+        checks = sb.measure(asked, metric, dtype=name).details["checks"]
+        assert checks["product"] <= 1e-5
+
+
+def test_a_detached_path_has_a_gauss_newton_matrix_and_no_hessian():
+    asked = subject(named("stopped"))
+    with pytest.raises(MetricFailed, match="most in first"):
+        sb.measure(asked, "hessian_top_eigenvalue")
+    assert sb.measure(asked, "fisher_rao_norm").details["checks"]["product"] < 1e-10
+
+
+def test_a_frozen_part_is_told_and_a_lost_gradient_refused():
+    frozen = sb.measure(subject(named("no_grad")), "hessian_top_eigenvalue")
+    told = frozen.details["checks"]["parameters without gradient"]
+    assert told == "first.weight, first.bias"
+    for metric in ("hessian_top_eigenvalue", "fisher_rao_norm"):
+        with pytest.raises(MetricFailed, match=r"is lost.*use_reentrant=False"):
+            sb.measure(subject(named("lossy")), metric)
+
+
+def test_checkpoints_have_the_figure_of_the_network_without():
+    plain = sb.measure(subject(named("plain")), "hessian_top_eigenvalue", tolerance=1e-8).value
+    for how in ("reentrant", "checkpoint"):
+        found = sb.measure(subject(named(how)), "hessian_top_eigenvalue", tolerance=1e-8).value
+        assert found == pytest.approx(plain, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator])
+def test_the_check_leaves_weights_and_products_as_they_are_and_costs_little(kind):
+    asked = subject(through(torch.tanh))
+    inputs, targets = asked.inputs.repeat(40, 1), asked.targets.repeat(40)
+    model, work, other = asked.working_model(torch.float64), Work(), Work()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    checked = kind(model, CROSS_ENTROPY, inputs, targets, work=work)
+    plain = kind(model, CROSS_ENTROPY, inputs, targets, work=other, verify=False)
+    v = torch.randn(checked.dimension, dtype=torch.float64)
+    assert torch.equal(checked.matvec(v), plain.matvec(v))
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert 0 < work.gradient_samples() - other.gradient_samples() < 150

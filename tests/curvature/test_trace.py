@@ -1,0 +1,90 @@
+"""Random trace estimators: XTrace's own formulas by brute force, and when they stop."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sharpbench.curvature.operator import MatrixOperator, SymmetricOperator
+from sharpbench.curvature.trace import _Sketch, estimate_trace
+from sharpbench.seeds import torch_generator
+from tests.curvature.test_operators import symmetric
+
+
+def brute_force(operator: SymmetricOperator, omega: Tensor) -> list[float]:
+    """XTrace's basic estimates by their definition: a new sketch for each test vector left out."""
+    found = []
+    for i in range(omega.shape[1]):
+        others = torch.cat([omega[:, :i], omega[:, i + 1 :]], 1)
+        basis = torch.linalg.qr(operator.matmat(others)).Q
+        left = omega[:, i] - basis @ (basis.T @ omega[:, i])
+        found.append(float((basis * operator.matmat(basis)).sum() + left @ operator.matvec(left)))
+    return found
+
+
+def test_xtrace_leaves_out_one_test_vector_and_then_another():
+    operator = MatrixOperator(symmetric([1 / k - 0.1 for k in range(1, 31)], 0))
+    omega = torch.randn(30, 7, generator=torch_generator(1), dtype=torch.float64)
+    sketch = _Sketch(operator)
+    sketch.extend(omega[:, :4])
+    sketch.extend(omega[:, 4:])
+    estimates, without = sketch.leave_one_out(omega)
+    assert estimates.tolist() == pytest.approx(brute_force(operator, omega), rel=1e-9)
+    for j in range(7):
+        rest = torch.cat([omega[:, :j], omega[:, j + 1 :]], 1)
+        own = brute_force(operator, rest)
+        assert float(without[j]) == pytest.approx(sum(own) / len(own), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
+def test_an_error_just_within_the_tolerance_is_no_reason_to_stop(method):
+    operator = MatrixOperator(symmetric([0.1 + 0.003 * k for k in range(300)], 2))
+    for seed in range(5):
+        found = estimate_trace(
+            operator,
+            method=method,
+            tolerance=0.01,
+            max_products=900,
+            generator=torch_generator(seed),
+        )
+        assert found.converged
+        assert found.standard_error < 0.97 * 0.01 * abs(found.value)
+        assert found.degrees_of_freedom >= 1
+
+
+@pytest.mark.parametrize("most", [8, 10, 11, 12, 25, 50])
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_the_budget_is_kept_and_products_are_counted(method, most):
+    operator = MatrixOperator(symmetric([0.1 + 0.003 * k for k in range(200)], 2))
+    found = estimate_trace(
+        operator, method=method, tolerance=0.0, max_products=most, generator=torch_generator(0)
+    )
+    assert not found.converged
+    assert found.products == operator.work.hessian_vector
+    assert most - 3 < found.products <= most
+
+
+def test_xtraces_error_lies_between_that_of_its_estimates_and_their_jackknife():
+    operator = MatrixOperator(symmetric([1 / k - 0.1 for k in range(1, 31)], 0))
+    found = estimate_trace(
+        operator,
+        method="xtrace",
+        distribution="gaussian",
+        tolerance=0.0,
+        max_products=16,
+        generator=torch_generator(3),
+    )
+    generator = torch_generator(3)
+    draws = [torch.randn(30, generator=generator, dtype=torch.float64) for _ in range(8)]
+    omega = torch.stack(draws, 1)
+    estimates = torch.tensor(brute_force(operator, omega))
+    without = torch.tensor(
+        [
+            sum(brute_force(operator, torch.cat([omega[:, :j], omega[:, j + 1 :]], 1))) / 7
+            for j in range(8)
+        ]
+    )
+    own = float(estimates.std()) / 8**0.5
+    jackknife = (7 / 8 * float((without - without.mean()).square().sum())) ** 0.5
+    assert found.value == pytest.approx(float(estimates.mean()), rel=1e-6)
+    assert found.standard_error == pytest.approx((own * jackknife) ** 0.5, rel=1e-4)
+    assert found.degrees_of_freedom == 7
