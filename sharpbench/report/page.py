@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 import sharpbench
 from sharpbench.analysis import (
     calibration,
-    claims,
     correctness,
     cost,
     invariance,
@@ -35,6 +34,7 @@ from sharpbench.analysis.estimates import Estimate
 from sharpbench.analysis.frames import measured, stratum, with_short_names
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
+from sharpbench.paper import claims
 from sharpbench.problems import problems as problem_registry
 from sharpbench.registry import Registry
 from sharpbench.report import figures, rate_figures

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpbench.analysis.claims import CLAIMS
 from sharpbench.analysis.frames import with_short_names
 from sharpbench.errors import InputError
+from sharpbench.paper.claims import CLAIMS
 from sharpbench.report import page as report_page
 from sharpbench.report.format import figure
 from sharpbench.report.page import _metric_table, _percent, write_report

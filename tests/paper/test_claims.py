@@ -6,7 +6,7 @@ import zlib
 import pandas as pd
 import pytest
 
-from sharpbench.analysis.claims import (
+from sharpbench.paper.claims import (
     CLAIMS,
     PAPER_SUITES,
     QUESTIONS,
