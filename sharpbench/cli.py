@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shlex
 import sys
@@ -548,7 +549,7 @@ def compare(
         for row in moved.rows.head(50).itertuples():
             table.add_row(
                 str(row.subject_label), str(row.figure), f"{row.a:.6g}", f"{row.b:.6g}",
-                f"{row.standard_errors:.1f}",
+                "unknown" if math.isnan(row.standard_errors) else f"{row.standard_errors:.1f}",
             )  # fmt: skip
         out.print(table)
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.cost import FOREIGN_CORES
+from sharpbench.analysis.frames import random_error
 
 __all__ = ["Comparison", "compare_costs", "compare_records"]
 
@@ -15,7 +16,8 @@ __all__ = ["Comparison", "compare_costs", "compare_records"]
 @dataclass(frozen=True)
 class Comparison:
     """``rows``: figures that differ (``subject_label``, ``figure``, ``a``, ``b``, ``standard_errors``),
-    most standard errors first; a difference without any standard error counts as infinite."""
+    most standard errors first; a difference without any standard error counts as infinite, one whose
+    error isn't told is NaN."""
 
     rows: pd.DataFrame
     common: int
@@ -36,10 +38,9 @@ def compare_records(a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
     both = first.index.intersection(second.index)
     x, y = first.loc[both], second.loc[both]
     moved = (x["value"] != y["value"]) & ~(x["value"].isna() & y["value"].isna())
-    error = np.hypot(x["standard_error"].astype(float).fillna(0),
-                     y["standard_error"].astype(float).fillna(0))  # fmt: skip
+    error = np.hypot(random_error(x), random_error(y))
     with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.where(error > 0, (x["value"] - y["value"]).abs() / error, np.inf)
+        errors = np.where(error == 0, np.inf, (x["value"] - y["value"]).abs() / error)
     after = x["transformation"].map(lambda t: f" after {t}" if isinstance(t, str) else "")
     rows = pd.DataFrame(
         {

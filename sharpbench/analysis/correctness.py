@@ -17,7 +17,7 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: ``subject``, ``metric``, ``a``, ``b`` (short names), ``value_a``, ``value_b``,
     ``difference`` (b − a, relative to |a|), ``standard_errors`` (|b − a| over the combined standard
-    error without that of the points, which are the same; NaN where neither has one).
+    error without that of the points, which are the same; NaN where neither has one or one isn't told).
     """
     rows = []
     columns = ["subject", "name", "label", "metric_short", "parameters", "value", "error"]

@@ -12,6 +12,7 @@ __all__ = [
     "error_on_same_points",
     "evaluations",
     "measured",
+    "random_error",
     "short_names",
     "stratum",
     "with_short_names",
@@ -28,19 +29,32 @@ def measured(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[rows]
 
 
+def random_error(frame: pd.DataFrame) -> pd.Series:
+    """The standard error of each figure: 0 of an exact one, NaN where a component's size is not told."""
+    return _sum_of_components(frame, leaving_out=frozenset())
+
+
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
-    """The standard error without its components ``points`` and ``directions``, 0 where there is none.
+    """`random_error` without the components ``points`` and ``directions``.
 
     Figures of one seed, by two implementations or before and after a transformation, are measured on
     the same points along the same directions: what these add to the error is the same in both.
     """
+    return _sum_of_components(frame, leaving_out=frozenset({"points", "directions"}))
+
+
+def _sum_of_components(frame: pd.DataFrame, *, leaving_out: frozenset[str]) -> pd.Series:
     total = frame["standard_error"].astype(float).fillna(0)
     if "errors" not in frame:
         return total
     return pd.Series(
         [
             math.hypot(
-                *(e["size"] or 0.0 for e in errors if e["source"] not in {"points", "directions"})
+                *(
+                    math.nan if e["size"] is None else e["size"]
+                    for e in errors
+                    if e["source"] not in leaving_out
+                )
             )
             if isinstance(errors, list) and errors
             else float(known)

@@ -48,18 +48,20 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
     NaN where it says nothing but perhaps "the same"), ``promised`` (whether theory promises the same),
     ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
     (its size without the expectation), ``noise`` (relative standard error of the random numbers that the
-    two figures do not share), ``moved`` (beyond the tolerance by more than three times the noise),
-    ``deviates`` (the same, from the expectation), ``function_change``.
+    two figures do not share; NaN where one of them does not tell its error), ``moved`` (beyond the
+    tolerance by more than three times the noise and what both iterations may be off; False where the noise
+    is not known), ``deviates`` (the same, from the expectation), ``function_change``.
     """
     base = measured(frame)
-    base = base.assign(error=error_on_same_points(base))
+    base = base.assign(error=error_on_same_points(base), unfinished=_unfinished(base))
     rows = frame[
         (frame["kind"] == "measurement")
         & (frame["status"] == "ok")
         & frame["transformation"].notna()
     ]
-    joined = rows.assign(error=error_on_same_points(rows)).merge(
-        base[["subject", "label", "value", "error"]],
+    rows = rows.assign(error=error_on_same_points(rows), unfinished=_unfinished(rows))
+    joined = rows.merge(
+        base[["subject", "label", "value", "error", "unfinished"]],
         on=["subject", "label"],
         suffixes=("", "_before"),
     )
@@ -70,7 +72,8 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
     theory = [_theory(row) for row in joined.to_dict("records")]
     expected = pd.Series([t[0] for t in theory], index=joined.index, dtype=float)
     noise = np.hypot(joined["error"], joined["error_before"]) / size
-    allowed = TOLERANCE + _ERRORS * noise
+    unfinished = (joined["unfinished"] + joined["unfinished_before"]) / size
+    allowed = TOLERANCE + unfinished + _ERRORS * noise
     relative = (after - before).abs() / size
     change = (after - expected.fillna(before)) / size
     return pd.DataFrame(
@@ -94,6 +97,13 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
             "function_change": joined["function_change"],
         }
     )
+
+
+def _unfinished(rows: pd.DataFrame) -> pd.Series:
+    """How far from its limit each figure's iteration may have stopped."""
+    if "error_bound" not in rows:
+        return pd.Series(0.0, index=rows.index)
+    return rows["error_bound"].astype(float).fillna(0)
 
 
 def _parameters_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -145,7 +155,8 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     - ``invariant``: ``bound`` and every change found are within the tolerance;
     - ``equivariant``: the same for the difference from the amount that theory predicts;
     - ``moves`` if the interval lies outside the tolerance, or at least half of the networks move by
-      themselves, each beyond the tolerance by three times the noise of its own random numbers;
+      themselves, each beyond the tolerance by three times the noise of its own random numbers (an
+      implementation that does not tell its noise moves by its spread over networks alone);
     - ``mixed`` if fewer do, but some: without any noise of their own, or more than 5% of them, since
       among many networks three times the noise is exceeded by chance;
     - ``unclear`` otherwise: no change is shown, and none is excluded;

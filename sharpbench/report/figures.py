@@ -234,7 +234,7 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
         axis.set_ylim(len(metrics) - 0.4, -0.6)
     figure.supxlabel("|after − before| / |before|", size=10)
     figure.legend(
-        handles=_legend({}, {"beyond its noise": "X", "within its noise": "o"}),
+        handles=_legend({}, {"beyond its noise": "X", "within its noise, or noise not told": "o"}),
         loc="outside upper right",
         ncols=2,
     )

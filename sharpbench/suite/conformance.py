@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -167,12 +168,18 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
             # Without a promise it may decline a changed network, e.g. one in other coordinates.
             findings.append(Finding(f"{name} of {title}", not promised, str(error)))
             continue
-        noise = 3 * ((first.standard_error or 0) ** 2 + (changed.standard_error or 0) ** 2) ** 0.5
+        noise = 3 * math.hypot(first.standard_error or 0, changed.standard_error or 0)
+        noise += (first.error_bound or 0) + (changed.error_bound or 0)
         expected = metric.expected_after(transformation, first.value)
         target = first.value if expected is None else expected
         allowed = max(noise, _TOLERANCE * abs(first.value))
+        untold = any(e.size is None for e in (*first.errors, *changed.errors))
         stays = abs(changed.value - target) <= allowed
         figures = f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed"
+        if untold and not stays:  # one network alone can't tell a change from noise of unknown size
+            title_ = f"{name} on {title}: its own noise is not told"
+            findings.append(Finding(title_, True, figures))
+            continue
         if expected is not None:
             title_ = f"moves as predicted under {name} on {title}"
             findings.append(Finding(title_, stays, f"{figures}, {expected:.6g} predicted"))

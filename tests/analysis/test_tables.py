@@ -7,7 +7,7 @@ import pytest
 from sharpbench.analysis.comparison import compare_records
 from sharpbench.analysis.correctness import implementation_agreement, implementation_pairs
 from sharpbench.analysis.cost import cost_table
-from sharpbench.analysis.frames import error_on_same_points, short_names
+from sharpbench.analysis.frames import error_on_same_points, random_error, short_names
 from sharpbench.analysis.invariance import invariance_matrix
 from sharpbench.analysis.summary import problems
 
@@ -24,12 +24,13 @@ def row(subject, value, label="m", **fields):
             "metric_short": label, "parameters": {}, **{"seed": subject, **fields}}  # fmt: skip
 
 
-def invariance_of(changes, errors=(), seeds=None):
+def invariance_of(changes, errors=(), seeds=None, error_bound=None):
     """The verdict on a metric that goes from 1 to each of ``changes``, with components of its error."""
     rows = []
     for i, after in enumerate(changes):
-        size = float(np.hypot.reduce([e["size"] for e in errors])) if errors else None
-        common = {"standard_error": size, "errors": list(errors)}
+        sizes = [e["size"] for e in errors]
+        size = float(np.hypot.reduce(sizes)) if sizes and None not in sizes else None
+        common = {"standard_error": size, "errors": list(errors), "error_bound": error_bound}
         common["seed"] = i if seeds is None else seeds[i]
         rows.append(row(str(i), 1.0, **common))
         rows.append(
@@ -42,6 +43,7 @@ def invariance_of(changes, errors=(), seeds=None):
 
 POINTS = ({"source": "points", "size": 0.1, "degrees_of_freedom": 9},)
 PROBES = ({"source": "probes", "size": 0.1, "degrees_of_freedom": 9},)
+UNTOLD = ({"source": "other", "size": None, "degrees_of_freedom": None},)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +60,23 @@ PROBES = ({"source": "probes", "size": 0.1, "degrees_of_freedom": 9},)
         ([1.6, 1.7, 1.9], PROBES, "moves"),
         ([1.0, 1.0, 1.0], PROBES, "invariant"),  # a noisy estimator that still does not move
         ([1.3] * 37 + [1.31], PROBES, "moves"),  # below each one's noise, but all alike
+        ([1.2, 0.5, 3.0], UNTOLD, "unclear"),  # noise of unknown size: no network moves by itself
+        ([1.0] * 39 + [1.9], UNTOLD, "unclear"),
+        ([1.3] * 37 + [1.31], UNTOLD, "moves"),  # what all of them do is no noise
+        ([1.3], UNTOLD, "unclear"),
+        ([1.0, 1.0, 1.0], UNTOLD, "invariant"),
     ],
 )
 def test_invariance_verdicts(changes, errors, verdict):
     found = invariance_of(changes, errors)
     assert found["verdict"] == verdict
     assert found["n"] == len(changes)
+
+
+def test_what_an_unfinished_iteration_may_be_off_is_no_move():
+    """Of 1 → 1.05 each figure may be 0.02 off: 0.02 of tolerance and 0.04 of bounds allow 0.06."""
+    assert invariance_of([1.05, 0.95, 1.03], error_bound=0.02)["verdict"] == "unclear"
+    assert invariance_of([1.07, 0.93, 1.07], error_bound=0.02)["verdict"] == "moves"
 
 
 def test_the_bound_for_single_networks_by_hand():
@@ -174,6 +187,9 @@ def test_comparison_counts_standard_errors():
     assert moved["standard_errors"] == pytest.approx(1.0)
     exact = compare_records(pd.DataFrame([row("b", 2.0)]), pd.DataFrame([row("b", 2.1)]))
     assert exact.rows["standard_errors"].tolist() == [np.inf]
+    untold = [{"source": "other", "size": None}]
+    pair = [pd.DataFrame([row("b", value, errors=untold)]) for value in (2.0, 2.1)]
+    assert compare_records(*pair).rows["standard_errors"].isna().tolist() == [True]
     assert json.dumps(moved["subject_label"])
 
 
@@ -190,3 +206,8 @@ def test_the_points_error_is_left_out_where_the_points_are_the_same():
         ]
     )
     assert error_on_same_points(frame).tolist() == [5.0, 0.5, 0.0]
+    assert random_error(frame).tolist() == pytest.approx([13.0, 0.5, np.nan], nan_ok=True)
+    untold = pd.DataFrame(
+        [row("a", 1.0, errors=[component("points", 1.0), component("other", None)])]
+    )
+    assert np.isnan(error_on_same_points(untold).item())
