@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,19 +13,20 @@ from torch import Tensor
 from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.curvature.lanczos import extreme_eigenvalues
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, coordinates, named_subset
-from sharpbench.curvature.trace import Distribution
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
+from sharpbench.metrics.backends import Backend
 from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype
-from sharpbench.metrics.curvlinops import Curvlinops
-from sharpbench.metrics.hessian import (
+from sharpbench.metrics.curvature import (
+    BackendMetric,
     CurvatureMetric,
-    check_budget,
+    ProbeBudget,
+    ProductBudget,
     probes_error,
-    trace_by_products,
     with_checks,
 )
+from sharpbench.metrics.hessian import trace_by_products
 from sharpbench.metrics.sampling import (
     eigenvalue_error,
     gram_eigenvalue_error,
@@ -38,39 +40,22 @@ from sharpbench.subject import Subject
 
 __all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
 
-_RIVAL = "GGNLinearOperator"
-"""curvlinops' name for it."""
-
 _GRAM_NUMBERS = 4_000_000
 """Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
 
 
 @dataclass(frozen=True)
-class _GaussNewtonMetric(CurvatureMetric):
+class _GaussNewtonMetric(BackendMetric, ABC):
+    """Metrics of the Gauss-Newton matrix, which curvlinops computes too."""
+
     gauss_newton = True
 
     implementation: Literal["native", "curvlinops"] = "native"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.implementation != "native" and self.parameters_of:
-            raise ValueError("parameters_of needs implementation 'native'")
-
-    def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
-        dtype = torch_dtype(self.dtype)
-        probes = derive_seed(seed, "probes")
-        return Curvlinops(
-            subject,
-            dtype,
-            *self._data(subject, seed),
-            population=self._population(subject),
-            seed=probes,
-        )
-
 
 @metrics.register
 @dataclass(frozen=True)
-class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
+class GaussNewtonTopEigenvalue(ProductBudget, _GaussNewtonMetric):
     """Largest eigenvalue of the Gauss-Newton matrix (1/N) Σ JᵢᵀΛᵢJᵢ.
 
     Λᵢ is the loss's Hessian in the outputs: for cross-entropy this is the Fisher matrix. With few
@@ -87,21 +72,13 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
     version = 3
     reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
 
-    tolerance: float = 1e-3
-    max_products: int = 200
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_budget(self.tolerance, "max_products", self.max_products)
-
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         return float(eigenvalues.max())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).top_eigenvalue(
-                self.tolerance, self.max_products, kind=_RIVAL
-            )
+    def by(self, backend: Backend) -> Measurement:
+        return backend.top_eigenvalue(self.tolerance, self.max_products)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         work = Work()
         details: dict[str, Any] = {}
         try:
@@ -166,7 +143,7 @@ class GaussNewtonTopEigenvalue(_GaussNewtonMetric):
 
 @metrics.register
 @dataclass(frozen=True)
-class GaussNewtonTrace(_GaussNewtonMetric):
+class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
     """Trace of the Gauss-Newton matrix, (1/N) Σ tr(JᵢᵀΛᵢJᵢ); of the Fisher matrix for cross-entropy.
 
     Exact: one backward pass an output gives the length of every sample's gradient, layer by layer. What
@@ -182,20 +159,13 @@ class GaussNewtonTrace(_GaussNewtonMetric):
     version = 4
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
-    distribution: Distribution = "rademacher"
-    tolerance: float = 0.05
-    max_probes: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_budget(self.tolerance, "max_probes", self.max_probes)
-
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         return float(eigenvalues.sum())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).trace(self.max_probes, kind=_RIVAL)
+    def by(self, backend: Backend) -> Measurement:
+        return backend.trace(self.tolerance, self.max_probes)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         inputs, targets = self._data(subject, seed)
         model, work = subject.working_model(torch_dtype(self.dtype)), Work()
         assert subject.loss is not None

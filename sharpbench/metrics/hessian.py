@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,20 +24,17 @@ from sharpbench.curvature.trace import (
     estimate_trace,
     squared_frobenius_norm,
 )
-from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
+from sharpbench.errors import TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import (
-    PERMUTATIONS,
-    Count,
-    Dtype,
-    Metric,
-    check_count,
-    measured_points,
-    torch_dtype,
+from sharpbench.metrics.backends import Backend
+from sharpbench.metrics.curvature import (
+    BackendMetric,
+    ProbeBudget,
+    ProductBudget,
+    probes_error,
+    with_checks,
 )
-from sharpbench.metrics.curvlinops import Curvlinops
-from sharpbench.metrics.pyhessian import PyHessian
 from sharpbench.metrics.sampling import (
     eigenvalue_error,
     frobenius_error,
@@ -45,138 +42,41 @@ from sharpbench.metrics.sampling import (
     trace_error,
     untold_points,
 )
-from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
 __all__ = [
-    "CurvatureMetric",
     "HessianFrobeniusNorm",
     "HessianSpectralDensity",
     "HessianTopEigenvalue",
     "HessianTrace",
-    "check_budget",
-    "probes_error",
     "trace_by_products",
-    "with_checks",
 ]
 
-Implementation = Literal["native", "pyhessian", "curvlinops"]
-
 
 @dataclass(frozen=True)
-class CurvatureMetric(Metric, ABC):
-    """What metrics of a curvature matrix share: on which data, of which parameters, how precisely."""
-
-    space = "parameter"
-    # Orthogonal maps of the parameters keep a spectrum; a shift of all logits keeps the loss around it.
-    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
-    gauss_newton: ClassVar[bool] = False
-    """Whether it is the Gauss-Newton matrix in place of the Hessian."""
-
-    split: Literal["train", "test"] = "train"
-    samples: Count = "all"
-    parameters_of: tuple[str, ...] = ()
-    """Names or shell patterns of the parameters meant; all if empty."""
-    memory_budget: int = 1 << 30
-    dtype: Dtype = "float64"
-
-    def __post_init__(self) -> None:
-        check_count("samples", self.samples)
-        if self.memory_budget < 1 << 20:
-            raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
-
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
-        """From the spectrum of all points, whatever ``samples`` of them are measured."""
-        if not isinstance(problem, KnownHessian) or self.parameters_of:
-            return None
-        if self.gauss_newton and not problem.residual_free:
-            return None
-        return Known(expected=self.of_spectrum(problem.eigenvalues(subject)))
-
-    @abstractmethod
-    def of_spectrum(self, eigenvalues: Tensor) -> float:
-        """The figure from all eigenvalues (P,), rising."""
-
-    def _data(self, subject: Subject, seed: int) -> tuple[Tensor, Tensor]:
-        """The same points for every implementation."""
-        dtype = torch_dtype(self.dtype)
-        return measured_points(subject, self.split, self.samples, dtype, seed=seed)
-
-    def _population(self, subject: Subject) -> int:
-        """How many samples there are to draw from."""
-        return len(subject.data(self.split)[0])
-
-    def _operator(
-        self,
-        kind: type[HessianOperator] | type[GaussNewtonOperator],
-        subject: Subject,
-        seed: int,
-        work: Work,
-    ) -> HessianOperator | GaussNewtonOperator:
-        assert subject.loss is not None
-        operator = kind(
-            subject.working_model(torch_dtype(self.dtype)),
-            subject.loss,
-            *self._data(subject, seed),
-            work=work,
-            memory_budget=self.memory_budget,
-            parameters=self.parameters_of,
-        )
-        if subject.coupled and not (
-            operator.kept and operator.samples == self._population(subject)
-        ):
-            raise MetricFailed(
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics?), so that the loss of all samples is none of their parts': measure them "
-                'together (samples = "all" and a larger memory_budget), or give the network running '
-                "statistics"
-            )
-        return operator
-
-
-@dataclass(frozen=True)
-class _HessianMetric(CurvatureMetric, ABC):
+class _HessianMetric(BackendMetric, ABC):
     """Metrics of the Hessian, which other libraries compute too."""
 
-    implementation: Implementation = "native"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.implementation != "native" and self.parameters_of:
-            raise ValueError("parameters_of needs implementation 'native'")
+    implementation: Literal["native", "pyhessian", "curvlinops"] = "native"
 
     def _hessian(self, subject: Subject, seed: int) -> HessianOperator:
         operator = self._operator(HessianOperator, subject, seed, Work())
         assert isinstance(operator, HessianOperator)
         return operator
 
-    def _pyhessian(self, subject: Subject, seed: int) -> PyHessian:
-        dtype = torch_dtype(self.dtype)
-        probes = derive_seed(seed, "probes")
-        return PyHessian(
-            subject,
-            dtype,
-            *self._data(subject, seed),
-            population=self._population(subject),
-            seed=probes,
-        )
 
-    def _curvlinops(self, subject: Subject, seed: int) -> Curvlinops:
-        dtype = torch_dtype(self.dtype)
-        probes = derive_seed(seed, "probes")
-        return Curvlinops(
-            subject,
-            dtype,
-            *self._data(subject, seed),
-            population=self._population(subject),
-            seed=probes,
-        )
+@dataclass(frozen=True)
+class _Selection(_HessianMetric, ABC):
+    """Which eigenvalues; ahead of their budget in a label."""
+
+    which: Which = "largest"
+    count: int = 1
 
 
 @metrics.register
 @dataclass(frozen=True)
-class HessianTopEigenvalue(_HessianMetric):
+class HessianTopEigenvalue(ProductBudget, _Selection):
     """Largest eigenvalue of the training-loss Hessian ∇²_w (1/N) Σ ℓ(f_w(xᵢ), yᵢ).
 
     ``native``: Lanczos with full reorthogonalisation. The value is a lower bound of the largest
@@ -205,14 +105,8 @@ class HessianTopEigenvalue(_HessianMetric):
     version = 3
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
-    which: Which = "largest"
-    count: int = 1
-    tolerance: float = 1e-3
-    max_products: int = 200
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self.tolerance, "max_products", self.max_products)
         if not 1 <= self.count <= self.max_products:
             raise ValueError(f"count must lie in [1, max_products], got {self.count}")
         if self.implementation != "native" and (self.which, self.count) != ("largest", 1):
@@ -223,11 +117,10 @@ class HessianTopEigenvalue(_HessianMetric):
             return float(eigenvalues[eigenvalues.abs().argmax()])
         return float(eigenvalues.max() if self.which == "largest" else eigenvalues.min())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "pyhessian":
-            return self._pyhessian(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).top_eigenvalue(self.tolerance, self.max_products)
+    def by(self, backend: Backend) -> Measurement:
+        return backend.top_eigenvalue(self.tolerance, self.max_products)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         operator, population = self._hessian(subject, seed), self._population(subject)
         result = extreme_eigenvalues(
             operator,
@@ -258,9 +151,18 @@ class HessianTopEigenvalue(_HessianMetric):
         )
 
 
+@dataclass(frozen=True)
+class _TraceMethod(_HessianMetric, ABC):
+    """How the trace is computed here; ahead of its budget in a label."""
+
+    method: Literal["auto", "unit_vectors", "gauss_newton", "xtrace", "hutch++", "hutchinson"] = (
+        "auto"
+    )
+
+
 @metrics.register
 @dataclass(frozen=True)
-class HessianTrace(_HessianMetric):
+class HessianTrace(ProbeBudget, _TraceMethod):
     """Trace of the training-loss Hessian.
 
     ``native``, by its ``method`` (the details say which one gave the figure):
@@ -295,27 +197,18 @@ class HessianTrace(_HessianMetric):
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
 
-    method: Literal["auto", "unit_vectors", "gauss_newton", "xtrace", "hutch++", "hutchinson"] = (
-        "auto"
-    )
-    distribution: Distribution = "rademacher"
-    tolerance: float = 0.05
-    max_probes: int = 100
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_budget(self.tolerance, "max_probes", self.max_probes)
         if self.implementation != "native" and self.method not in ("auto", "hutchinson"):
             raise ValueError(f"method {self.method!r} needs implementation 'native'")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         return float(eigenvalues.sum())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "pyhessian":
-            return self._pyhessian(subject, seed).trace(self.tolerance, self.max_probes)
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).trace(self.max_probes)
+    def by(self, backend: Backend) -> Measurement:
+        return backend.trace(self.tolerance, self.max_probes)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         operator = self._hessian(subject, seed)
         details: dict[str, Any] = {}
         method: ProbeMethod = "auto" if self.method == "gauss_newton" else self.method
@@ -407,7 +300,7 @@ class HessianTrace(_HessianMetric):
 
 @metrics.register
 @dataclass(frozen=True)
-class HessianFrobeniusNorm(_HessianMetric):
+class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
     """Frobenius norm of the training-loss Hessian, the root of E‖Hv‖² over random probes v.
 
     Stops when the standard error of the square is at most 2·``tolerance`` times it, which is
@@ -423,22 +316,13 @@ class HessianFrobeniusNorm(_HessianMetric):
     version = 3
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
-    distribution: Distribution = "rademacher"
-    tolerance: float = 0.05
-    max_probes: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_budget(self.tolerance, "max_probes", self.max_probes)
-
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         return float(eigenvalues.norm())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "pyhessian":
-            return self._pyhessian(subject, seed).lacks("a Frobenius norm")
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).frobenius_norm(self.max_probes)
+    def by(self, backend: Backend) -> Measurement:
+        return backend.frobenius_norm(self.tolerance, self.max_probes)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         operator = self._hessian(subject, seed)
         result = squared_frobenius_norm(
             operator,
@@ -495,11 +379,10 @@ class HessianSpectralDensity(_HessianMetric):
         sizes = _sizes(eigenvalues)
         return float(sizes[eigenvalues < 0].sum() / sizes.sum())
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        if self.implementation == "pyhessian":
-            return self._pyhessian(subject, seed).spectral_density(self.steps, self.probes)
-        if self.implementation == "curvlinops":
-            return self._curvlinops(subject, seed).spectral_density(self.steps, self.probes)
+    def by(self, backend: Backend) -> Measurement:
+        return backend.spectral_density(self.steps, self.probes)
+
+    def native(self, subject: Subject, seed: int) -> Measurement:
         operator = self._hessian(subject, seed)
         density = spectral_density(
             operator,
@@ -602,30 +485,7 @@ def _by_unit_vectors(operator: SymmetricOperator) -> TraceResult:
     return TraceResult(total, 0.0, True, size)
 
 
-def probes_error(result: TraceResult, scale: float = 1.0) -> tuple[ErrorComponent, ...]:
-    """The component of a trace's error, times ``scale``; none where it is exact."""
-    if not result.standard_error:
-        return ()
-    size = scale * result.standard_error
-    known = size if math.isfinite(size) else None
-    return (ErrorComponent("probes", known, result.degrees_of_freedom),)
-
-
 def _sizes(eigenvalues: Tensor) -> Tensor:
     """|λ|, with what is rounding error of zero set to zero."""
     sizes = eigenvalues.abs()
     return sizes.where(sizes > 1e-10 * sizes.max(), torch.zeros_like(sizes))
-
-
-def with_checks(operator: Any, details: dict[str, Any]) -> dict[str, Any]:
-    """The details with what the operator verified of its products, where it made some."""
-    checks = {**operator.checks, **details.get("checks", {})}
-    return {**details, "checks": checks} if checks else details
-
-
-def check_budget(tolerance: float, key: str, budget: int) -> None:
-    """Raises ValueError unless the tolerance lies in [0, 1) and the budget is at least 2."""
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must lie in [0, 1), got {tolerance}")
-    if budget < 2:
-        raise ValueError(f"{key} must be at least 2, got {budget}")

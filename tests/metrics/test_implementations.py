@@ -49,7 +49,7 @@ def test_traces_agree_within_three_standard_errors(subject):
 
 
 def test_pyhessian_in_batches_equals_pyhessian_at_once(trained_mlp, monkeypatch):
-    from sharpbench.metrics import pyhessian
+    from sharpbench.metrics.backends import base
 
     def measured():
         return sb.measure(
@@ -58,7 +58,7 @@ def test_pyhessian_in_batches_equals_pyhessian_at_once(trained_mlp, monkeypatch)
         )  # fmt: skip
 
     at_once = measured()
-    monkeypatch.setattr(pyhessian, "_BATCH", 130)  # unequal batches: 130, 130, 40
+    monkeypatch.setattr(base, "BATCH", 130)  # unequal batches: 130, 130, 40
     batched = measured()
     assert batched.value == pytest.approx(at_once.value, rel=1e-6)
     # In batches PyHessian takes the gradient anew for each product.
@@ -87,7 +87,7 @@ def test_curvlinops_agrees(subject):
 
 
 def test_eigsh_gets_the_lanczos_size_that_its_tolerance_needs(trained_mlp):
-    from sharpbench.metrics.curvlinops import krylov_vectors
+    from sharpbench.metrics.backends.curvlinops import krylov_vectors
 
     sizes = {1e-1: 6, 1e-3: 6, 1e-5: 10, 1e-8: 16, 1e-12: 20, 0.0: 20}
     assert {tolerance: krylov_vectors(tolerance, 1000) for tolerance in sizes} == sizes
@@ -182,6 +182,41 @@ def test_what_a_rival_cannot_do_is_said(trained_mlp):
     )
     with pytest.raises(MetricUnsupported, match="loss modules alone"):
         sb.measure(own, "hessian_trace", implementation="curvlinops")
+
+
+def test_a_backend_refuses_the_figures_that_its_library_lacks(tiny):
+    from sharpbench.errors import MetricUnsupported
+    from sharpbench.metrics.backends import BACKENDS, Backend
+
+    points = tiny.data("train")
+
+    def made(backend, matrix="hessian"):
+        return backend(
+            tiny, torch.float64, *points, matrix=matrix, population=len(points[0]), seed=0
+        )
+
+    class Bare(Backend):
+        title = "bare"
+
+    for ask in (Bare.top_eigenvalue, Bare.trace, Bare.frobenius_norm, Bare.spectral_density):
+        with pytest.raises(MetricUnsupported, match="bare computes no "):
+            ask(made(Bare), 2, 2)
+    with pytest.raises(MetricUnsupported, match="PyHessian computes no Gauss-Newton matrix"):
+        made(BACKENDS["pyhessian"], "gauss_newton")
+
+
+def test_budgets_stand_where_labels_and_stored_parameters_have_them():
+    def own(name):
+        return list(metrics.parameter_types(name))[5:]
+
+    assert own("hessian_top_eigenvalue") == [
+        "implementation", "which", "count", "tolerance", "max_products",
+    ]  # fmt: skip
+    probes = ["distribution", "tolerance", "max_probes"]
+    assert own("hessian_trace") == ["implementation", "method", *probes]
+    assert own("hessian_frobenius_norm") == ["implementation", *probes]
+    assert own("gauss_newton_trace") == ["implementation", *probes]
+    assert own("gauss_newton_top_eigenvalue") == ["implementation", "tolerance", "max_products"]
 
 
 def test_peak_memory_stays_within_the_budget(trained_mlp):

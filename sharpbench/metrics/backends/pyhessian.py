@@ -13,56 +13,40 @@ from torch import Tensor, nn
 from sharpbench.curvature.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.formulas.context import repeatedly_differentiable
-from sharpbench.measurement import ErrorComponent, Measurement, Work
-from sharpbench.metrics.sampling import untold_points
+from sharpbench.measurement import ErrorComponent, Measurement
+from sharpbench.metrics.backends.base import Backend
 from sharpbench.subject import Subject
 
 __all__ = ["PyHessian"]
 
-_BATCH = 2048
-"""Beyond this many samples PyHessian is given a list of batches, as its README does for a data set."""
 
-
-class PyHessian:
-    """One PyHessian computation on one subject.
+class PyHessian(Backend):
+    """PyHessian's Hessian.
 
     PyHessian writes ``.grad``, changes the mode and draws from the global generator; the copy and
     the forked generator keep all three from the caller. Its products are counted by a hook on the
     network's output: a gradient arrives there once for the gradient and once for each product.
-    Of a part of the ``population`` of samples it tells no sampling error, of an eigenvalue none at all.
+    Its error of a trace is the spread of its probes; of an eigenvalue and a density it tells none.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        dtype: torch.dtype,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        population: int,
-        seed: int,
-    ) -> None:
+    title = "PyHessian"
+
+    def __init__(self, subject: Subject, *points: Any, **settings: Any) -> None:
         if subject.device.type not in {"cpu", "cuda"}:
             raise MetricFailed(f"PyHessian knows only cpu and cuda, not {subject.device.type}")
-        self.subject = subject
-        self.model = subject.working_model(dtype)
-        self.inputs, self.targets, self.seed = inputs, targets, seed
-        self.points = untold_points(len(inputs), population)
-        self.work = Work()
+        super().__init__(subject, *points, **settings)
+        if self.matrix != "hessian":
+            raise self.lacking("Gauss-Newton matrix")
         self._backward_samples = 0
 
-    @property
-    def samples(self) -> int:
-        return len(self.inputs)
-
-    def top_eigenvalue(self, tolerance: float, max_iterations: int) -> Measurement:
+    def top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
         with self._computation() as hessian:
-            values, _ = hessian.eigenvalues(maxIter=max_iterations, tol=tolerance, top_n=1)
+            values, _ = hessian.eigenvalues(maxIter=max_products, tol=tolerance, top_n=1)
         products = self._finish()
         return Measurement(
             value=float(values[0]),
             errors=(ErrorComponent("other", None), *self.points),  # its rule bounds no error
-            converged=products < max_iterations,
+            converged=products < max_products,
             samples=self.samples,
             work=self.work,
             details={"products": products, "rule": "successive Rayleigh quotients agree"},
@@ -97,10 +81,6 @@ class PyHessian:
             details={"probes": probes},
         )
 
-    def lacks(self, what: str) -> Measurement:
-        """Raises MetricUnsupported: PyHessian has no such thing."""
-        raise MetricUnsupported(f"PyHessian computes no {what.removeprefix('a ')}")
-
     @contextmanager
     def _computation(self) -> Iterator[Any]:
         from pyhessian import hessian
@@ -108,7 +88,7 @@ class PyHessian:
         def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
             return self.subject.losses(outputs, targets).mean()
 
-        batches = list(zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True))
+        batches = self.batches()
         data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
         hook = self.model.register_forward_hook(self._count)
         devices = [self.inputs.device] if self.inputs.is_cuda else []

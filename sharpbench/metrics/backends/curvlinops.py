@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
-from torch import Tensor, nn
+from torch import nn
 
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.formulas.context import repeatedly_differentiable
-from sharpbench.measurement import ErrorComponent, Measurement, Work
-from sharpbench.metrics.sampling import untold_points
+from sharpbench.measurement import ErrorComponent, Measurement
+from sharpbench.metrics.backends.base import Backend
 from sharpbench.seeds import numpy_generator
-from sharpbench.subject import Subject, per_sample_loss
+from sharpbench.subject import per_sample_loss
 
 __all__ = ["Curvlinops"]
 
-_BATCH = 2048
-"""Beyond this many samples it is given a list of batches, as its manual does for a data set."""
+_OPERATORS = {"hessian": "HessianLinearOperator", "gauss_newton": "GGNLinearOperator"}
+"""curvlinops' names of the matrices."""
 
 
 def krylov_vectors(tolerance: float, size: int) -> int:
@@ -39,39 +39,23 @@ def krylov_vectors(tolerance: float, size: int) -> int:
     return min(wanted, size)
 
 
-class Curvlinops:
-    """One curvlinops computation on one subject.
+class Curvlinops(Backend):
+    """curvlinops' linear operators of both matrices, under SciPy and its own estimators.
 
     Its products are counted as they are asked for. It knows torch's loss modules alone: cross-entropy
     and, for ½ squared error, its own ``MSELoss`` whose factor is put right afterwards. It tells no error of
-    its probes, nor of the part of the ``population`` of samples that was drawn.
+    its probes; of an eigenvalue the bound that ARPACK stopped at.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        dtype: torch.dtype,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        population: int,
-        seed: int,
-    ) -> None:
-        self.subject, self.inputs, self.targets, self.seed = subject, inputs, targets, seed
-        self.model = subject.working_model(dtype)
-        self.points = untold_points(len(inputs), population)
-        self.work = Work()
+    title = "curvlinops"
+
+    def __init__(self, *points: Any, **settings: Any) -> None:
+        super().__init__(*points, **settings)
         self.products = 0
 
-    @property
-    def samples(self) -> int:
-        return len(self.inputs)
-
-    def top_eigenvalue(
-        self, tolerance: float, max_products: int, *, kind: str = "HessianLinearOperator"
-    ) -> Measurement:
-        """ARPACK's largest algebraic eigenvalue of the Hessian, or of the operator called ``kind``."""
-        with self._computation(kind) as (operator, factor):
+    def top_eigenvalue(self, tolerance: float, max_products: int) -> Measurement:
+        """ARPACK's largest algebraic eigenvalue."""
+        with self._computation() as (operator, factor):
             scipy = operator.to_scipy()
             ncv = krylov_vectors(tolerance, scipy.shape[0])
             start = numpy_generator(self.seed).standard_normal(scipy.shape[0])
@@ -103,21 +87,22 @@ class Curvlinops:
             error_bound=max(tolerance, least) * abs(value) if converged else None,
         )
 
-    def trace(self, probes: int, *, kind: str = "HessianLinearOperator") -> Measurement:
-        """Hutchinson's trace of the Hessian, or of the operator called ``kind``."""
-        from curvlinops import hutchinson_trace
+    def trace(self, tolerance: float, max_probes: int) -> Measurement:
+        """Hutchinson's, of ``max_probes`` probes whatever the tolerance."""
+        with self._computation() as (operator, factor):
+            from curvlinops import hutchinson_trace
 
-        with self._computation(kind) as (operator, factor):
-            used = min(probes, operator.shape[0] - 1)
+            used = min(max_probes, operator.shape[0] - 1)
             value = float(hutchinson_trace(operator, num_matvecs=used))
         self._count(used)
         return self._measurement(factor * value, True, {"rule": "a fixed number of probes"})
 
-    def frobenius_norm(self, probes: int) -> Measurement:
-        from curvlinops import hutchinson_squared_fro
+    def frobenius_norm(self, tolerance: float, max_probes: int) -> Measurement:
+        """Hutchinson's, of ``max_probes`` probes whatever the tolerance."""
+        with self._computation() as (operator, factor):
+            from curvlinops import hutchinson_squared_fro
 
-        with self._computation("HessianLinearOperator") as (operator, factor):
-            used = min(probes, operator.shape[0] - 1)
+            used = min(max_probes, operator.shape[0] - 1)
             value = float(hutchinson_squared_fro(operator, num_matvecs=used))
         self._count(used)
         return self._measurement(
@@ -125,9 +110,9 @@ class Curvlinops:
         )
 
     def spectral_density(self, steps: int, probes: int) -> Measurement:
-        from curvlinops import lanczos_approximate_spectrum
+        with self._computation() as (operator, factor):
+            from curvlinops import lanczos_approximate_spectrum
 
-        with self._computation("HessianLinearOperator") as (operator, factor):
             ncv = min(steps, operator.shape[0] - 1)
             grid, density = lanczos_approximate_spectrum(
                 operator, ncv=ncv, num_points=512, num_repeats=probes
@@ -141,7 +126,7 @@ class Curvlinops:
         )
 
     @contextmanager
-    def _computation(self, kind: str) -> Iterator[tuple[Any, float]]:
+    def _computation(self) -> Iterator[tuple[Any, float]]:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
@@ -152,7 +137,6 @@ class Curvlinops:
             ) from None
         module, factor = self._loss()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        batches = list(zip(self.inputs.split(_BATCH), self.targets.split(_BATCH), strict=True))
         devices = [self.inputs.device] if self.inputs.is_cuda else []
         try:
             with torch.random.fork_rng(devices=devices), repeatedly_differentiable():
@@ -160,7 +144,8 @@ class Curvlinops:
                 state = np.random.get_state()  # noqa: NPY002 - its density draws from numpy's global state
                 np.random.seed(self.seed % 2**32)  # noqa: NPY002
                 try:
-                    yield getattr(curvlinops, kind)(self.model, module, parameters, batches), factor
+                    kind = getattr(curvlinops, _OPERATORS[self.matrix])
+                    yield kind(self.model, module, parameters, self.batches()), factor
                 finally:
                     np.random.set_state(state)  # noqa: NPY002
         except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
