@@ -33,23 +33,32 @@ __all__ = [
 
 EVALUATION_VERSION = 3
 
-FIGURES = (
-    "train_loss",
-    "train_error",
-    "test_loss",
-    "test_error",
-    "brier_score",
-    "mean_confidence",
-    "logit_norm",
-    "margin",
-    "gap",
-    "loss_gap",
-    "hard_accuracy",
-    "ece",
-    "ece_debiased",
-    "ece_floor",
-)
-"""Names of everything that `evaluate` gives."""
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a reader calls a figure, and its unit; empty for a fraction or another pure number."""
+
+    title: str
+    unit: str = ""
+
+
+FIGURES = {
+    "train_loss": Meaning("training loss", "nats"),
+    "train_error": Meaning("training error"),
+    "test_loss": Meaning("test loss", "nats"),
+    "test_error": Meaning("test error"),
+    "brier_score": Meaning("Brier score"),
+    "mean_confidence": Meaning("mean confidence"),
+    "logit_norm": Meaning("logit norm", "logits"),
+    "margin": Meaning("logit margin", "logits"),
+    "gap": Meaning("generalization gap"),
+    "loss_gap": Meaning("loss gap", "nats"),
+    "hard_accuracy": Meaning("accuracy on the hardest fifth"),
+    "ece": Meaning("ECE"),
+    "ece_debiased": Meaning("ECE, debiased"),
+    "ece_floor": Meaning("ECE of a calibrated network"),
+}
+"""What each figure that `evaluate` gives is called, with its unit."""
 
 _RESAMPLES = 200
 _HARD_SHARE = 0.2

@@ -64,6 +64,7 @@ class HeadPermutation(_HeadTransformation):
     """Permutes the heads of every attention layer; the function stays the same."""
 
     name = "head_permutation"
+    kind = "permutation"
 
     def change_layer(self, layer: Any, generator: torch.Generator) -> None:
         order = torch.randperm(layer.heads, generator=generator).to(layer.query.weight.device)
@@ -83,6 +84,7 @@ class AttentionRescaling(_HeadTransformation):
     """
 
     name = "attention_rescaling"
+    kind = "linear_gauge"
 
     strength: float = 1.0
 
@@ -112,6 +114,7 @@ class AttentionGL(_HeadTransformation):
     """
 
     name = "attention_gl"
+    kind = "linear_gauge"
     reference = "da Silva, Dangel & Oore, arXiv:2505.05409 (the symmetry)"
 
     condition: float = 10.0

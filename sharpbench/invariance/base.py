@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
-from sharpbench.registry import Plugin
 from sharpbench.subject import Splits, batched_outputs
 
 __all__ = ["Transformation", "verify_promise"]
@@ -21,10 +20,8 @@ _TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True)
-class Transformation(Plugin, ABC):
-    """Changes a network's parameters. ``preserves`` says what stays: the function, the loss, nothing."""
-
-    preserves: ClassVar[Literal["function", "loss", "nothing"]]
+class Transformation(Change, ABC):
+    """Changes a network's parameters; what it is and what it keeps, it declares as a `Change`."""
 
     def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
         """A changed copy; ``model`` stays as it is. ``splits``: its data, which few changes need.

@@ -50,6 +50,7 @@ class WeightNormalization(_Chart):
     """
 
     name = "weight_normalization"
+    kind = "chart"
     reference = "Salimans & Kingma, arXiv:1602.07868"
 
     def chart(self, weight: Tensor) -> nn.Module:
@@ -78,6 +79,7 @@ class LogScale(_Chart):
     """
 
     name = "log_scale"
+    kind = "chart"
 
     def chart(self, weight: Tensor) -> nn.Module:
         if bool((weight == 0).any()):

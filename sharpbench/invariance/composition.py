@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sharpbench.change import Kind
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
@@ -37,6 +38,10 @@ class Composition(Transformation):
         for part in self._parts():
             if part.preserves != "function":
                 raise ValueError(f"{part.name} does not preserve the function")
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset().union(*(part.kinds for part in self._parts()))
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         applied = 0

@@ -27,6 +27,7 @@ class WeightNoise(Transformation):
     """
 
     name = "weight_noise"
+    kind = "control"
     preserves = "nothing"
 
     strength: float = 0.1
@@ -49,6 +50,7 @@ class FurtherTraining(Transformation):
     """Control that changes the function as training does: ``steps`` more of SGD on the training data."""
 
     name = "further_training"
+    kind = "control"
     preserves = "nothing"
 
     steps: int = 50

@@ -26,6 +26,7 @@ class NeuronSplitting(Transformation):
     """
 
     name = "neuron_splitting"
+    kind = "growth"
     preserves = "function"
 
     share: float = 0.5
@@ -73,6 +74,7 @@ class IdentityLayerInsertion(Transformation):
     """Puts a linear layer that is the identity before the last linear layer: one more layer to perturb."""
 
     name = "identity_layer_insertion"
+    kind = "growth"
     preserves = "function"
 
     def change(self, model: nn.Module, *, seed: int) -> None:

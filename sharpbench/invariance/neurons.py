@@ -28,6 +28,7 @@ class NeuronPermutation(Transformation):
     """Permutes the units (neurons, channels) of every hidden layer; the function stays the same."""
 
     name = "neuron_permutation"
+    kind = "permutation"
     preserves = "function"
     reference = "Hecht-Nielsen (1990)"
 
@@ -41,6 +42,7 @@ class ChannelPermutation(Transformation):
     """Permutes the channels of every hidden convolution alone; the function stays the same."""
 
     name = "channel_permutation"
+    kind = "permutation"
     preserves = "function"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
@@ -73,6 +75,7 @@ class NeuronRescaling(Transformation):
     """
 
     name = "neuron_rescaling"
+    kind = "linear_gauge"
     preserves = "function"
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
@@ -98,6 +101,7 @@ class LayerRescaling(Transformation):
     """
 
     name = "layer_rescaling"
+    kind = "linear_gauge"
     preserves = "function"
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
@@ -118,6 +122,7 @@ class SignFlip(Transformation):
     """Flips the sign of what makes and what reads half of the hidden units, for odd activations (tanh)."""
 
     name = "sign_flip"
+    kind = "linear_gauge"
     preserves = "function"
     reference = "Chen, Lu & Hecht-Nielsen, Neural Computation 5 (1993)"
 

@@ -28,6 +28,7 @@ class NormalizationRescaling(Transformation):
     """
 
     name = "normalization_rescaling"
+    kind = "linear_gauge"
     preserves = "function"
 
     strength: float = 1.0
@@ -68,6 +69,7 @@ class NormalizationFolding(Transformation):
     """
 
     name = "normalization_folding"
+    kind = "growth"
     preserves = "function"
     reference = "torch.nn.utils.fusion.fuse_conv_bn_eval does the same (compared in a test)"
 

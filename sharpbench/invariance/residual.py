@@ -33,6 +33,7 @@ class ResidualPermutation(Transformation):
     """
 
     name = "residual_permutation"
+    kind = "permutation"
     preserves = "function"
 
     def change(self, model: nn.Module, *, seed: int) -> None:

@@ -27,6 +27,7 @@ class InputRescaling(Transformation):
     """
 
     name = "input_rescaling"
+    kind = "units"
     preserves = "function"
 
     factor: float = 2.0
@@ -55,6 +56,7 @@ class InputRotation(Transformation):
     """
 
     name = "input_rotation"
+    kind = "units"
     preserves = "function"
 
     angle_seed: int = 0
@@ -82,6 +84,7 @@ class LogitShift(Transformation):
     """Adds ``shift`` to every logit through the last bias: the softmax, and with it the loss, stays."""
 
     name = "logit_shift"
+    kind = "decision"
     preserves = "loss"
 
     shift: float = 5.0
@@ -103,6 +106,7 @@ class LogitTemperature(Transformation):
     """
 
     name = "logit_temperature"
+    kind = "decision"
     preserves = "nothing"
 
     temperature: float = 0.5

@@ -34,6 +34,7 @@ __all__ = [
     "sampled",
     "state_hash",
     "torch_dtype",
+    "unit_of_task",
 ]
 
 Space = Literal["parameter", "input", "function"]
@@ -74,12 +75,15 @@ class Metric(Plugin, ABC):
     Class attributes
     ----------------
     title: what the report calls it, with its symbol.
+    unit: of the figure, "" for a pure number. "[loss]", "[output]", "[input]", "[weight]" stand for the
+        units of these; a loss in classification is in nats, an output is a logit.
     version: raised whenever the figure changes; figures of two versions are never mixed.
     space: where it differentiates: ``parameter``, ``input`` or ``function``.
     invariant_under: names of the transformations under which theory promises the same figure.
     """
 
     title: ClassVar[str]
+    unit: ClassVar[str]
     space: ClassVar[Space]
     invariant_under: ClassVar[frozenset[str]] = frozenset()
 
@@ -92,6 +96,10 @@ class Metric(Plugin, ABC):
     def expected_after(self, transformation: Plugin, before: float) -> float | None:
         """The figure that theory predicts after ``transformation``; None where it predicts none."""
         return None
+
+    def unit_on(self, subject: Subject) -> str:
+        """The unit of the figure of ``subject`` with these parameters; `unit` in general."""
+        return unit_of_task(getattr(self, "unit", ""), subject)
 
     def unsupported(self, subject: Subject) -> str | None:
         """The reason why this metric can't measure ``subject``, or None if it can."""
@@ -146,6 +154,13 @@ class Metric(Plugin, ABC):
         if subject.ignored:
             measurement.details["ignored_samples"] = subject.ignored
         return measurement
+
+
+def unit_of_task(unit: str, subject: Subject) -> str:
+    """``unit`` with what the task settles: "nats" for [loss] and "logits" for [output] in classification."""
+    if subject.task != "classification":
+        return unit
+    return unit.replace("[loss]", "nats").replace("[output]", "logits")
 
 
 def torch_dtype(name: Dtype) -> torch.dtype:

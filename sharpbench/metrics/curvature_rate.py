@@ -107,6 +107,7 @@ class CurvatureRate(Metric):
 
     name = "curvature_rate"
     title = "curvature rate λ"
+    unit = "log 1/[input]"
     version = 4
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"

@@ -17,7 +17,7 @@ from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.backends import Backend
-from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype
+from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype, unit_of_task
 from sharpbench.metrics.curvature import (
     BackendMetric,
     CurvatureMetric,
@@ -69,6 +69,7 @@ class GaussNewtonTopEigenvalue(ProductBudget, _GaussNewtonMetric):
 
     name = "gauss_newton_top_eigenvalue"
     title = "Gauss–Newton top eigenvalue"
+    unit = "[loss]/[weight]²"
     version = 3
     reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
 
@@ -156,6 +157,7 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
 
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
+    unit = "[loss]/[weight]²"
     version = 4
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
@@ -242,6 +244,7 @@ class FisherRaoNorm(CurvatureMetric):
 
     name = "fisher_rao_norm"
     title = "Fisher–Rao norm"
+    unit = "√[loss]"
     version = 2
     reference = "Liang et al., arXiv:1711.01530"
     # Of the charts w = s·eᵘ does not commute with scaling; for a shift of all logits see above.
@@ -255,6 +258,9 @@ class FisherRaoNorm(CurvatureMetric):
     gauss_newton = True
 
     labels: Literal["model", "observed"] = "model"
+
+    def unit_on(self, subject: Subject) -> str:
+        return unit_of_task("√[loss]" if self.labels == "model" else "[loss]", subject)
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:
         return None  # a spectrum alone does not tell it

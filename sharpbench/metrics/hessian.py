@@ -102,6 +102,7 @@ class HessianTopEigenvalue(ProductBudget, _Selection):
 
     name = "hessian_top_eigenvalue"
     title = "Hessian top eigenvalue"
+    unit = "[loss]/[weight]²"
     version = 3
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
@@ -192,6 +193,7 @@ class HessianTrace(ProbeBudget, _TraceMethod):
 
     name = "hessian_trace"
     title = "Hessian trace"
+    unit = "[loss]/[weight]²"
     version = 5
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
@@ -313,6 +315,7 @@ class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
 
     name = "hessian_frobenius_norm"
     title = "Hessian Frobenius norm"
+    unit = "[loss]/[weight]²"
     version = 3
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
@@ -363,6 +366,7 @@ class HessianSpectralDensity(_HessianMetric):
 
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
+    unit = ""
     version = 3
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 

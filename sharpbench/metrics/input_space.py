@@ -22,6 +22,7 @@ from sharpbench.metrics.base import (
     check_count,
     measured_points,
     torch_dtype,
+    unit_of_task,
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
 from sharpbench.registry import Plugin
@@ -61,9 +62,14 @@ class InputJacobianNorm(_InputMetric):
 
     name = "input_jacobian_norm"
     title = "input Jacobian norm"
+    unit = "1/[input]"
     reference = "arXiv:1802.08760"
 
     output: Literal["softmax", "logits"] = "softmax"
+
+    def unit_on(self, subject: Subject) -> str:
+        unit = "1/[input]" if self.output == "softmax" else "[output]/[input]"
+        return unit_of_task(unit, subject)
 
     def expected_after(self, transformation: Plugin, before: float) -> float | None:
         if transformation.name == "input_rescaling":
@@ -118,6 +124,7 @@ class InputCurvature(_InputMetric):
 
     name = "input_curvature"
     title = "normalised input curvature"
+    unit = "1/[input]"
     reference = "arXiv:2206.07144"
 
     iterations: int = 50
@@ -202,6 +209,7 @@ class InputGradientChange(_InputMetric):
 
     name = "input_gradient_change"
     title = "input gradient change (CURE)"
+    unit = "[loss]/[input]"
     invariant_under = SAME_FUNCTION | {"logit_shift"}  # the signs of a gradient have axes
     reference = "arXiv:1811.09716"
 

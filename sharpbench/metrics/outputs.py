@@ -78,6 +78,7 @@ class LogitNorm(_OutputMetric):
 
     name = "logit_norm"
     title = "logit norm"
+    unit = "[output]"
     invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation"}
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -95,6 +96,7 @@ class Margin(_ClassMetric):
 
     name = "margin"
     title = "logit margin"
+    unit = "[output]"
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         own: Tensor = outputs.gather(1, targets.unsqueeze(1)).squeeze(1)
@@ -112,6 +114,7 @@ class MeanConfidence(_ClassMetric):
 
     name = "mean_confidence"
     title = "mean confidence"
+    unit = ""
     scales_with_logits = False
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ class SamSharpness(Metric):
 
     name = "sam_sharpness"
     title = "SAM sharpness"
+    unit = "[loss]"
     version = 2
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,21 @@ from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["DrawnHessian", "Known", "KnownDerivatives", "KnownHessian", "Problem", "normal"]
+__all__ = [
+    "DrawnHessian",
+    "Known",
+    "KnownDerivatives",
+    "KnownHessian",
+    "Problem",
+    "TrapKind",
+    "normal",
+]
+
+
+TrapKind = Literal["sign", "stopping", "averaging", "missing_gradient"]
+"""``sign``: the largest magnitude is taken for the largest value. ``stopping``: an iteration or a series
+of probes ends too early. ``averaging``: parts are weighted wrongly. ``missing_gradient``: a parameter
+that the loss doesn't depend on."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,11 @@ class Problem(Plugin, ABC):
     def trap(self) -> str:
         """The wrong answer that implementations are known to give here; empty for most problems."""
         return ""
+
+    @property
+    def trap_kind(self) -> TrapKind | None:
+        """What goes wrong in the trap; None where there is none."""
+        return None
 
     @property
     def adversarial(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import DrawnHessian, normal
+from sharpbench.problems.base import DrawnHessian, TrapKind, normal
 from sharpbench.subject import Subject
 
 __all__ = ["TinyNetwork", "UnequalBatches", "UnusedParameter"]
@@ -89,6 +89,10 @@ class UnequalBatches(DrawnHessian):
     def trap(self) -> str:
         return "batches of unequal size averaged without weights"
 
+    @property
+    def trap_kind(self) -> TrapKind | None:
+        return "averaging"
+
     def build(self, generator: torch.Generator) -> Subject:
         x = normal(generator, self.samples, self.features)
         x[2048:] *= 10
@@ -130,6 +134,10 @@ class UnusedParameter(DrawnHessian):
     @property
     def trap(self) -> str:
         return "a parameter without a gradient is an error instead of a row of zeros"
+
+    @property
+    def trap_kind(self) -> TrapKind | None:
+        return "missing_gradient"
 
     def build(self, generator: torch.Generator) -> Subject:
         model = _Partial(self.features).double()

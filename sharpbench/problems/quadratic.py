@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import DrawnHessian, normal
+from sharpbench.problems.base import DrawnHessian, TrapKind, normal
 from sharpbench.subject import Subject
 
 __all__ = ["DeepLinear", "LeastSquares", "Quadratic", "SoftmaxRegression"]
@@ -151,6 +151,12 @@ class Quadratic(DrawnHessian):
     @property
     def trap(self) -> str:
         return _TRAPS.get(self.spectrum, "")
+
+    @property
+    def trap_kind(self) -> TrapKind | None:
+        if not self.trap:
+            return None
+        return "sign" if self.spectrum == "indefinite" else "stopping"
 
     @property
     def adversarial(self) -> bool:

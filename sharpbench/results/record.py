@@ -50,9 +50,21 @@ class Record:
     reason: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+    title: str = ""
+    """What a reader calls the metric or quantity, with its symbol."""
+    unit: str = ""
+    """The value's unit, "[…]" for that of what stands in it; empty for a pure number."""
+    space: str = ""
+    """Where the metric differentiates: parameter, input or function."""
     transformation: str | None = None
     transformation_name: str | None = None
     transformation_parameters: dict[str, Any] = field(default_factory=dict)
+    transformation_kind: str | None = None
+    """permutation, linear_gauge, chart, growth, units, decision or control."""
+    preserves: str | None = None
+    """What the transformation keeps: function, loss or nothing."""
+    promised: bool | None = None
+    """Whether theory promises that the transformation leaves this figure as it was."""
     function_change: float | None = None
     """max |Δ logits| / max |logits| of the transformation, in float64."""
     draw: int = 0
@@ -70,11 +82,20 @@ class Record:
     cost: dict[str, Any] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     expected: float | None = None
-    """Of a problem: what the metric's definition gives with exact derivatives."""
+    """Of a problem: what the metric's definition gives with exact derivatives.
+
+    After a transformation: the value that theory predicts from the one before, where it predicts a
+    change; None where it predicts none or nothing (``promised`` tells which).
+    """
     expected_from: str | None = None
     """``theory``, or ``all points``: what the metric itself says of all of them."""
     adversarial: bool = False
     """Of a problem: made to be hard for estimators."""
+    problem_title: str | None = None
+    trap: str | None = None
+    """Of a problem: the wrong answer that implementations are known to give there."""
+    trap_kind: str | None = None
+    """What goes wrong then: sign, stopping, averaging or missing_gradient."""
     limit: float | None = None
     """Of a problem: what the definition tends to as its orders grow."""
     diverges: str | None = None

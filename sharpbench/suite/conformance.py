@@ -113,6 +113,8 @@ def _subjects() -> dict[str, Subject]:
 
 def _documentation(metric: Metric) -> Finding:
     missing = [key for key in ("title", "space") if not getattr(metric, key, None)]
+    if not isinstance(getattr(metric, "unit", None), str):
+        missing.append('unit ("" for a pure number)')
     return Finding(
         "says what it is",
         not missing,

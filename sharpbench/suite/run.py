@@ -285,8 +285,9 @@ class _ProblemRun(_Run):
         if (metric, repeated) in self._questions:
             return self._questions[metric, repeated]
         kind: Kind = "calibration" if repeated else "problem"
-        base = _base_record("", measurement, kind, self.task.run)
-        answer = metric.known(self.problem.problem, subject) or Known()
+        base = _base_record("", measurement.key, metric, subject, kind, self.task.run)
+        problem = self.problem.problem
+        answer = metric.known(problem, subject) or Known()
         if answer.limit is not None and math.isinf(answer.limit):
             base = dataclasses.replace(base, diverges="+∞" if answer.limit > 0 else "−∞")
         elif answer.limit is not None:
@@ -298,7 +299,10 @@ class _ProblemRun(_Run):
             base,
             expected=expected,
             expected_from=None if expected is None else source,
-            adversarial=self.problem.problem.adversarial,
+            adversarial=problem.adversarial,
+            problem_title=getattr(problem, "title", problem.name),
+            trap=problem.trap or None,
+            trap_kind=problem.trap_kind,
         )
         self._questions[metric, repeated] = base
         return base
@@ -327,6 +331,8 @@ class _SubjectRun(_Run):
         super().__init__(task, folder, notify)
         self.subject = plan
         self._splits: Splits | None = None
+        self._values: dict[str, float | None] = {}
+        """By plan key: what each metric said of the network as it is."""
 
     @property
     def splits(self) -> Splits:
@@ -444,17 +450,9 @@ class _SubjectRun(_Run):
 
     def _trajectory_record(self, metric: Metric, subject: Subject, epoch: int) -> Record:
         plan_key = self.plan.trajectory.metric_key(metric)
-        base = Record(
-            key=content_key([self.subject.key, plan_key, "epoch", epoch]),
-            plan_key=plan_key,
-            kind="trajectory",
-            name=metric.name,
-            label=metric.label,
-            parameters=metric.parameters(),
-            version=metric.version,
-            epoch=epoch,
-            run=self.task.run,
-        )
+        key = content_key([self.subject.key, plan_key, "epoch", epoch])
+        base = _base_record(key, plan_key, metric, subject, "trajectory", self.task.run)
+        base = dataclasses.replace(base, epoch=epoch)
         return self._attempt(base, lambda: (self._ask(metric, subject), None))
 
     # --- measuring ----------------------------------------------------------------------------
@@ -471,6 +469,8 @@ class _SubjectRun(_Run):
             if known is not None and known.status in FINAL:
                 self._note_problem(known)
                 self.notify("", 1)
+                if measurement.transformation is None:
+                    self._values[measurement.key] = known.value
             else:
                 todo.append((key, measurement))
         along = {self.plan.trajectory.metric_key(m) for m in self.plan.trajectory.metrics}
@@ -514,6 +514,8 @@ class _SubjectRun(_Run):
                 kind="evaluation",
                 name=name,
                 label=name,
+                title=FIGURES[name].title,
+                unit=FIGURES[name].unit,
                 value=figure.value,
                 standard_error=figure.standard_error,
                 samples=figure.samples,
@@ -541,15 +543,25 @@ class _SubjectRun(_Run):
         changed: dict[str, tuple[Subject, float] | TransformationRefused],
     ) -> Record:
         metric, transformation = measurement.metric, measurement.transformation
+        base = _base_record(key, measurement.key, metric, subject, "measurement", self.task.run)
+        if transformation is None:
+            record = self._attempt(base, lambda: self._ask_and_time(metric, subject))
+            self._values[measurement.key] = record.value
+            return record
+        before = self._values.get(MeasurementPlan(metric).key)
+        expected = None if before is None else metric.expected_after(transformation, before)
         base = dataclasses.replace(
-            _base_record(key, measurement, "measurement", self.task.run),
-            transformation=transformation.label if transformation else None,
-            transformation_name=transformation.name if transformation else None,
-            transformation_parameters=transformation.parameters() if transformation else {},
+            base,
+            transformation=transformation.label,
+            transformation_name=transformation.name,
+            transformation_parameters=transformation.parameters(),
+            transformation_kind=transformation.widest_kind,
+            preserves=transformation.preserves,
+            promised=metric.promises(transformation),
+            expected=expected,
+            expected_from=None if expected is None else "theory",
             draw=measurement.draw,
         )
-        if transformation is None:
-            return self._attempt(base, lambda: self._ask_and_time(metric, subject))
         result = self._transformed(transformation, measurement.draw, subject, changed)
         if isinstance(result, TransformationRefused):
             return dataclasses.replace(base, status="unsupported", reason=str(result))
@@ -603,16 +615,21 @@ def _prepare(plan: ProblemPlan, metric: Metric, seed: int) -> Callable[[], objec
     return lambda: metric.measure(subject, seed=seed)
 
 
-def _base_record(key: str, measurement: MeasurementPlan, kind: Kind, run: str) -> Record:
-    metric = measurement.metric
+def _base_record(
+    key: str, plan_key: str, metric: Metric, subject: Subject, kind: Kind, run: str
+) -> Record:
+    """The question: which metric of which subject."""
     return Record(
         key=key,
-        plan_key=measurement.key,
+        plan_key=plan_key,
         kind=kind,
         name=metric.name,
         label=metric.label,
         parameters=metric.parameters(),
         version=metric.version,
+        title=getattr(metric, "title", ""),
+        unit=metric.unit_on(subject),
+        space=getattr(metric, "space", ""),
         run=run,
     )
 

@@ -63,6 +63,7 @@ class WeightNorm(Metric):
 
     name = "weight_norm"
     title = "weight norm"
+    unit = "[weight]"
     space = "parameter"
     invariant_under = frozenset({"neuron_rescaling"})
 
