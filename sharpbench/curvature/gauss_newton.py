@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.loss_operators import coordinates
+from sharpbench.curvature.operator import coordinates
 from sharpbench.curvature.taps import Layout, Taps, Use, arranged, squared_lengths
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
     Checks,
     check_gauss_newton,
@@ -22,6 +23,7 @@ from sharpbench.curvature.product_check import (
 from sharpbench.errors import MetricFailed, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
+from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
 
@@ -30,7 +32,6 @@ __all__ = [
     "HessianOperator",
     "InputHessianOperator",
     "ResidualOperator",
-    "coordinates",
     "named_subset",
 ]
 
@@ -172,9 +173,17 @@ class _LossOperator(SymmetricOperator):
         """One vector (P,) of pieces of the parameters' shapes."""
         return self._flat(pieces)
 
-    @staticmethod
-    def real(tensor: Tensor) -> Tensor:
-        return coordinates(tensor)
+    def twin(self, samples: int) -> Self:
+        """The same of the first ``samples``, in float64 and unchecked, on a copy of the network."""
+        return type(self)(
+            private_copy(self.model, torch.float64),
+            self.loss,
+            self.inputs[:samples].double(),
+            _double(self.targets[:samples]),
+            work=self.work,
+            parameters=self.patterns,
+            verify=False,
+        )
 
     def batches_agree(self, agree: bool) -> None:
         """Whether products may be taken a block at a time."""
@@ -544,6 +553,21 @@ class InputHessianOperator(SymmetricOperator):
         self._at = _Point(gradient, x)
         self.checks: Checks = check_input_hessian(self) if verify else {}
 
+    def twin(self, samples: int) -> Self:
+        """The same of the first ``samples``, in float64 and unchecked, on a copy of the network."""
+        return type(self)(
+            private_copy(self.model, torch.float64),
+            self.loss,
+            self.points[:samples].double(),
+            _double(self.targets[:samples]),
+            work=Work(),
+            verify=False,
+        )
+
+    def at(self, points: Tensor) -> Self:
+        """The same at other points of the same targets."""
+        return type(self)(self.model, self.loss, points, self.targets, work=self.work, verify=False)
+
     @property
     def gradient(self) -> Tensor:
         return self._at.gradient.detach()
@@ -572,13 +596,8 @@ class InputHessianOperator(SymmetricOperator):
         return self.check_product(torch.stack(columns, 1))
 
 
-def coordinates(tensor: Tensor) -> Tensor:
-    """What is differentiated in: a complex number counts as its two parts.
-
-    torch's gradient of a real loss in a complex number is ∂ℓ/∂Re + i·∂ℓ/∂Im, so that its parts, and those
-    of each product, are the real derivatives.
-    """
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+def _double(targets: Tensor) -> Tensor:
+    return targets.double() if targets.is_floating_point() else targets
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 
-__all__ = ["MatrixOperator", "SymmetricOperator"]
+__all__ = ["MatrixOperator", "SymmetricOperator", "coordinates"]
 
 
 class SymmetricOperator(ABC):
@@ -65,3 +65,12 @@ class MatrixOperator(SymmetricOperator):
     def matmat(self, vectors: Tensor) -> Tensor:
         self.work.hessian_vector += vectors.shape[1]
         return self.check_product(self.matrix @ vectors.to(self.matrix))
+
+
+def coordinates(tensor: Tensor) -> Tensor:
+    """What is differentiated in: a complex number counts as its two parts.
+
+    torch's gradient of a real loss in a complex number is ∂ℓ/∂Re + i·∂ℓ/∂Im, so that its parts, and those
+    of each product, are the real derivatives.
+    """
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

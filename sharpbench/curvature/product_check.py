@@ -10,26 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
-from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
+from sharpbench.subject import Loss
 
-if TYPE_CHECKING:
-    from sharpbench.curvature.loss_operators import (
-        GaussNewtonOperator,
-        HessianOperator,
-        InputHessianOperator,
-    )
-
-__all__ = ["Checks", "check_gauss_newton", "check_hessian", "check_input_hessian"]
+__all__ = [
+    "Checks",
+    "LinearPart",
+    "OfInputs",
+    "OfParameters",
+    "check_gauss_newton",
+    "check_hessian",
+    "check_input_hessian",
+]
 
 Checks = dict[str, float | str]
 
@@ -42,7 +45,93 @@ _ASIDE = (0.0, 1e-3)
 """Where the product is checked: at the weights, and a little aside, since zero biases sit on kinks."""
 
 
-def check_hessian(operator: HessianOperator) -> Checks:
+class _Checkable(Protocol):
+    """A network's curvature at the points it was given, by its products."""
+
+    model: nn.Module
+    loss: Loss
+    targets: Tensor
+    samples: int
+    work: Work
+
+    def matmat(self, vectors: Tensor) -> Tensor: ...
+
+    def twin(self, samples: int) -> Self:
+        """The same of the first ``samples``, in float64 and unchecked, on a copy of the network."""
+        ...
+
+
+_Operator = TypeVar("_Operator", bound=_Checkable)
+
+
+class OfParameters(_Checkable, Protocol):
+    """A curvature matrix of the mean loss in a network's parameters."""
+
+    inputs: Tensor
+    parameters: list[nn.Parameter]
+    device: torch.device
+
+    def matvec(self, vector: Tensor) -> Tensor: ...
+
+    def share(self) -> Tensor:
+        """The mean loss, within the context of repeated derivatives."""
+        ...
+
+    def plain_share(self) -> Tensor:
+        """The mean loss as the network is written."""
+        ...
+
+    def plain_gradient(self) -> Tensor:
+        """Its gradient (P,) at the weights as they are now, whatever was kept."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of what was kept: the weights are others."""
+        ...
+
+    def pieces(self, vector: Tensor) -> list[Tensor]:
+        """(P,) cut into the shapes of the parameters."""
+        ...
+
+    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
+        """One vector (P,) of such pieces."""
+        ...
+
+    def batches_agree(self, agree: bool) -> None:
+        """Whether products may be taken a block at a time."""
+        ...
+
+
+class LinearPart(OfParameters, Protocol):
+    """A Gauss-Newton matrix."""
+
+    def outputs(self) -> Tensor:
+        """The network's outputs at the weights as they are now."""
+        ...
+
+    def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """J·v and ΛJ·v of all samples, of the outputs' shape."""
+        ...
+
+    def curvature(self, outputs: Tensor, along: Tensor) -> Tensor:
+        """Λ·``along`` at other outputs."""
+        ...
+
+
+class OfInputs(_Checkable, Protocol):
+    """The points' Hessians in their inputs."""
+
+    points: Tensor
+
+    @property
+    def gradient(self) -> Tensor: ...
+
+    def at(self, points: Tensor) -> Self:
+        """The same at other points of the same targets."""
+        ...
+
+
+def check_hessian(operator: OfParameters) -> Checks:
     """Hv against central differences of the gradient, and uᵀHv against vᵀHu.
 
     Raises MetricFailed where the product is not the derivative of the gradient, or a gradient is lost.
@@ -77,7 +166,7 @@ def check_hessian(operator: HessianOperator) -> Checks:
     return {**checks, "product": apart, "symmetry": uneven}
 
 
-def check_gauss_newton(operator: GaussNewtonOperator) -> Checks:
+def check_gauss_newton(operator: LinearPart) -> Checks:
     """⟨c, Jv⟩ against ⟨Jᵀc, v⟩, and Λ(Jv) against central differences of the loss's own gradient.
 
     J is the one that backward() gives, so that what is detached on purpose stays so. Raises MetricFailed.
@@ -126,31 +215,24 @@ def check_gauss_newton(operator: GaussNewtonOperator) -> Checks:
     return {**checks, "product": found}
 
 
-def check_input_hessian(operator: InputHessianOperator) -> Checks:
+def check_input_hessian(operator: OfInputs) -> Checks:
     """Each point's Hessian in its input, as `check_hessian`."""
-    inputs = operator.points[:_FEW]
-    try:
-        model = private_copy(operator.model, torch.float64)
-        y = _double(operator.targets[:_FEW])
-        gradient = _input_gradients(model, operator.loss, y)
-        gradient(inputs.double())
-    except TimeLimitExceeded:
-        raise
-    except Exception as reason:
-        return {"product": f"not made: {in_words(reason)}"}
-    operator.work.gradient += 6 * len(inputs)
-    x = inputs.double()
+    twin = _twin(operator)
+    if isinstance(twin, str):
+        return {"product": f"not made: {twin}"}
+    x = twin.points
+    operator.work.gradient += 6 * len(x)
+    gradient = _input_gradients(twin)
     generator = torch_generator(3)
     size = x.square().mean().sqrt().clamp_min(1e-3)
     v, aside = (size * torch.randn(x.shape, generator=generator).double().to(x) for _ in range(2))
     low = _computes_in_less(lambda: gradient(x))
     apart = math.inf
     for shift in _ASIDE:
-        place = x + shift * aside
-        here = type(operator)(model, operator.loss, place, y, work=Work(), verify=False)
+        here = twin.at(x + shift * aside) if shift else twin
         product = here.matmat(v.reshape(-1, 1))[:, 0]
 
-        def difference(h: float, place: Tensor = place) -> Tensor:
+        def difference(h: float, place: Tensor = here.points) -> Tensor:
             return ((gradient(place + h * v) - gradient(place - h * v)) / (2 * h)).reshape(-1)
 
         apart = min(apart, _least(difference, product, float(here.gradient.norm()), low)[0])
@@ -158,7 +240,7 @@ def check_input_hessian(operator: InputHessianOperator) -> Checks:
             return {"product": apart}
 
     def share() -> Tensor:
-        return operator.loss(model(x.clone().requires_grad_()), y).sum()
+        return twin.loss(twin.model(x.clone().requires_grad_()), twin.targets).sum()
 
     raise MetricFailed(_sentence("the input Hessian's", apart, None, share))
 
@@ -166,30 +248,17 @@ def check_input_hessian(operator: InputHessianOperator) -> Checks:
 # --- how ------------------------------------------------------------------------------------------
 
 
-def _twin(operator: Any) -> Any:
+def _twin(operator: _Operator) -> _Operator | str:
     """The same operator on a few samples in float64, on a copy; a sentence where that doesn't run."""
-    few = min(_FEW, operator.samples)
     try:
-        return type(operator)(
-            private_copy(operator.model, torch.float64),
-            operator.loss,
-            operator.inputs[:few].double(),
-            _double(operator.targets[:few]),
-            work=operator.work,
-            parameters=operator.patterns,
-            verify=False,
-        )
+        return operator.twin(min(_FEW, operator.samples))
     except TimeLimitExceeded:
         raise
     except Exception as reason:
         return f"the network was not checked in float64 ({in_words(reason)})"
 
 
-def _double(targets: Tensor) -> Tensor:
-    return targets.double() if targets.is_floating_point() else targets
-
-
-def _silent(twin: Any) -> list[int]:
+def _silent(twin: OfParameters) -> list[int]:
     """The numbers of the parameters that get no gradient."""
     with torch.enable_grad():
         share = twin.share()
@@ -199,7 +268,7 @@ def _silent(twin: Any) -> list[int]:
     return [i for i, g in enumerate(found) if g is None]
 
 
-def _check_silent(twin: Any, numbers: Sequence[int]) -> Checks:
+def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
     """Parameters without gradient on which the loss depends: cut off on purpose, or lost on the way?
 
     ``numbers``: those of the parameters without gradient.
@@ -233,20 +302,20 @@ def _check_silent(twin: Any, numbers: Sequence[int]) -> Checks:
     return {"parameters without gradient": told}
 
 
-def _direction(twin: Any, skipped: Sequence[int], seed: int) -> Tensor:
+def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Tensor:
     """A random direction (P,) of each parameter's own size, zero in those ``skipped``."""
     generator = torch_generator(seed)
     pieces = []
     for i, parameter in enumerate(twin.parameters):
-        p = twin.real(parameter.detach())
+        p = coordinates(parameter.detach())
         drawn = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
         size = p.square().mean().sqrt().clamp_min(1e-2) if p.numel() else 0.0
         pieces.append((0.0 if i in skipped else size) * drawn.reshape(-1))
     return torch.cat(pieces)
 
 
-def _reached(twin: Any, skipped: Sequence[int]) -> Tensor:
-    sizes = [twin.real(p).numel() for p in twin.parameters]
+def _reached(twin: OfParameters, skipped: Sequence[int]) -> Tensor:
+    sizes = [coordinates(p).numel() for p in twin.parameters]
     return torch.cat(
         [
             torch.full((n,), i not in skipped, dtype=torch.bool, device=twin.device)
@@ -256,7 +325,7 @@ def _reached(twin: Any, skipped: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def _moved(twin: Any, direction: Tensor, length: float) -> Iterator[None]:
+def _moved(twin: OfParameters, direction: Tensor, length: float) -> Iterator[None]:
     """The weights at w + length·direction, within; what was kept at w is forgotten."""
     kept = [p.detach().clone() for p in twin.parameters]
     twin.forget()
@@ -294,7 +363,7 @@ def _least(
 
 
 def _settled(
-    twin: Any, compare: Callable[[bool], tuple[float, Tensor, float]], whose: str
+    twin: OfParameters, compare: Callable[[bool], tuple[float, Tensor, float]], whose: str
 ) -> tuple[float, float]:
     """Deviation and asymmetry, each the better of the two places. Raises MetricFailed."""
     low = _computes_in_less(twin.plain_gradient)
@@ -372,22 +441,18 @@ def _computes_in_less(run: Callable[[], Any]) -> bool:
     return seen.low
 
 
-def _batches_agree(twin: Any, u: Tensor, v: Tensor) -> bool:
+def _batches_agree(twin: OfParameters, u: Tensor, v: Tensor) -> bool:
     """Whether a block of products is that of single ones."""
     block = twin.matmat(torch.stack([u, v], 1))
     single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
     return bool((block - single).norm() <= 1e-7 * single.norm().clamp_min(1e-300))
 
 
-def _input_gradients(
-    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], y: Tensor
-) -> Callable[[Tensor], Tensor]:
-    from sharpbench.formulas.context import repeatedly_differentiable
-
+def _input_gradients(twin: OfInputs) -> Callable[[Tensor], Tensor]:
     def gradient(x: Tensor) -> Tensor:
         free = x.detach().clone().requires_grad_()
         with repeatedly_differentiable(), torch.enable_grad():
-            total = loss(model(free), y).sum()
+            total = twin.loss(twin.model(free), twin.targets).sum()
             (found,) = torch.autograd.grad(total, free, materialize_grads=True)
         return found
 

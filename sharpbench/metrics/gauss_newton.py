@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.curvature.lanczos import extreme_eigenvalues
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, coordinates, named_subset
+from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
+from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
