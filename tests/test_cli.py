@@ -274,21 +274,21 @@ def test_measure_loads_everyday_networks_and_says_what_is_wrong_with_others(
     right = [("Logits", ""), ("Tied", ""), ("Tied", "tied.safetensors"), ("mlp", "")]
     right += [("mlp", f) for f in ("plain.pt", "parallel.pt", "compiled.pt", "ckpt.pt", "model.pt")]
     right += [("mlp", "half.bin")]
-    values = {}
+    ends = {}
     for builder, weights in [*wrong, *right]:
         command = ["sharpbench", "measure", "--model", f"entering_nets:{builder}", "--json"]
         command += ["--dataset", "digits", "--metric", "margin", "--param", "samples=20"]
         monkeypatch.setattr(sys, "argv", command + (["--weights", weights] if weights else []))
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        output, said = capsys.readouterr()
-        if (builder, weights) in wrong:
-            assert ended.value.code == 2, (builder, weights)
-            assert wrong[builder, weights] in said
-            assert len(said.splitlines()) == 1
-        else:
-            assert ended.value.code == 0, (builder, weights, said)
-            values[builder, weights] = json.loads(output)["value"]
+        ends[builder, weights] = (ended.value.code, *capsys.readouterr())
+    for asked, told in wrong.items():
+        code, _, said = ends[asked]
+        assert (code, len(said.splitlines())) == (2, 1), asked
+        assert told in said
+    for asked in right:
+        assert ends[asked][0] == 0, (asked, ends[asked])
+    values = {asked: json.loads(ends[asked][1])["value"] for asked in right}
     plain = values.pop(("mlp", ""))
     assert values.pop(("Tied", "tied.safetensors")) == values.pop(("Tied", ""))
     assert all(v == pytest.approx(plain, rel=1e-2) for v in values.values())

@@ -142,13 +142,16 @@ def test_only_the_same_points_and_direction_share_a_pass(moons, change, shared):
     model = network_with(0.5)
     loss = LossOfBatch(model, F.cross_entropy, x, y, 0)
     assert (recipe._parts(model, loss) is not None) == shared
-    if shared:
-        common, rest = recipe._parts(model, loss)
-        assert [len(common), len(rest)] == [2, 4]
-        first = LossOfBatch(
-            nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)), F.cross_entropy, x, y, 0
-        )
-        assert recipe._parts(first.model, first) is None
+
+
+def test_what_is_shared_ends_before_the_first_part_that_looks_at_the_mode(moons):
+    recipe = recipes.create("crr", {"penalty_batch": None})
+    x, y = moons.train_inputs[:40].double(), moons.train_targets[:40]
+    model = network_with(0.5)
+    common, rest = recipe._parts(model, LossOfBatch(model, F.cross_entropy, x, y, 0))
+    assert [len(common), len(rest)] == [2, 4]
+    first = LossOfBatch(nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2)), F.cross_entropy, x, y, 0)
+    assert recipe._parts(first.model, first) is None
 
 
 class DropsByFunction(nn.Module):

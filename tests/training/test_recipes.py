@@ -71,6 +71,19 @@ def test_callbacks_cannot_disturb_training(digits):
     assert seen == [(1, False), (2, False)]
 
 
+def test_a_callback_sees_the_network_of_its_epoch(moons):
+    seen = {}
+    _, log = train(
+        moons, "adam", epochs=3, seed=5, callbacks=[lambda e, m: seen.update({e: weights(m)})]
+    )
+    assert list(seen) == [1, 2, 3]
+    assert [row["epoch"] for row in log.epochs] == [1, 2, 3]
+    for epoch, then in seen.items():
+        alone, short = train(moons, "adam", epochs=epoch, seed=5)
+        assert torch.equal(weights(alone), then)
+        assert short.epochs[-1]["test_loss"] == log.epochs[epoch - 1]["test_loss"]
+
+
 def test_sam_without_radius_is_its_base(moons):
     base, _ = train(moons, "adam", epochs=2, lr=1e-2)
     sam, _ = train(moons, "sam", base="adam", rho=0.0, epochs=2, lr=1e-2)
