@@ -58,15 +58,29 @@ def output_curvature(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tens
     free = outputs.detach().requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(loss(free, targets).sum(), free, create_graph=True)
-        columns = [
-            torch.autograd.grad(column.sum(), free, retain_graph=True, materialize_grads=True)[0]
-            if column.requires_grad
-            else torch.zeros_like(free)
-            for column in slope.unbind(1)
-        ]
-    matrix = torch.stack(columns, 2)
+        matrix = _columns(slope, free)
     values, vectors = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
     return values, vectors
+
+
+def _columns(slope: Tensor, free: Tensor) -> Tensor:
+    """∂slope/∂free of each sample, (N, C, C), from as many backward passes as there are outputs, in one
+    where the loss's operations can be batched."""
+    if not slope.requires_grad:  # a loss that is linear in the outputs
+        return slope.new_zeros((*slope.shape, slope.shape[1]))
+    units = torch.eye(slope.shape[1], dtype=slope.dtype, device=slope.device)
+    units = units.unsqueeze(1).expand(-1, *slope.shape)
+    try:
+        (columns,) = torch.autograd.grad(
+            slope, free, units, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    except RuntimeError:  # torch has no batching rule for one of them
+        each = [
+            torch.autograd.grad(slope, free, unit, retain_graph=True, allow_unused=True)[0]
+            for unit in units
+        ]
+        columns = None if each[0] is None else torch.stack(each)
+    return torch.zeros_like(units).movedim(0, 2) if columns is None else columns.movedim(0, 2)
 
 
 def gauss_newton_trace(
@@ -374,16 +388,16 @@ def _terms(
     outputs, uses = _run(model, x, parameters, work)
     _check_as_planned(outputs, uses, plan, start)
     values, vectors = output_curvature(loss, outputs, y)
-    largest = float(values.abs().max())
+    sizes = values.abs().amax(0)
+    # Cross-entropy does not see a common shift of the logits.
+    seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for column in range(outputs.shape[1]):
-        if float(values[:, column].abs().max()) <= 1e-14 * largest:
-            continue  # cross-entropy does not see a common shift of the logits
+    for column in seen:
         deltas = _gradients(outputs, uses, vectors[:, :, column])
         work.gradient += len(x)
         lengths = squared_lengths(_placed(uses, plan.layouts, deltas), len(x))
-        for each in lengths.values():
-            total += values[:, column].double() * each.double()
+        if lengths:
+            total += values[:, column].double() * torch.stack([*lengths.values()]).double().sum(0)
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -174,31 +175,70 @@ def squared_lengths(
     """‖∂(v·f)ᵢ/∂p‖² of each sample, (N,), for each parameter, from the gradients at the taps."""
     shares: dict[nn.Parameter, list[_Outer | Tensor]] = {}
     for use, layout, delta in uses:
+        slope = _Slope(delta, layout, samples)
         for term in use.terms:
             term.check_unchanged()
-            shares.setdefault(term.parameter, []).append(term.gradient(delta, layout, samples))
+            shares.setdefault(term.parameter, []).append(term.gradient(slope))
     return {p: _squared_length(each) for p, each in shares.items()}
+
+
+class _Factor:
+    """A tensor (N, G, D, L), with what several gradients need of it computed once."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Σ over the last two axes of the squares, (N, G)."""
+        lengths: Tensor = torch.linalg.vector_norm(self.tensor, dim=(2, 3))
+        return lengths.square()
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """Products of the places, (N, G, L, L)."""
+        return self.tensor.mT @ self.tensor
+
+
+class _Slope:
+    """The gradient at a tap, in the layout of its samples; its rows serve all terms of the use."""
+
+    def __init__(self, delta: Tensor, layout: Layout, samples: int) -> None:
+        self.delta, self.layout, self.samples = delta, layout, samples
+
+    def arranged(self, tensor: Tensor) -> Tensor:
+        """(N, T, …) of a tensor in this layout."""
+        return arranged(tensor, self.layout, self.samples)
+
+    def rows_of(self, tensor: Tensor) -> Tensor:
+        """(N, 1, D, L) of (…, D)."""
+        return self.arranged(tensor).flatten(1, -2).mT.unsqueeze(1)
+
+    @cached_property
+    def rows(self) -> _Factor:
+        return _Factor(self.rows_of(self.delta))
 
 
 @dataclass(frozen=True)
 class _Outer:
     """The gradient Σ_l a_l ⊗ b_l of each sample and group: a (N, G, A, L), b (N, G, B, L)."""
 
-    a: Tensor
-    b: Tensor
+    a: _Factor
+    b: _Factor
 
     def dense(self) -> Tensor:
-        product: Tensor = self.a @ self.b.mT
+        product: Tensor = self.a.tensor @ self.b.tensor.mT
         return product.flatten(1)
 
     def squared_length(self) -> Tensor:
-        height, width, places = self.a.shape[2], self.b.shape[2], self.a.shape[3]
+        a, b = self.a.tensor, self.b.tensor
+        height, width, places = a.shape[2], b.shape[2], a.shape[3]
         if places == 1:
-            length = (self.a.square().sum((2, 3)) * self.b.square().sum((2, 3))).sum(1)
+            length = (self.a.squares * self.b.squares).sum(1)
         elif places * (height + width) < height * width:
-            length = ((self.a.mT @ self.a) * (self.b.mT @ self.b)).sum((1, 2, 3))
+            length = (self.a.gram * self.b.gram).sum((1, 2, 3))
         else:
-            length = (self.a @ self.b.mT).square().sum((1, 2, 3))
+            length = (a @ b.mT).square().sum((1, 2, 3))
         return length
 
 
@@ -206,14 +246,14 @@ def _squared_length(shares: list[_Outer | Tensor]) -> Tensor:
     """Of the sum of a parameter's shares; it has several when it is used more than once."""
     outer = [s for s in shares if isinstance(s, _Outer)]
     if len(outer) == len(shares):
-        kinds = {(o.a.shape[:3], o.b.shape[:3]) for o in outer}
-        if len(kinds) == 1:
-            first = outer[0]
-            if len(outer) > 1:
-                first = _Outer(
-                    torch.cat([o.a for o in outer], 3), torch.cat([o.b for o in outer], 3)
-                )
-            return first.squared_length()
+        if len(outer) == 1:
+            return outer[0].squared_length()
+        if len({(o.a.tensor.shape[:3], o.b.tensor.shape[:3]) for o in outer}) == 1:
+            both = (
+                _Factor(torch.cat([factor.tensor for factor in factors], 3))
+                for factors in zip(*((o.a, o.b) for o in outer), strict=True)
+            )
+            return _Outer(*both).squared_length()
     total = shares[0].dense() if isinstance(shares[0], _Outer) else shares[0]
     for share in shares[1:]:
         total = total + (share.dense() if isinstance(share, _Outer) else share)
@@ -246,13 +286,9 @@ class _Term:
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return layout != "second" or len(shape) > 2
 
-    def gradient(self, delta: Tensor, layout: Layout, samples: int) -> _Outer | Tensor:
+    def gradient(self, slope: _Slope) -> _Outer | Tensor:
+        """Each sample's, (N, …), from that of the call's output. What ``data`` adds is kept."""
         raise NotImplementedError
-
-
-def _rows(tensor: Tensor, layout: Layout, samples: int) -> Tensor:
-    """(N, 1, D, L) of (…, D)."""
-    return arranged(tensor, layout, samples).flatten(1, -2).mT.unsqueeze(1)
 
 
 @dataclass
@@ -260,13 +296,16 @@ class _Linear(_Term):
     """y = x·pᵀ, or x·p where ``transposed``."""
 
     transposed: bool = False
+    kept: _Factor | None = None
 
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return len(shape) > (2 if layout == "second" else 1)
 
-    def gradient(self, delta: Tensor, layout: Layout, samples: int) -> _Outer:
+    def gradient(self, slope: _Slope) -> _Outer:
         assert self.data is not None
-        out, into = _rows(delta, layout, samples), _rows(self.data, layout, samples)
+        if self.kept is None:
+            self.kept = _Factor(slope.rows_of(self.data))
+        out, into = slope.rows, self.kept
         return _Outer(into, out) if self.transposed else _Outer(out, into)
 
 
@@ -279,15 +318,15 @@ class _Embedding(_Term):
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return len(shape) > (2 if layout == "second" else 1)
 
-    def gradient(self, delta: Tensor, layout: Layout, samples: int) -> _Outer:
+    def gradient(self, slope: _Slope) -> _Outer:
         assert self.data is not None
         kinds = len(self.parameter)
         if self.data.numel() * kinds > _MOST_CODES:
             raise MetricFailed("an embedding's one-hot codes are too many")
-        hot = F.one_hot(self.data, kinds).to(delta.dtype)
+        hot = F.one_hot(self.data, kinds).to(slope.delta.dtype)
         if self.padding is not None:
             hot[..., self.padding] = 0
-        return _Outer(_rows(hot, layout, samples), _rows(delta, layout, samples))
+        return _Outer(_Factor(slope.rows_of(hot)), slope.rows)
 
 
 @dataclass
@@ -301,34 +340,25 @@ class _Convolution(_Term):
     dilation: tuple[int, ...] = ()
     groups: int = 1
     transposed: bool = False
-    kept: Tensor | None = None
+    kept: _Factor | None = None
 
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return layout != "second" and len(shape) == len(self.kernel) + 2
 
-    def gradient(self, delta: Tensor, layout: Layout, samples: int) -> _Outer:
+    def gradient(self, slope: _Slope) -> _Outer:
         assert self.data is not None
-        if self.transposed:
-            whole, cut = self.data, self._patches(delta, self.data.shape[2:])
-        else:
-            whole, cut = delta, self._input_patches(delta.shape[2:])
-        return _Outer(
-            self._grouped(whole.flatten(2), layout, samples), self._grouped(cut, layout, samples)
-        )
+        whole, cut = (self.data, slope.delta) if self.transposed else (slope.delta, self.data)
+        patches = self.kept
+        if patches is None:
+            patches = _Factor(self._grouped(self._patches(cut, whole.shape[2:]), slope))
+            if not self.transposed and patches.tensor.numel() <= _KEPT_PATCHES:
+                self.kept = patches
+        return _Outer(_Factor(self._grouped(whole.flatten(2), slope)), patches)
 
-    def _input_patches(self, places: Sequence[int]) -> Tensor:
-        if self.kept is not None:
-            return self.kept
-        assert self.data is not None
-        patches = self._patches(self.data, places)
-        if patches.numel() <= _KEPT_PATCHES:
-            self.kept = patches
-        return patches
-
-    def _grouped(self, t: Tensor, layout: Layout, samples: int) -> Tensor:
+    def _grouped(self, t: Tensor, slope: _Slope) -> Tensor:
         """(N, G, C/G, T·L) of (N·T, C, L)."""
-        each = arranged(t, layout, samples).transpose(1, 2)  # (N, C, T, L)
-        return each.reshape(samples, self.groups, each.shape[1] // self.groups, -1)
+        each = slope.arranged(t).transpose(1, 2)  # (N, C, T, L)
+        return each.reshape(slope.samples, self.groups, each.shape[1] // self.groups, -1)
 
     def _patches(self, x: Tensor, places: Sequence[int]) -> Tensor:
         """(N, C·K, L): what the kernel sees at each place."""
@@ -360,13 +390,17 @@ class _Broadcast(_Term):
     def _padded(self, axes: int) -> tuple[int, ...]:
         return (1,) * (axes - len(self.shape)) + self.shape
 
-    def gradient(self, delta: Tensor, layout: Layout, samples: int) -> Tensor:
-        axes = delta.ndim
-        each = delta if self.data is None else delta * self.data
-        each = arranged(each, layout, samples)
+    def gradient(self, slope: _Slope) -> _Outer | Tensor:
+        axes = slope.delta.ndim
+        alone = self.data is None and slope.layout == "first" and axes == 2
+        if alone and self._padded(2)[1] == slope.delta.shape[1]:
+            one = slope.delta.new_full((slope.samples, 1, 1, 1), self.sign)
+            return _Outer(_Factor(one), slope.rows)  # whose squares the weight's share needs, too
+        each = slope.arranged(slope.delta if self.data is None else slope.delta * self.data)
         rest = self._padded(axes)[axes - (each.ndim - 2) :]
-        over = [1] + [2 + i for i, s in enumerate(rest) if s == 1]
-        return self.sign * each.sum(over).reshape(samples, -1)
+        over = [axis for axis, size in enumerate((1, *rest), 1) if size == 1 < each.shape[axis]]
+        summed = each.sum(over) if over else each
+        return self.sign * summed.reshape(slope.samples, -1)
 
 
 # --- the rules --------------------------------------------------------------------------------------
