@@ -485,37 +485,26 @@ class GaussNewtonOperator(_LossOperator):
         return torch.stack([self._product(graph, v) for v in vectors.unbind(1)], 1)
 
 
-class ResidualOperator(SymmetricOperator):
+class ResidualOperator(HessianOperator):
     """H − G: the part of the Hessian that comes from the network's own second derivatives.
+
+    It is the Hessian of (1/N) Σᵢ ⟨∂ℓ/∂f(f(xᵢ), yᵢ), f_w(xᵢ)⟩ with the slope ∂ℓ/∂f held fixed, so that a
+    product takes what one with H takes, and its check is that of H: the network is differentiated twice
+    by the same operations, the loss once.
 
     In a network that is piecewise linear and uses each layer once, the outputs are linear in any one
     parameter, so that the diagonal of H − G, and with it its trace, is zero.
     """
 
-    def __init__(self, hessian: HessianOperator, gauss_newton: GaussNewtonOperator) -> None:
-        self.hessian, self.gauss_newton = hessian, gauss_newton
-        self.dimension, self.dtype, self.device = hessian.dimension, hessian.dtype, hessian.device
-        self.samples, self.work = hessian.samples, hessian.work
+    def _share(self, x: Tensor, y: Tensor) -> Tensor:
+        outputs: Tensor = self.model(x)
+        free = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(self.loss(free, y).sum() / self.samples, free)
+        return (slope * outputs).sum()
 
-    @property
-    def checks(self) -> Checks:
-        """Those of both parts; a deviation is the larger one."""
-        other = self.gauss_newton.checks
-        return {
-            name: max(found, other[name])
-            if isinstance(found, float) and isinstance(other.get(name), float)
-            else found
-            for name, found in self.hessian.checks.items()
-        }
-
-    def matmat(self, vectors: Tensor) -> Tensor:
-        return self.hessian.matmat(vectors) - self.gauss_newton.matmat(vectors)
-
-    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
-        """As those of both."""
-        pairs = (part.group_products(vectors, groups) for part in (self.hessian, self.gauss_newton))
-        for full, linear in zip(*pairs, strict=True):
-            yield full - linear
+    def _checked(self) -> Checks:
+        raise AssertionError("held to the check of the Hessian beside it")
 
 
 @dataclass

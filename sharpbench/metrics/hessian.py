@@ -13,7 +13,6 @@ from torch import Tensor
 from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
 from sharpbench.curvature.lanczos import Which, extreme_eigenvalues, spectral_density
 from sharpbench.curvature.loss_operators import (
-    GaussNewtonOperator,
     HessianOperator,
     ResidualOperator,
 )
@@ -266,9 +265,16 @@ class HessianTrace(ProbeBudget, _TraceMethod):
             result = TraceResult(known.value, 0.0, True, 0)
             points = sampling_error(known.terms / operator.samples, population)
             return self._measurement(operator, result, points, details)
-        other = self._operator(GaussNewtonOperator, subject, seed, operator.work)
-        assert isinstance(other, GaussNewtonOperator)
-        rest = ResidualOperator(operator, other)
+        rest = ResidualOperator(
+            operator.model,
+            operator.loss,
+            operator.inputs,
+            operator.targets,
+            work=operator.work,
+            memory_budget=self.memory_budget,
+            parameters=self.parameters_of,
+            verify=False,
+        )
         result = estimate_trace(
             rest,
             offset=known.value,

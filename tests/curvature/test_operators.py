@@ -9,6 +9,7 @@ from sharpbench.curvature.loss_operators import (
     GaussNewtonOperator,
     HessianOperator,
     InputHessianOperator,
+    ResidualOperator,
 )
 from sharpbench.curvature.operator import MatrixOperator
 from sharpbench.curvature.trace import estimate_trace, squared_frobenius_norm
@@ -253,6 +254,20 @@ def test_the_exact_gauss_newton_trace_equals_that_of_the_dense_matrix(name, shap
     part = gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=Work(), only=[one])
     only = GaussNewtonOperator(model, CROSS_ENTROPY, x, y, work=Work(), parameters=[name]).dense()
     assert part.value == pytest.approx(float(only.trace()), rel=1e-10)
+
+
+@pytest.mark.parametrize("budget", [1 << 30, 4000])
+def test_the_residual_is_the_hessian_less_the_gauss_newton_matrix(budget):
+    model, x, y = problem(widths=[6], activation="gelu")
+    jacobian_part = GaussNewtonOperator(model, CROSS_ENTROPY, x, y, work=Work()).dense()
+    operator = ResidualOperator(
+        model, CROSS_ENTROPY, x, y, work=Work(), memory_budget=budget, verify=False
+    )
+    exact = dense_hessian(model, CROSS_ENTROPY, x, y) - jacobian_part
+    assert torch.allclose(operator.dense(), exact, rtol=1e-10, atol=1e-12)
+    groups = list(torch.arange(11).tensor_split(3))
+    shares = operator.group_products(torch.eye(operator.dimension), groups)
+    assert torch.allclose(sum(shares), exact, rtol=1e-10, atol=1e-12)
 
 
 def test_the_input_hessian_is_block_diagonal():
