@@ -19,6 +19,7 @@ from sharpbench.evaluation.calibration import (
     expected_calibration_error,
     reliability,
 )
+from sharpbench.outputs import confidence, margin, output_norm
 from sharpbench.seeds import numpy_generator
 from sharpbench.subject import Splits, batched_outputs
 
@@ -31,7 +32,7 @@ __all__ = [
     "reliability_diagram",
 ]
 
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ FIGURES = {
     "test_error": Meaning("test error"),
     "brier_score": Meaning("Brier score"),
     "mean_confidence": Meaning("mean confidence"),
-    "logit_norm": Meaning("logit norm", "logits"),
+    "logit_norm": Meaning("norm of the centred logits", "logits"),
     "margin": Meaning("logit margin", "logits"),
     "gap": Meaning("generalization gap"),
     "loss_gap": Meaning("loss gap", "nats"),
@@ -66,11 +67,16 @@ _HARD_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Figure:
-    """One evaluated quantity over ``samples`` samples."""
+    """One evaluated quantity over ``samples`` samples.
+
+    ``standard_error``: None where a single sample tells none. ``interval``: the 95% interval of a figure
+    that has no symmetric one.
+    """
 
     value: float
-    standard_error: float
+    standard_error: float | None
     samples: int
+    interval: tuple[float, float] | None = None
 
 
 def evaluate(
@@ -82,10 +88,12 @@ def evaluate(
     error − train error), ``loss_gap``, ``ece`` and ``brier_score`` on test data, ``hard_accuracy``
     (on the 20% of test points with the lowest confidence), ``mean_confidence``, ``logit_norm``
     (mean ℓ₂ norm of the centred logits) and ``margin`` (mean of the true class' logit minus the
-    largest other one). Standard errors are those of means over samples; the gaps add both splits';
-    the ECE's is a bootstrap over test samples. ``ece_debiased`` is the ECE without what chance adds to
-    it, ``ece_floor`` what a calibrated network of the same confidences shows, with its spread for a
-    standard error: an ECE within it tells nothing.
+    largest other one). Standard errors are those of means over samples, of a share of samples after
+    Agresti & Coull (Am. Stat. 52, 1998), so that no error among few samples is not certain to be none; the
+    gaps add both splits'; the ECE's is a bootstrap over test samples: its spread, not its bias.
+    ``ece_debiased`` is the ECE without what chance adds to it, with an interval, ``ece_floor`` what a
+    calibrated network of the same confidences shows, with its spread for a standard error: an ECE within it
+    tells nothing.
 
     Raises InputError for a regression: none of these is defined there.
     """
@@ -95,9 +103,9 @@ def evaluate(
     test = _outcomes(model, splits.test_inputs, splits.test_targets)
     figures = {
         "train_loss": _mean(train.loss),
-        "train_error": _mean(train.wrong),
+        "train_error": _share(train.wrong),
         "test_loss": _mean(test.loss),
-        "test_error": _mean(test.wrong),
+        "test_error": _share(test.wrong),
         "brier_score": _mean(test.brier),
         "mean_confidence": _mean(test.confidence),
         "logit_norm": _mean(test.logit_norm),
@@ -107,7 +115,7 @@ def evaluate(
     figures["loss_gap"] = _difference(figures["test_loss"], figures["train_loss"])
     hardest = np.argsort(test.confidence, kind="stable")
     hardest = hardest[: max(1, round(_HARD_SHARE * len(hardest)))]
-    figures["hard_accuracy"] = _mean(1 - test.wrong[hardest])
+    figures["hard_accuracy"] = _share(1 - test.wrong[hardest])
     figures |= _calibration(test, ece_bins, seed)
     return figures
 
@@ -157,42 +165,49 @@ class _Outcomes:
 
 
 def _outcomes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> _Outcomes:
-    logits = batched_outputs(model, inputs).double().cpu().numpy()
-    labels = targets.cpu().numpy()
-    rows = np.arange(len(labels))
+    outputs, targets = batched_outputs(model, inputs).double().cpu(), targets.cpu()
+    logits, labels = outputs.numpy(), targets.numpy()
     log_probabilities = log_softmax(logits, axis=1)
-    probabilities = np.exp(log_probabilities)
-    others = logits.copy()
-    others[rows, labels] = -np.inf
     return _Outcomes(
-        loss=-log_probabilities[rows, labels],
+        loss=-log_probabilities[np.arange(len(labels)), labels],
         wrong=(logits.argmax(1) != labels).astype(float),
-        confidence=probabilities.max(1),
-        brier=brier_score(probabilities, labels),
-        logit_norm=np.linalg.norm(logits - logits.mean(1, keepdims=True), axis=1),
-        margin=logits[rows, labels] - others.max(1),
+        confidence=confidence(outputs).numpy(),
+        brier=brier_score(np.exp(log_probabilities), labels),
+        logit_norm=output_norm(outputs, centred=True).numpy(),
+        margin=margin(outputs, targets).numpy(),
     )
 
 
 def _mean(values: np.ndarray) -> Figure:
-    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return Figure(float(values.mean()), spread / math.sqrt(len(values)), len(values))
+    n = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+    return Figure(float(values.mean()), error, n)
+
+
+def _share(hits: np.ndarray) -> Figure:
+    """The share of ``hits`` (0 or 1), with the error of two more of either kind."""
+    n = len(hits)
+    likely = (float(hits.sum()) + 2) / (n + 4)
+    return Figure(float(hits.mean()), math.sqrt(likely * (1 - likely) / (n + 4)), n)
 
 
 def _difference(a: Figure, b: Figure) -> Figure:
-    error = math.hypot(a.standard_error, b.standard_error)
+    told = a.standard_error is not None and b.standard_error is not None
+    error = math.hypot(a.standard_error or 0.0, b.standard_error or 0.0) if told else None
     return Figure(a.value - b.value, error, min(a.samples, b.samples))
 
 
 def _calibration(test: _Outcomes, bins: int, seed: int) -> dict[str, Figure]:
     rng = numpy_generator(seed)
-    confidence, correct = test.confidence, 1 - test.wrong
-    draws = rng.integers(0, len(correct), (_RESAMPLES, len(correct)))
-    resampled = [expected_calibration_error(confidence[d], correct[d], bins) for d in draws]
-    value = expected_calibration_error(confidence, correct, bins)
-    found = {
-        "ece": (value, float(np.std(resampled, ddof=1))),
-        "ece_debiased": debiased_calibration_error(confidence, correct, bins, rng=rng),
-        "ece_floor": calibrated_floor(confidence, bins, rng=rng),
+    sure, correct = test.confidence, 1 - test.wrong
+    n = len(correct)
+    draws = rng.integers(0, n, (_RESAMPLES, n))
+    resampled = [expected_calibration_error(sure[d], correct[d], bins) for d in draws]
+    value = expected_calibration_error(sure, correct, bins)
+    own = debiased_calibration_error(sure, correct, bins)
+    floor, spread = calibrated_floor(sure, bins, rng=rng)
+    return {
+        "ece": Figure(value, float(np.std(resampled, ddof=1)) if n > 1 else None, n),
+        "ece_debiased": Figure(own.value, own.standard_error, n, (own.low, own.high)),
+        "ece_floor": Figure(floor, spread, n),
     }
-    return {name: Figure(*pair, len(correct)) for name, pair in found.items()}

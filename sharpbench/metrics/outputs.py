@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from sharpbench.measurement import Measurement, Work
@@ -22,6 +20,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
+from sharpbench.outputs import confidence, margin, output_norm
 from sharpbench.registry import Plugin
 from sharpbench.subject import Subject, batched_outputs
 
@@ -82,8 +81,7 @@ class LogitNorm(_OutputMetric):
     invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation"}
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        norms: Tensor = outputs.flatten(1).norm(dim=1)
-        return norms
+        return output_norm(outputs)
 
 
 @metrics.register
@@ -99,9 +97,7 @@ class Margin(_ClassMetric):
     unit = "[output]"
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        own: Tensor = outputs.gather(1, targets.unsqueeze(1)).squeeze(1)
-        others = outputs.masked_fill(F.one_hot(targets, outputs.shape[1]).bool(), -math.inf)
-        return own - others.max(1).values
+        return margin(outputs, targets)
 
 
 @metrics.register
@@ -118,4 +114,4 @@ class MeanConfidence(_ClassMetric):
     scales_with_logits = False
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.softmax(1).max(1).values
+        return confidence(outputs)

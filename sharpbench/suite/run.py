@@ -519,6 +519,7 @@ class _SubjectRun(_Run):
                 value=figure.value,
                 standard_error=figure.standard_error,
                 samples=figure.samples,
+                details={"interval": list(figure.interval)} if figure.interval else {},
                 parameters={"bins": self.plan.ece_bins} if name.startswith("ece") else {},
                 **common,
             )

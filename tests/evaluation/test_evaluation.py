@@ -8,9 +8,10 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 
+from sharpbench.analysis.calibration import binomial_interval
 from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
-    _gaps,
+    _bins,
     brier_score,
     calibrated_floor,
     debiased_calibration_error,
@@ -63,48 +64,94 @@ def test_the_floor_of_one_bin_is_the_mean_absolute_deviation_of_a_binomial():
     assert spread == pytest.approx(np.sqrt(c * (1 - c) / n - exact**2), rel=0.1)
 
 
-def _calibration_errors(overconfidence: float, n: int, networks: int = 300) -> np.ndarray:
-    """Plain and debiased ECE, its error and the true one, of networks that are overconfident by so much."""
+SURE = 1 - 1e-6
+
+
+def drawn_confidences(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Evenly from 0.6 to 1; most of them near 1, as on MNIST; or all of them (1 − 10⁻⁶)."""
+    if kind == "even":
+        return rng.uniform(0.6, 1, n)
+    return 1 - 0.5 * rng.uniform(size=n) ** 19 if kind == "confident" else np.full(n, SURE)
+
+
+def simulated(kind: str, overconfidence: float, n: int, networks: int = 400) -> np.ndarray:
+    """Plain and debiased ECE and the latter's interval, of networks that are overconfident by so much."""
     rng = numpy_generator(2)
     rows = []
     for _ in range(networks):
-        confidence = rng.uniform(0.6, 1, n)
+        confidence = drawn_confidences(kind, n, rng)
         correct = rng.uniform(size=n) < confidence - overconfidence
         plain = expected_calibration_error(confidence, correct, 10)
-        rows.append([plain, *debiased_calibration_error(confidence, correct, 10, rng=rng)])
+        found = debiased_calibration_error(confidence, correct, 10)
+        rows.append([plain, found.value, found.low, found.high, found.standard_error])
     return np.array(rows)
 
 
 @pytest.mark.parametrize(
     ("overconfidence", "allowed"), [(0.0, 0.3), (0.02, 0.45), (0.05, 0.45), (0.1, 0.1), (0.3, 0.1)]
 )
-def test_the_debiased_error_has_less_bias_and_covers(overconfidence, allowed):
-    floor = _calibration_errors(0.0, 1000)[:, 0].mean()
-    _, debiased, error = _calibration_errors(overconfidence, 1000).T
-    bias = debiased.mean() - overconfidence
-    assert abs(bias) < allowed * floor
-    assert np.sqrt(np.mean((debiased - overconfidence) ** 2)) == pytest.approx(
-        error.mean(), rel=0.2
-    )
-    covered = np.mean(np.abs(debiased - overconfidence) < 1.96 * error)
-    assert covered > (0.85 if overconfidence in (0.02, 0.05) else 0.92)
+def test_the_debiased_error_has_less_bias(overconfidence, allowed):
+    floor = simulated("even", 0.0, 1000)[:, 0].mean()
+    debiased = simulated("even", overconfidence, 1000)[:, 1]
+    assert abs(debiased.mean() - overconfidence) < allowed * floor
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "overconfidence"),
+    [("even", 1000, e) for e in (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3)]
+    + [("even", 200, 0.03), ("even", 5000, 0.015)]
+    + [("confident", 1000, e) for e in (0.0, 0.003, 0.01, 0.05)]
+    + [("sure", 1000, 0.01), ("sure", 3000, 0.003)],
+)
+def test_the_interval_of_the_debiased_error_covers(kind, n, overconfidence):
+    _, value, low, high, error = simulated(kind, overconfidence, n).T
+    covered = (low <= overconfidence) & (overconfidence <= high)
+    least, most = binomial_interval(int(covered.sum()), len(covered))
+    assert most >= 0.92
+    assert least <= (0.98 if kind == "even" else 1.0)
+    # The standard error's symmetric interval holds the other one.
+    assert (value - 1.96 * error <= low + 1e-6).all()
+    assert (high - 1e-6 <= value + 1.96 * error).all()
+    assert (low >= 0).all()
+
+
+def test_right_every_time_is_no_certainty():
+    """Of 100 answers none wrong: Wilson's upper end of the share of wrong ones is z²/(n + z²)."""
+    found = debiased_calibration_error(np.full(100, SURE), np.ones(100, bool), 10)
+    assert found.value == pytest.approx(0, abs=1e-4)
+    assert (found.low, found.high) == (0.0, pytest.approx(1.96**2 / (100 + 1.96**2), rel=0.02))
+
+
+def test_the_interval_of_one_bin_is_that_of_its_gap():
+    """Far from calibrated the figure is |d|: ±1.96 of the share of right answers, √(0.5²/400)."""
+    confidence, correct = np.full(400, 0.95), np.arange(400) % 2 == 0
+    found = debiased_calibration_error(confidence, correct, 10)
+    assert found.value == pytest.approx(0.45)
+    assert (found.low, found.high) == pytest.approx((0.45 - 0.049, 0.45 + 0.049), abs=2e-3)
+    assert found.standard_error == pytest.approx(0.025, rel=0.05)
 
 
 def test_a_bins_gap_and_its_deviation_by_hand():
-    """Two samples off by 0.4 and −0.8: the sum −0.4 has the variance 2·0.72; one alone has 0.3·0.7."""
-    confidence, correct = np.array([0.6, 0.8, 0.3]), np.array([True, False, True])
-    gap, deviation = _gaps(confidence, correct, 2)
-    assert gap == pytest.approx([0.7 / 3, -0.4 / 3])
-    assert deviation == pytest.approx([math.sqrt(0.21) / 3, 1.2 / 3])
+    """(0.5, 1] holds c = 0.6 and 0.8, one right: d = −0.2 within chance's √(0.4/4), so that s is that of
+    p = 0.7. Of 0.05 nine times, right three: 0.283 of the 1/3 stands out from 0.0726."""
+    confidence = np.concatenate([[0.6, 0.8], np.full(9, 0.05)])
+    correct = np.concatenate([[True, False], np.arange(9) % 3 == 0])
+    found = _bins(confidence, correct, 2)
+    likely = 0.05 + math.sqrt((1 / 3 - 0.05) ** 2 - 0.05 * 0.95 / 9)
+    assert found.gap == pytest.approx([(3 - 0.45) / 11, -0.4 / 11])
+    expected = [math.sqrt(9 * likely * (1 - likely)) / 11, math.sqrt(2 * 0.7 * 0.3) / 11]
+    assert found.deviation == pytest.approx(expected)
+    assert found.share == pytest.approx([9 / 11, 2 / 11])
 
 
 def test_a_bin_of_one_sample_and_certainty_are_no_trouble():
-    one = debiased_calibration_error(
-        np.array([0.7, 1.0]), np.array([True, True]), 10, rng=numpy_generator(0)
-    )
-    assert np.isfinite(one).all()
-    sure = debiased_calibration_error(np.ones(9), np.ones(9, bool), 10, rng=numpy_generator(0))
-    assert sure == (0.0, 0.0)
+    one = debiased_calibration_error(np.array([0.7, 1.0]), np.array([True, True]), 10)
+    assert 0 <= one.low <= one.high <= 1
+    sure = debiased_calibration_error(np.ones(9), np.ones(9, bool), 10)
+    assert (sure.value, sure.low) == (0.0, 0.0)
+    assert sure.high > 0.1
+    wrong = debiased_calibration_error(np.ones(9), np.zeros(9, bool), 10)
+    assert (wrong.value, wrong.high) == (1.0, 1.0)
     assert calibrated_floor(np.ones(9), 10, rng=numpy_generator(0)) == (0.0, 0.0)
 
 
@@ -156,15 +203,15 @@ def _of_margins(train, test, offset):
 
 
 def test_the_figures_of_four_points_a_split_by_hand():
-    """Errors ½ and ¼ have the standard errors √(1/12) and ¼; a loss is log(1 + exp(−margin))."""
+    """Errors 2 and 1 of 4, as 4 and 3 of 8: √(1/4 ÷ 8), √(15/64 ÷ 8); a loss is log(1 + exp(−margin))."""
     train, test = [3.0, 1.0, -2.0, -1.0], [1.0, -1.0, 2.0, 0.5]
     figures = _of_margins(train, test, 5.0)
     assert figures["train_error"].value == 0.5
     assert figures["test_error"].value == 0.25
     assert figures["gap"].value == -0.25
-    assert figures["train_error"].standard_error == pytest.approx(math.sqrt(1 / 12))
-    assert figures["test_error"].standard_error == pytest.approx(1 / 4)
-    assert figures["gap"].standard_error == pytest.approx(math.sqrt(1 / 12 + 1 / 16))
+    assert figures["train_error"].standard_error == pytest.approx(math.sqrt(1 / 32))
+    assert figures["test_error"].standard_error == pytest.approx(math.sqrt(15 / 512))
+    assert figures["gap"].standard_error == pytest.approx(math.sqrt(1 / 32 + 15 / 512))
     losses = [np.array([math.log1p(math.exp(-m)) for m in margins]) for margins in (train, test)]
     assert figures["loss_gap"].value == pytest.approx(losses[1].mean() - losses[0].mean())
     assert figures["loss_gap"].value < 0
@@ -181,13 +228,31 @@ def test_every_announced_figure_is_given(evaluated):
     assert set(evaluated[0]) == set(FIGURES)
 
 
-def test_standard_errors_are_those_of_proportions(evaluated):
+def test_a_shares_standard_error_counts_two_more_of_either_kind(evaluated):
     figures, _ = evaluated
     error = figures["test_error"]
-    expected = np.sqrt(error.value * (1 - error.value) / (error.samples - 1))
+    likely = (error.value * error.samples + 2) / (error.samples + 4)
+    expected = np.sqrt(likely * (1 - likely) / (error.samples + 4))
     assert error.standard_error == pytest.approx(expected)
     assert all(f.standard_error >= 0 for f in figures.values())
     assert 0 < figures["ece"].standard_error < 0.05
+    debiased = figures["ece_debiased"]
+    low, high = debiased.interval
+    assert 0 <= low < high
+    assert debiased.standard_error == pytest.approx(
+        max(high - debiased.value, debiased.value - low) / 1.96, rel=1e-4
+    )
+
+
+def test_the_error_of_a_single_sample_is_not_told():
+    model = nn.Linear(2, 3).double()
+    x, y = torch.randn(1, 2).double(), torch.tensor([1])
+    figures = evaluate(model, Splits(x, y, x, y, 3), seed=0)
+    untold = {name for name, f in figures.items() if f.standard_error is None}
+    assert untold == {
+        "train_loss", "test_loss", "brier_score", "mean_confidence", "logit_norm", "margin",
+        "loss_gap", "ece",
+    }  # fmt: skip
 
 
 def test_evaluation_depends_on_its_seed_alone(evaluated):
