@@ -44,6 +44,25 @@ def test_its_interval_widens_with_noise_and_shared_times_are_left_out():
     assert row["n"] == 4
 
 
+def test_the_exponents_interval_is_students_with_two_degrees_of_freedom_less():
+    frame = workloads(noise=0.2)
+    (row,) = scaling(sweeps(frame)).to_dict("records")
+    x, y = np.log(frame["problem.samples"]), np.log(frame["cost.median_seconds"])
+    design = np.column_stack([np.ones(5), x])
+    (_, slope), (square,), *_ = np.linalg.lstsq(design, y, rcond=None)
+    error = np.sqrt(square / 3 / np.square(x - x.mean()).sum())
+    half = 3.182446 * error  # t of 3 degrees of freedom at 97.5%
+    assert row["time"] == pytest.approx((slope, slope - half, slope + half), rel=1e-6)
+
+
+def test_two_sizes_are_too_few_for_an_exponent():
+    frame = workloads()
+    alone = frame.assign(**{"cost.shared_machine": frame["problem.samples"] > 200})
+    (row,) = scaling(sweeps(alone)).to_dict("records")
+    assert row["n"] == 2
+    assert row["time"] is None
+
+
 def test_a_single_size_is_no_sweep():
     assert sweeps(workloads().iloc[:2]).empty
 

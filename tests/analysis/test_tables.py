@@ -55,6 +55,8 @@ UNTOLD = ({"source": "other", "size": None, "degrees_of_freedom": None},)
         ([1.0, 1.0, 1.0, 1.5], (), "mixed"),
         ([1.0] * 39 + [1.9], PROBES, "unclear"),  # one of forty beyond three times its noise
         ([1.0] * 39 + [1.9], POINTS, "mixed"),  # no noise of its own: it is there
+        ([1.0] * 99 + [1.021], (), "mixed"),  # 99 that stay bound the others, not this one
+        ([1.0] * 99 + [1.019], (), "invariant"),
         ([1.05, 0.95, 1.03], PROBES, "unclear"),  # 3·√2·0.1 = 0.42 of noise
         ([1.05, 0.95, 1.03], POINTS, "moves"),  # the same points before and after
         ([1.6, 1.7, 1.9], PROBES, "moves"),
@@ -154,6 +156,22 @@ def test_costs_are_medians_and_mark_a_shared_machine():
     (found,) = cost_table(pd.DataFrame(rows)).to_dict("records")
     assert (found["seconds"], found["gradients"], found["n"], found["repeats"]) == (2.0, 20.0, 3, 4)
     assert found["shared"]
+
+
+@pytest.mark.parametrize(("foreign", "shared"), [(None, False), (0.49, False), (0.51, True)])
+def test_a_time_is_shared_from_half_a_core_of_others_on(foreign, shared):
+    rows = [
+        {
+            **row(str(i), 1.0), "gradient_equivalents": 1.0, "cost.median_seconds": seconds,
+            "cost.spread_seconds": 0.1, "cost.seconds": [seconds] * 3, "cost.peak_bytes": 2**20,
+            "cost.device": "cpu", "cost.threads": 1, "cost.shared_machine": False,
+            "cost.foreign_cores": cores, "cost.gradient_seconds": 1.0,
+        }
+        for i, (seconds, cores) in enumerate([(2.0, None), (4.0, foreign)])
+    ]  # fmt: skip
+    (found,) = cost_table(pd.DataFrame(rows)).to_dict("records")
+    assert found["shared"] == shared
+    assert found["gradient_times"] == (2.0 if shared else 3.0)
 
 
 def test_problems_count_equal_reasons_together():

@@ -1,0 +1,42 @@
+"""What counts as falling into a trap, to either side of what is allowed."""
+
+import pandas as pd
+import pytest
+
+from sharpbench.analysis.problems import traps
+
+TRAP = "the mean of two runs stops at the wrong eigenvalue"
+
+
+def verdict(value, error, *, converged=True, status="ok"):
+    """Of an answer where 200 is right."""
+    asked = {
+        "kind": "problem", "status": status, "problem_label": "hard", "problem_short": "hard",
+        "metric_short": "m", "name": "m", "expected": 200.0, "value": value, "seed": 0,
+        "standard_error": error, "converged": converged, "reason": None,
+        "trap": TRAP, "trap_kind": "two runs",
+    }  # fmt: skip
+    frame = pd.DataFrame([asked, {**asked, "seed": 1, "value": 0.0}])
+    (row,) = traps(frame, {"hard": TRAP})
+    assert row["trap"] == TRAP
+    return row["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "right"),
+    [
+        (201.9, float("nan"), True),  # 1% of 200
+        (202.1, float("nan"), False),
+        (197.9, 0.1, False),
+        (208.9, 3.0, True),  # three standard errors
+        (209.1, 3.0, False),
+        (191.1, 3.0, True),
+    ],
+)
+def test_right_is_within_three_standard_errors_or_one_percent(value, error, right):
+    assert verdict(value, error) == ("right" if right else "wrong, and says converged")
+    assert verdict(value, error, converged=False) == ("right" if right else "wrong")
+
+
+def test_no_answer_is_neither_right_nor_wrong():
+    assert verdict(None, None, status="failed") == "no answer"
