@@ -30,11 +30,15 @@ from sharpbench.analysis import (
     summary,
     trajectory,
 )
+from sharpbench.analysis.audit import Evidence, claims_table, with_first_rules
 from sharpbench.analysis.estimates import Estimate
 from sharpbench.analysis.frames import measured, stratum, with_short_names
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
-from sharpbench.paper import claims
+from sharpbench.paper.claims import CLAIMS
+from sharpbench.paper.evidence import SUITES as PAPER_SUITES
+from sharpbench.paper.figures import figure_one
+from sharpbench.paper.questions import QUESTIONS
 from sharpbench.problems import problems as problem_registry
 from sharpbench.registry import Registry
 from sharpbench.report import figures, rate_figures
@@ -316,38 +320,16 @@ _FIGURE_ONE = {"adam": "Adam", "crr": "CRR, scale 0.003"}
 
 def _paper(store: ResultsStore, suite: str) -> dict[str, Any]:
     """The audit of arXiv:2511.01438, from every suite of it that has run in this results folder."""
-    if suite not in claims.PAPER_SUITES:
+    if suite not in PAPER_SUITES:
         return {"claims": [], "questions": [], "verdicts": {}, "figure_one": None}
-    ran = [name for name in claims.PAPER_SUITES if name in store.documents("suites")]
-    frames = {name: load_records(store.root, suite=name) for name in ran}
-    table = claims.claims_table(frames, claims.CLAIMS)
+    frames = Evidence.of(store, PAPER_SUITES).frames
+    table = claims_table(frames, CLAIMS)
     return {
-        "claims": _with_first_rules(store, table.to_dict("records")),
+        "claims": with_first_rules(store, "paper", table.to_dict("records")),
         "verdicts": table["verdict"].value_counts().to_dict(),
-        "questions": claims.claims_table(frames, claims.QUESTIONS).to_dict("records"),
+        "questions": claims_table(frames, QUESTIONS).to_dict("records"),
         "figure_one": _figure_one(frames.get("paper_two_moons")),
     }
-
-
-def _with_first_rules(store: ResultsStore, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The claims with ``judged_first``: the run that another rule than today's judged first, or None.
-
-    Rules are remembered in the results folder, so that one that was changed after the fact shows.
-    """
-    first = store.documents("rules").get("paper", {})
-    known = len(first)
-    for row in rows:
-        row["judged_first"] = None
-        if row["estimate"] is None or not row["identity"]:
-            continue
-        name = f"{row['section']}: {row['statement']}"
-        run = store.manifest(row["suite"])["run"]
-        before = first.setdefault(name, {"rule": row["identity"], "run": run})
-        if before["rule"] != row["identity"]:
-            row["judged_first"] = before["run"]
-    if len(first) > known:
-        store.write_document("rules", "paper", first)
-    return rows
 
 
 def _figure_one(frame: pd.DataFrame | None) -> _Picture | None:
@@ -363,7 +345,7 @@ def _figure_one(frame: pd.DataFrame | None) -> _Picture | None:
         "percentiles over the seeds here."
     )
     with figure_style():
-        svg = to_svg(rate_figures.figure_one(rows), name="figure_one", alt=caption)
+        svg = to_svg(figure_one(rows), name="figure_one", alt=caption)
     return _Picture("figure_one", svg, caption)
 
 

@@ -1,4 +1,4 @@
-"""Figures about the curvature rate λ: against the truth, its fit, and the paper's Figure 1."""
+"""Figures about the curvature rate λ: against the truth, and its fit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,12 @@ from sharpbench.report.figures import plain_log_ticks, wrapped
 
 __all__ = [
     "estimation_figure",
-    "figure_one",
     "fit_figure",
     "growth_figure",
     "reliability_figure",
 ]
 
 _MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h")
-_PAPER = {
-    # arXiv:2511.01438, Figure 1 and section 5.2: mean λ over 20 seeds by epoch.
-    "Adam": ([1, 5, 10, 15, 50], [0.0, 0.7, 1.1, 1.36, 1.85], (1.418, 2.154)),
-    "CRR, scale 0.003": ([1, 5, 10, 15, 50], [0.0, 0.7, 0.93, 1.07, 1.277], (1.103, 1.476)),
-}
 
 
 def growth_figure(rows: pd.DataFrame) -> Figure:
@@ -128,34 +122,6 @@ def fit_figure(rows: pd.DataFrame) -> Figure:
         axis.set(xlabel="order n", ylabel="mean log |dₙ|")
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     _finish_panels(figure, axes, len(strata))
-    return figure
-
-
-def figure_one(rows: pd.DataFrame) -> Figure:
-    """The paper's Figure 1 (left, the values it states) next to ours (right), one scale.
-
-    ``rows``: ``recipe`` (``Adam`` or the CRR of the paper), ``epoch``, ``value``, a row a network.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), sharey=True)
-    palette = dict(zip(_PAPER, sns.color_palette("colorblind"), strict=False))
-    for name, (epochs, values, (low, high)) in _PAPER.items():
-        axes[0].plot(epochs, values, marker="o", color=palette[name], label=name)
-        axes[0].errorbar(
-            [50], values[-1:], yerr=[[values[-1] - low], [high - values[-1]]], color=palette[name],
-            capsize=4,
-        )  # fmt: skip
-    for name, own in rows.groupby("recipe", sort=False):
-        by_epoch = own.groupby("epoch")["value"]
-        middle = by_epoch.mean()
-        axes[1].plot(middle.index, middle, marker="o", color=palette[str(name)], label=name)
-        axes[1].fill_between(
-            middle.index, by_epoch.quantile(0.025), by_epoch.quantile(0.975), alpha=0.2,
-            color=palette[str(name)], linewidth=0,
-        )  # fmt: skip
-    count = rows.groupby("recipe")["seed"].nunique().min()
-    axes[0].set(title="as the paper states it (20 seeds)", xlabel="epoch", ylabel="λ (per order)")
-    axes[1].set(title=f"measured here ({count} seeds)", xlabel="epoch")
-    axes[1].legend()
     return figure
 
 

@@ -6,15 +6,10 @@ import zlib
 import pandas as pd
 import pytest
 
-from sharpbench.paper.claims import (
-    CLAIMS,
-    PAPER_SUITES,
-    QUESTIONS,
-    Evidence,
-    _difference,
-    claims_table,
-    rate,
-)
+from sharpbench.analysis.audit import Evidence, claims_table
+from sharpbench.paper.claims import CLAIMS
+from sharpbench.paper.evidence import SUITES, TABLE_2, Difference, Source, rate
+from sharpbench.paper.questions import QUESTIONS
 from sharpbench.results.store import _subject_columns
 from sharpbench.suite.plan import ProblemPlan, make_plan
 from sharpbench.suite.spec import find_suite, load_suite
@@ -77,7 +72,7 @@ def made_up(suite: str) -> pd.DataFrame:
 
 
 def test_every_claim_finds_its_figures_in_the_suites():
-    frames = {suite: made_up(suite) for suite in PAPER_SUITES}
+    frames = {suite: made_up(suite) for suite in SUITES}
     for claims in (CLAIMS, QUESTIONS):
         table = claims_table(frames, claims)
         assert set(table["verdict"]) <= {
@@ -98,7 +93,7 @@ def test_what_has_not_run_says_which_suite_to_run():
 
 
 def test_a_reduced_run_is_named_and_gives_way_to_the_full_one():
-    claims = tuple(c for c in CLAIMS if c.suites == ("paper_sam", "paper_sam_reduced"))
+    claims = tuple(c for c in CLAIMS if c.measure and c.measure.suites == TABLE_2.suites)
     assert claims
     reduced = {"paper_sam_reduced": made_up("paper_sam_reduced")}
     assert set(claims_table(reduced, claims)["suite"]) == {"paper_sam_reduced"}
@@ -131,7 +126,7 @@ def test_a_condition_picks_the_networks_it_names():
     evidence = Evidence({"paper_two_moons": made_up("paper_two_moons")})
     rows = evidence.where("paper_two_moons", recipe="crr", recipe__scale=3e-3, recipe__epochs=50)
     assert len(rows) == 20
-    assert rate(protocol="paper_two_moons") in rows.columns
+    assert rate(protocol="paper_two_moons").label in rows.columns
 
 
 def test_a_difference_of_calibration_within_the_floors_noise_has_no_verdict():
@@ -156,10 +151,17 @@ def test_a_seed_that_is_compared_at_several_scales_counts_once():
     table = claims_table({"paper_mnist": made_up("paper_mnist")}, CLAIMS).set_index("statement")
     assert table.loc["CRR up to scale 200 keeps the accuracy", "estimate"].n == 3
     assert table.loc["ECE falls at scales 0.01 to 1", "estimate"].n == 3
-    one = pd.DataFrame({"seed": [0, 1, 2], "v": [1.0, 2.0, 4.0]})
-    other = pd.DataFrame({"seed": [0, 1, 2], "v": [3.0, 2.0, 8.0]})
-    base = pd.DataFrame({"seed": [0, 1, 2], "v": [0.0, 1.0, 1.0]})
-    found = _difference([(one, base), (other, base)], "v")
+    values = {"one": [1.0, 2.0, 4.0], "other": [3.0, 2.0, 8.0], "base": [0.0, 1.0, 1.0]}
+    rows = [
+        record(
+            {"subject": f"{recipe}{seed}", "seed": seed, "recipe": recipe}, "measurement", "v", v
+        )
+        for recipe, column in values.items()
+        for seed, v in enumerate(column)
+    ]
+    evidence = Evidence({"s": pd.DataFrame(rows).assign(**{"cost.shared_machine": None, "standard_error": None})})
+    one, other, base = (Source(("s",)).where(recipe=recipe) for recipe in values)
+    found = Difference((one, other), base, "v")(evidence, "s")
     assert (found.value, found.n) == (pytest.approx((2 + 1 + 5) / 3), 3)
 
 

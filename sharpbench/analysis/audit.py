@@ -1,0 +1,219 @@
+"""An audit of statements: each has a figure that is read from the records, and a rule that judges it.
+
+Nothing here knows of a particular paper: `sharpbench.paper` is one audit, another would be a folder
+beside it. A statement says where its figure comes from and by which rule it is judged; no verdict is
+typed in.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+
+from sharpbench.analysis.estimates import INCONCLUSIVE, Estimate, Judgement, Rule
+from sharpbench.analysis.frames import measured
+from sharpbench.results.store import ResultsStore, load_records
+
+__all__ = [
+    "CANT_BE_TESTED",
+    "NOT_RUN",
+    "Claim",
+    "Evidence",
+    "Measure",
+    "Missing",
+    "claims_table",
+    "with_first_rules",
+]
+
+CANT_BE_TESTED = "can't be tested"
+NOT_RUN = "not run"
+
+
+class Missing(Exception):
+    """The records that a statement needs are not there."""
+
+
+class Evidence:
+    """The records of an audit's suites, one row a network with its figures as columns."""
+
+    def __init__(self, frames: Mapping[str, pd.DataFrame]) -> None:
+        self.frames = frames
+
+    @classmethod
+    def of(cls, store: ResultsStore, suites: Sequence[str]) -> Evidence:
+        """Of those of the suites that have run in a results folder."""
+        ran = store.documents("suites")
+        return cls({name: load_records(store.root, suite=name) for name in suites if name in ran})
+
+    def frame(self, suite: str) -> pd.DataFrame:
+        """All records of a suite. Raises Missing if it has not run."""
+        if suite not in self.frames:
+            raise Missing(suite)
+        return self.frames[suite]
+
+    @functools.cache  # noqa: B019 - lives as long as the report
+    def networks(self, suite: str) -> pd.DataFrame:
+        """Parameters (``dataset.label_noise`` …), metrics by label, evaluated figures (``= ece`` …) and
+        their standard errors (``± ece`` …) by name."""
+        frame = self.frame(suite)
+        own = measured(frame)
+        if own.empty:
+            raise Missing(suite)
+        judged = frame[(frame["kind"] == "evaluation") & (frame["status"] == "ok")]
+        columns = [c for c in frame.columns if c.split(".")[0] in {"dataset", "model", "recipe"}]
+        who = frame.drop_duplicates("subject").set_index("subject")[["seed", *columns]]
+        # A time that is not known to have been taken alone on the machine is none.
+        alone = frame["cost.shared_machine"].eq(False)
+        log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds") & alone]
+        return who.join(
+            [
+                own.pivot_table(index="subject", columns="label", values="value"),
+                judged.pivot_table(index="subject", columns="name", values="value").add_prefix(
+                    "= "
+                ),
+                judged.pivot_table(
+                    index="subject", columns="name", values="standard_error"
+                ).add_prefix("± "),
+                log.groupby("subject")["value"].sum().rename("training_seconds"),
+            ]
+        )
+
+    def where(self, suite: str, **conditions: Any) -> pd.DataFrame:
+        """Networks whose ``part__parameter`` equals the value, by seed. Raises Missing if there are none."""
+        rows = self.networks(suite)
+        for key, value in conditions.items():
+            column = key.replace("__", ".")
+            if column not in rows.columns:
+                raise Missing(suite)
+            held = rows[column].map(lambda v, w=value: v == w or (isinstance(w, list) and v == w))
+            rows = rows[held.astype(bool)]
+        if rows.empty:
+            raise Missing(suite)
+        return rows.sort_values("seed")
+
+
+class Measure(Protocol):
+    """How a figure is read from the records."""
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """The suites that give it: the first that has figures is taken, they are never mixed."""
+
+    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
+        """The figure; None for too few networks. Raises Missing where there are no records of it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement with its ``section``, or a question that was left open.
+
+    ``stated`` is what the text says, ``code`` what its own code printed; ``measure`` gives the
+    figure, ``rule`` the verdict. Without ``measure`` the ``reason`` says why it can't be tested.
+    """
+
+    section: str
+    statement: str
+    stated: str = ""
+    code: str = ""
+    measure: Measure | None = None
+    rule: Rule | None = None
+    unit: str = ""
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.section}: {self.statement}"
+
+
+def claims_table(frames: Mapping[str, pd.DataFrame], claims: Sequence[Claim]) -> pd.DataFrame:
+    """One row a claim: ``section``, ``statement``, ``stated``, ``code``, ``estimate`` (or None),
+    ``unit``, ``verdict``, ``rule`` and its hash ``identity``, ``suite`` (where the figure comes from),
+    ``reason`` (of an inconclusive verdict what it would take).
+
+    Of several suites the first with figures is taken and named; their figures are never mixed.
+    """
+    evidence = Evidence(frames)
+    return pd.DataFrame([_row(evidence, claim) for claim in claims])
+
+
+def _row(evidence: Evidence, claim: Claim) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "section": claim.section,
+        "statement": claim.statement,
+        "stated": claim.stated,
+        "code": claim.code,
+        "unit": claim.unit,
+        "rule": claim.rule.text if claim.rule else "",
+        "identity": claim.rule.identity if claim.rule else "",
+        "estimate": None,
+        "suite": "",
+        "reason": claim.reason,
+        "verdict": CANT_BE_TESTED,
+    }
+    if claim.measure is None:
+        return row
+    row |= {"verdict": NOT_RUN, "reason": f"run: sharpbench run {claim.measure.suites[0]}"}
+    for suite in claim.measure.suites:
+        try:
+            found = claim.measure(evidence, suite)
+        except Missing:
+            continue
+        if found is None or not math.isfinite(found.value):
+            row["reason"] = f"too few networks of {suite} have run"
+            continue
+        judged = _judged(claim.rule, found)
+        row |= {"estimate": found, "suite": suite, "reason": _shortfall(judged, found)}
+        row["verdict"] = judged.verdict
+        break
+    return row
+
+
+def _judged(rule: Rule | None, found: Estimate) -> Judgement:
+    if rule is None:
+        return Judgement("")
+    if abs(found.value) < found.noise:
+        return Judgement(INCONCLUSIVE, found.noise)
+    return rule.judge(found)
+
+
+def _shortfall(judged: Judgement, found: Estimate) -> str:
+    """What an inconclusive figure could have shown, and what it would take."""
+    if judged.resolution is None:
+        return ""
+    if judged.resolution == found.noise:
+        told = f"within ±{found.noise:.2g}" if math.isfinite(found.noise) else "all alike"
+        return f"no larger than chance among the points that all are judged on ({told})"
+    text = f"the smallest effect to be seen: {judged.resolution:.2g}"
+    if judged.networks is None:
+        return f"{text}; more networks would not decide it"
+    return f"{text}; it would take some {judged.networks} networks"
+
+
+def with_first_rules(
+    store: ResultsStore, audit: str, rows: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of `claims_table` with ``judged_first``: the run that another rule than today's judged
+    first, or None.
+
+    Rules are remembered in the results folder (``rules/<audit>.json``, a hash a claim with the run that
+    it judged first), so that one that was changed after the fact shows.
+    """
+    first = store.documents("rules").get(audit, {})
+    known = len(first)
+    for row in rows:
+        row["judged_first"] = None
+        if row["estimate"] is None or not row["identity"]:
+            continue
+        name = f"{row['section']}: {row['statement']}"
+        run = store.manifest(row["suite"])["run"]
+        before = first.setdefault(name, {"rule": row["identity"], "run": run})
+        if before["rule"] != row["identity"]:
+            row["judged_first"] = before["run"]
+    if len(first) > known:
+        store.write_document("rules", audit, first)
+    return rows
