@@ -159,7 +159,9 @@ def test_a_seed_that_is_compared_at_several_scales_counts_once():
         for recipe, column in values.items()
         for seed, v in enumerate(column)
     ]
-    evidence = Evidence({"s": pd.DataFrame(rows).assign(**{"cost.shared_machine": None, "standard_error": None})})
+    evidence = Evidence(
+        {"s": pd.DataFrame(rows).assign(**{"cost.shared_machine": None, "standard_error": None})}
+    )
     one, other, base = (Source(("s",)).where(recipe=recipe) for recipe in values)
     found = Difference((one, other), base, "v")(evidence, "s")
     assert (found.value, found.n) == (pytest.approx((2 + 1 + 5) / 3), 3)
