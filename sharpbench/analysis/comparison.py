@@ -8,16 +8,25 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.cost import FOREIGN_CORES
-from sharpbench.analysis.frames import random_error
+from sharpbench.analysis.frames import error_without_random_numbers, random_error
 
 __all__ = ["Comparison", "compare_costs", "compare_records"]
+
+_FIGURE = ["kind", "label", "transformation", "epoch"]
+"""What tells the figures of one subject apart, but for a transformation's draw."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """``rows``: figures that differ (``subject_label``, ``figure``, ``a``, ``b``, ``standard_errors``),
-    most standard errors first; a difference without any standard error counts as infinite, one whose
-    error isn't told is NaN."""
+    most standard errors first.
+
+    Figures of the same key come from the same weights with the same random numbers: what these add to an
+    error is the same in both, and a difference is told in terms of the rest, in most cases of nothing, so
+    that it counts as infinite. Where the keys differ (another version of the metric), or the rest isn't
+    told, the noise is the spread of the paired differences of this figure over networks, relative to
+    their size; with fewer than three seeds it is both errors in quadrature, NaN where one isn't told.
+    """
 
     rows: pd.DataFrame
     common: int
@@ -38,7 +47,7 @@ def compare_records(a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
     both = first.index.intersection(second.index)
     x, y = first.loc[both], second.loc[both]
     moved = (x["value"] != y["value"]) & ~(x["value"].isna() & y["value"].isna())
-    error = np.hypot(random_error(x), random_error(y))
+    error = _noise(x, y)
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = np.where(error == 0, np.inf, (x["value"] - y["value"]).abs() / error)
     after = x["transformation"].map(lambda t: f" after {t}" if isinstance(t, str) else "")
@@ -57,6 +66,35 @@ def compare_records(a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
         len(first) - len(both),
         len(second) - len(both),
     )
+
+
+_FEWEST = 3
+"""Seeds from which on a spread over networks is told."""
+
+
+def _noise(x: pd.DataFrame, y: pd.DataFrame) -> np.ndarray:
+    """The standard error of each y − x; see `Comparison`."""
+    apart = np.hypot(random_error(x), random_error(y)).to_numpy()
+    spread = _spread(x, y)
+    otherwise = np.where(np.isnan(spread), apart, spread)
+    if "key" not in x or "key" not in y:
+        return otherwise
+    left = np.hypot(error_without_random_numbers(x), error_without_random_numbers(y)).to_numpy()
+    same = (x["key"].notna() & (x["key"] == y["key"])).to_numpy()
+    told: np.ndarray = np.where(same & ~np.isnan(left), left, otherwise)
+    return told
+
+
+def _spread(x: pd.DataFrame, y: pd.DataFrame) -> np.ndarray:
+    """The deviation of a figure's paired differences over networks, at each one's size; NaN of few."""
+    before, after = x["value"].astype(float), y["value"].astype(float)
+    size = 0.5 * (before.abs() + after.abs())
+    figure = [x[column].astype(object).where(x[column].notna(), "") for column in _FIGURE]
+    rows = pd.DataFrame({"change": (after - before) / size.where(size > 0), "seed": x["seed"]})
+    groups = rows.groupby([c.astype(str) for c in figure])
+    enough = rows["change"].notna() & (groups["seed"].transform("nunique") >= _FEWEST)
+    spread: np.ndarray = (groups["change"].transform("std").where(enough) * size).to_numpy(float)
+    return spread
 
 
 def compare_costs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +131,7 @@ def compare_costs(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def _keyed(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["kind"].isin(["measurement", "evaluation", "trajectory", "problem"])]
-    key = ["subject", "kind", "label", "transformation", "draw", "epoch"]
+    key = ["subject", *_FIGURE, "draw"]
     filled = rows[key].astype(object).where(rows[key].notna(), "").astype(str)
     rows = rows.set_index(pd.MultiIndex.from_frame(filled))
     return rows[~rows.index.duplicated(keep="last")]

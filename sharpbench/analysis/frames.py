@@ -10,6 +10,7 @@ import pandas as pd
 
 __all__ = [
     "error_on_same_points",
+    "error_without_random_numbers",
     "evaluations",
     "measured",
     "random_error",
@@ -41,6 +42,20 @@ def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
     the same points along the same directions: what these add to the error is the same in both.
     """
     return _sum_of_components(frame, leaving_out=frozenset({"points", "directions"}))
+
+
+def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
+    """What of an error is left where the random numbers are the same: rounding, and what isn't told.
+
+    0 where there are no components: a standard error that is stated whole is one of random numbers.
+    """
+    left = _sum_of_components(frame, leaving_out=_OF_RANDOM_NUMBERS)
+    if "errors" not in frame:
+        return 0 * left
+    return left.where(frame["errors"].map(lambda e: isinstance(e, list) and bool(e)), 0.0)
+
+
+_OF_RANDOM_NUMBERS = frozenset({"points", "directions", "probes", "draws"})
 
 
 def _sum_of_components(frame: pd.DataFrame, *, leaving_out: frozenset[str]) -> pd.Series:

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -209,6 +210,52 @@ def test_comparison_counts_standard_errors():
     pair = [pd.DataFrame([row("b", value, errors=untold)]) for value in (2.0, 2.1)]
     assert compare_records(*pair).rows["standard_errors"].isna().tolist() == [True]
     assert json.dumps(moved["subject_label"])
+
+
+def compared(*sides):
+    """Standard errors by subject of the figures that differ between two sets of (subject, value, more)."""
+    frames = [pd.DataFrame([row(s, v, **more) for s, v, more in side]) for side in sides]
+    found = compare_records(*frames)
+    return dict(zip(found.rows["subject_label"], found.rows["standard_errors"], strict=True))
+
+
+def test_figures_of_one_key_share_their_random_numbers():
+    """Points 12, probes 5 and rounding 4 of one key: only rounding, √2·4 together, can tell them apart."""
+    sizes = {"points": 12.0, "probes": 5.0, "directions": 3.0, "draws": 2.0, "rounding": 4.0}
+    errors = [{"source": s, "size": size, "degrees_of_freedom": 9} for s, size in sizes.items()]
+    shared = {"key": "k", "subject_label": "all", "errors": errors}
+    random = {"key": "l", "subject_label": "random", "errors": errors[:2], "standard_error": 13.0}
+    whole = {"key": "m", "subject_label": "whole", "errors": [], "standard_error": 13.0}
+    none = {"key": "n", "subject_label": "none stated", "errors": []}
+    untold = {"key": "o", "subject_label": "untold", "errors": [{"source": "other", "size": None}]}
+    asked = [("a", shared), ("b", random), ("c", whole), ("d", none), ("e", untold)]
+    found = compared(*([(s, value, {**m, "seed": 0}) for s, m in asked] for value in (1.0, 3.0)))
+    assert found.pop("all") == pytest.approx(2 / (math.sqrt(2) * 4))
+    assert np.isnan(found.pop("untold"))
+    assert found == {"random": np.inf, "whole": np.inf, "none stated": np.inf}
+
+
+def test_another_version_is_judged_by_the_spread_of_the_paired_differences():
+    """Changes of 1, 3 and 8% of the mean size, whatever each error is: their deviation is √13%."""
+
+    def side(key, values):
+        return [
+            (s, v, {"key": f"{key}{s}", "subject_label": s, "standard_error": 5.0, "errors": []})
+            for s, v in values.items()
+        ]  # fmt: skip
+
+    changes, sizes = {"a": 0.01, "b": 0.03, "c": 0.08}, {"a": 1.0, "b": 10.0, "c": 500.0}
+    before = {s: sizes[s] * (1 - 0.5 * c) for s, c in changes.items()}
+    after = {s: sizes[s] * (1 + 0.5 * c) for s, c in changes.items()}
+    found = compared(side("old", before), side("new", after))
+    assert found == pytest.approx({s: c / math.sqrt(0.0013) for s, c in changes.items()})
+    # All by the same factor: that is no noise.
+    doubled = compared(side("old", sizes), side("new", {s: 2 * v for s, v in sizes.items()}))
+    assert min(doubled.values()) > 1e9
+    # Two seeds tell no spread: both errors stand for themselves.
+    two = {s: v for s, v in sizes.items() if s != "c"}
+    few = compared(side("old", two), side("new", {s: v + 1 for s, v in two.items()}))
+    assert few == pytest.approx(dict.fromkeys(two, 1 / (math.sqrt(2) * 5)))
 
 
 def test_the_points_error_is_left_out_where_the_points_are_the_same():
