@@ -40,13 +40,16 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     repetitions: the error is tested, a bias is not). ``n``: answers that state the size of an error;
     ``covered``: the share whose 95% interval, widened by an iteration's bound, holds the truth, with its
     95% binomial interval ``low`` to ``high``; ``verdict``: ``holds`` if that share lies in `BAND`,
-    ``unclear`` if its interval reaches it, else the errors are ``too small`` or ``too large``; ``""``
-    where none is stated. ``untold``: answers that name a source of error without its size.
+    ``unclear`` if its interval reaches it, else the errors are ``too small`` or ``too large`` (a bound is
+    no interval: what it adds to the share makes none too large). ``untold``: answers that name a source of
+    error without its size; where all do, the verdict is ``states none``, and ``""`` where none has any
+    error to state.
 
     ``claims``: answers of all points called converged (to a ``tolerance``) or exact where the truth is
     known; ``false`` of them, with the share's interval ``false_low`` to ``false_high``, and how large a
     share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance; of a random
-    estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than rounding.
+    estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than rounding. A random
+    estimator that does not tell its error claims nothing.
     ``claim_verdict`` as above. ``beyond`` of ``bounded`` answers are further off than the bound that an
     iteration states, which it does with the mean ``chance`` to fail.
     ``answers`` of all kinds; ``failed``: no answer.
@@ -88,7 +91,8 @@ def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float
 
 
 def _check(row: dict[str, Any]) -> dict[str, Any]:
-    """Of one answer: ``inside`` its interval (None without one), ``untold``, ``claim`` and ``false``."""
+    """Of one answer: ``inside`` its interval (None without one), also if it were ``unwidened`` by a bound;
+    ``untold``, ``claim`` and ``false``."""
     measurement = Measurement(
         value=row["value"],
         converged=bool(row["converged"]),
@@ -101,26 +105,32 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     bound, interval = measurement.error_bound, measurement.interval(STATED)
     # An error of zero is a claim to be exact.
     states = any(e.size is None or e.size > rounding for e in measurement.errors)
-    inside = None
-    if states and interval is not None:
-        inside = off <= interval[1] - measurement.value + (bound or 0.0) + rounding
+    told = states and interval is not None
+    inside = unwidened = None
+    if told and interval is not None:
+        unwidened = off <= interval[1] - measurement.value + rounding
+        inside = unwidened or off <= interval[1] - measurement.value + (bound or 0.0) + rounding
     tolerance = parameters.get("tolerance")
     exact = measurement.converged and not bound and not states
     of_all = not any(e.source == "points" for e in measurement.errors)
     known = not _missing(row["expected"])
-    claim = of_all and known and (exact or (measurement.converged and tolerance is not None))
+    # An iteration's own rule can claim what it gives no error for; of random vectors only an error can.
+    silent = any(e.size is None and e.source != "other" for e in measurement.errors)
+    to_tolerance = measurement.converged and tolerance is not None and not silent
+    claim = of_all and known and (exact or to_tolerance)
     allowed = rounding
     if not exact and tolerance is not None:
-        allowed += tolerance * abs(truth) * (1.96 if states else 1.0)
+        allowed += tolerance * abs(truth) * (1.96 if told else 1.0)
     return {
         "inside": inside,
-        "untold": states and interval is None,
+        "unwidened": unwidened,
+        "untold": states and not told,
         "claim": claim,
         "false": claim and off > allowed,
         "bounded": bound is not None and of_all and known and not states,
         "beyond": bound is not None and off > bound + rounding,
         "chance": (row.get("details") or {}).get("failure_probability", 0.0),
-        "random": claim and states,
+        "random": claim and told,
     }
 
 
@@ -133,10 +143,11 @@ def _covered(group: pd.DataFrame) -> dict[str, Any]:
     n, k = len(told), int(told.sum())
     low, high = binomial_interval(k, n) if n else (math.nan, math.nan)
     share = k / n if n else math.nan
-    verdict = ""
+    verdict = "states none" if group["untold"].any() else ""
     if n:
+        alone = float(group["unwidened"].dropna().astype(bool).mean())
         verdict = "too small" if share < BAND[0] else "too large"
-        if BAND[0] <= share <= BAND[1]:
+        if BAND[0] <= share <= BAND[1] or (share > BAND[1] >= alone):
             verdict = "holds"
         elif low <= BAND[1] and high >= BAND[0]:
             verdict = "unclear"
@@ -179,7 +190,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     found = []
-    stated = table[table["verdict"] != ""]
+    stated = table[table["n"] > 0]
     if len(stated):
         held = stated["verdict"].isin(["holds"])
         text = (
@@ -195,6 +206,10 @@ def sentences(table: pd.DataFrame) -> list[str]:
                     f"({worst['metric']} on {worst['problem']}: {worst['covered']:.0%})"
                 )
         found.append(text + ".")
+    none = table[table["verdict"] == "states none"]
+    if len(none):
+        names = ", ".join(dict.fromkeys(none["metric"]))
+        found.append(f"{len(none)} answers are by chance and state no error ({names}).")
     claimed = table[table["claim_verdict"] != ""]
     if len(claimed):
         kept = (claimed["claim_verdict"] == "holds").sum()

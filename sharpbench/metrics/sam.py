@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -72,8 +72,10 @@ class SamSharpness(Metric):
     Errors: the average case has ``draws``, from the spread over the pairs within the batches, and
     ``points`` where some of the samples are drawn, from the samples' own rises, with the factor √(1 − n/N).
     The worst case has those of the mean over the batches, as much of it ``points`` as samples are left
-    out, the rest ``draws`` of the partition: more than that where most samples are taken. Of a single
-    batch the samples' rises at the point found tell ``points``.
+    out, the rest ``draws`` of the partition: more than that where most samples are taken. A single batch of
+    drawn samples does not tell its error: the ascent follows the very samples that the rise is taken on,
+    so that it lies above that of all of them, many times above for a network at its minimum. With a
+    smaller ``m`` there are batches to compare.
 
     Parameters: ``rho`` the radius; ``ball`` l2 or linf; ``eta`` of asam; ``samples`` of ``split`` drawn
     without replacement.
@@ -82,7 +84,7 @@ class SamSharpness(Metric):
     name = "sam_sharpness"
     title = "SAM sharpness"
     unit = "[loss]"
-    version = 2
+    version = 3
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
     invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
@@ -157,9 +159,14 @@ class SamSharpness(Metric):
             "batch_size": size,
             "samples_left_out": len(inputs) - taken,
         }
-        if self.case == "worst":
-            details["lower_bound"] = True
         left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))
+        if self.case == "worst" and len(rises) == 1 and left_out > 0:
+            details["why"] = (
+                "one batch of drawn samples does not tell its error, and its own maximum lies above that "
+                "of all of them; a smaller m gives batches to compare"
+            )
+        elif self.case == "worst":
+            details["lower_bound"] = True
         return Measurement(
             value=statistics.fmean(rise.value for rise in rises),
             errors=self._errors(rises, left_out),
@@ -177,7 +184,7 @@ class SamSharpness(Metric):
             found = [ErrorComponent("draws", size, max(batches * (by_pair - 1), 1))]
             return (*found, *self._of_points(rises, left_out))
         if batches == 1:
-            return self._of_points(rises, left_out)
+            return (ErrorComponent("points", None),) if left_out > 0 else ()
         _, error = mean_and_standard_error([rise.value for rise in rises])
         assert error is not None
         # Both parts are known from the same spread: together they have its degrees of freedom.
@@ -190,7 +197,7 @@ class SamSharpness(Metric):
         )
 
     def _of_points(self, rises: list[_Rise], left_out: float) -> tuple[ErrorComponent, ...]:
-        """The error of having drawn samples, from the rises of each within its batch."""
+        """The error of having drawn samples, from the mean rises of each within its batch."""
         if left_out <= 0:
             return ()
         own = torch.cat([rise.each - rise.each.mean() for rise in rises]).double()
@@ -234,13 +241,11 @@ class SamSharpness(Metric):
     def _worst_rise(self, surface: _Surface) -> _Rise:
         start = [torch.zeros_like(p) for p in surface.parameters]
         base, gradient = surface.slope(start)
-        before = surface.each
         if self.attack == "auto_pgd":
-            best, at_best = self._auto_pgd(surface, start, base, gradient)
-            return _Rise(best - base, at_best - before)
+            return _Rise(self._auto_pgd(surface, start, base, gradient) - base)
         length = self.rho if self.steps == 1 else 2.5 * self.rho / self.steps
         # One step is SAM's own figure, which may be negative; several can stay where they are.
-        best, at_best = (-math.inf if self.steps == 1 else base), before
+        best = -math.inf if self.steps == 1 else base
         point = start
         for step in range(self.steps):
             point = self._project(_moved(point, self._direction(gradient), length))
@@ -248,18 +253,14 @@ class SamSharpness(Metric):
                 height = surface.height(point)
             else:
                 height, gradient = surface.slope(point)
-            if height > best:
-                best, at_best = height, surface.each
-        return _Rise(best - base, at_best - before)
+            best = max(best, height)
+        return _Rise(best - base)
 
-    def _auto_pgd(
-        self, surface: _Surface, start: Pieces, base: float, gradient: Pieces
-    ) -> tuple[float, Tensor]:
-        """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1), by sample too."""
+    def _auto_pgd(self, surface: _Surface, start: Pieces, base: float, gradient: Pieces) -> float:
+        """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1)."""
         length, checks = 2 * self.rho, _checkpoints(self.steps)
         previous, point = start, start
         best, best_point, best_gradient, height = base, start, gradient, base
-        at_best = surface.each
         rises, last_check, best_before, length_before = 0, 0, base, length
         for step in range(1, self.steps + 1):
             ahead = self._project(_moved(point, self._direction(gradient), length))
@@ -276,7 +277,6 @@ class SamSharpness(Metric):
             rises += height > before
             if height > best:
                 best, best_point, best_gradient = height, point, gradient
-                at_best = surface.each
             if step in checks:
                 stuck = length_before == length and best_before == best
                 if rises < 0.75 * (step - last_check) or stuck:
@@ -286,7 +286,7 @@ class SamSharpness(Metric):
                 else:
                     length_before = length
                 rises, last_check, best_before = 0, step, best
-        return best, at_best
+        return best
 
     def _average_rise(self, surface: _Surface, generator: torch.Generator) -> _Rise:
         base = surface.height(None)
@@ -305,7 +305,7 @@ class SamSharpness(Metric):
                 both += 0.5 * surface.height([sign * length * n for n in noise])
                 each = each + surface.each / (2 * count)
             pairs.append(both - base)
-        return _Rise(statistics.fmean(pairs), each, tuple(pairs))
+        return _Rise(statistics.fmean(pairs), tuple(pairs), each)
 
     def _direction(self, gradient: Pieces) -> Pieces:
         """The steepest direction of length 1 in the ball's norm."""
@@ -331,11 +331,11 @@ class SamSharpness(Metric):
 
 @dataclass(frozen=True)
 class _Rise:
-    """The rise of a batch's loss: its value, those of its samples (m,), and of each pair ±ε."""
+    """The rise of a batch's loss; of the average case those of each pair ±ε and of each sample (m,)."""
 
     value: float
-    each: Tensor
     pairs: tuple[float, ...] = ()
+    each: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class _Surface:
@@ -368,8 +368,7 @@ class _Surface:
     def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
         """L(w + Tε) and its gradient in ε, T∇L."""
         self._move(epsilon)
-        losses = self.loss()
-        self.each, loss = losses.detach(), losses.mean()
+        loss = self.loss().mean()
         gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         self.work.gradient += self.samples
         self._move(None)

@@ -112,6 +112,33 @@ def test_an_error_without_its_size_and_a_missing_answer_are_counted():
     assert (row["n"], row["untold"], row["failed"], row["answers"]) == (1, 1, 1, 2)
 
 
+def test_an_error_whose_size_is_never_told_counts_neither_as_covered_nor_as_failed():
+    table = coverage(answers([9.0, 11.0], [(None, None)] * 2))
+    row = table.iloc[0]
+    assert (row["n"], row["untold"], row["verdict"]) == (0, 2, "states none")
+    assert np.isnan(row["covered"])
+    assert sentences(table) == ["1 answers are by chance and state no error (m)."]
+
+
+@pytest.mark.parametrize(("source", "claims", "false"), [("other", 2, 1), ("probes", 0, 0)])
+def test_an_iterations_rule_claims_without_an_error_and_random_vectors_do_not(
+    source, claims, false
+):
+    told = {"source": source, "size": None, "degrees_of_freedom": None}
+    frame = answers([10.05, 10.11], [None] * 2, parameters={"tolerance": 0.01})
+    row = coverage(frame.assign(errors=[[told]] * 2)).iloc[0]
+    assert (row["claims"], row["false"]) == (claims, false)
+    assert row["verdict"] == "states none"
+
+
+def test_what_a_bound_adds_to_the_share_makes_no_error_too_large():
+    values = 10 + numpy_generator(2).normal(size=400)
+    with_bound = coverage(answers(values, [(1.0, None)] * 400, error_bound=3.0)).iloc[0]
+    assert (with_bound["covered"], with_bound["verdict"]) == (1.0, "holds")
+    wide = coverage(answers(values, [(2.0, None)] * 400, error_bound=3.0)).iloc[0]
+    assert wide["verdict"] == "too large"
+
+
 def test_a_bound_beside_a_random_error_widens_the_interval():
     frame = answers([10.0 + 2.5] * 3, [(1.0, None)] * 3, error_bound=1.0)
     assert coverage(frame).iloc[0]["covered"] == 1

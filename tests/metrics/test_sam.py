@@ -135,8 +135,7 @@ def test_antithetic_draws_cancel_the_slope_and_what_is_left_has_its_error():
     assert [(e.source, e.size) for e in one.errors] == [("draws", None)]
 
 
-@pytest.mark.parametrize("case", ["worst", "average"])
-@pytest.mark.parametrize("m", [10, "all"])
+@pytest.mark.parametrize(("case", "m"), [("worst", 10), ("average", 10), ("average", "all")])
 def test_errors_of_drawn_samples_shrink_as_they_are_taken(tiny, case, m):
     def errors(samples):
         found = sb.measure(tiny, "sam_sharpness", case=case, m=m, samples=samples, seed=1)
@@ -146,9 +145,24 @@ def test_errors_of_drawn_samples_shrink_as_they_are_taken(tiny, case, m):
     few, most = errors(total // 10), errors(9 * total // 10)
     assert 0 < most["points"] < few["points"]
     assert ("points" in errors("all")) == (m != "all" and total % m > 0)
-    one_batch_of_all = sb.measure(tiny, "sam_sharpness", case=case, m="all", seed=1)
-    assert one_batch_of_all.exact == (case == "worst")
-    assert one_batch_of_all.details.get("lower_bound", False) == (case == "worst")
+
+
+@pytest.mark.parametrize("case", ["worst", "average"])
+def test_one_batch_of_all_samples_is_exact_but_for_its_draws(tiny, case):
+    found = sb.measure(tiny, "sam_sharpness", case=case, m="all", seed=1)
+    assert found.exact == (case == "worst")
+    assert found.details.get("lower_bound", False) == (case == "worst")
+
+
+@pytest.mark.parametrize("m", ["all", 40, 64])
+def test_the_maximum_over_one_batch_of_drawn_samples_does_not_tell_its_error(tiny, m):
+    """At a minimum the samples' own slope is their noise: it lies above that of all, whatever its spread."""
+    found = sb.measure(tiny, "sam_sharpness", samples=40, m=m, seed=1)
+    assert [(e.source, e.size) for e in found.errors] == [("points", None)]
+    assert found.standard_error is None
+    assert not found.exact
+    assert "lower_bound" not in found.details
+    assert "smaller m" in found.details["why"]
 
 
 def test_the_entries_of_a_draw_from_the_cube_are_independent():
@@ -177,12 +191,11 @@ def test_the_components_of_the_error_by_hand():
         found = metric._errors(rises, left_out)
         return [(e.source, e.size, e.degrees_of_freedom) for e in found]
 
-    each = torch.zeros(2)
     average = SamSharpness(case="average", draws=4)
-    pairs = [_Rise(2.0, each, (1.0, 3.0)), _Rise(4.0, each, (2.0, 6.0))]
+    pairs = [_Rise(2.0, (1.0, 3.0)), _Rise(4.0, (2.0, 6.0))]
     # Variances 2 and 8 of two pairs a batch: the mean of both batches has √((2 + 8)/2)/2.
     assert parts(average, pairs, 0.0) == [("draws", pytest.approx(math.sqrt(5) / 2), 2)]
-    worst = [_Rise(value, each) for value in (1.0, 3.0, 5.0)]
+    worst = [_Rise(value) for value in (1.0, 3.0, 5.0)]
     error = 2 / math.sqrt(3)
     free = pytest.approx(2 * (0.36**2 + 0.64**2))
     assert parts(SamSharpness(), worst, 0.36) == [
