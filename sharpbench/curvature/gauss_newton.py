@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.curvature.operator import coordinates
-from sharpbench.curvature.taps import Layout, Taps, Use, arranged, squared_lengths
+from sharpbench.curvature.sample_gradients import Layout, SampleGradients, Use, arranged, disjoint
+from sharpbench.curvature.taps import Taps
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
@@ -167,10 +168,11 @@ def affine_in_each_parameter(
     """Whether each output is, around here, an affine function of every single parameter: then H and its
     Gauss-Newton part have the same diagonal, and the same trace.
 
-    It is where each parameter takes part in one call, linearly, and the outputs depend piecewise linearly
-    on what all these calls return. The latter is read off their Taylor series, in which a second-order
-    coefficient is structurally zero or not, whatever the point; and it is confirmed by torch's second
-    derivative along one random direction. Being piecewise linear in the *inputs* says nothing about it.
+    It is where each number of a parameter takes part in one call, linearly, and the outputs depend
+    piecewise linearly on what all these calls return. The latter is read off their Taylor series, in which
+    a second-order coefficient is structurally zero or not, whatever the point; and it is confirmed by
+    torch's second derivative along one random direction. Being piecewise linear in the *inputs* says nothing
+    about it.
 
     Returns the answer with the relative second derivative found, or the reason why it was not proved.
     ``inputs``: a few samples.
@@ -189,8 +191,7 @@ def affine_in_each_parameter(
         work.forward += len(inputs)
         if taps.unaccounted(outputs):
             return False, "not made: a parameter takes part outside a layer's call"
-        used = [id(t.parameter) for use in taps.uses for t in use.terms]
-        if len(set(used)) < len(used):
+        if not disjoint([term.alias for use in taps.uses for term in use.terms]):
             return False, "not made: a parameter takes part in two calls"
         second, first = _second_derivative(outputs, step, generator)
         work.add_derivative(1, len(inputs))
@@ -299,7 +300,7 @@ def _verified(
     deltas = _gradients(outputs, uses, cotangents)
     work.gradient += size
     layouts = [_layout(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
-    found = squared_lengths(_placed(uses, layouts, deltas), size)
+    found = SampleGradients(uses, layouts, size).squared_lengths(deltas)
 
     few = seen[:_REFERENCE].to(outputs.device)
     plain, exact = _sample_gradients(model, x[few], cotangents[few], parameters, work)
@@ -336,16 +337,6 @@ def _layout(use: Use, delta: Tensor, mask: Tensor) -> Layout | None:
     raise MetricFailed(
         f"the rows of a {use.name} of shape {use.shape} are not the samples, or these do not stay apart"
     )
-
-
-def _placed(
-    uses: Sequence[Use], layouts: Sequence[Layout | None], deltas: Sequence[Tensor]
-) -> Iterator[tuple[Use, Layout, Tensor]]:
-    for use, layout, delta in zip(uses, layouts, deltas, strict=True):
-        if layout is not None:
-            yield use, layout, delta
-        elif bool((delta != 0).any()):
-            raise MetricFailed(f"a {use.name} had no gradient to check its rows by")
 
 
 def _sample_gradients(
@@ -392,10 +383,11 @@ def _terms(
     # Cross-entropy does not see a common shift of the logits.
     seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    gradients = SampleGradients(uses, plan.layouts, len(x))
     for column in seen:
         deltas = _gradients(outputs, uses, vectors[:, :, column])
         work.gradient += len(x)
-        lengths = squared_lengths(_placed(uses, plan.layouts, deltas), len(x))
+        lengths = gradients.squared_lengths(deltas)
         if lengths:
             total += values[:, column].double() * torch.stack([*lengths.values()]).double().sum(0)
     return total

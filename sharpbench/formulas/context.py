@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from sharpbench.formulas import log_softmax
 
-__all__ = ["plain_checkpoints", "repeatedly_differentiable"]
+__all__ = ["embedding_bag", "plain_checkpoints", "repeatedly_differentiable"]
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = No
     return distances
 
 
-def _embedding_bag(
+def embedding_bag(
     input: Tensor,  # noqa: A002
     weight: Tensor,
     offsets: Tensor | None = None,
@@ -217,7 +217,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.norm_except_dim: _norm_except_dim,
     F.hardsigmoid: _hardsigmoid,
     torch.cdist: _cdist,
-    F.embedding_bag: _embedding_bag,
+    F.embedding_bag: embedding_bag,
     F.log_softmax: log_softmax.log_softmax,
     torch.log_softmax: _log_softmax,
     Tensor.log_softmax: _log_softmax,

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from sharpbench.taylor.jet import OF_THE_VALUE, Jet, Storage, Tally, memory_of
 
-__all__ = ["Propagation", "dispatch"]
+__all__ = ["Propagation", "dispatch", "python_body"]
 
 
 class Propagation(TorchFunctionMode):
@@ -193,7 +193,7 @@ def _answer(
             with suppress(TypeError):
                 inspect.signature(rule).bind(*args, **kwargs)
                 raise
-    if result is NotImplemented and (body := _python_body(func)) is not None:
+    if result is NotImplemented and (body := python_body(func)) is not None:
         active.in_rule = False
         result = body(*args, **kwargs)
         in_place = in_place and result is not args[0] and result is not plain
@@ -220,7 +220,7 @@ def _target(active: Propagation, tensor: Any) -> Jet:
 
 
 @cache
-def _python_body(func: Callable[..., Any]) -> Callable[..., Any] | None:
+def python_body(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """torch functions that are written in Python run as they are, on series."""
     if not isinstance(func, types.FunctionType) or func.__module__ not in _IN_PYTHON:
         return None

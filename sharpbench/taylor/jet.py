@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpbench.measurement import Work
@@ -253,10 +253,18 @@ def spread(coefficients: Tensor, orders: Sequence[int], wanted: Sequence[int]) -
 
 
 def _operators(*names: str) -> Iterator[Callable[..., Any]]:
-    def operator(member: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args: _dispatch(member, args, {})
+    def operator(name: str) -> Callable[..., Any]:
+        member = getattr(Tensor, f"__{name}__")
+        gives_way = name in ("add", "sub", "mul", "matmul")
 
-    return (operator(getattr(Tensor, f"__{name}__")) for name in names)
+        def operate(*args: Any) -> Any:
+            if gives_way and isinstance(args[1], nn.Parameter):
+                return NotImplemented  # then Python asks the parameter, whose uses a mode may watch
+            return _dispatch(member, args, {})
+
+        return operate
+
+    return (operator(name) for name in names)
 
 
 class Jet:

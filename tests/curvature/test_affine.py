@@ -105,6 +105,33 @@ AFFINE = {
         lambda: both(lambda s, x: s.b(s.g * F.relu(s.a(x))), g=vector(6)),
         (D,),
     ),
+    "a gain before a layer, from the right": (
+        lambda: both(
+            lambda s, x: s.b((F.relu(s.a(x)) * s.g + s.h - s.k) @ s.w),
+            g=vector(6),
+            h=vector(6),
+            k=vector(6),
+            w=vector(6, 6),
+        ),
+        (D,),
+    ),
+    "learned slopes": (lambda: mlp(nn.PReLU(6)), (D,)),
+    "products by other names": (
+        lambda: both(
+            lambda s, x: torch.addmm(
+                s.b.bias, F.relu(torch.einsum("nd,hd->nh", x, s.a.weight)), s.b.weight.t()
+            )
+        ),
+        (D,),
+    ),
+    "parts of one weight": (
+        lambda: Net(
+            lambda s, x: F.relu(F.linear(x, s.w.chunk(2)[0])) @ s.v + F.linear(x, s.w[6:])[:, :C],
+            w=vector(12, D),
+            v=vector(6, C),
+        ),
+        (D,),
+    ),
     "normalised input": (lambda: nn.Sequential(nn.LayerNorm(D), *mlp(nn.ReLU())), (D,)),
     "scaled by a hook": (lambda: nn.Sequential(hooked(2.0)[0], nn.ReLU(), nn.Linear(6, C)), (D,)),
     "dropout": (lambda: mlp(nn.ReLU(), nn.Dropout(0.5)), (D,)),

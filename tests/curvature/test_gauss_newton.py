@@ -448,6 +448,144 @@ EXACT["a shift added and taken off"] = lambda: (
     (D,),
 )
 
+EXACT |= {
+    "torch.addmm": lambda: (
+        Net(
+            lambda s, x: s.b(torch.addmm(s.a.bias, x, s.a.weight.t())),
+            a=nn.Linear(D, 4),
+            b=nn.Linear(4, C),
+        ),
+        (D,),
+    ),
+    "einsum": lambda: (
+        Net(
+            lambda s, x: s.b(torch.einsum("nd,hd->nh", x, s.a.weight)),
+            a=nn.Linear(D, 4, bias=False),
+            b=nn.Linear(4, C),
+        ),
+        (D,),
+    ),
+    "einsum with heads, axes in any order": lambda: (
+        Net(
+            lambda s, x: (
+                torch.einsum(
+                    "nhtk,htk,ckh->nc", torch.einsum("ntd,dhk->nhtk", x, s.w).tanh(), s.k, s.v
+                )
+                + torch.einsum("...td,tcd->...c", x, s.u)
+            ),
+            w=vector(D, 2, 4),
+            k=nn.Buffer(torch.randn(2, 3, 4)),
+            v=nn.Buffer(torch.randn(C, 4, 2)),
+            u=vector(3, C, D),
+        ),
+        (3, D),
+    ),
+    "einsum with an axis that is summed, and an implicit result": lambda: (
+        Net(
+            lambda s, x: torch.einsum("at,tc", torch.einsum("nsd,td->nt", x, s.w).tanh(), s.v),
+            w=vector(4, D),
+            v=vector(4, C),
+        ),
+        (3, D),
+    ),
+    "weight @ columns, a vector at the end": lambda: (
+        Net(
+            lambda s, x: torch.stack([(s.w @ x.mT).tanh().mT @ v for v in s.v], 2).sum(1),
+            w=vector(4, D),
+            v=vector(C, 4),
+        ),
+        (3, D),
+    ),
+    "PReLU": lambda: (mlp(nn.PReLU()), (D,)),
+    "PReLU of each channel": lambda: (mlp(nn.PReLU(6)), (D,)),
+    "Bilinear": lambda: (Net(lambda s, x: s.a(x, x), a=nn.Bilinear(D, D, C)), (D,)),
+    "EmbeddingBag": lambda: (
+        Net(
+            lambda s, x: s.a(s.e((x.abs() * 2).long().clamp(max=3))),
+            e=nn.EmbeddingBag(4, 4, mode="mean"),
+            a=nn.Linear(4, C),
+        ),
+        (6,),
+    ),
+    "MultiheadAttention": lambda: (
+        Net(
+            lambda s, x: s.b(s.a(x, x, x, need_weights=False)[0].mean(1)),
+            a=nn.MultiheadAttention(4, 2, batch_first=True),
+            b=nn.Linear(4, C),
+        ),
+        (3, 4),
+    ),
+    "MultiheadAttention to another sequence, sequence first": lambda: (
+        Net(
+            lambda s, x: s.b(s.a(x[:, :2].mT.permute(2, 0, 1), *2 * [x.transpose(0, 1)])[0].sum(0)),
+            a=nn.MultiheadAttention(4, 2),
+            b=nn.Linear(4, C),
+        ),
+        (N, 4),
+    ),
+    "MultiheadAttention of three inputs": lambda: (
+        Net(
+            lambda s, x: s.b(s.a(x, x.tanh(), x.relu())[0].mean(1)),
+            a=nn.MultiheadAttention(4, 1, batch_first=True),
+            b=nn.Linear(4, C),
+        ),
+        (3, 4),
+    ),
+    "MultiheadAttention of other widths": lambda: (
+        Net(
+            lambda s, x: s.b(s.a(x[..., :4], x[..., :3], x[..., :2])[0].mean(1)),
+            a=nn.MultiheadAttention(4, 2, kdim=3, vdim=2, batch_first=True),
+            b=nn.Linear(4, C),
+        ),
+        (3, D),
+    ),
+    "TransformerEncoderLayer": lambda: (
+        nn.Sequential(
+            nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), nn.Flatten(), nn.Linear(12, C)
+        ),
+        (3, 4),
+    ),
+    "parts of one weight": lambda: (
+        Net(
+            lambda s, x: F.linear(
+                F.linear(x, *(p.chunk(2)[0] for p in (s.w, s.c))).tanh()
+                + F.linear(x, s.w[4:], s.c[4:]).relu(),
+                s.v.unbind(0)[1],
+            ),
+            w=vector(8, D),
+            c=vector(8),
+            v=vector(2, C, 4),
+        ),
+        (D,),
+    ),
+    "a weight and a part of it": lambda: (
+        Net(
+            lambda s, x: (
+                F.linear(F.linear(x, s.w).tanh()[:, :D], s.w)[:, :C] + F.linear(x, s.w[:C]).relu()
+            ),
+            w=vector(6, D),
+        ),
+        (D,),
+    ),
+    "a weight and its transpose, permuted": lambda: (
+        Net(
+            lambda s, x: (x @ s.w.permute(1, 0)).tanh() @ s.w.clone() @ s.v.movedim(0, 1),
+            w=vector(4, D),
+            v=vector(C, D),
+        ),
+        (D,),
+    ),
+    "a table of relative positions": lambda: (
+        Net(
+            lambda s, x: s.b((x @ x.mT + s.t[s.i].unsqueeze(0)).softmax(-1).flatten(1)),
+            t=vector(5),
+            i=nn.Buffer(torch.arange(3)[:, None] - torch.arange(3) + 2),
+            b=nn.Linear(9, C),
+        ),
+        (3, D),
+    ),
+}
+
 PROBED = {
     "a subclass with another forward": lambda: (
         nn.Sequential(Standardized(D, 4), nn.ReLU(), nn.Linear(4, C)),
@@ -506,22 +644,6 @@ PROBED = {
         (D,),
     ),
     "rows sorted inside": lambda: (Net(sorted_rows, a=nn.Linear(D, 4), b=nn.Linear(4, C)), (D,)),
-    "torch.addmm": lambda: (
-        Net(
-            lambda s, x: s.b(torch.addmm(s.a.bias, x, s.a.weight.t())),
-            a=nn.Linear(D, 4),
-            b=nn.Linear(4, C),
-        ),
-        (D,),
-    ),
-    "einsum": lambda: (
-        Net(
-            lambda s, x: s.b(torch.einsum("nd,hd->nh", x, s.a.weight)),
-            a=nn.Linear(D, 4, bias=False),
-            b=nn.Linear(4, C),
-        ),
-        (D,),
-    ),
     "a cosine head": lambda: (
         Net(
             lambda s, x: F.normalize(s.a(x).tanh()) @ F.normalize(s.w).T,
@@ -545,16 +667,6 @@ PROBED = {
             t=vector(1),
         ),
         (D,),
-    ),
-    "PReLU": lambda: (mlp(nn.PReLU()), (D,)),
-    "Bilinear": lambda: (Net(lambda s, x: s.a(x, x), a=nn.Bilinear(D, D, C)), (D,)),
-    "MultiheadAttention": lambda: (
-        Net(
-            lambda s, x: s.b(s.a(x, x, x, need_weights=False)[0].mean(1)),
-            a=nn.MultiheadAttention(4, 2, batch_first=True),
-            b=nn.Linear(4, C),
-        ),
-        (3, 4),
     ),
     "LSTM": lambda: (
         Net(
