@@ -20,7 +20,7 @@ from sharpbench.errors import InputError
 
 if TYPE_CHECKING:
     from sharpbench.suite.plan import Plan
-    from sharpbench.suite.run import Notify, SubjectOutcome
+    from sharpbench.suite.task import Notify, SubjectOutcome
 
 __all__ = ["app", "main"]
 

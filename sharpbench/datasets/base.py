@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ class Dataset(Plugin, ABC):
     ``noisy_split`` says where: in the training labels, or in all of them (then the noise rate is a
     floor under the test error, as in the Two Moons experiments of arXiv:2511.01438).
     """
-
-    needs_files: ClassVar[bool] = False
-    """Whether files must be prepared first (``sharpbench data prepare NAME``)."""
 
     label_noise: float = 0.0
     noisy_split: Literal["train", "all"] = "train"

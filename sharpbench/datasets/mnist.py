@@ -21,7 +21,6 @@ __all__ = ["FashionMnist", "Mnist"]
 
 @dataclass(frozen=True, kw_only=True)
 class _IdxImages(Dataset, ABC):
-    needs_files = True
     mean: ClassVar[float]
     std: ClassVar[float]
 

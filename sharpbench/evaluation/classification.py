@@ -11,7 +11,6 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
-from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
     brier_score,
     calibrated_floor,
@@ -21,7 +20,7 @@ from sharpbench.evaluation.calibration import (
 )
 from sharpbench.outputs import confidence, margin, output_norm
 from sharpbench.seeds import numpy_generator
-from sharpbench.subject import Splits, batched_outputs
+from sharpbench.subject import Splits, batched_outputs, per_sample_loss
 
 __all__ = [
     "EVALUATION_VERSION",
@@ -37,23 +36,26 @@ EVALUATION_VERSION = 4
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a reader calls a figure, and its unit; empty for a fraction or another pure number."""
+    """What a reader calls a figure, and its unit: empty for a pure number such as a fraction.
+
+    "[loss]" stands for nats and "[output]" for a logit, in classification.
+    """
 
     title: str
     unit: str = ""
 
 
 FIGURES = {
-    "train_loss": Meaning("training loss", "nats"),
+    "train_loss": Meaning("training loss", "[loss]"),
     "train_error": Meaning("training error"),
-    "test_loss": Meaning("test loss", "nats"),
+    "test_loss": Meaning("test loss", "[loss]"),
     "test_error": Meaning("test error"),
     "brier_score": Meaning("Brier score"),
     "mean_confidence": Meaning("mean confidence"),
-    "logit_norm": Meaning("norm of the centred logits", "logits"),
-    "margin": Meaning("logit margin", "logits"),
+    "logit_norm": Meaning("norm of the centred logits", "[output]"),
+    "margin": Meaning("logit margin", "[output]"),
     "gap": Meaning("generalization gap"),
-    "loss_gap": Meaning("loss gap", "nats"),
+    "loss_gap": Meaning("loss gap", "[loss]"),
     "hard_accuracy": Meaning("accuracy on the hardest fifth"),
     "ece": Meaning("ECE"),
     "ece_debiased": Meaning("ECE, debiased"),
@@ -82,7 +84,7 @@ class Figure:
 def evaluate(
     model: nn.Module, splits: Splits, *, ece_bins: int = 15, seed: int
 ) -> dict[str, Figure]:
-    """Every evaluated figure of a classifier by name, in float64 from its logits.
+    """Every evaluated figure of a network by name, in float64 from its outputs.
 
     ``train_loss``, ``test_loss`` (nats), ``train_error``, ``test_error`` (fractions), ``gap`` (test
     error − train error), ``loss_gap``, ``ece`` and ``brier_score`` on test data, ``hard_accuracy``
@@ -95,10 +97,11 @@ def evaluate(
     calibrated network of the same confidences shows, with its spread for a standard error: an ECE within it
     tells nothing.
 
-    Raises InputError for a regression: none of these is defined there.
+    A regression has ``train_loss``, ``test_loss`` (½ squared error summed over the outputs) and
+    ``loss_gap`` alone: the others need classes.
     """
-    if splits.task != "classification":
-        raise InputError("evaluation is defined for classification only")
+    if splits.task == "regression":
+        return _regression(model, splits)
     train = _outcomes(model, splits.train_inputs, splits.train_targets)
     test = _outcomes(model, splits.test_inputs, splits.test_targets)
     figures = {
@@ -118,6 +121,16 @@ def evaluate(
     figures["hard_accuracy"] = _share(1 - test.wrong[hardest])
     figures |= _calibration(test, ece_bins, seed)
     return figures
+
+
+def _regression(model: nn.Module, splits: Splits) -> dict[str, Figure]:
+    def loss(inputs: torch.Tensor, targets: torch.Tensor) -> Figure:
+        outputs = batched_outputs(model, inputs).double()
+        return _mean(per_sample_loss("regression")(outputs, targets.double()).cpu().numpy())
+
+    train = loss(splits.train_inputs, splits.train_targets)
+    test = loss(splits.test_inputs, splits.test_targets)
+    return {"train_loss": train, "test_loss": test, "loss_gap": _difference(test, train)}
 
 
 def reliability_diagram(model: nn.Module, splits: Splits, *, bins: int) -> dict[str, Any]:

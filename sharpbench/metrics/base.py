@@ -20,7 +20,7 @@ from sharpbench.network import uncompiled
 from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Subject
+from sharpbench.subject import Subject, Task
 
 __all__ = [
     "LINEAR_MAPS",
@@ -99,7 +99,7 @@ class Metric(Plugin, ABC):
 
     def unit_on(self, subject: Subject) -> str:
         """The unit of the figure of ``subject`` with these parameters; `unit` in general."""
-        return unit_of_task(getattr(self, "unit", ""), subject)
+        return unit_of_task(getattr(self, "unit", ""), subject.task)
 
     def unsupported(self, subject: Subject) -> str | None:
         """The reason why this metric can't measure ``subject``, or None if it can."""
@@ -156,9 +156,9 @@ class Metric(Plugin, ABC):
         return measurement
 
 
-def unit_of_task(unit: str, subject: Subject) -> str:
+def unit_of_task(unit: str, task: Task | None) -> str:
     """``unit`` with what the task settles: "nats" for [loss] and "logits" for [output] in classification."""
-    if subject.task != "classification":
+    if task != "classification":
         return unit
     return unit.replace("[loss]", "nats").replace("[output]", "logits")
 

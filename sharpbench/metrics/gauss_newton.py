@@ -261,7 +261,7 @@ class FisherRaoNorm(CurvatureMetric):
     labels: Literal["model", "observed"] = "model"
 
     def unit_on(self, subject: Subject) -> str:
-        return unit_of_task("√[loss]" if self.labels == "model" else "[loss]", subject)
+        return unit_of_task("√[loss]" if self.labels == "model" else "[loss]", subject.task)
 
     def known(self, problem: Problem, subject: Subject) -> Known | None:
         return None  # a spectrum alone does not tell it

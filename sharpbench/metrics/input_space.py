@@ -69,7 +69,7 @@ class InputJacobianNorm(_InputMetric):
 
     def unit_on(self, subject: Subject) -> str:
         unit = "1/[input]" if self.output == "softmax" else "[output]/[input]"
-        return unit_of_task(unit, subject)
+        return unit_of_task(unit, subject.task)
 
     def expected_after(self, transformation: Plugin, before: float) -> float | None:
         if transformation.name == "input_rescaling":

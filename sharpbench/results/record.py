@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["FINAL", "Kind", "Record", "Status", "content_key"]
+__all__ = ["FINAL", "Kind", "Record", "Status"]
 
 Kind = Literal[
     "measurement",
@@ -24,12 +23,6 @@ Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
 """Statuses that depend on the inputs alone. Errors and time-outs are tried again by the next run."""
-
-
-def content_key(identity: Any) -> str:
-    """SHA-256 of the canonical JSON of ``identity``: equal content, equal key, whatever the order."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
 
-from sharpbench.suite.run import Notify, SubjectOutcome, SubjectTask, run_subject
+from sharpbench.suite.run import run_subject
+from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["execute"]
 

@@ -17,7 +17,12 @@ from sharpbench.metrics import Metric, metrics
 from sharpbench.models import Model, models
 from sharpbench.problems import Problem, problems
 from sharpbench.registry import Registry
-from sharpbench.results.record import content_key
+from sharpbench.results.keys import (
+    content_key,
+    evaluation_question,
+    question_key,
+    trajectory_question,
+)
 from sharpbench.suite.spec import Block, CostSpec, P, SuiteFile, expand
 from sharpbench.training import Recipe, recipes
 
@@ -91,14 +96,6 @@ class ProblemPlan:
         return None
 
 
-_SEEDING = 2
-"""Raised when metrics or transformations get their seeds in another way: figures are not mixed then.
-
-2: one seed for all metrics of a subject, so that they measure the same points, and a transformation's
-random numbers of its own for each network.
-"""
-
-
 @dataclass(frozen=True)
 class MeasurementPlan:
     """A metric asked of a trained subject, after one draw of a transformation or as it is.
@@ -113,15 +110,7 @@ class MeasurementPlan:
     @cached_property
     def key(self) -> str:
         """The same for every subject; a record's key adds the subject and its weights."""
-        changed = self.transformation.identity() if self.transformation else None
-        return content_key(
-            {
-                "metric": self.metric.identity(),
-                "transformation": changed,
-                "draw": self.draw,
-                "seeding": _SEEDING,
-            }
-        )
+        return question_key(self.metric, self.transformation, self.draw)
 
     @property
     def label(self) -> str:
@@ -141,7 +130,7 @@ class TrajectoryPlan:
         return epoch == 1 or epoch % self.every == 0 or epoch == last
 
     def metric_key(self, metric: Metric) -> str:
-        return content_key({"metric": metric.identity(), "every": self.every, "seeding": _SEEDING})
+        return trajectory_question(metric, self.every)
 
 
 @dataclass(frozen=True)
@@ -166,7 +155,7 @@ class Plan:
 
     @property
     def evaluation_key(self) -> str:
-        return content_key({"evaluation": EVALUATION_VERSION, "ece_bins": self.ece_bins})
+        return evaluation_question(EVALUATION_VERSION, self.ece_bins)
 
     def record_keys(self) -> set[str]:
         """The subject-independent keys of every record that belongs to this plan."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from sharpbench.results import provenance
-from sharpbench.results.record import FINAL, content_key
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.execute import execute
 from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
-from sharpbench.suite.run import Notify, SubjectOutcome, SubjectTask
+from sharpbench.suite.remaining import remaining
+from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["Intent", "intents", "run_plan"]
 
@@ -75,10 +74,11 @@ class Intent:
 
     subject: SubjectPlan | ProblemPlan
     training: str
-    """``cached``, or why it would be trained; ``none`` for a problem."""
+    """``cached``, or why it would be trained or can't be; ``none`` for a problem."""
     to_measure: int
     measurements: int
     """All that belong to it."""
+    to_evaluate: bool
 
 
 def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
@@ -90,26 +90,9 @@ def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
 def _intent(
     plan: Plan, subject: SubjectPlan | ProblemPlan, store: ResultsStore, data: Path
 ) -> Intent:
-    asked = plan.asked(subject)
-    everything = len(asked)
-    intent = partial(Intent, subject, measurements=everything)
+    left = remaining(plan, subject, store.subject(subject.key))
+    training = left.training or ("none" if isinstance(subject, ProblemPlan) else "cached")
     if reason := subject.missing(data):
-        return intent(f"can't: {reason}", everything)
-    folder = store.subject(subject.key)
-    description = folder.read()
-    of_problem = isinstance(subject, ProblemPlan)
-    if description is None:
-        return intent("none" if of_problem else "new", everything)
-    if description["status"] == "diverged":
-        return intent("cached", 0)
-    if description["status"] not in {"trained", "known"}:
-        return intent(f"again: {description['reason']}", everything)
-    done = {r.key for r in folder.records() if r.status in FINAL}
-    keys = (content_key([subject.key, description["weights"], m.key]) for m in asked)
-    to_measure = sum(key not in done for key in keys)
-    if of_problem:
-        return intent("none", to_measure)
-    along = {plan.trajectory.metric_key(m) for m in plan.trajectory.metrics}
-    if not along <= set(description["trajectories"]):
-        return intent("again: to measure along the way", to_measure)
-    return intent("cached", to_measure)
+        training = f"can't: {reason}"
+    everything = len(plan.asked(subject))
+    return Intent(subject, training, len(left.questions), everything, left.evaluation)

@@ -9,7 +9,6 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 
 from sharpbench.analysis.calibration import binomial_interval
-from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
     _bins,
     brier_score,
@@ -275,7 +274,15 @@ def test_a_decision_map_is_drawn_for_planes_alone(tiny, trained_mlp):
     assert decision_map(trained_mlp.model, trained_mlp.splits) is None
 
 
-def test_regression_is_refused():
-    x, y = torch.randn(5, 2), torch.randn(5, 1)
-    with pytest.raises(InputError):
-        evaluate(nn.Linear(2, 1), Splits(x, y, x, y, 1, "regression"), seed=0)
+def test_a_regression_has_losses_alone():
+    x = torch.tensor([[0.0], [1.0], [3.0]])
+    model = nn.Linear(1, 2, bias=False)
+    nn.init.ones_(model.weight)
+    targets = torch.cat([x + 1, x - 2], 1)  # off by 1 and 2: a loss of (1 + 4)/2 at every point
+    figures = evaluate(model, Splits(x, torch.cat([x, x], 1), x, targets, 2, "regression"), seed=0)
+    told = {name: (f.value, f.standard_error, f.samples) for name, f in figures.items()}
+    assert told == {
+        "train_loss": (0.0, 0.0, 3),
+        "test_loss": (2.5, 0.0, 3),
+        "loss_gap": (2.5, 0.0, 3),
+    }

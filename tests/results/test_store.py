@@ -3,7 +3,7 @@
 import pytest
 
 from sharpbench.errors import InputError
-from sharpbench.results.record import Record, content_key
+from sharpbench.results.record import Record
 from sharpbench.results.store import SubjectFolder
 
 
@@ -49,8 +49,3 @@ def test_a_record_survives_its_line_and_a_newer_field_is_left_out():
     assert Record.from_line(line[:-1] + ', "of_tomorrow": 1}') == written
     with pytest.raises(ValueError, match="JSON compliant"):
         record("a", float("nan")).to_line()
-
-
-def test_a_key_is_of_the_content_whatever_its_order():
-    assert content_key({"a": 1, "b": [1, 2]}) == content_key({"b": [1, 2], "a": 1})
-    assert content_key({"a": 1}) != content_key({"a": 2})

@@ -1,0 +1,79 @@
+"""Content keys: what makes a subject, a question and a figure the same in two runs.
+
+Equal content, equal key. A *question* is asked of every subject alike; a *figure* is its answer for the
+weights of one subject.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sharpbench.registry import Plugin
+
+__all__ = [
+    "change_key",
+    "content_key",
+    "evaluation_question",
+    "figure_key",
+    "part_of_figure",
+    "question_key",
+    "trajectory_figure_key",
+    "trajectory_question",
+]
+
+_SEEDING = 2
+"""Raised when metrics or transformations get their seeds in another way: figures are not mixed then.
+
+2: one seed for all metrics of a subject, so that they measure the same points, and a transformation's
+random numbers of its own for each network.
+"""
+
+
+def content_key(identity: Any) -> str:
+    """SHA-256 of the canonical JSON of ``identity``: equal content, equal key, whatever the order."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def question_key(metric: Plugin, transformation: Plugin | None, draw: int) -> str:
+    """Of a metric, asked after a draw of a transformation or, without one, as often as ``draw`` counts."""
+    return content_key(
+        {
+            "metric": metric.identity(),
+            "transformation": transformation.identity() if transformation else None,
+            "draw": draw,
+            "seeding": _SEEDING,
+        }
+    )
+
+
+def trajectory_question(metric: Plugin, every: int) -> str:
+    """Of a metric measured along training."""
+    return content_key({"metric": metric.identity(), "every": every, "seeding": _SEEDING})
+
+
+def evaluation_question(version: int, ece_bins: int) -> str:
+    """Of everything that is evaluated together."""
+    return content_key({"evaluation": version, "ece_bins": ece_bins})
+
+
+def figure_key(subject: str, weights: str, question: str) -> str:
+    """Of the answer to ``question`` by the weights of a subject."""
+    return content_key([subject, weights, question])
+
+
+def part_of_figure(key: str, name: str) -> str:
+    """Of one of several quantities found together."""
+    return f"{key}:{name}"
+
+
+def trajectory_figure_key(subject: str, question: str, epoch: int) -> str:
+    """Of the answer at the end of an epoch."""
+    return content_key([subject, question, "epoch", epoch])
+
+
+def change_key(transformation: Plugin, draw: int) -> str:
+    """Of one draw of a transformation."""
+    return content_key([transformation.identity(), draw])

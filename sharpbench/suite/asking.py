@@ -1,0 +1,184 @@
+"""A metric is asked: its answer with what it cost, or the reason why there is none, as a record."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharpbench.cost import Cost, measure_cost
+from sharpbench.errors import (
+    MetricFailed,
+    MetricUnsupported,
+    TimeLimitExceeded,
+    TransformationRefused,
+)
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+from sharpbench.metrics.base import torch_dtype
+from sharpbench.results.record import Kind, Record
+from sharpbench.results.store import SubjectFolder
+from sharpbench.subject import Subject
+from sharpbench.suite.limits import time_limit
+from sharpbench.suite.task import Notify, SubjectTask
+
+__all__ = ["Draft", "Run", "asked_record", "explain"]
+
+
+class Draft:
+    """A record in the making: what is known of it stays, whatever comes of the rest."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def add(self, **fields: Any) -> None:
+        """Set fields of the record."""
+        self.record = dataclasses.replace(self.record, **fields)
+
+
+class Run:
+    """What the runs of trained subjects and of problems share; nothing that a plug-in does ends it."""
+
+    def __init__(self, task: SubjectTask, folder: SubjectFolder, notify: Notify) -> None:
+        self.task, self.folder, self.notify = task, folder, notify
+        self.plan, self.label = task.plan, task.subject.label
+        self.device = torch.device(task.subject.device)
+        self.problems: list[str] = []
+        self.written = 0
+        self._gradients: dict[tuple[str, int], float] = {}
+        self._gradient_seconds: float | None = None
+
+    def attempt(
+        self, base: Record, ask: Callable[[Draft], tuple[Measurement, Cost | None]]
+    ) -> Record:
+        """``base``, with what ``ask`` adds to it, and its answer or the reason why there is none."""
+        draft = Draft(base)
+        try:
+            measurement, cost = ask(draft)
+        except (MetricUnsupported, TransformationRefused) as error:
+            draft.add(status="unsupported", reason=str(error))
+        except MetricFailed as error:
+            draft.add(status="failed", reason=str(error))
+        except TimeLimitExceeded as error:
+            draft.add(status="timeout", reason=str(error))
+        except Exception as error:
+            draft.add(status="error", reason=explain(error))
+        else:
+            draft.add(**_answer(measurement), cost=self._cost(cost))
+        self.note(draft.record)
+        return draft.record
+
+    def limited(self, metric: Metric) -> AbstractContextManager[None]:
+        """Within the plan's time for a measurement."""
+        return time_limit(self.plan.measurement_seconds, metric.label)
+
+    def timed(self, metric: Metric, subject: Subject, seed: int) -> tuple[Measurement, Cost]:
+        """The measurement with its cost, and the time of one gradient over as many samples."""
+        asked = self.plan.cost
+        measurement, cost = measure_cost(
+            lambda: metric.measure(subject, seed=seed),
+            first=lambda: metric.checked_measure(subject, seed=seed),
+            repeats=asked.repeats,
+            spread=asked.spread,
+            count_flops=asked.flops,
+            device=self.device,
+        )
+        self._gradient_seconds = self._time_gradient(metric, subject, measurement.samples)
+        return measurement, cost
+
+    def note(self, record: Record) -> None:
+        """Tell at the end of a record that is neither an answer nor a question out of place."""
+        if record.status not in {"ok", "unsupported"}:
+            after = f" after {record.transformation}" if record.transformation else ""
+            text = f"{record.label}{after} on {self.label}: {record.reason}"
+            if record.kind != "calibration" or text not in self.problems:  # of many repetitions one
+                self.problems.append(text)
+
+    def write(self, records: list[Record]) -> None:
+        """Put the records on the disk."""
+        self.folder.append(records)
+        self.written += len(records)
+
+    def _cost(self, cost: Cost | None) -> dict[str, Any] | None:
+        if cost is None:
+            return None
+        return {
+            "median_seconds": cost.median_seconds,
+            "spread_seconds": cost.spread_seconds,
+            "first_seconds": cost.first_seconds,
+            "device_seconds": list(cost.device_seconds),
+            "seconds": list(cost.seconds),
+            "peak_bytes": cost.peak_bytes,
+            "device": cost.device,
+            "threads": cost.threads,
+            "shared_machine": self.task.shared_machine,
+            "foreign_cores": cost.foreign_cores,
+            "unstable": cost.unstable,
+            "flops": cost.flops,
+            "gradient_seconds": self._gradient_seconds,
+        }
+
+    def _time_gradient(self, metric: Metric, subject: Subject, samples: int) -> float | None:
+        """Median time of the loss's gradient over ``samples`` points, in the metric's precision."""
+        dtype = torch_dtype(getattr(metric, "dtype", "float32"))
+        key = (str(dtype), samples)
+        if key in self._gradients or not 0 < samples <= len(subject.inputs):
+            return self._gradients.get(key)
+        model = subject.working_model(dtype)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        x, y = subject.inputs[:samples].to(dtype), subject.targets[:samples]
+        y = y.to(dtype) if y.is_floating_point() else y
+
+        def gradient() -> None:
+            for part, target in zip(x.split(1024), y.split(1024), strict=True):
+                loss = subject.losses(model(part), target).sum()
+                torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+        if parameters:
+            _, cost = measure_cost(
+                gradient, repeats=max(self.plan.cost.repeats, 3), device=self.device
+            )
+            self._gradients[key] = cost.median_seconds
+        return self._gradients.get(key)
+
+
+def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) -> Record:
+    """The record of ``metric``, asked and not yet answered."""
+    return Record(
+        key=key,
+        plan_key=question,
+        kind=kind,
+        name=metric.name,
+        label=metric.label,
+        parameters=metric.parameters(),
+        version=metric.version,
+        title=getattr(metric, "title", ""),
+        space=getattr(metric, "space", ""),
+        run=run,
+    )
+
+
+def explain(error: Exception) -> str:
+    """The exception in one line with the place in the code where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _answer(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "value": measurement.value,
+        "standard_error": measurement.standard_error,
+        "errors": [dataclasses.asdict(e) for e in measurement.errors],
+        "error_bound": measurement.error_bound,
+        "converged": measurement.converged,
+        "samples": measurement.samples,
+        "gradient_equivalents": measurement.work.gradient_equivalents(measurement.samples),
+        "work": dict(measurement.work.__dict__),
+        "details": measurement.details,
+    }

@@ -1,0 +1,165 @@
+"""One problem from plan to records: no training, no transformation; the known answer stands beside."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sharpbench.cost import Cost, peak_in_fresh_process
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+from sharpbench.metrics.base import state_hash
+from sharpbench.problems.base import Known
+from sharpbench.results.keys import figure_key
+from sharpbench.results.record import Kind, Record
+from sharpbench.results.store import SubjectFolder
+from sharpbench.seeds import derive_seed
+from sharpbench.subject import Subject
+from sharpbench.suite.asking import Draft, Run, asked_record, explain
+from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
+from sharpbench.suite.remaining import remaining
+from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+
+__all__ = ["ProblemRun"]
+
+_TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks", "failure_probability"})
+"""Details that repetitions keep: curves and grids of all of them would be most of the file."""
+
+
+class ProblemRun(Run):
+    """Asks a problem its own questions, some of them many times with random numbers of their own."""
+
+    def __init__(
+        self, task: SubjectTask, problem: ProblemPlan, folder: SubjectFolder, notify: Notify
+    ) -> None:
+        super().__init__(task, folder, notify)
+        self.problem = problem
+        self._known: dict[tuple[str, bool], dict[str, Any]] = {}
+
+    def run(self) -> SubjectOutcome:
+        """Write the records that are missing."""
+        try:
+            subject = self.problem.problem.subject(seed=derive_seed(self.problem.seed, "problem"))
+        except Exception as error:
+            self.problems.append(f"{self.label}: {explain(error)}")
+            return self._outcome()
+        weights = state_hash(subject.model)
+        known = self.folder.read()
+        if known is None or known["weights"] != weights:
+            self.folder.commit(self._description(subject, weights), None)
+        subject = dataclasses.replace(
+            subject,
+            model=subject.model.to(self.device),
+            inputs=subject.inputs.to(self.device),
+            targets=subject.targets.to(self.device),
+        )
+        left = remaining(self.plan, self.problem, self.folder)
+        for record in left.answered:
+            self.note(record)
+            self.notify("", 1)
+        waiting: list[Record] = []
+        last_written = time.monotonic()
+        for question in left.questions:
+            self.notify(f"{question.label} on {self.label}", 0)
+            key = figure_key(self.problem.key, weights, question.key)
+            waiting.append(self._record(key, question, subject))
+            # A repetition can take less time than putting it on the disk.
+            if not question.draw or time.monotonic() - last_written > 1:
+                self.write(waiting)
+                waiting, last_written = [], time.monotonic()
+            self.notify("", 1)
+        if waiting:
+            self.write(waiting)
+        return self._outcome()
+
+    def _outcome(self) -> SubjectOutcome:
+        return SubjectOutcome(
+            self.problem.key, self.label, False, self.written, tuple(self.problems)
+        )
+
+    def _description(self, subject: Subject, weights: str) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "key": self.problem.key,
+            "label": self.label,
+            "problem_label": self.problem.problem.label,
+            "identity": self.problem.identity,
+            "status": "known",
+            "parameters": sum(p.numel() for p in subject.model.parameters()),
+            "reason": None,
+            "weights": weights,
+            "run": self.task.run,
+        }
+
+    def _record(self, key: str, question: MeasurementPlan, subject: Subject) -> Record:
+        metric, draw = question.metric, question.draw
+        seed = derive_seed(self.problem.seed, "metric")  # one for all: they measure the same points
+        if draw:
+            seed = derive_seed(seed, "repetition", draw)
+
+        def ask(draft: Draft) -> tuple[Measurement, Cost | None]:
+            with self.limited(metric):
+                draft.add(**self._truth(metric, subject, repeated=draw > 0))
+                if draw or not self.task.time_costs:
+                    return metric.checked_measure(subject, seed=seed), None
+                measurement, cost = self.timed(metric, subject, seed)
+                if self.plan.cost.memory == "process" and self.device.type == "cpu":
+                    peak = peak_in_fresh_process(_prepare, self.problem, metric, seed)
+                    cost = dataclasses.replace(cost, peak_bytes=peak)
+                return measurement, cost
+
+        kind: Kind = "calibration" if draw else "problem"
+        base = asked_record(key, question.key, metric, kind, self.task.run)
+        record = self.attempt(dataclasses.replace(base, draw=draw), ask)
+        if draw:
+            kept = {k: v for k, v in record.details.items() if k in _TOLD_OF_REPETITIONS}
+            record = dataclasses.replace(record, details=kept)
+        return record
+
+    def _truth(self, metric: Metric, subject: Subject, *, repeated: bool) -> dict[str, Any]:
+        """What is known of the answer, found once for all repetitions, as fields of a record."""
+        key = (MeasurementPlan(metric).key, repeated)
+        if key in self._known:
+            return self._known[key]
+        problem = self.problem.problem
+        answer = metric.known(problem, subject) or Known()
+        limit = answer.limit
+        infinite = limit is not None and math.isinf(limit)
+        expected, source = answer.expected, "theory"
+        if expected is None and repeated:
+            expected, source = _of_all_points(metric, subject), "all points"
+        self._known[key] = {
+            "unit": metric.unit_on(subject),
+            "limit": None if infinite else limit,
+            "diverges": ("+∞" if limit > 0 else "−∞") if limit is not None and infinite else None,
+            "expected": expected,
+            "expected_from": None if expected is None else source,
+            "adversarial": problem.adversarial,
+            "problem_title": getattr(problem, "title", problem.name),
+            "trap": problem.trap or None,
+            "trap_kind": problem.trap_kind,
+        }
+        return self._known[key]
+
+
+def _of_all_points(metric: Metric, subject: Subject) -> float | None:
+    """What ``metric`` says of all points in place of some; None if it takes all, or says it by chance."""
+    if getattr(metric, "samples", "all") == "all":
+        return None
+    whole: Any = dataclasses.replace(metric, samples="all")  # type: ignore[call-arg]
+    try:
+        found: Measurement = whole.measure(subject, seed=0)
+    except MetricFailed:
+        return None
+    by_chance = any(e.source != "points" for e in found.errors)
+    return None if by_chance or found.error_bound or not found.converged else found.value
+
+
+def _prepare(plan: ProblemPlan, metric: Metric, seed: int) -> Callable[[], object]:
+    """The measurement of a problem as a call, with the problem already built."""
+    subject = plan.problem.subject(seed=derive_seed(plan.seed, "problem"))
+    return lambda: metric.measure(subject, seed=seed)

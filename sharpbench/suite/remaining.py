@@ -1,0 +1,68 @@
+"""What is left to do for one subject: decided here, for a run, for its dry run and after training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sharpbench.evaluation.classification import FIGURES
+from sharpbench.results.keys import figure_key, part_of_figure
+from sharpbench.results.record import FINAL, Record
+from sharpbench.results.store import SubjectFolder
+from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
+
+__all__ = ["Remaining", "remaining"]
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What the results folder lacks of a plan for one subject."""
+
+    training: str | None
+    """Why the network is to be trained; None where it needn't be."""
+    evaluation: bool
+    """Whether the network is to be evaluated."""
+    questions: tuple[MeasurementPlan, ...]
+    """What is to be measured, in the plan's order."""
+    answered: tuple[Record, ...] = ()
+    """The answers there are to the other questions, in the same order."""
+    along: tuple[Record, ...] = ()
+    """What was measured along training."""
+
+
+def remaining(plan: Plan, subject: SubjectPlan | ProblemPlan, folder: SubjectFolder) -> Remaining:
+    """What is missing, or was ended by an error or a time-out and is tried again.
+
+    Reads the folder and nothing else. A training that diverged is an answer: it leaves nothing to do.
+    """
+    description = folder.read()
+    asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
+    if description is None:
+        return Remaining("new" if trains else None, trains, asked)
+    if description["status"] == "diverged":
+        return Remaining(None, False, ())
+    if description["status"] not in {"trained", "known"}:
+        return Remaining(f"again: {description['reason']}", trains, asked)
+    weights = description["weights"]
+    records = folder.records()
+    final = {record.key: record for record in records if record.status in FINAL}
+    keys = {m.key: figure_key(subject.key, weights, m.key) for m in asked}
+    questions = tuple(m for m in asked if keys[m.key] not in final)
+    answered = tuple(final[key] for key in keys.values() if key in final)
+    if not trains:
+        return Remaining(None, False, questions, answered)
+    evaluation = figure_key(subject.key, weights, plan.evaluation_key)
+    # All of them: a crash can have cut off the last lines.
+    evaluated = all(part_of_figure(evaluation, name) in final for name in FIGURES)
+    along = {plan.trajectory.metric_key(metric) for metric in plan.trajectory.metrics}
+    return Remaining(
+        None if along <= _measured_along(description) else "again: to measure along the way",
+        not evaluated,
+        questions,
+        answered,
+        tuple(record for record in records if record.plan_key in along),
+    )
+
+
+def _measured_along(description: dict[str, Any]) -> set[str]:
+    return set(description.get("trajectories", []))

@@ -1,0 +1,358 @@
+"""One trained subject from plan to records: train or load it, evaluate, measure, transform, measure again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from sharpbench.cost import Cost
+from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused
+from sharpbench.evaluation.classification import (
+    EVALUATION_VERSION,
+    FIGURES,
+    Figure,
+    decision_map,
+    evaluate,
+    reliability_diagram,
+)
+from sharpbench.invariance import Transformation
+from sharpbench.invariance.base import verify_promise
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+from sharpbench.metrics.base import state_hash, unit_of_task
+from sharpbench.results.keys import (
+    change_key,
+    figure_key,
+    part_of_figure,
+    trajectory_figure_key,
+)
+from sharpbench.results.record import Kind, Record
+from sharpbench.results.store import SubjectFolder
+from sharpbench.seeds import derive_seed
+from sharpbench.subject import Splits, Subject
+from sharpbench.suite.asking import Draft, Run, asked_record, explain
+from sharpbench.suite.limits import time_limit
+from sharpbench.suite.plan import MeasurementPlan, SubjectPlan
+from sharpbench.suite.remaining import Remaining, remaining
+from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+
+__all__ = ["SubjectRun"]
+
+_UNDEFINED = "needs classes, and this is a regression"
+
+
+class SubjectRun(Run):
+    """Trains a network unless its weights are there, and asks it the plan's questions."""
+
+    def __init__(
+        self, task: SubjectTask, subject: SubjectPlan, folder: SubjectFolder, notify: Notify
+    ) -> None:
+        super().__init__(task, folder, notify)
+        self.subject = subject
+        self._splits: Splits | None = None
+        self._plain: dict[str, float | None] = {}
+        """By question: what each metric said of the network as it is."""
+        self._changed: dict[str, tuple[Subject, float] | Exception] = {}
+        """By change: the transformed subject and how far its function moved, or why there is none."""
+
+    @property
+    def splits(self) -> Splits:
+        """The data, loaded on first use: a subject that is complete never touches it."""
+        if self._splits is None:
+            seed = derive_seed(self.subject.seed, "data")
+            self._splits = self.subject.dataset.load(self.task.data, seed=seed).to(self.device)
+        return self._splits
+
+    def run(self) -> SubjectOutcome:
+        """Bring weights and records up to the plan."""
+        trained = False
+        if remaining(self.plan, self.subject, self.folder).training:
+            try:
+                trained = self._train(self.folder.read())["status"] == "trained"
+            except TimeLimitExceeded as error:
+                self._give_up("timeout", str(error))
+            except Exception as error:
+                self._give_up("error", explain(error))
+        description = self.folder.read()
+        assert description is not None
+        if description["status"] == "trained":
+            self._measure(description["weights"], remaining(self.plan, self.subject, self.folder))
+        else:
+            self.problems.append(f"{self.label}: {description['reason']}")
+        return SubjectOutcome(
+            self.subject.key, self.label, trained, self.written, tuple(self.problems)
+        )
+
+    # --- training -----------------------------------------------------------------------------
+
+    def _build(self) -> nn.Module:
+        seed = derive_seed(self.subject.seed, "init")
+        model = self.subject.model.build(self.splits.input_shape, self.splits.outputs, seed=seed)
+        return model.to(self.device)
+
+    def _train(self, before: dict[str, Any] | None) -> dict[str, Any]:
+        """Train, measure along the way, and commit weights and description."""
+        self.notify(f"training {self.label}", 0)
+        model = self._build()
+        recipe = self.subject.recipe
+        trajectory = self.plan.trajectory
+        along: list[Record] = []
+
+        def measure_along(epoch: int, current: nn.Module) -> None:
+            if trajectory.metrics and trajectory.due(epoch, recipe.epochs):
+                point = self._as_subject(current)
+                along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
+
+        with time_limit(self.plan.training_seconds, "training"):
+            log = recipe.train(
+                model,
+                self.splits,
+                seed=derive_seed(self.subject.seed, "training"),
+                callbacks=[measure_along],
+            )
+        if log.diverged:
+            return self._give_up("diverged", log.diverged, dataclasses.asdict(log))
+        weights = state_hash(model)
+        done = set()
+        if before and before["status"] == "trained":
+            if before["weights"] != weights:
+                raise RuntimeError(
+                    "training again, to measure along the way, gave other weights than the stored "
+                    "ones: another version of torch or another machine? Delete the results folder "
+                    f"{self.folder.path} to start over"
+                )
+            done = set(before.get("trajectories", []))
+        if along:
+            self.write(along)
+        description = {
+            **self._description("trained", None),
+            "weights": weights,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training": dataclasses.asdict(log),
+            "shared_machine": self.task.shared_machine,
+            "trajectories": sorted(done | {trajectory.metric_key(m) for m in trajectory.metrics}),
+        }
+        self.folder.commit(description, model.state_dict())
+        return description
+
+    def _give_up(
+        self, status: str, reason: str, log: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        existing = self.folder.read()
+        if existing and existing["status"] == "trained":
+            # The trained network stays; only the measurements along training are missing.
+            self.problems.append(f"{self.label}: {reason}")
+            return existing
+        description = {**self._description(status, reason), "training": log}
+        self.folder.commit(description, None)
+        return description
+
+    def _description(self, status: str, reason: str | None) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "key": self.subject.key,
+            "label": self.label,
+            "dataset_label": self.subject.dataset.label,
+            "model_label": self.subject.model.label,
+            "recipe_label": self.subject.recipe.label,
+            "identity": self.subject.identity,
+            "status": status,
+            "reason": reason,
+            "run": self.task.run,
+        }
+
+    def _trajectory_record(self, metric: Metric, subject: Subject, epoch: int) -> Record:
+        question = self.plan.trajectory.metric_key(metric)
+        key = trajectory_figure_key(self.subject.key, question, epoch)
+        base = asked_record(key, question, metric, "trajectory", self.task.run)
+
+        def ask(draft: Draft) -> tuple[Measurement, None]:
+            draft.add(unit=metric.unit_on(subject))
+            with self.limited(metric):
+                return metric.checked_measure(subject, seed=self._metric_seed), None
+
+        return self.attempt(dataclasses.replace(base, epoch=epoch), ask)
+
+    # --- evaluating ---------------------------------------------------------------------------
+
+    def _evaluation_records(self, model: nn.Module, key: str) -> list[Record]:
+        """Every figure of `FIGURES`: its value, or the reason why there is none."""
+        common: dict[str, Any] = {
+            "plan_key": self.plan.evaluation_key,
+            "version": EVALUATION_VERSION,
+            "run": self.task.run,
+        }
+        bins, task = self.plan.ece_bins, self.splits.task
+        base = {
+            name: Record(
+                key=part_of_figure(key, name),
+                kind="evaluation",
+                name=name,
+                label=name,
+                title=meaning.title,
+                unit=unit_of_task(meaning.unit, task),
+                parameters={"bins": bins} if name.startswith("ece") else {},
+                **common,
+            )
+            for name, meaning in FIGURES.items()
+        }
+        pictures: dict[Kind, dict[str, Any] | None] = {}
+        try:
+            seed = derive_seed(self.subject.seed, "evaluation")
+            figures = evaluate(model, self.splits, ece_bins=bins, seed=seed)
+            if task == "classification":
+                pictures["decision_map"] = decision_map(model, self.splits)
+                pictures["reliability"] = reliability_diagram(model, self.splits, bins=bins)
+        except Exception as error:
+            self.problems.append(f"evaluation of {self.label}: {explain(error)}")
+            return [
+                dataclasses.replace(record, status="error", reason=explain(error))
+                for record in base.values()
+            ]
+        drawn = [
+            Record(
+                part_of_figure(key, kind),
+                kind=kind,
+                name=kind,
+                label=kind,
+                details=details,
+                **common,
+            )
+            for kind, details in pictures.items()
+            if details is not None
+        ]
+        records = [
+            _evaluated(record, figures[name])
+            if name in figures
+            else dataclasses.replace(record, status="unsupported", reason=_UNDEFINED)
+            for name, record in base.items()
+        ]
+        return [*drawn, *records]  # pictures first: they are there whenever the figures are
+
+    # --- measuring ----------------------------------------------------------------------------
+
+    def _measure(self, weights: str, left: Remaining) -> None:
+        """Write the records that are missing; those that failed before are named again."""
+        for record in left.answered:
+            self.note(record)
+            self.notify("", 1)
+            if record.transformation is None:
+                self._plain[record.plan_key] = record.value
+        for record in left.along:
+            if record.run != self.task.run:
+                self.note(record)
+        if not left.questions and not left.evaluation:
+            return
+        try:
+            model = self._build()
+            model.load_state_dict(self.folder.weights())
+            model.to(self.device).eval()
+            subject = self._as_subject(model)
+        except Exception as error:
+            self.problems.append(f"{self.label}: {explain(error)}")
+            return
+        if left.evaluation:
+            key = figure_key(self.subject.key, weights, self.plan.evaluation_key)
+            self.write(self._evaluation_records(model, key))
+        for question in left.questions:
+            what = f"{question.label} on {self.label}"
+            self.notify(what, 0)
+            key = figure_key(self.subject.key, weights, question.key)
+            self.write([self._measurement_record(key, question, subject)])
+            self.notify(what, 1)
+
+    def _as_subject(self, model: nn.Module) -> Subject:
+        splits = self.splits
+        return Subject(
+            model, splits.train_inputs, splits.train_targets, task=splits.task, splits=splits
+        )
+
+    def _measurement_record(self, key: str, question: MeasurementPlan, subject: Subject) -> Record:
+        metric = question.metric
+        base = asked_record(key, question.key, metric, "measurement", self.task.run)
+
+        def ask(draft: Draft) -> tuple[Measurement, Cost | None]:
+            draft.add(unit=metric.unit_on(subject))
+            measured = subject
+            if question.transformation is not None:
+                draft.add(**self._theory(metric, question.transformation))
+                measured, change = self._transformed(
+                    question.transformation, question.draw, subject
+                )
+                draft.add(function_change=change)
+            with self.limited(metric):
+                if question.transformation is None and self.task.time_costs:
+                    return self.timed(metric, subject, self._metric_seed)
+                # The seed is the same before and after a transformation: common random numbers.
+                return metric.checked_measure(measured, seed=self._metric_seed), None
+
+        if question.transformation is not None:
+            base = dataclasses.replace(
+                base,
+                transformation=question.transformation.label,
+                transformation_name=question.transformation.name,
+                transformation_parameters=question.transformation.parameters(),
+                draw=question.draw,
+            )
+        record = self.attempt(base, ask)
+        if question.transformation is None:
+            self._plain[question.key] = record.value
+        return record
+
+    def _theory(self, metric: Metric, transformation: Transformation) -> dict[str, Any]:
+        """What the transformation is and what theory says of the figure after it, as fields of a record."""
+        before = self._plain.get(MeasurementPlan(metric).key)
+        expected = None if before is None else metric.expected_after(transformation, before)
+        return {
+            "transformation_kind": transformation.widest_kind,
+            "preserves": transformation.preserves,
+            "promised": metric.promises(transformation),
+            "expected": expected,
+            "expected_from": None if expected is None else "theory",
+        }
+
+    def _transformed(
+        self, transformation: Transformation, draw: int, subject: Subject
+    ) -> tuple[Subject, float]:
+        """The transformed subject in float64 with its promise verified, made once for all metrics.
+
+        With it, how far the logits moved. Raises TransformationRefused, or what the transformation raised.
+        """
+        key = change_key(transformation, draw)
+        if key not in self._changed:
+            # Of its own for each network: two recipes of one seed are not changed alike.
+            axes = ("transformation", transformation.name, draw, self.subject.key)
+            seed = derive_seed(self.subject.seed, *axes)
+            before = copy.deepcopy(subject.model).double()
+            try:
+                after = transformation.apply(before, seed=seed, splits=self.splits)
+                inputs = self.splits.test_inputs[:1024]
+                change = verify_promise(transformation, before, after, inputs)
+                moved = subject.with_model(after).mapped(transformation.points)
+                self._changed[key] = (moved, change)
+            except InputError as error:  # the changed network is none that can be measured
+                self._changed[key] = TransformationRefused(str(error))
+            except Exception as error:
+                self._changed[key] = error
+        found = self._changed[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @property
+    def _metric_seed(self) -> int:
+        """One for all metrics: those of equal number and split measure the same points."""
+        return derive_seed(self.subject.seed, "metric")
+
+
+def _evaluated(record: Record, figure: Figure) -> Record:
+    return dataclasses.replace(
+        record,
+        value=figure.value,
+        standard_error=figure.standard_error,
+        samples=figure.samples,
+        details={"interval": list(figure.interval)} if figure.interval else {},
+    )
