@@ -17,12 +17,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from sharpbench.errors import DataUnavailable
+from sharpbench.datasets import datasets
+from sharpbench.errors import DataUnavailable, InputError, nearest_names
 
-__all__ = ["FILE_SETS", "FileSet", "Source", "data_root", "prepare", "read_idx"]
+__all__ = [
+    "FILE_SETS",
+    "FileSet",
+    "Source",
+    "data_root",
+    "prepare",
+    "read_idx",
+    "require_file_set",
+    "status",
+]
 
 _TIMEOUT_S = 300
 
@@ -147,6 +158,41 @@ def prepare(name: str, root: Path, *, given: Path | None = None) -> Iterator[str
         + "\n".join(failures)
         + f"\nPut the files {', '.join(files.digests)} (or .gz) in a folder and name it with --from."
     )
+
+
+def require_file_set(name: str) -> None:
+    """Raises InputError unless ``name`` is a dataset whose files can be prepared here."""
+    if name in FILE_SETS:
+        return
+    if name in datasets:
+        raise InputError(f"dataset {name!r} needs no files")
+    raise InputError(f"unknown dataset {name!r}. {nearest_names(name, FILE_SETS)}")
+
+
+State = Literal["ready", "missing", "corrupt", "unavailable"]
+
+
+def status(root: Path) -> Iterator[tuple[State, str]]:
+    """Every dataset with how it stands under ``root``, and how to bring its files."""
+    for name in datasets:
+        if reason := datasets.unavailable(name):
+            yield "unavailable", reason
+        elif name in FILE_SETS:
+            yield _file_status(name, root)
+        elif reason := datasets.create(name).missing(root):
+            yield "missing", f"{name}: {reason}"
+        else:
+            yield "ready", f"{name}: needs no files"
+
+
+def _file_status(name: str, root: Path) -> tuple[State, str]:
+    try:
+        folder = FILE_SETS[name].locate(root)
+    except DataUnavailable as error:
+        return "corrupt", str(error)
+    if folder is None:
+        return "missing", f"{name}: sharpbench data prepare {name}"
+    return "ready", f"{name}: {folder}, SHA-256 verified"
 
 
 def _install(files: FileSet, found: Path, target: Path) -> None:

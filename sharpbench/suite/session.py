@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharpbench.errors import InputError
 from sharpbench.results import provenance
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.execute import execute
@@ -13,7 +14,7 @@ from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
 
-__all__ = ["Intent", "intents", "run_plan"]
+__all__ = ["Intent", "intents", "require_data", "run_plan"]
 
 
 def run_plan(
@@ -96,3 +97,15 @@ def _intent(
         training = f"can't: {reason}"
     everything = len(plan.asked(subject))
     return Intent(subject, training, len(left.questions), everything, left.evaluation)
+
+
+def require_data(plan: Plan, root: Path) -> None:
+    """Raises InputError with the command that brings it, if a dataset's files are not under ``root``."""
+    trained = [s for s in plan.subjects if isinstance(s, SubjectPlan)]
+    missing = {s.dataset.name: reason for s in trained if (reason := s.missing(root))}
+    if missing:
+        lines = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
+        raise InputError(
+            f"data is missing; nothing was trained.\n{lines}\n"
+            f"Run: sharpbench data prepare {' '.join(missing)}"
+        )

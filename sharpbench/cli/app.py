@@ -1,0 +1,64 @@
+"""The command and its verbs, in the order of --help."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run
+from sharpbench.cli.console import err, escape
+from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
+from sharpbench.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sharpbench",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="""Which sharpness metric of a neural network can be trusted?
+
+    [bold]sharpbench run quick[/bold] trains small networks, measures every metric on them, and writes
+    an HTML report to reports/quick/index.html. Nothing measured is lost on Ctrl-C, and nothing is
+    measured twice.
+    """,
+)
+app.command()(run.run)
+app.command()(report.report)
+app.command("list")(inspect.list_)
+app.command()(inspect.show)
+app.command()(measure.measure)
+app.command()(check.check)
+app.command()(compare.compare)
+app.command()(compare.export)
+app.command()(env.env)
+app.add_typer(data.app, name="data")
+app.add_typer(perf.app, name="perf")
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from sharpbench import __version__
+
+        print(__version__)
+        raise typer.Exit(DONE)
+
+
+def main() -> NoReturn:
+    """Run the command; bad input prints one message and exits with 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(INTERRUPTED)
+    sys.exit(DONE)

@@ -1,0 +1,11 @@
+"""Where the verbs print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+__all__ = ["err", "escape", "out"]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)

@@ -1,0 +1,78 @@
+"""``sharpbench list`` and ``sharpbench show``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sharpbench.cli.console import escape, out
+from sharpbench.errors import InputError, nearest_names
+from sharpbench.plugins import KINDS, registry_of
+
+__all__ = ["list_", "show"]
+
+
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="metrics, models, datasets, recipes, transformations, problems or suites."
+        ),
+    ] = None,
+) -> None:
+    """List what can be named in a suite file, and the shipped suites."""
+    kinds = [f"{name}s" for name in KINDS] + ["suites"]
+    if kind is not None and kind not in kinds:
+        raise InputError(f"unknown kind {kind!r}. {nearest_names(kind, kinds)}")
+    for name in KINDS:
+        if kind in (None, f"{name}s"):
+            out.print(_table(f"{name}s", _entries(name)))
+    if kind in (None, "suites"):
+        from sharpbench.suite.spec import known_suites, load_suite
+
+        titles = {name: load_suite(path).spec.title for name, path in known_suites().items()}
+        out.print(_table("suites", titles.items()))
+
+
+def show(
+    kind: Annotated[
+        str, typer.Argument(help="metric, model, dataset, recipe, transformation, problem.")
+    ],
+    name: Annotated[str, typer.Argument(help="Its name, e.g. curvature_rate.")],
+) -> None:
+    """Show one plug-in: its documentation, parameters with defaults, and source."""
+    registry = registry_of(kind)
+    cls = registry.get(name)
+    out.print(f"[bold]{name}[/]  ({kind}, version {cls.version}, {registry.origin(name)})")
+    out.print(escape(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
+    if cls.reference:
+        out.print(f"\nReference: {escape(cls.reference)}")
+    table = Table("parameter", "default", "type", title="\nparameters", title_justify="left")
+    defaults = registry.create(name).parameters()
+    for key, annotation in registry.parameter_types(name).items():
+        spelled = getattr(annotation, "__name__", str(annotation))
+        if "[" in str(annotation) or "|" in str(annotation):
+            spelled = str(annotation).replace("typing.", "")
+        table.add_row(key, escape(str(defaults[key])), escape(spelled))
+    out.print(table)
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, text in rows:
+        table.add_row(f"  [bold]{name}[/]", text)
+    return table
+
+
+def _entries(kind: str) -> Iterator[tuple[str, str]]:
+    """Each plug-in of a kind with the first line of its documentation, or why it can't be used."""
+    registry = registry_of(kind)
+    for name in registry:
+        if reason := registry.unavailable(name):
+            yield name, f"[red]unavailable:[/] {escape(reason)}"
+        else:
+            yield name, escape((registry.get(name).__doc__ or "").strip().splitlines()[0])

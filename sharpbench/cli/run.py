@@ -1,0 +1,144 @@
+"""``sharpbench run``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from sharpbench.cli.console import err, escape, out
+from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED
+from sharpbench.cli.options import DataOption, DeviceOption, ReportsOption, ResultsOption
+from sharpbench.cli.progress import progress
+from sharpbench.cli.report import write_report
+
+if TYPE_CHECKING:
+    from sharpbench.suite.plan import Plan
+    from sharpbench.suite.task import SubjectOutcome
+
+__all__ = ["run"]
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="Name of a shipped suite, or path of a suite file.")],
+    results: ResultsOption = Path("results"),
+    reports: ReportsOption = Path("reports"),
+    workers: Annotated[
+        int, typer.Option(min=1, help="Subjects run at once. Figures are the same for any number.")
+    ] = 1,
+    device: DeviceOption = "cpu",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Run only subjects whose label contains TEXT; may stand several times."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done and why; do nothing.")
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write the HTML report at the end.")] = True,
+    wait: Annotated[
+        bool, typer.Option(help="Wait if another run uses the results folder; --no-wait: exit 2.")
+    ] = True,
+    data_dir: DataOption = None,
+) -> None:
+    """Run a suite: train, measure, transform, measure again, and write the report.
+
+    What is recorded already is not done again, so the same command resumes an interrupted run, and a
+    metric added to the suite is measured alone.
+
+    [bold]Examples[/bold]
+
+      sharpbench run quick
+
+      sharpbench run mnist --workers 2
+
+      sharpbench run my_suite.toml --only "seed=0" --dry-run
+    """
+    from sharpbench.datasets.files import data_root
+    from sharpbench.device import check_device
+    from sharpbench.results.store import ResultsStore
+    from sharpbench.suite.plan import make_plan
+    from sharpbench.suite.session import require_data, run_plan
+    from sharpbench.suite.spec import find_suite, load_suite
+
+    check_device(device)
+    suite_file = load_suite(find_suite(suite))
+    full_plan = make_plan(suite_file, device=device)
+    plan = full_plan.only(only or [])
+    root = data_dir or data_root()
+    if dry_run:
+        _print_plan(plan, results, root)
+        return
+    require_data(plan, root)
+    store = ResultsStore(results)
+    command = shlex.join(["sharpbench", *sys.argv[1:]])
+    with store.locked(wait=wait, say=lambda text: err.print(escape(text), soft_wrap=True)):
+        with progress(plan) as (notify, finish):
+            try:
+                outcomes = run_plan(
+                    plan,
+                    full_plan,
+                    store,
+                    root,
+                    suite_text=suite_file.text,
+                    command=command,
+                    workers=workers,
+                    notify=notify,
+                    finished=finish,
+                )
+            except KeyboardInterrupt:
+                err.print(
+                    "interrupted: what was recorded is kept, the same command resumes",
+                    soft_wrap=True,
+                )
+                raise typer.Exit(INTERRUPTED) from None
+        problems = _print_outcomes(outcomes)
+    if report:
+        write_report(results, plan.name, reports)
+    if problems:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _print_plan(plan: Plan, results: Path, data: Path) -> None:
+    from sharpbench.suite.session import Intent, intents
+
+    found = intents(plan, results, data)
+    table = Table(title=f"{plan.name}: {len(found)} subjects", title_justify="left")
+    for column in ("key", "subject", "training", "to measure"):
+        table.add_column(column, overflow="fold")
+    for intent in found:
+        table.add_row(
+            intent.subject.key[:10],
+            intent.subject.label,
+            intent.training,
+            f"{intent.to_measure} of {intent.measurements}",
+        )
+    out.print(table)
+
+    def count(test: Callable[[Intent], bool]) -> int:
+        return sum(map(test, found))
+
+    out.print(
+        f"{count(lambda i: i.training not in {'cached', 'none'})} to train, "
+        f"{count(lambda i: i.training == 'cached')} cached; "
+        f"{sum(i.to_measure for i in found)} measurements to make. Nothing was done (--dry-run)."
+    )
+
+
+def _print_outcomes(outcomes: list[SubjectOutcome]) -> list[str]:
+    trained = sum(o.trained for o in outcomes)
+    measured = sum(o.measured for o in outcomes)
+    problems = [problem for o in outcomes for problem in o.problems]
+    out.print(
+        f"{len(outcomes)} subjects: {trained} trained, {len(outcomes) - trained} from the results "
+        f"folder; {measured} records written"
+    )
+    for problem in problems[:10]:
+        err.print(f"[yellow]failed:[/] {escape(problem)}", soft_wrap=True)
+    if len(problems) > 10:
+        err.print(f"… and {len(problems) - 10} more; the report lists them all")
+    return problems
