@@ -7,11 +7,47 @@ whatever the order of the work or the number of workers.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-__all__ = ["derive_seed", "numpy_generator", "torch_generator"]
+__all__ = ["STREAMS", "Seeds", "derive_seed", "numpy_generator", "torch_generator"]
+
+STREAMS = ("data", "initialization", "training")
+"""What of a trained network is random, each with a seed of its own."""
+
+
+@dataclass(frozen=True, order=True)
+class Seeds:
+    """The seeds of a trained network.
+
+    ``data``: the split and the label noise, and whatever is drawn to judge and to measure the network:
+    networks of one data seed are compared on the same points. ``initialization``: the initial weights.
+    ``training``: the order of the batches and the dropout masks.
+    """
+
+    data: int
+    initialization: int
+    training: int
+
+    @classmethod
+    def all(cls, seed: int) -> Seeds:
+        """One seed for every stream."""
+        return cls(seed, seed, seed)
+
+    @property
+    def alike(self) -> bool:
+        return self.data == self.initialization == self.training
+
+    def identity(self) -> int | dict[str, int]:
+        """What a content key is made of: the number where one stands for all."""
+        return self.data if self.alike else {s: getattr(self, s) for s in STREAMS}
+
+    def __str__(self) -> str:
+        if self.alike:
+            return f"seed={self.data}"
+        return ", ".join(f"{stream}={getattr(self, stream)}" for stream in STREAMS)
 
 
 def derive_seed(base: int, *axes: str | int) -> int:

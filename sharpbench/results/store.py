@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.results.record import Record
+from sharpbench.seeds import STREAMS
 
 __all__ = ["ResultsBusy", "ResultsStore", "SubjectFolder", "load_records"]
 
@@ -167,12 +168,12 @@ class ResultsStore:
 def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     """Every figure under a results folder as one long frame: a row a figure.
 
-    Columns: ``subject`` (key), ``dataset``, ``model``, ``recipe``, ``seed``, every parameter of the
-    three as ``dataset.noise`` …, ``problem`` and ``problem.scale`` … for problems with known answers,
-    the fields of `Record` (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``,
-    ``standard_error``, …), with the training logs as ``kind="training"``. Costs are columns
-    ``cost.median_seconds`` …. A subject without a trained network is a row of ``kind="subject"`` with
-    its reason.
+    Columns: ``subject`` (key), ``dataset``, ``model``, ``recipe``, ``seed`` (that of the data; those of all
+    streams as ``seed.data``, ``seed.initialization``, ``seed.training``), every parameter of the three as
+    ``dataset.noise`` …, ``problem`` and ``problem.scale`` … for problems with known answers, the fields
+    of `Record` (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``, ``standard_error``, …),
+    with the training logs as ``kind="training"``. Costs are columns ``cost.median_seconds`` …. A subject
+    without a trained network is a row of ``kind="subject"`` with its reason.
 
     Parameters
     ----------
@@ -255,7 +256,7 @@ def _subject_columns(description: dict[str, Any]) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "subject": description["key"],
         "subject_label": description["label"],
-        "seed": identity["seed"],
+        **_seed_columns(identity["seed"]),
         "device": identity["device"],
         "network_parameters": description.get("parameters"),
     }
@@ -269,6 +270,12 @@ def _subject_columns(description: dict[str, Any]) -> dict[str, Any]:
             if key not in {"name", "version", "data"}:
                 columns[f"{part}.{key}"] = value
     return columns
+
+
+def _seed_columns(seed: int | dict[str, int]) -> dict[str, int]:
+    """``seed``, that of the data, and ``seed.data``, ``seed.initialization`` and ``seed.training``."""
+    streams = seed if isinstance(seed, dict) else dict.fromkeys(STREAMS, seed)
+    return {"seed": streams["data"], **{f"seed.{name}": streams[name] for name in STREAMS}}
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

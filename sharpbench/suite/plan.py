@@ -23,7 +23,16 @@ from sharpbench.results.keys import (
     question_key,
     trajectory_question,
 )
-from sharpbench.suite.spec import Block, CostSpec, P, SuiteFile, expand
+from sharpbench.seeds import Seeds
+from sharpbench.suite.spec import (
+    Block,
+    CostSpec,
+    P,
+    SeedsSpec,
+    SuiteFile,
+    expand,
+    seeds_of,
+)
 from sharpbench.training import Recipe, recipes
 
 __all__ = [
@@ -38,13 +47,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SubjectPlan:
-    """A dataset, a model, a training recipe and a seed, trained on a kind of device."""
+    """A dataset, a model, a training recipe and seeds, trained on a kind of device."""
 
     dataset: Dataset
     model: Model
     recipe: Recipe
-    seed: int
+    seeds: Seeds
     device: str = "cpu"
+
+    @property
+    def seed(self) -> int:
+        """The data's: networks that share it are judged and measured on the same points."""
+        return self.seeds.data
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -53,7 +67,7 @@ class SubjectPlan:
             "dataset": {**self.dataset.identity(), "data": self.dataset.fingerprint()},
             "model": self.model.identity(),
             "recipe": self.recipe.identity(),
-            "seed": self.seed,
+            "seed": self.seeds.identity(),
             "device": self.device,
         }
 
@@ -64,7 +78,7 @@ class SubjectPlan:
     @property
     def label(self) -> str:
         parts = (self.dataset.label, self.model.label, self.recipe.label)
-        return f"{' · '.join(parts)} · seed={self.seed}"
+        return " · ".join((*parts, str(self.seeds)))
 
     def missing(self, root: Path) -> str | None:
         """What data must be prepared first, or None."""
@@ -79,6 +93,10 @@ class ProblemPlan:
     measurements: tuple[MeasurementPlan, ...]
     seed: int
     device: str = "cpu"
+
+    @property
+    def seeds(self) -> Seeds:
+        return Seeds.all(self.seed)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -195,8 +213,8 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
         for dataset in _expand_all(suite, datasets, block.dataset, (*at, "dataset")):
             for model in _expand_all(suite, models, block.model, (*at, "model")):
                 for recipe in _expand_all(suite, recipes, block.recipe, (*at, "recipe")):
-                    for seed in block.seeds or spec.seeds:
-                        subject = SubjectPlan(dataset, model, recipe, seed, device)
+                    for seeds in seeds_of(block.seeds or spec.seeds):
+                        subject = SubjectPlan(dataset, model, recipe, seeds, device)
                         subjects.setdefault(subject.key, subject)
     for problem_plan in _problem_plans(suite, device):
         subjects[problem_plan.key] = problem_plan
@@ -247,12 +265,18 @@ def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
             for draw in draws
         ]
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
-            for seed in block.seeds or suite.spec.seeds:
+            for seed in block.seeds or _seeds_of_problems(suite):
                 plan = ProblemPlan(problem, (), seed, device)
                 before = found.get(plan.key, plan).measurements
                 together = {m.key: m for m in (*before, *asked)}
                 found[plan.key] = dataclasses.replace(plan, measurements=tuple(together.values()))
     return list(found.values())
+
+
+def _seeds_of_problems(suite: SuiteFile) -> list[int]:
+    seeds = suite.spec.seeds
+    assert not isinstance(seeds, SeedsSpec)  # refused when the file was read
+    return seeds
 
 
 def _expand_all(

@@ -49,7 +49,7 @@ def run_plan(
             "run": run,
         },
     )
-    lowest_seed = min(s.seed for s in full_plan.subjects)
+    lowest = min(s.seeds for s in full_plan.subjects)
     tasks = [
         SubjectTask(
             plan=plan,
@@ -57,7 +57,7 @@ def run_plan(
             results=store.root.resolve(),
             data=data,
             run=run,
-            time_costs=subject.seed == lowest_seed,
+            time_costs=subject.seeds == lowest,
             shared_machine=min(workers, len(plan.subjects)) > 1,
         )
         for subject in plan.subjects

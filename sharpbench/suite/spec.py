@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -22,8 +25,18 @@ from pydantic import (
 
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.registry import Plugin, Registry
+from sharpbench.seeds import STREAMS, Seeds
 
-__all__ = ["SuiteFile", "SuiteSpec", "expand", "find_suite", "known_suites", "load_suite"]
+__all__ = [
+    "SeedsSpec",
+    "SuiteFile",
+    "SuiteSpec",
+    "expand",
+    "find_suite",
+    "known_suites",
+    "load_suite",
+    "seeds_of",
+]
 
 P = TypeVar("P", bound=Plugin)
 Block = dict[str, Any]
@@ -34,7 +47,7 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _checked_seeds(value: object) -> object:
+def _seed_list(value: object) -> object:
     """A number stands for that many seeds from 0."""
     if isinstance(value, int) and not isinstance(value, bool):
         return list(range(value))
@@ -43,21 +56,73 @@ def _checked_seeds(value: object) -> object:
     return value
 
 
-Seeds = Annotated[
-    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_checked_seeds)
+SeedList = Annotated[
+    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_seed_list)
 ]
+
+
+class SeedsSpec(_Strict):
+    """Seeds by stream: every combination of them, or with ``zip`` the first of each, the second, …
+
+    A stream that is left out has the seed 0 throughout.
+    """
+
+    data: SeedList = [0]
+    initialization: SeedList = [0]
+    training: SeedList = [0]
+    zip: bool = False
+
+    @model_validator(mode="after")
+    def _fit(self) -> SeedsSpec:
+        lengths = {len(s) for s in self._streams()} - {1}
+        if self.zip and len(lengths) > 1:
+            told = ", ".join(
+                f"{n} has {len(s)}" for n, s in zip(STREAMS, self._streams(), strict=True)
+            )
+            raise ValueError(f"with zip every stream needs as many seeds, or one for all: {told}")
+        return self
+
+    def _streams(self) -> tuple[list[int], ...]:
+        return self.data, self.initialization, self.training
+
+    def combinations(self) -> list[Seeds]:
+        """The seeds of every network that these stand for, those of one data seed together."""
+        if not self.zip:
+            return [Seeds(*each) for each in itertools.product(*self._streams())]
+        count = max(map(len, self._streams()))
+        even = (s if len(s) == count else s * count for s in self._streams())
+        return [Seeds(*each) for each in zip(*even, strict=True)]
+
+
+def _kind_of_seeds(value: object) -> str:
+    return "streams" if isinstance(value, (dict, SeedsSpec)) else "list"
+
+
+SubjectSeeds = Annotated[
+    Annotated[SeedList, Tag("list")] | Annotated[SeedsSpec, Tag("streams")],
+    Discriminator(_kind_of_seeds),
+]
+"""One list for all streams, or a table by stream."""
+
+
+def seeds_of(spec: list[int] | SeedsSpec) -> list[Seeds]:
+    """The seeds of every network."""
+    return (
+        spec.combinations() if isinstance(spec, SeedsSpec) else [Seeds.all(seed) for seed in spec]
+    )
 
 
 class SubjectsSpec(_Strict):
     """A grid of subjects: every dataset × model × recipe; a list for a scalar is an axis.
 
-    ``seeds`` are the suite's where they are left out.
+    ``seeds`` are the suite's where they are left out; a table gives data, initialization and training
+    seeds of their own.
     """
 
     dataset: Blocks
     model: Blocks
     recipe: Blocks
-    seeds: Seeds | None = None
+    seeds: SubjectSeeds | None = None
 
     @field_validator("dataset", "model", "recipe", mode="before")
     @classmethod
@@ -75,7 +140,7 @@ class ProblemsSpec(_Strict):
 
     problem: Blocks
     metrics: Blocks
-    seeds: Seeds | None = None
+    seeds: SeedList | None = None
     repetitions: int = Field(1, ge=1)
 
     @field_validator("problem", "metrics", mode="before")
@@ -122,7 +187,7 @@ class SuiteSpec(_Strict):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str = ""
     description: str = ""
-    seeds: Seeds
+    seeds: SubjectSeeds
     threads: int = Field(1, ge=1)
     subjects: list[SubjectsSpec] = []
     problems: list[ProblemsSpec] = []
@@ -139,6 +204,11 @@ class SuiteSpec(_Strict):
             raise ValueError("a suite needs [[subjects]] to train or [[problems]] to solve")
         if self.subjects and not self.metrics:
             raise ValueError("[[subjects]] need [[metrics]] that measure them")
+        if isinstance(self.seeds, SeedsSpec) and any(p.seeds is None for p in self.problems):
+            raise ValueError(
+                "[[problems]] are not trained and need seeds of their own, a number or a list: those of "
+                "the suite are by stream"
+            )
         return self
 
 
@@ -189,7 +259,7 @@ def load_suite(path: Path) -> SuiteFile:
         spec = SuiteSpec.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        location = first["loc"]
+        location = tuple(part for part in first["loc"] if part not in {"list", "streams"})
         unknown = first["type"] == "extra_forbidden"
         message = "unknown key. " + _nearest_keys(location) if unknown else first["msg"]
         source = SuiteFile(SuiteSpec.model_construct(), path, text)
@@ -237,9 +307,10 @@ def _nearest_keys(location: tuple[str | int, ...]) -> str:
         "cost": CostSpec,
         "trajectory": TrajectorySpec,
         "limits": LimitsSpec,
+        "seeds": SeedsSpec,
     }
     if len(location) > 1:
-        model = parents[str(location[0])]
+        model = SeedsSpec if location[-2] == "seeds" else parents[str(location[0])]
     return nearest_names(str(location[-1]), model.model_fields)
 
 

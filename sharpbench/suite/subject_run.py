@@ -89,7 +89,7 @@ class SubjectRun(Run):
     # --- training -----------------------------------------------------------------------------
 
     def _build(self) -> nn.Module:
-        seed = derive_seed(self.subject.seed, "init")
+        seed = derive_seed(self.subject.seeds.initialization, "init")
         model = self.subject.model.build(self.splits.input_shape, self.splits.outputs, seed=seed)
         return model.to(self.device)
 
@@ -110,7 +110,7 @@ class SubjectRun(Run):
             log = recipe.train(
                 model,
                 self.splits,
-                seed=derive_seed(self.subject.seed, "training"),
+                seed=derive_seed(self.subject.seeds.training, "training"),
                 callbacks=[measure_along],
             )
         if log.diverged:

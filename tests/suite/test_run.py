@@ -383,3 +383,62 @@ def test_metrics_of_one_subject_measure_the_same_points(tmp_path, monkeypatch):
     run(suite, tmp_path / "results")
     assert {n for n, _ in drawn} == {20}
     assert len({points for _, points in drawn}) == 1
+
+
+DRAWS = """
+name = "draws"
+title = "Draws of one transformation"
+seeds = 2
+
+[[subjects]]
+dataset = { name = "two_moons", n = 100 }
+model = { name = "mlp", widths = [4], activation = "relu" }
+recipe = [{ name = "adam", epochs = 1 }, { name = "sgd", lr = 1e-300, epochs = 1 }]
+
+[[metrics]]
+name = "margin"
+samples = 20
+
+[[metrics]]
+name = "mean_confidence"
+samples = 20
+
+[[transformations]]
+name = "weight_noise"
+draws = 3
+
+[trajectory]
+metrics = [{ name = "margin", samples = 20 }]
+every = 1
+
+[cost]
+repeats = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("draws")
+    (folder / "draws.toml").write_text(DRAWS)
+    run(folder / "draws.toml", folder / "results")
+    return load_records(folder / "results", suite="draws")
+
+
+def test_every_draw_of_a_transformation_is_another_for_every_network(drawn):
+    after = drawn[(drawn["kind"] == "measurement") & drawn["transformation"].notna()]
+    assert set(after["draw"]) == {0, 1, 2}
+    # All metrics are asked of the same changed network, and no two draws or networks are changed alike.
+    changes = after.groupby(["subject", "draw"])["function_change"]
+    assert set(changes.size()) == {2}
+    assert set(changes.nunique()) == {1}
+    assert changes.first().nunique() == 4 * 3
+    margins = after[after["name"] == "margin"]
+    assert margins["value"].nunique() == 4 * 3
+
+
+def test_the_last_value_along_training_is_that_of_the_trained_network(drawn):
+    along = drawn[drawn["kind"] == "trajectory"].set_index("subject")["value"]
+    plain = drawn[drawn["transformation"].isna() & (drawn["kind"] == "measurement")]
+    trained = plain[plain["name"] == "margin"].set_index("subject")["value"]
+    assert len(along) == 4
+    assert along.to_dict() == trained.to_dict()

@@ -123,6 +123,81 @@ def test_unknown_suites_get_the_nearest():
         find_suite("missing/suite.toml")
 
 
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ("2", [(0, 0, 0), (1, 1, 1)]),
+        ("{ data = [4, 5], initialization = 2 }", [(4, 0, 0), (4, 1, 0), (5, 0, 0), (5, 1, 0)]),
+        ("{ training = [1, 7] }", [(0, 0, 1), (0, 0, 7)]),
+        (
+            "{ data = [0, 1, 2], initialization = [5, 6, 7], training = [9], zip = true }",
+            [(0, 5, 9), (1, 6, 9), (2, 7, 9)],
+        ),
+        ("{ data = 2, initialization = 2, training = 2, zip = true }", [(0, 0, 0), (1, 1, 1)]),
+    ],
+)
+def test_seeds_by_stream(mini_suite, seeds, expected):
+    mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", f"seeds = {seeds}"))
+    plan = make_plan(load_suite(mini_suite))
+    one = [
+        s for s in plan.subjects if s.label.startswith(plan.subjects[0].label.rpartition(" · ")[0])
+    ]
+    found = [(s.seeds.data, s.seeds.initialization, s.seeds.training) for s in one]
+    assert found == expected
+    assert [s.seed for s in one] == [data for data, _, _ in expected]
+
+
+def test_seeds_that_are_alike_are_known_by_their_number(mini_suite):
+    """The content key of a network whose streams share a seed is that of before there were streams."""
+    plain = make_plan(load_suite(mini_suite)).subjects
+    assert {s.identity["seed"] for s in plain} == {0, 1}
+    assert {s.label.rpartition(" · ")[2] for s in plain} == {"seed=0", "seed=1"}
+    by_stream = "seeds = { data = 2, initialization = 2, training = 2, zip = true }"
+    mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", by_stream))
+    assert [s.key for s in make_plan(load_suite(mini_suite)).subjects] == [s.key for s in plain]
+    apart = "seeds = { data = 2, initialization = [3] }"
+    mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", apart))
+    plan = make_plan(load_suite(mini_suite))
+    streams = {"data": 1, "initialization": 3, "training": 0}
+    assert plan.subjects[1].identity["seed"] == streams
+    assert plan.subjects[1].label.endswith(" · data=1, initialization=3, training=0")
+    assert len(plan.only(["data=1, initialization=3"]).subjects) == 8
+    assert not {s.key for s in plan.subjects} & {s.key for s in plain}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "told"),
+    [
+        (
+            "{ data = [0], weights = [1] }",
+            ["line 4: seeds.weights", "unknown key", "Known names: data, init"],
+        ),
+        ("{ data = [0], trainning = [1] }", ["line 4: seeds.trainning", "Did you mean 'training'"]),
+        ("{ data = [0, 0] }", ["seeds.data", "stands twice"]),
+        ("{ data = [-1] }", ["seeds.data[1]", "greater than or equal to 0"]),
+        ("{ initialization = [] }", ["seeds.initialization", "at least 1 item"]),
+        (
+            "{ data = 2, initialization = 3, zip = true }",
+            [
+                "seeds",
+                "as many seeds, or one for all: data has 2, initialization has 3, training has 1",
+            ],
+        ),
+        (
+            '{ data = 2 }\n[[problems]]\nproblem = { name = "sine" }\n'
+            'metrics = { name = "curvature_rate", target = 0 }',
+            ["[[problems]] are not trained and need seeds of their own"],
+        ),
+    ],
+)
+def test_errors_in_seeds_by_stream_are_clear(mini_suite, seeds, told):
+    mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", f"seeds = {seeds}"))
+    with pytest.raises(InputError) as caught:
+        make_plan(load_suite(mini_suite))
+    for part in (str(mini_suite), *told):
+        assert part in str(caught.value)
+
+
 def test_a_number_of_seeds_and_seeds_of_a_block(mini_suite):
     mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", "seeds = 3"))
     assert {s.seed for s in make_plan(load_suite(mini_suite)).subjects} == {0, 1, 2}
