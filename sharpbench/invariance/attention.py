@@ -85,6 +85,7 @@ class AttentionRescaling(_HeadTransformation):
 
     name = "attention_rescaling"
     kind = "linear_gauge"
+    traits = frozenset({"diagonal"})
 
     strength: float = 1.0
 

@@ -51,6 +51,7 @@ class WeightNormalization(_Chart):
 
     name = "weight_normalization"
     kind = "chart"
+    traits = frozenset({"homogeneous"})
     reference = "Salimans & Kingma, arXiv:1602.07868"
 
     def chart(self, weight: Tensor) -> nn.Module:

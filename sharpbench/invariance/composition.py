@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sharpbench.change import Kind
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
@@ -35,17 +34,17 @@ class Composition(Transformation):
             raise ValueError(
                 f"of must name at least two other transformations, got {list(self.of)}"
             )
-        for part in self._parts():
+        for part in self.parts:
             if part.preserves != "function":
                 raise ValueError(f"{part.name} does not preserve the function")
 
     @property
-    def kinds(self) -> frozenset[Kind]:
-        return frozenset().union(*(part.kinds for part in self._parts()))
+    def parts(self) -> tuple[Transformation, ...]:
+        return tuple(transformations.create(name) for name in self.of)
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         applied = 0
-        for place, part in enumerate(self._parts()):
+        for place, part in enumerate(self.parts):
             try:
                 part.change(model, seed=derive_seed(seed, part.name, place))
                 applied += 1
@@ -55,9 +54,6 @@ class Composition(Transformation):
             raise TransformationRefused(f"none of {', '.join(self.of)} applies: {reason}")
 
     def points(self, inputs: Tensor) -> Tensor:
-        for part in self._parts():
+        for part in self.parts:
             inputs = part.points(inputs)
         return torch.as_tensor(inputs)
-
-    def _parts(self) -> list[Transformation]:
-        return [transformations.create(name) for name in self.of]

@@ -27,6 +27,7 @@ class NeuronSplitting(Transformation):
 
     name = "neuron_splitting"
     kind = "growth"
+    traits = frozenset({"homogeneous"})
     preserves = "function"
 
     share: float = 0.5

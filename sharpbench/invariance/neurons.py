@@ -76,6 +76,7 @@ class NeuronRescaling(Transformation):
 
     name = "neuron_rescaling"
     kind = "linear_gauge"
+    traits = frozenset({"diagonal"})
     preserves = "function"
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
@@ -102,6 +103,7 @@ class LayerRescaling(Transformation):
 
     name = "layer_rescaling"
     kind = "linear_gauge"
+    traits = frozenset({"diagonal"})
     preserves = "function"
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
@@ -123,6 +125,7 @@ class SignFlip(Transformation):
 
     name = "sign_flip"
     kind = "linear_gauge"
+    traits = frozenset({"isometry", "diagonal"})
     preserves = "function"
     reference = "Chen, Lu & Hecht-Nielsen, Neural Computation 5 (1993)"
 

@@ -29,6 +29,7 @@ class NormalizationRescaling(Transformation):
 
     name = "normalization_rescaling"
     kind = "linear_gauge"
+    traits = frozenset({"diagonal"})
     preserves = "function"
 
     strength: float = 1.0

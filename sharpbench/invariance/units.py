@@ -28,6 +28,7 @@ class InputRescaling(Transformation):
 
     name = "input_rescaling"
     kind = "units"
+    traits = frozenset({"diagonal", "homogeneous"})
     preserves = "function"
 
     factor: float = 2.0
@@ -35,6 +36,10 @@ class InputRescaling(Transformation):
     def __post_init__(self) -> None:
         if not self.factor > 0:
             raise ValueError(f"factor must be positive, got {self.factor}")
+
+    @property
+    def input_scale(self) -> float:
+        return self.factor
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         first = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
@@ -57,9 +62,14 @@ class InputRotation(Transformation):
 
     name = "input_rotation"
     kind = "units"
+    traits = frozenset({"isometry", "homogeneous"})
     preserves = "function"
 
     angle_seed: int = 0
+
+    @property
+    def input_scale(self) -> float:
+        return 1.0
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         first = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
@@ -85,6 +95,7 @@ class LogitShift(Transformation):
 
     name = "logit_shift"
     kind = "decision"
+    traits = frozenset({"isometry", "logit_shift"})
     preserves = "loss"
 
     shift: float = 5.0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sharpbench.change import PROPERTIES, Change, Property
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Measurement, Work
@@ -23,9 +24,6 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, Task
 
 __all__ = [
-    "LINEAR_MAPS",
-    "PERMUTATIONS",
-    "SAME_FUNCTION",
     "Count",
     "Dtype",
     "Metric",
@@ -43,31 +41,6 @@ Count = int | Literal["all"]
 """A number of samples; "all" takes every one."""
 
 
-PERMUTATIONS = frozenset(
-    {"neuron_permutation", "channel_permutation", "head_permutation", "residual_permutation"}
-)
-"""Transformations that only reorder parameters."""
-
-LINEAR_MAPS = PERMUTATIONS | {
-    "attention_gl",
-    "attention_rescaling",
-    "layer_rescaling",
-    "neuron_rescaling",
-    "normalization_rescaling",
-    "sign_flip",
-}
-"""Transformations that are linear in the parameters and keep the function."""
-
-SAME_FUNCTION = LINEAR_MAPS | {
-    "identity_layer_insertion",
-    "log_scale",
-    "neuron_splitting",
-    "normalization_folding",
-    "weight_normalization",
-}
-"""Every transformation that keeps the function of the given input: no metric of the function may move."""
-
-
 @dataclass(frozen=True)
 class Metric(Plugin, ABC):
     """Measures how sharp a subject is. Subclasses are frozen dataclasses; fields are parameters.
@@ -79,22 +52,33 @@ class Metric(Plugin, ABC):
         units of these; a loss in classification is in nats, an output is a logit.
     version: raised whenever the figure changes; figures of two versions are never mixed.
     space: where it differentiates: ``parameter``, ``input`` or ``function``.
-    invariant_under: names of the transformations under which theory promises the same figure.
+    invariant_under: the kinds of changes, or traits (`sharpbench.change`), any of which makes theory
+        promise the same figure. TypeError for a word that is none.
     """
 
     title: ClassVar[str]
     unit: ClassVar[str]
     space: ClassVar[Space]
-    invariant_under: ClassVar[frozenset[str]] = frozenset()
+    invariant_under: ClassVar[frozenset[Property]] = frozenset()
 
-    def promises(self, transformation: Plugin) -> bool:
-        """Whether theory promises the same figure after ``transformation``."""
-        if transformation.name == "composition":
-            return self.invariant_under.issuperset(transformation.parameters()["of"])
-        return transformation.name in self.invariant_under
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if unknown := set(cls.invariant_under) - PROPERTIES:
+            raise TypeError(
+                f"{cls.__name__}: invariant_under names {', '.join(sorted(unknown))}, which is no kind or "
+                f"trait of a change; known are {', '.join(sorted(PROPERTIES))}"
+            )
 
-    def expected_after(self, transformation: Plugin, before: float) -> float | None:
-        """The figure that theory predicts after ``transformation``; None where it predicts none."""
+    def promises(self, change: Change) -> bool:
+        """Whether theory promises the same figure after ``change``: after every part of it."""
+        return all(self.stays_under(part) for part in change.parts)
+
+    def stays_under(self, change: Change) -> bool:
+        """Whether theory promises the same figure after a ``change`` without parts."""
+        return not self.invariant_under.isdisjoint(change.properties)
+
+    def expected_after(self, change: Change, before: float) -> float | None:
+        """The figure that theory predicts after a ``change`` that moves it; None where it predicts none."""
         return None
 
     def unit_on(self, subject: Subject) -> str:

@@ -15,7 +15,6 @@ from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.backends import BACKENDS, Backend
 from sharpbench.metrics.base import (
-    PERMUTATIONS,
     Count,
     Dtype,
     Metric,
@@ -43,7 +42,7 @@ class CurvatureMetric(Metric, ABC):
 
     space = "parameter"
     # Orthogonal maps of the parameters keep a spectrum; a shift of all logits keeps the loss around it.
-    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
+    invariant_under = frozenset({"isometry"})
     gauss_newton: ClassVar[bool] = False
     """Whether it is the Gauss-Newton matrix in place of the Hessian."""
 

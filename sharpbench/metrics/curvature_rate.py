@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from scipy.special import digamma, gammaln
 from torch import Tensor, nn
 
+from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
-    SAME_FUNCTION,
     Count,
     Dtype,
     Metric,
@@ -29,7 +29,6 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.problems.base import Known, KnownDerivatives, Problem
-from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
@@ -111,7 +110,7 @@ class CurvatureRate(Metric):
     version = 4
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
-    invariant_under = SAME_FUNCTION | {"logit_shift", "input_rotation"}
+    invariant_under = SAME_FUNCTION | {"logit_shift", "input_isometry"}
 
     orders: tuple[int, ...] = (1, 2, 3, 4)
     target: Target | int = "loss"
@@ -192,16 +191,17 @@ class CurvatureRate(Metric):
             return "the network is piecewise linear: every derivative of its outputs above order 1 is zero"
         return None
 
-    def promises(self, transformation: Plugin) -> bool:
-        if transformation.name == "logit_temperature":  # a logit's growth has no temperature
+    def stays_under(self, change: Change) -> bool:
+        if change.temperature != 1:  # a logit's growth has no temperature
             return self.target not in {"loss", "predicted_loss"} and self.floor is None
-        return super().promises(transformation)
+        return super().stays_under(change)
 
-    def expected_after(self, transformation: Plugin, before: float) -> float | None:
+    def expected_after(self, change: Change, before: float) -> float | None:
         """x → cx divides a derivative of order n by cⁿ: λ falls by log c, unless a floor holds it up."""
-        if transformation.name != "input_rescaling" or self.floor is not None:
+        scale = change.input_scale
+        if scale is None or scale == 1 or self.floor is not None:
             return None
-        return before - math.log(float(transformation.parameters()["factor"]))
+        return before - math.log(scale)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)

@@ -18,7 +18,7 @@ from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.backends import Backend
-from sharpbench.metrics.base import LINEAR_MAPS, torch_dtype, unit_of_task
+from sharpbench.metrics.base import torch_dtype, unit_of_task
 from sharpbench.metrics.curvature import (
     BackendMetric,
     CurvatureMetric,
@@ -248,14 +248,8 @@ class FisherRaoNorm(CurvatureMetric):
     unit = "√[loss]"
     version = 2
     reference = "Liang et al., arXiv:1711.01530"
-    # Of the charts w = s·eᵘ does not commute with scaling; for a shift of all logits see above.
-    invariant_under = LINEAR_MAPS | {
-        "input_rescaling",
-        "input_rotation",
-        "logit_shift",
-        "neuron_splitting",
-        "weight_normalization",
-    }
+    # For a shift of all logits see above; other coordinates or more parameters where they grow together.
+    invariant_under = frozenset({"homogeneous", "logit_shift"})
     gauss_newton = True
 
     labels: Literal["model", "observed"] = "model"

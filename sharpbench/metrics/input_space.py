@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.curvature.block_norms import BlockNorms, block_norms
 from sharpbench.curvature.lanczos import failure_probability
 from sharpbench.curvature.loss_operators import InputHessianOperator
@@ -15,7 +16,6 @@ from sharpbench.curvature.product_check import Checks
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
-    SAME_FUNCTION,
     Count,
     Dtype,
     Metric,
@@ -25,7 +25,6 @@ from sharpbench.metrics.base import (
     unit_of_task,
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
-from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -41,7 +40,7 @@ _KRYLOV_NUMBERS = 1 << 24
 class _InputMetric(Metric):
     version = 2
     space = "input"
-    invariant_under = SAME_FUNCTION | {"input_rotation", "logit_shift"}
+    invariant_under = SAME_FUNCTION | {"input_isometry", "logit_shift"}
 
     samples: Count = 512
     split: Literal["train", "test"] = "test"
@@ -71,12 +70,12 @@ class InputJacobianNorm(_InputMetric):
         unit = "1/[input]" if self.output == "softmax" else "[output]/[input]"
         return unit_of_task(unit, subject.task)
 
-    def expected_after(self, transformation: Plugin, before: float) -> float | None:
-        if transformation.name == "input_rescaling":
-            return before / float(transformation.parameters()["factor"])
-        if transformation.name == "logit_temperature" and self.output == "logits":
-            return before / float(transformation.parameters()["temperature"])
-        return None
+    def expected_after(self, change: Change, before: float) -> float | None:
+        scale, temperature = change.input_scale, change.temperature
+        if scale is None or (temperature != 1 and self.output == "softmax"):
+            return None
+        factor = scale * temperature
+        return None if factor == 1 else before / factor
 
     def unsupported(self, subject: Subject) -> str | None:
         if self.output == "softmax" and subject.task != "classification":

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
-    SAME_FUNCTION,
     Count,
     Dtype,
     Metric,
@@ -21,7 +21,6 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.metrics.mean_over_points import mean_over_points
 from sharpbench.outputs import confidence, margin, output_norm
-from sharpbench.registry import Plugin
 from sharpbench.subject import Subject, batched_outputs
 
 __all__ = ["LogitNorm", "Margin", "MeanConfidence"]
@@ -32,7 +31,7 @@ class _OutputMetric(Metric):
     version = 2
     space = "function"
     # The outputs at a point stay, whatever the unit or the axes its input is given in.
-    invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation", "logit_shift"}
+    invariant_under = SAME_FUNCTION | {"units", "logit_shift"}
 
     samples: Count = "all"
     split: Literal["train", "test"] = "test"
@@ -44,10 +43,10 @@ class _OutputMetric(Metric):
     scales_with_logits: ClassVar[bool] = True
     """Whether dividing the logits by T divides the figure by T."""
 
-    def expected_after(self, transformation: Plugin, before: float) -> float | None:
-        if transformation.name != "logit_temperature" or not self.scales_with_logits:
+    def expected_after(self, change: Change, before: float) -> float | None:
+        if change.temperature == 1 or not self.scales_with_logits:
             return None
-        return before / float(transformation.parameters()["temperature"])
+        return before / change.temperature
 
     @abstractmethod
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -78,7 +77,7 @@ class LogitNorm(_OutputMetric):
     name = "logit_norm"
     title = "logit norm"
     unit = "[output]"
-    invariant_under = SAME_FUNCTION | {"input_rescaling", "input_rotation"}
+    invariant_under = SAME_FUNCTION | {"units"}
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return output_norm(outputs)

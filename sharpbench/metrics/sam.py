@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sharpbench.change import Change
 from sharpbench.curvature.trace import degrees_of_freedom, mean_and_standard_error
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
-    PERMUTATIONS,
     Count,
     Dtype,
     Metric,
@@ -25,7 +25,6 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.problems.base import Known, KnownHessian, Problem
-from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -33,15 +32,6 @@ __all__ = ["SamSharpness"]
 
 Ball = Literal["l2", "linf"]
 Pieces = list[Tensor]
-
-_RESCALINGS = {
-    "attention_rescaling",
-    "layer_rescaling",
-    "input_rescaling",
-    "neuron_rescaling",
-    "normalization_rescaling",
-}
-"""Positive rescalings of single parameters, which the scale |w| follows."""
 
 _MOMENTUM = 0.75
 _FIRST_CHECK, _LESS, _LEAST = 0.22, 0.03, 0.06
@@ -87,7 +77,7 @@ class SamSharpness(Metric):
     version = 3
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
-    invariant_under = PERMUTATIONS | {"sign_flip", "logit_shift", "input_rotation"}
+    invariant_under = frozenset({"isometry"})
 
     rho: float = 0.05
     ball: Ball = "l2"
@@ -113,16 +103,15 @@ class SamSharpness(Metric):
         check_count("m", self.m)
         check_count("samples", self.samples)
 
-    def promises(self, transformation: Plugin) -> bool:
-        if transformation.name == "logit_shift":  # the shifted bias has another scale
-            return self.adaptive != "elementwise"
-        if transformation.name == "input_rotation":  # a sphere has no axes, a cube and |w| have
-            return self.ball == "l2" and self.adaptive == "none"
-        if self.adaptive == "elementwise":
-            kept = _RESCALINGS | self.invariant_under
-            named = transformation.parameters().get("of", [transformation.name])
-            return kept.issuperset(named)
-        return super().promises(transformation)
+    def stays_under(self, change: Change) -> bool:
+        kept = change.properties
+        if self.adaptive == "elementwise":  # |w| follows what each parameter is multiplied by
+            return "diagonal" in kept
+        if (
+            self.ball == "linf" or self.adaptive == "asam"
+        ):  # a sphere has no axes, a cube and |w| have
+            return "isometry" in kept and not kept.isdisjoint({"diagonal", "logit_shift"})
+        return super().stays_under(change)
 
     def unsupported(self, subject: Subject) -> str | None:
         if self.normalize_logits and subject.task != "classification":

@@ -65,7 +65,7 @@ class WeightNorm(Metric):
     title = "weight norm"
     unit = "[weight]"
     space = "parameter"
-    invariant_under = frozenset({"neuron_rescaling"})
+    invariant_under = frozenset({"linear_gauge"})
 
     def measure(self, subject, *, seed):
         total = sum(float(p.detach().square().sum()) for p in subject.model.parameters())

@@ -1,0 +1,257 @@
+"""Which metric theory promises to stay, or to move by a known amount, under which change: every pair."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+from torch import nn
+
+from sharpbench.invariance import transformations
+from sharpbench.invariance.base import Transformation
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import Metric
+
+ORDERS = ["channel_permutation", "head_permutation", "neuron_permutation", "residual_permutation"]
+SCALES = ["attention_rescaling", "layer_rescaling", "neuron_rescaling", "normalization_rescaling"]
+GAUGES = [*SCALES, "attention_gl", "sign_flip"]
+SAME_FUNCTION = [
+    *ORDERS,
+    *GAUGES,
+    "identity_layer_insertion",
+    "log_scale",
+    "neuron_splitting",
+    "normalization_folding",
+    "weight_normalization",
+]
+SPECTRUM = {*ORDERS, "sign_flip", "logit_shift", "input_rotation"}
+GROWN_TOGETHER = {
+    *ORDERS,
+    *GAUGES,
+    "input_rescaling",
+    "input_rotation",
+    "logit_shift",
+    "neuron_splitting",
+    "weight_normalization",
+}
+OUTPUTS = {*SAME_FUNCTION, "input_rescaling", "input_rotation"}
+DERIVATIVES = {*SAME_FUNCTION, "logit_shift", "input_rotation"}
+ON_AXES = SPECTRUM - {"input_rotation"}
+BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
+
+PROMISES = [
+    ("curvature_rate", {}, DERIVATIVES),
+    ("curvature_rate", {"target": "predicted_loss"}, DERIVATIVES),
+    ("curvature_rate", {"target": "max_logit"}, DERIVATIVES | {"logit_temperature"}),
+    ("curvature_rate", {"target": "margin"}, DERIVATIVES | {"logit_temperature"}),
+    ("curvature_rate", {"target": 0}, DERIVATIVES | {"logit_temperature"}),
+    ("curvature_rate", {"target": 0, "floor": 1e-12}, DERIVATIVES),
+    ("curvature_rate", {"protocol": "paper_mnist"}, DERIVATIVES),
+    ("curvature_rate", {"protocol": "recommended"}, DERIVATIVES),
+    ("fisher_rao_norm", {}, GROWN_TOGETHER),
+    ("fisher_rao_norm", {"labels": "observed"}, GROWN_TOGETHER),
+    ("gauss_newton_top_eigenvalue", {}, SPECTRUM),
+    ("gauss_newton_trace", {}, SPECTRUM),
+    ("hessian_frobenius_norm", {}, SPECTRUM),
+    ("hessian_spectral_density", {}, SPECTRUM),
+    ("hessian_top_eigenvalue", {}, SPECTRUM),
+    ("hessian_trace", {}, SPECTRUM),
+    ("input_curvature", {}, DERIVATIVES),
+    ("input_gradient_change", {}, DERIVATIVES - {"input_rotation"}),
+    ("input_jacobian_norm", {}, DERIVATIVES),
+    ("input_jacobian_norm", {"output": "logits"}, DERIVATIVES),
+    ("logit_norm", {}, OUTPUTS),
+    ("margin", {}, OUTPUTS | {"logit_shift"}),
+    ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
+    ("sam_sharpness", {}, SPECTRUM),
+    ("sam_sharpness", {"case": "average"}, SPECTRUM),
+    ("sam_sharpness", {"normalize_logits": True}, SPECTRUM),
+    ("sam_sharpness", {"ball": "linf"}, ON_AXES),
+    ("sam_sharpness", {"adaptive": "asam"}, ON_AXES),
+    ("sam_sharpness", {"adaptive": "elementwise"}, BY_WEIGHT),
+    ("sam_sharpness", {"adaptive": "elementwise", "ball": "linf"}, BY_WEIGHT),
+]
+
+
+def test_every_metric_is_in_the_table():
+    assert {name for name, _, _ in PROMISES} == set(metrics)
+
+
+@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=lambda v: str(v)[:40])
+def test_what_is_promised(name, parameters, kept):
+    metric = metrics.create(name, parameters)
+    singles = [t for t in transformations if t != "composition"]
+    assert {t for t in singles if metric.promises(transformations.create(t))} == kept
+
+
+@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    "of",
+    [
+        ("neuron_rescaling", "neuron_permutation"),
+        ("sign_flip", "neuron_permutation"),
+        ("attention_gl", "head_permutation"),
+        ("log_scale", "neuron_rescaling"),
+        ("weight_normalization", "neuron_splitting"),
+        ("input_rotation", "sign_flip"),
+        ("input_rescaling", "neuron_permutation"),
+    ],
+)
+def test_a_composition_is_promised_where_every_part_is(name, parameters, kept, of):
+    composition = transformations.create("composition", {"of": of})
+    assert metrics.create(name, parameters).promises(composition) == kept.issuperset(of)
+
+
+RATE, JACOBIAN = "curvature_rate", "input_jacobian_norm"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "change", "amount", "expected"),
+    [
+        (RATE, {}, "input_rescaling", {"factor": 4.0}, 3 - math.log(4)),
+        (RATE, {"floor": 1e-12}, "input_rescaling", {"factor": 4.0}, None),
+        (RATE, {"target": 0}, "input_rescaling", {"factor": 0.5}, 3 + math.log(2)),
+        (RATE, {"target": 0}, "logit_temperature", {}, None),
+        (RATE, {}, "input_rescaling", {"factor": 1.0}, None),
+        (JACOBIAN, {}, "input_rescaling", {"factor": 4.0}, 0.75),
+        (JACOBIAN, {"output": "logits"}, "input_rescaling", {"factor": 4.0}, 0.75),
+        (JACOBIAN, {"output": "logits"}, "logit_temperature", {"temperature": 0.5}, 6.0),
+        (JACOBIAN, {}, "logit_temperature", {"temperature": 0.5}, None),
+        ("logit_norm", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
+        ("margin", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
+        ("mean_confidence", {}, "logit_temperature", {"temperature": 1.5}, None),
+        ("margin", {}, "input_rescaling", {}, None),
+        ("hessian_trace", {}, "input_rescaling", {}, None),
+        ("input_curvature", {}, "input_rescaling", {}, None),
+        (RATE, {}, "composition", {"of": ("input_rescaling", "sign_flip")}, None),
+        (RATE, {}, "input_rotation", {}, None),
+    ],
+)
+def test_what_theory_expects_after_a_change_that_moves_it(
+    name, parameters, change, amount, expected
+):
+    found = metrics.create(name, parameters).expected_after(
+        transformations.create(change, amount), 3.0
+    )
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+# --- a transformation from outside gets its row right by what it declares ------------------------
+
+
+@dataclass(frozen=True)
+class Millimetres(Transformation):
+    """Gives the input in millimetres in place of metres."""
+
+    name = "millimetres"
+    kind = "units"
+    preserves = "function"
+
+    @property
+    def input_scale(self) -> float:
+        return 1000.0
+
+    def change(self, model: nn.Module, *, seed: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Standardization(Millimetres):
+    """Divides each coordinate of the input by its own spread."""
+
+    name = "standardization"
+
+    @property
+    def input_scale(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class ExpertPermutation(Transformation):
+    """Reorders the experts of a mixture."""
+
+    name = "expert_permutation"
+    kind = "permutation"
+    preserves = "function"
+
+    def change(self, model: nn.Module, *, seed: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Householder(ExpertPermutation):
+    """Reflects the parameters inside a symmetry of the network."""
+
+    name = "householder"
+    kind = "linear_gauge"
+    traits = frozenset({"isometry"})
+
+
+@dataclass(frozen=True)
+class Sharper(Transformation):
+    """Multiplies the logits by three."""
+
+    name = "sharper"
+    kind = "decision"
+    preserves = "nothing"
+
+    @property
+    def temperature(self) -> float:
+        return 1 / 3
+
+    def change(self, model: nn.Module, *, seed: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Undeclared(Transformation):
+    """Says of what kind it is to nobody."""
+
+    name = "undeclared"
+    preserves = "function"
+
+    def change(self, model: nn.Module, *, seed: int) -> None: ...
+
+
+def promised(change: Transformation) -> set[str]:
+    return {name for name in metrics if metrics.create(name).promises(change)}
+
+
+def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
+    everything, outputs = set(metrics), {"logit_norm", "margin", "mean_confidence"}
+    assert promised(ExpertPermutation()) == everything
+    assert promised(Householder()) == everything
+    assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())
+    assert promised(Millimetres()) == outputs
+    assert promised(Standardization()) == outputs
+    assert promised(Sharper()) == set()
+    assert metrics.create("curvature_rate", {"target": "margin"}).promises(Sharper())
+    assert promised(Undeclared()) == set()
+    assert (Undeclared().widest_kind, Householder().widest_kind) == (None, "linear_gauge")
+
+
+def test_a_transformation_from_outside_moves_a_metric_as_its_declarations_imply():
+    rate, logits = metrics.create(RATE), metrics.create(JACOBIAN, {"output": "logits"})
+    assert rate.expected_after(Millimetres(), 8.0) == pytest.approx(8 - math.log(1000))
+    assert logits.expected_after(Millimetres(), 8.0) == pytest.approx(0.008)
+    assert rate.expected_after(Standardization(), 8.0) is None
+    assert logits.expected_after(Standardization(), 8.0) is None
+    assert logits.expected_after(Sharper(), 8.0) == pytest.approx(24)
+    assert metrics.create("margin").expected_after(Sharper(), 8.0) == pytest.approx(24)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"kind": "rotation"}, "unknown kind 'rotation'"),
+        ({"kind": "permutation", "preserves": "nothing"}, "preserves 'function', not 'nothing'"),
+        ({"kind": "decision", "preserves": "function"}, "'loss' or 'nothing', not 'function'"),
+        ({"traits": frozenset({"diagnoal"})}, "unknown traits diagnoal"),
+    ],
+)
+def test_a_declaration_that_says_nothing_or_contradicts_itself_is_an_error(body, message):
+    with pytest.raises(TypeError, match=message):
+        type("Wrong", (Transformation,), body)
+
+
+def test_a_metric_names_kinds_and_traits_not_transformations():
+    with pytest.raises(TypeError, match="neuron_permutation, which is no kind or trait"):
+        type("Wrong", (Metric,), {"invariant_under": frozenset({"neuron_permutation", "chart"})})
