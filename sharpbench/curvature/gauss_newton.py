@@ -20,7 +20,8 @@ from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
-from sharpbench.taylor.jet import Jet, Tally, propagated
+from sharpbench.taylor.expansion import propagated
+from sharpbench.taylor.jet import Jet, Tally
 
 __all__ = [
     "ExactTrace",

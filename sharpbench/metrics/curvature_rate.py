@@ -31,7 +31,7 @@ from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.problems.base import Known, KnownDerivatives, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
-from sharpbench.taylor.jet import is_piecewise_linear, log_factorials, signed_sums, taylor
+from sharpbench.taylor.expansion import is_piecewise_linear, log_factorials, signed_sums, taylor
 from sharpbench.taylor.series_check import check_series, check_values
 
 __all__ = ["PROTOCOLS", "CurvatureRate", "growth_rate"]

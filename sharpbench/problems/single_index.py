@@ -16,7 +16,7 @@ from sharpbench.problems import problems
 from sharpbench.problems.base import KnownDerivatives
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
-from sharpbench.taylor.jet import log_factorials
+from sharpbench.taylor.expansion import log_factorials
 
 __all__ = [
     "CubicPole",

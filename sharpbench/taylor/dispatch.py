@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from sharpbench.taylor.jet import OF_THE_VALUE, Jet, Storage, Tally, memory_of
+from sharpbench.taylor.jet import OF_THE_VALUE, Jet, Storage, Tally, interpreters, memory_of
+from sharpbench.taylor.table import RULES
 
-__all__ = ["Propagation", "dispatch", "python_body"]
+__all__ = ["Propagation", "python_body"]
 
 
 class Propagation(TorchFunctionMode):
@@ -36,14 +37,14 @@ class Propagation(TorchFunctionMode):
         self.in_rule = False
 
     def __enter__(self) -> Self:
-        _active.append(self)
+        interpreters.append(self.answer)
         _introduce_to_einops()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
-        _active.pop()
+        interpreters.pop()
 
     def __torch_function__(
         self,
@@ -64,8 +65,33 @@ class Propagation(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         replaced = self.replaced((args, kwargs or {}))
         if replaced is not None:
-            return dispatch(func, *replaced, plain=args[0] if args else None)
+            return self.answer(func, *replaced, plain=args[0] if args else None)
         return func(*args, **(kwargs or {}))
+
+    def answer(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        plain: Any = None,
+    ) -> Any:
+        """``func`` of arguments among which there are series.
+
+        ``plain`` is the first argument as the caller has it, where it was replaced by its series.
+        """
+        if plain is None:
+            plain = args[0] if args else None
+            if self.written and not self.in_rule:
+                replaced = self.replaced((args, kwargs))
+                if replaced is not None:
+                    args, kwargs = replaced
+        outside = self.in_rule
+        self.in_rule = True
+        try:
+            return _answer(self, func, args, kwargs, plain)
+        finally:
+            self.in_rule = outside
 
     def series_of(self, tensor: Any) -> Jet | None:
         """The series in the memory of a plain tensor; None if none was written there."""
@@ -114,7 +140,22 @@ def _introduce_to_einops() -> None:
         backends._type2backend[Jet] = backends.get_backend(torch.zeros(()))
 
 
-_active: list[Propagation] = []
+_IN_PLACE = {
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "idiv": "div",
+    "itruediv": "div",
+    "ifloordiv": "floor_divide",
+    "imod": "remainder",
+    "ipow": "pow",
+}
+"""Operators that write into their first operand, and what they write."""
+
+_SHAPES_IN_PLACE = frozenset(
+    {"unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims", "resize", "resize_as"}
+)
+"""Operations in place that change how a tensor is looked at, not what is in it."""
 
 _MOVING_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "real", "imag", "data"})
 
@@ -127,34 +168,6 @@ def _places(tensor: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda flat: flat[shown]
 
 
-def dispatch(
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    plain: Any = None,
-) -> Any:
-    """``func`` of arguments among which there are series.
-
-    ``plain`` is the first argument as the caller has it, where it was replaced by its series.
-    """
-    active = _active[-1] if _active else None
-    if active is None:
-        raise RuntimeError("a series is only defined while it is propagated")
-    if plain is None:
-        plain = args[0] if args else None
-        if active.written and not active.in_rule:
-            replaced = active.replaced((args, kwargs))
-            if replaced is not None:
-                args, kwargs = replaced
-    outside = active.in_rule
-    active.in_rule = True
-    try:
-        return _answer(active, func, args, kwargs, plain)
-    finally:
-        active.in_rule = outside
-
-
 def _answer(
     active: Propagation,
     func: Callable[..., Any],
@@ -162,8 +175,6 @@ def _answer(
     kwargs: dict[str, Any],
     plain: Any,
 ) -> Any:
-    from sharpbench.taylor.rules import ALIASES, IN_PLACE, RULES, SHAPES_IN_PLACE
-
     written = getattr(func, "__name__", str(func))
     name = written.strip("_")
     if name == "setitem":
@@ -172,10 +183,9 @@ def _answer(
     in_place = kwargs.get("inplace") is True or (
         written.endswith("_") and not written.endswith("__")
     )
-    if written.startswith("__") and name in IN_PLACE:
-        name, in_place = IN_PLACE[name], True
-    name = ALIASES.get(name, name)
-    if in_place and name in SHAPES_IN_PLACE and isinstance(args[0], Jet):
+    if written.startswith("__") and name in _IN_PLACE:
+        name, in_place = _IN_PLACE[name], True
+    if in_place and name in _SHAPES_IN_PLACE and isinstance(args[0], Jet):
         if plain is not args[0]:
             raise NotImplementedError(f"no Taylor rule for {written} of a tensor written into")
         view = getattr(Tensor, name)

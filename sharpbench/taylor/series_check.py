@@ -12,7 +12,7 @@ from torch import Tensor
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
-from sharpbench.taylor.jet import derivatives, taylor
+from sharpbench.taylor.expansion import derivatives, taylor
 
 __all__ = ["check_series", "check_values"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sharpbench.measurement import Work
 from sharpbench.metrics.curvature_rate import growth_rate
 from sharpbench.subject import frozen_statistics
-from sharpbench.taylor.jet import derivatives, is_piecewise_linear, signed_sums, taylor
+from sharpbench.taylor.expansion import derivatives, is_piecewise_linear, signed_sums, taylor
 from sharpbench.taylor.series_check import check_series
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch, Recipe

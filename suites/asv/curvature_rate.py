@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sharpbench.cost import keep_freed_memory, measure_cost
 from sharpbench.models import models
-from sharpbench.taylor.jet import jet
+from sharpbench.taylor.expansion import jet
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 

@@ -10,7 +10,7 @@ import torch
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
-from sharpbench.taylor.jet import jet
+from sharpbench.taylor.expansion import jet
 
 IMPLEMENTATIONS = ["native", "pyhessian", "curvlinops"]
 

@@ -11,7 +11,7 @@ from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
 from sharpbench.metrics.curvature_rate import CurvatureRate, growth_rate
 from sharpbench.models import models
-from sharpbench.taylor.jet import jet
+from sharpbench.taylor.expansion import jet
 
 
 class Waves(nn.Module):

@@ -10,7 +10,7 @@ import sharpbench as sb
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
-from sharpbench.taylor.jet import is_piecewise_linear, jet, taylor
+from sharpbench.taylor.expansion import is_piecewise_linear, jet, taylor
 from sharpbench.taylor.series_check import check_series
 from tests.taylor.references import coefficients_by_interpolation
 

@@ -5,7 +5,7 @@ import torch
 
 import sharpbench as sb
 from sharpbench.seeds import torch_generator
-from sharpbench.taylor.jet import taylor
+from sharpbench.taylor.expansion import taylor
 from tests.taylor.everyday import NETWORKS, seeded
 from tests.taylor.references import coefficients_by_interpolation, coefficients_by_reverse_mode
 

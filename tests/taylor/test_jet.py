@@ -13,7 +13,7 @@ from sharpbench.models.base import ACTIVATIONS
 from sharpbench.seeds import torch_generator
 from sharpbench.taylor import dispatch
 from sharpbench.taylor.directional import directional_derivatives
-from sharpbench.taylor.jet import jet, log_factorials, taylor
+from sharpbench.taylor.expansion import jet, log_factorials, taylor
 from tests.taylor.test_directional import with_explicit_norms
 
 SHAPES = [("mlp", (3,)), ("cnn", (1, 6, 6)), ("resnet", (1, 8, 8)), ("vit", (1, 4, 4))]

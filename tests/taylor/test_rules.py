@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sharpbench.seeds import torch_generator
-from sharpbench.taylor.jet import taylor
+from sharpbench.taylor.expansion import taylor
 from tests.taylor.references import coefficients_by_interpolation
 
 D = torch.float64

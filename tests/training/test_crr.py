@@ -6,7 +6,7 @@ from torch import nn
 import sharpbench as sb
 from sharpbench.errors import InputError, MetricFailed
 from sharpbench.models import models
-from sharpbench.taylor.jet import is_piecewise_linear
+from sharpbench.taylor.expansion import is_piecewise_linear
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 from sharpbench.training.crr import CurvatureRateRegularization, _unit

@@ -16,11 +16,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from sharpbench.taylor import series
-from sharpbench.taylor.jet import Jet
+from sharpbench.taylor.jet import Jet, aligned
+from sharpbench.taylor.table import Rule, rule
 
-__all__ = ["ALIASES", "RULES"]
+__all__ = [
+    "bilinear",
+    "cat",
+    "each_coefficient",
+    "lifted",
+    "linear_in_first",
+    "of_the_value",
+    "reduced",
+    "stack",
+    "wrapped",
+]
 
-Rule = Callable[..., Any]
 aten = torch.ops.aten
 
 
@@ -39,6 +49,13 @@ def _smooth(name: str) -> Rule:
     return lambda input, inplace=False: _elementwise(name, input)
 
 
+for _name in ("tanh", "silu", "exp", "log", "sin", "cos", "sinh", "cosh"):
+    rule(_name)(_smooth(_name))
+rule("sigmoid", "special_expit")(_smooth("sigmoid"))
+rule("erf", "special_erf")(_smooth("erf"))
+
+
+@rule("gelu")
 def _gelu(input: Any, approximate: str = "none") -> Any:
     if approximate == "none":
         return _elementwise("gelu", input)
@@ -46,31 +63,38 @@ def _gelu(input: Any, approximate: str = "none") -> Any:
     return 0.5 * input * (1 + _elementwise("tanh", inner))
 
 
+@rule("softplus")
 def _softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     return _elementwise("softplus", input, beta=beta, threshold=threshold)
 
 
+@rule("logsigmoid", "log_sigmoid")
 def _logsigmoid(input: Any) -> Any:
     return -_elementwise("softplus", -input, threshold=math.inf)
 
 
+@rule("elu")
 def _elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     return _elementwise("elu", input, alpha=alpha)
 
 
+@rule("selu")
 def _selu(input: Any, inplace: bool = False) -> Any:
     return 1.0507009873554805 * _elementwise("elu", input, alpha=1.6732632423543772)
 
 
+@rule("mish")
 def _mish(input: Any, inplace: bool = False) -> Any:
     return input * _elementwise("tanh", _elementwise("softplus", input, threshold=math.inf))
 
 
+@rule("relu")
 def _relu(input: Jet, inplace: bool = False) -> Jet:
     # One fused kernel for the whole stack: each coefficient where the value is positive.
     return input.like(aten.threshold_backward(input.coefficients, input.primal.detach(), 0))
 
 
+@rule("leaky_relu")
 def _leaky_relu(input: Jet, negative_slope: float = 0.01, inplace: bool = False) -> Jet:
     value = input.primal.detach()
     return input.like(aten.leaky_relu_backward(input.coefficients, value, negative_slope, False))
@@ -78,11 +102,12 @@ def _leaky_relu(input: Jet, negative_slope: float = 0.01, inplace: bool = False)
 
 def _masked(x: Jet, active: Tensor, value: Tensor) -> Jet:
     """``value`` where not active, and no derivative there."""
-    c = _aligned(x.coefficients, value.ndim).expand(-1, *value.shape)
+    c = aligned(x.coefficients, value.ndim).expand(-1, *value.shape)
     coefficients = torch.where(active, c, torch.zeros_like(c))
     return x.like(torch.cat([value.unsqueeze(0), coefficients[1:]]))
 
 
+@rule("clamp", "clip")
 def _clamp(input: Jet, min: Any = None, max: Any = None) -> Any:
     if any(isinstance(x, Jet) for x in (min, max)) or not isinstance(input, Jet):
         low = input if min is None else _extremum(True)(input, min)
@@ -101,10 +126,12 @@ def _masked_inside(input: Jet, low: float, high: float) -> Jet:
     return _masked(input, inside, input.primal.clamp(low, high))
 
 
+@rule("relu6")
 def _relu6(input: Jet, inplace: bool = False) -> Any:
     return _masked_inside(input, 0, 6)
 
 
+@rule("hardtanh", "hardtanh_")
 def _hardtanh(
     input: Jet,
     min_val: float = -1.0,
@@ -119,16 +146,22 @@ def _abs(input: Jet) -> Jet:
 
 
 def _piecewise_constant(name: str) -> Rule:
-    def rule(input: Jet, *args: Any, **kwargs: Any) -> Jet:
+    def constant(input: Jet, *args: Any, **kwargs: Any) -> Jet:
         return input.constant(getattr(torch, name)(input.primal.detach(), *args, **kwargs))
 
-    return rule
+    return constant
 
 
+for _name in ("sign", "floor", "ceil", "round", "trunc", "fix"):
+    rule(_name)(_piecewise_constant(_name))
+
+
+@rule("detach")
 def _detach(input: Jet) -> Jet:
     return input.constant(input.primal.detach())
 
 
+@rule("dropout")
 def _dropout(
     input: Jet,
     p: float = 0.5,
@@ -141,6 +174,7 @@ def _dropout(
     return input.like(input.coefficients * mask)
 
 
+@rule("dropout2d", "dropout3d")
 def _channel_dropout(
     input: Jet,
     p: float = 0.5,
@@ -157,11 +191,6 @@ def _channel_dropout(
 # --- arithmetic -------------------------------------------------------------------------------------
 
 
-def _aligned(x: Tensor, rank: int) -> Tensor:
-    """Axes of size 1 behind the axis of coefficients, so that the rest broadcasts as tensors do."""
-    return x.reshape(x.shape[0], *[1] * (rank + 1 - x.ndim), *x.shape[1:])
-
-
 def _constant(value: Any, like: Jet) -> Tensor:
     if isinstance(value, Tensor):
         return value
@@ -169,6 +198,7 @@ def _constant(value: Any, like: Jet) -> Tensor:
     return torch.as_tensor(value, dtype=dtype, device=like.primal.device)
 
 
+@rule("add", "radd")
 def _add(input: Any, other: Any, *, alpha: float = 1) -> Jet:
     if not isinstance(other, Jet):
         return _plus_constant(input, alpha * _constant(other, input))
@@ -176,7 +206,7 @@ def _add(input: Any, other: Any, *, alpha: float = 1) -> Jet:
         scaled = other if alpha == 1 else other.like(alpha * other.coefficients)
         return _plus_constant(scaled, _constant(input, other))
     rank = max(input.primal.ndim, other.primal.ndim)
-    a, b = _aligned(input.coefficients, rank), _aligned(other.coefficients, rank)
+    a, b = aligned(input.coefficients, rank), aligned(other.coefficients, rank)
     if input.orders == other.orders:
         return input.like(torch.add(a, b, alpha=alpha))
     shape = torch.broadcast_shapes(a.shape[1:], b.shape[1:])
@@ -194,41 +224,46 @@ def _add(input: Any, other: Any, *, alpha: float = 1) -> Jet:
 
 
 def _plus_constant(x: Jet, constant: Tensor) -> Jet:
-    c = _aligned(x.coefficients, max(x.primal.ndim, constant.ndim))
+    c = aligned(x.coefficients, max(x.primal.ndim, constant.ndim))
     value = c[:1] + constant
     return x.like(torch.cat([value, c[1:].expand(-1, *value.shape[1:])]))
 
 
+@rule("sub", "subtract")
 def _sub(input: Any, other: Any, *, alpha: float = 1) -> Jet:
     return _add(input, other, alpha=-alpha)
 
 
+@rule("rsub")
 def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Jet:
     return _add(other, input, alpha=-alpha)
 
 
+@rule("neg", "negative")
 def _neg(input: Jet) -> Jet:
     return input.like(-input.coefficients)
 
 
+@rule("mul", "multiply", "rmul")
 def _mul(input: Any, other: Any) -> Jet:
     if isinstance(input, Jet) and isinstance(other, Jet):
         rank = max(input.primal.ndim, other.primal.ndim)
-        a = _aligned(input.coefficients, rank)
-        b = a if other is input else _aligned(other.coefficients, rank)
+        a = aligned(input.coefficients, rank)
+        b = a if other is input else aligned(other.coefficients, rank)
         return input.like(*series.product(a, input.orders, b, other.orders, input.degree))
     x, factor = (input, other) if isinstance(input, Jet) else (other, input)
     if isinstance(factor, Tensor):
-        return x.like(_aligned(x.coefficients, max(x.primal.ndim, factor.ndim)) * factor)
+        return x.like(aligned(x.coefficients, max(x.primal.ndim, factor.ndim)) * factor)
     return x.like(x.coefficients * factor)
 
 
+@rule("div", "truediv", "true_divide", "divide")
 def _div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is not None:
         return _quotient_rounded(input, other, rounding_mode)
     if isinstance(other, Tensor):
         rank = max(input.primal.ndim, other.ndim)
-        return input.like(_aligned(input.coefficients, rank) / other)
+        return input.like(aligned(input.coefficients, rank) / other)
     if not isinstance(other, Jet):
         return input.like(input.coefficients / other)
     return _mul(input, _elementwise("pow", other, exponent=-1.0))
@@ -240,18 +275,22 @@ def _quotient_rounded(input: Any, other: Any, rounding_mode: str) -> Any:
     return like.constant(torch.div(a, b, rounding_mode=rounding_mode))
 
 
+@rule("rdiv", "rtruediv")
 def _rdiv(input: Any, other: Any) -> Any:
     return _div(other, input)
 
 
+@rule("reciprocal")
 def _reciprocal(input: Any) -> Any:
     return _elementwise("pow", input, exponent=-1.0)
 
 
+@rule("square")
 def _square(input: Jet) -> Jet:
     return _mul(input, input)
 
 
+@rule("pow")
 def _pow(input: Any, exponent: Any) -> Any:
     if isinstance(exponent, Jet):
         if not isinstance(input, Jet):
@@ -267,6 +306,7 @@ def _pow(input: Any, exponent: Any) -> Any:
     return _elementwise("pow", input, exponent=float(exponent))
 
 
+@rule("rpow")
 def _rpow(input: Any, exponent: Any) -> Any:
     return _pow(exponent, input)
 
@@ -275,20 +315,28 @@ def _root(exponent: float) -> Rule:
     return lambda input: _elementwise("pow", input, exponent=exponent)
 
 
+rule("sqrt")(_root(0.5))
+rule("rsqrt")(_root(-0.5))
+
+
+@rule("expm1")
 def _expm1(input: Any) -> Any:
     e = _elementwise("exp", input)
     return e.like(torch.cat([torch.expm1(input.primal).unsqueeze(0), e.coefficients[1:]]))
 
 
+@rule("log1p")
 def _log1p(input: Any) -> Any:
     log = _elementwise("log", 1 + input)
     return log.like(torch.cat([torch.log1p(input.primal).unsqueeze(0), log.coefficients[1:]]))
 
 
+@rule("tan")
 def _tan(input: Jet) -> Any:
     return _div(_elementwise("sin", input), _elementwise("cos", input))
 
 
+@rule("where")
 def _where(condition: Any, input: Any = None, other: Any = None) -> Any:
     if isinstance(condition, Jet):
         condition = condition.primal != 0
@@ -312,6 +360,7 @@ def _where(condition: Any, input: Any = None, other: Any = None) -> Any:
     return like.like(torch.stack([p.expand(shape) for p in parts]), orders)
 
 
+@rule("masked_fill")
 def _masked_fill(input: Any, mask: Tensor, value: Any) -> Any:
     return _where(~mask, input, value)
 
@@ -322,7 +371,7 @@ def _masked_fill(input: Any, mask: Tensor, value: Any) -> Any:
 def linear_in_first(func: Callable[..., Any]) -> Rule:
     """The rule of an operation that is linear in its first argument: every coefficient alike."""
 
-    def rule(*args: Any, **kwargs: Any) -> Any:
+    def applied(*args: Any, **kwargs: Any) -> Any:
         first = args[0] if args else kwargs.pop("input")
         if not isinstance(first, Jet) or any(
             isinstance(a, Jet) for a in (*args[1:], *kwargs.values())
@@ -334,18 +383,18 @@ def linear_in_first(func: Callable[..., Any]) -> Rule:
 
         return wrapped(torch.vmap(each)(first.coefficients), first, each)
 
-    return rule
+    return applied
 
 
 def each_coefficient(func: Callable[..., Tensor]) -> Rule:
     """The same for what torch.vmap doesn't take, one coefficient after the other."""
 
-    def rule(input: Any, *args: Any, **kwargs: Any) -> Any:
+    def applied(input: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(input, Jet) or any(isinstance(a, Jet) for a in (*args, *kwargs.values())):
             return NotImplemented
         return input.like(torch.stack([func(c, *args, **kwargs) for c in input.coefficients]))
 
-    return rule
+    return applied
 
 
 def wrapped(mapped: Any, like: Jet, each: Callable[[Tensor], Any]) -> Any:
@@ -359,6 +408,7 @@ def wrapped(mapped: Any, like: Jet, each: Callable[[Tensor], Any]) -> Any:
     return tuple(wrapped(m, like, part(i)) for i, m in enumerate(mapped))
 
 
+@rule("getitem")
 def _getitem(input: Any, index: Any) -> Any:
     if not isinstance(input, Jet):
         return NotImplemented
@@ -378,6 +428,7 @@ def _indices_are_adjacent(parts: tuple[Any, ...]) -> bool:
     return at == list(range(at[0], at[-1] + 1))
 
 
+@rule("linear")
 def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(weight, Jet) or isinstance(bias, Jet) or not isinstance(input, Jet):
         moving = isinstance(input, Jet) or isinstance(weight, Jet)
@@ -391,7 +442,7 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
-    def rule(
+    def applied(
         input: Any,
         weight: Any,
         bias: Any = None,
@@ -416,7 +467,15 @@ def _convolution(func: Callable[..., Tensor], dimensions: int) -> Rule:
         input.tally.count(once, len(input.orders))
         return input.like(out)
 
-    return rule
+    return applied
+
+
+rule("conv1d")(_convolution(F.conv1d, 1))
+rule("conv2d")(_convolution(F.conv2d, 2))
+rule("conv3d")(_convolution(F.conv3d, 3))
+rule("conv_transpose1d")(_convolution(F.conv_transpose1d, 1))
+rule("conv_transpose2d")(_convolution(F.conv_transpose2d, 2))
+rule("conv_transpose3d")(_convolution(F.conv_transpose3d, 3))
 
 
 def _call_with_rest(
@@ -443,6 +502,7 @@ def bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
     return a.like(torch.stack([parts[n] for n in orders]), orders)
 
 
+@rule("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot")
 def _matmul(input: Any, other: Any) -> Any:
     if isinstance(input, Jet) and isinstance(other, Jet):
         inner, rows = input.primal.shape[-1], input.primal.numel()
@@ -460,18 +520,12 @@ def _matmul(input: Any, other: Any) -> Any:
     return other.like(torch.vmap(lambda c: torch.matmul(input, c))(other.coefficients))
 
 
+@rule("rmatmul")
 def _rmatmul(input: Any, other: Any) -> Any:
     return _matmul(other, input)
 
 
-def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    return (
-        _add(_mul(_matmul(mat1, mat2), alpha), _mul(input, beta))
-        if (isinstance(input, Jet))
-        else _plus_constant(_mul(_matmul(mat1, mat2), alpha), beta * input)
-    )
-
-
+@rule("einsum")
 def _einsum(equation: Any, *operands: Any) -> Any:
     operands = tuple(operands[0]) if isinstance(operands[0], (list, tuple)) else operands
     if not isinstance(equation, str):
@@ -501,7 +555,7 @@ def _einsum(equation: Any, *operands: Any) -> Any:
 def _joined(func: Callable[..., Tensor]) -> Rule:
     """torch.cat and torch.stack: constants among the parts have coefficient 0 alone."""
 
-    def rule(tensors: Any = None, dim: int = 0) -> Any:
+    def applied(tensors: Any = None, dim: int = 0) -> Any:
         parts = list(tensors)
         like = next(p for p in parts if isinstance(p, Jet))
         orders = tuple(sorted({n for p in parts if isinstance(p, Jet) for n in p.orders}))
@@ -520,23 +574,31 @@ def _joined(func: Callable[..., Tensor]) -> Rule:
             torch.stack([func([coefficient(p, n) for p in parts], dim) for n in orders]), orders
         )
 
-    return rule
+    return applied
 
 
+cat = rule("cat", "concatenate", "concat")(_joined(torch.cat))
+stack = rule("stack")(_joined(torch.stack))
+
+
+@rule("expand_as")
 def _expand_as(input: Jet, other: Any) -> Any:
     return input.expand(other.shape)
 
 
+@rule("view_as", "reshape_as")
 def _view_as(input: Jet, other: Any) -> Any:
     return input.reshape(other.shape)
 
 
+@rule("embedding")
 def _embedding(input: Tensor, weight: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(input, Jet) or not isinstance(weight, Jet):
         return NotImplemented
     return weight.like(torch.stack([F.embedding(input, c) for c in weight.coefficients]))
 
 
+@rule("pad")
 def _pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = None) -> Any:
     padded = linear_in_first(F.pad)(input, pad, mode)
     if mode != "constant" or not value:
@@ -544,6 +606,7 @@ def _pad(input: Jet, pad: Any, mode: str = "constant", value: float | None = Non
     return _add(padded, F.pad(torch.zeros_like(input.primal), pad, mode, value))
 
 
+@rule("to")
 def _to(input: Any, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = tree_map(lambda a: a.primal if isinstance(a, Jet) else a, (args, kwargs))
     if not isinstance(input, Jet):
@@ -558,6 +621,7 @@ def _to(input: Any, *args: Any, **kwargs: Any) -> Any:
     return input.like(changed)
 
 
+@rule("type_as")
 def _type_as(input: Any, other: Any) -> Any:
     return _to(input, other.dtype)
 
@@ -574,7 +638,7 @@ def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> tuple[Jet
 
 
 def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
-    def rule(
+    def applied(
         input: Jet,
         kernel_size: Any,
         stride: Any = None,
@@ -592,15 +656,31 @@ def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
         )
         return pooled if return_indices else pooled[0]
 
-    return rule
+    return applied
+
+
+rule("max_pool1d", "max_pool1d_with_indices")(_max_pool(F.max_pool1d, 1))
+rule("max_pool2d", "max_pool2d_with_indices")(_max_pool(F.max_pool2d, 2))
+rule("max_pool3d", "max_pool3d_with_indices")(_max_pool(F.max_pool3d, 3))
 
 
 def _adaptive_max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
-    def rule(input: Jet, output_size: Any, return_indices: bool = False) -> Any:
+    def applied(input: Jet, output_size: Any, return_indices: bool = False) -> Any:
         pooled = _pooled(input, lambda v: func(v, output_size, return_indices=True), dimensions)
         return pooled if return_indices else pooled[0]
 
-    return rule
+    return applied
+
+
+rule("adaptive_max_pool1d", "adaptive_max_pool1d_with_indices")(
+    _adaptive_max_pool(F.adaptive_max_pool1d, 1)
+)
+rule("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices")(
+    _adaptive_max_pool(F.adaptive_max_pool2d, 2)
+)
+rule("adaptive_max_pool3d", "adaptive_max_pool3d_with_indices")(
+    _adaptive_max_pool(F.adaptive_max_pool3d, 3)
+)
 
 
 class _Extremum(NamedTuple):
@@ -609,7 +689,7 @@ class _Extremum(NamedTuple):
 
 
 def _extremum(largest: bool) -> Rule:
-    def rule(input: Jet, dim: Any = None, keepdim: bool = False) -> Any:
+    def applied(input: Jet, dim: Any = None, keepdim: bool = False) -> Any:
         choose = torch.argmax if largest else torch.argmin
         if dim is None and not isinstance(input, Jet):
             return NotImplemented
@@ -624,7 +704,13 @@ def _extremum(largest: bool) -> Rule:
             values = torch.vmap(lambda c: c.squeeze(dim))(values)
         return _Extremum(input.like(values), index)
 
-    return rule
+    return applied
+
+
+rule("max")(_extremum(True))
+rule("min")(_extremum(False))
+rule("maximum")(_extremum(True))
+rule("minimum")(_extremum(False))
 
 
 def _larger(input: Any, other: Any, largest: bool) -> Any:
@@ -645,7 +731,7 @@ def lifted(value: Any, like: Jet) -> Jet:
 
 
 def _amax(largest: bool) -> Rule:
-    def rule(input: Jet, dim: Any = (), keepdim: bool = False) -> Any:
+    def applied(input: Jet, dim: Any = (), keepdim: bool = False) -> Any:
         axes = (dim,) if isinstance(dim, int) else tuple(dim) or tuple(range(input.primal.ndim))
         for axis in axes:
             best = input.primal.amax(axis, True) if largest else input.primal.amin(axis, True)
@@ -657,19 +743,23 @@ def _amax(largest: bool) -> Rule:
         places = {axis % input.primal.ndim for axis in axes}
         return input.reshape([n for i, n in enumerate(input.shape) if i not in places])
 
-    return rule
+    return applied
+
+
+rule("amax")(_amax(True))
+rule("amin")(_amax(False))
 
 
 def of_the_value(func: Callable[..., Any]) -> Rule:
     """The rule of what only sees the values at t = 0: the answer is plain."""
 
-    def rule(*args: Any, **kwargs: Any) -> Any:
+    def applied(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = tree_map(
             lambda a: a.primal.detach() if isinstance(a, Jet) else a, (args, kwargs)
         )
         return func(*args, **kwargs)
 
-    return rule
+    return applied
 
 
 # --- softmax, losses --------------------------------------------------------------------------------
@@ -683,6 +773,7 @@ def _everything(x: Jet) -> tuple[int, ...]:
     return tuple(range(x.degree + 1))
 
 
+@rule("softmax", "special_softmax")
 def _softmax(
     input: Jet,
     dim: int | None = None,
@@ -696,6 +787,7 @@ def _softmax(
     return input.like(p, _everything(input))
 
 
+@rule("logsumexp", "special_logsumexp")
 def _logsumexp(input: Jet, dim: Any, keepdim: bool = False) -> Any:
     if not isinstance(dim, int):
         if len(dim) != 1:
@@ -711,6 +803,7 @@ def _logsumexp(input: Jet, dim: Any, keepdim: bool = False) -> Any:
     return input.like(out if keepdim else out.squeeze(axis), _everything(input))
 
 
+@rule("log_softmax", "special_log_softmax")
 def _log_softmax(
     input: Jet,
     dim: int | None = None,
@@ -723,6 +816,7 @@ def _log_softmax(
     return _sub(input, _logsumexp(input, dim, keepdim=True))
 
 
+@rule("cross_entropy")
 def _cross_entropy(
     input: Jet,
     target: Any,
@@ -797,6 +891,7 @@ def _by_class(weight: Tensor, axis: int, like: Jet) -> Tensor:
     return weight.view(-1, *[1] * (like.primal.ndim - axis - 1))
 
 
+@rule("nll_loss")
 def _nll_loss(
     input: Any,
     target: Tensor,
@@ -824,6 +919,7 @@ def reduced(losses: Any, reduction: str) -> Any:
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
+@rule("mse_loss")
 def _mse_loss(
     input: Any,
     target: Any,
@@ -837,6 +933,7 @@ def _mse_loss(
     return reduced(_square(_sub(input, target)), reduction)
 
 
+@rule("scaled_dot_product_attention")
 def _attention(
     query: Any,
     key: Any,
@@ -885,6 +982,7 @@ def _scaled(x: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
     return x if bias is None else _add(x, bias)
 
 
+@rule("layer_norm")
 def _layer_norm(
     input: Jet,
     normalized_shape: Sequence[int],
@@ -897,6 +995,7 @@ def _layer_norm(
     return _scaled(_standardized(input, axes, eps), weight, bias)
 
 
+@rule("rms_norm")
 def _rms_norm(
     input: Jet, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
 ) -> Any:
@@ -915,6 +1014,7 @@ def _by_channel(x: Jet, weight: Tensor | None, bias: Tensor | None) -> Any:
     )
 
 
+@rule("group_norm")
 def _group_norm(
     input: Any,
     num_groups: int,
@@ -928,6 +1028,7 @@ def _group_norm(
     return _by_channel(_standardized(grouped, axes, eps).flatten(1, 2), weight, bias)
 
 
+@rule("instance_norm")
 def _instance_norm(
     input: Any,
     running_mean: Tensor | None = None,
@@ -944,6 +1045,7 @@ def _instance_norm(
     return _by_channel(_standardized(input, axes, eps), weight, bias)
 
 
+@rule("batch_norm")
 def _batch_norm(
     input: Any,
     running_mean: Tensor | None,
@@ -970,55 +1072,7 @@ def _batch_norm(
     return _by_channel(input, scale, shift if bias is None else shift + bias)
 
 
-# --- the table --------------------------------------------------------------------------------------
-
-ALIASES = {
-    "truediv": "div",
-    "true_divide": "div",
-    "divide": "div",
-    "rtruediv": "rdiv",
-    "multiply": "mul",
-    "rmul": "mul",
-    "radd": "add",
-    "subtract": "sub",
-    "negative": "neg",
-    "concatenate": "cat",
-    "concat": "cat",
-    "absolute": "abs",
-    "swapaxes": "transpose",
-    "clip": "clamp",
-    "special_expit": "sigmoid",
-    "special_erf": "erf",
-    "max_pool1d_with_indices": "max_pool1d",
-    "double": "to_float64",
-    "float": "to_float32",
-    "half": "to_float16",
-    "bfloat16": "to_bfloat16",
-    "long": "to_int64",
-    "int": "to_int32",
-    "short": "to_int16",
-    "char": "to_int8",
-    "bool": "to_bool",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "not_equal": "ne",
-    "fix": "trunc",
-    "row_stack": "vstack",
-    "positive": "pos",
-    "ger": "outer",
-    "special_log_softmax": "log_softmax",
-    "special_softmax": "softmax",
-    "special_logsumexp": "logsumexp",
-    "linalg_matmul": "matmul",
-    "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d",
-    "max_pool2d_with_indices": "max_pool2d",
-    "max_pool3d_with_indices": "max_pool3d",
-    "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
-    "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d",
-    "hardtanh_": "hardtanh",
-}
+# --- families of functions -----------------------------------------------------------------------
 
 _LINEAR_VIEWS = [
     "reshape",
@@ -1027,6 +1081,7 @@ _LINEAR_VIEWS = [
     "unflatten",
     "permute",
     "transpose",
+    "swapaxes",
     "movedim",
     "moveaxis",
     "unsqueeze",
@@ -1067,7 +1122,6 @@ _LINEAR = [
     "tril",
     "triu",
     "trace",
-    "masked_select",
     "clone",
     "diag",
     "diag_embed",
@@ -1079,179 +1133,95 @@ _LINEAR = [
     "diff",
 ]
 
-RULES: dict[str, Rule] = {
-    **{
-        name: _smooth(name)
-        for name in ("tanh", "sigmoid", "silu", "erf", "exp", "log", "sin", "cos")
-    },
-    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR_VIEWS},
-    **{name: linear_in_first(getattr(Tensor, name)) for name in _LINEAR},
-    **{name: _piecewise_constant(name) for name in ("sign", "floor", "ceil", "round", "trunc")},
-    **{
-        name: of_the_value(getattr(torch, name))
-        for name in [
-            "argmax",
-            "argmin",
-            "eq",
-            "ne",
-            "lt",
-            "le",
-            "gt",
-            "ge",
-            "isnan",
-            "isfinite",
-            "isinf",
-            "isclose",
-            "allclose",
-            "equal",
-            "signbit",
-            "logical_and",
-            "logical_or",
-            "logical_xor",
-            "logical_not",
-            "argsort",
-            "bucketize",
-            "searchsorted",
-            "histc",
-            "unique",
-            "nonzero",
-            "count_nonzero",
-            "any",
-            "all",
-            "is_nonzero",
-            "is_floating_point",
-            "is_complex",
-            "result_type",
-            "zeros_like",
-            "ones_like",
-            "rand_like",
-            "randn_like",
-            "empty_like",
-            "full_like",
-        ]
-    },
-    **{
-        name: of_the_value(getattr(Tensor, name))
-        for name in [
-            "item",
-            "tolist",
-            "numpy",
-            "new_zeros",
-            "new_ones",
-            "new_full",
-            "new_empty",
-            "new_tensor",
-            "size",
-            "dim",
-            "numel",
-            "stride",
-            "is_contiguous",
-        ]
-    },
-    **{
-        name: linear_in_first(getattr(F, name))
-        for name in [
-            "avg_pool1d",
-            "avg_pool2d",
-            "avg_pool3d",
-            "adaptive_avg_pool1d",
-            "adaptive_avg_pool2d",
-            "adaptive_avg_pool3d",
-            "interpolate",
-            "pixel_shuffle",
-            "pixel_unshuffle",
-            "channel_shuffle",
-            "fold",
-        ]
-    },
-    "gelu": _gelu,
-    "softplus": _softplus,
-    "logsigmoid": _logsigmoid,
-    "log_sigmoid": _logsigmoid,
-    "elu": _elu,
-    "selu": _selu,
-    "mish": _mish,
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
-    "relu6": _relu6,
-    "hardtanh": _hardtanh,
-    "clamp": _clamp,
-    "abs": _abs,
-    "detach": _detach,
-    "dropout": _dropout,
-    "dropout2d": _channel_dropout,
-    "dropout3d": _channel_dropout,
-    "add": _add,
-    "sub": _sub,
-    "rsub": _rsub,
-    "neg": _neg,
-    "mul": _mul,
-    "div": _div,
-    "rdiv": _rdiv,
-    "reciprocal": _reciprocal,
-    "square": _square,
-    "pow": _pow,
-    "rpow": _rpow,
-    "sqrt": _root(0.5),
-    "rsqrt": _root(-0.5),
-    "expm1": _expm1,
-    "log1p": _log1p,
-    "tan": _tan,
-    "where": _where,
-    "masked_fill": _masked_fill,
-    "getitem": _getitem,
-    "linear": _linear,
-    "conv1d": _convolution(F.conv1d, 1),
-    "conv2d": _convolution(F.conv2d, 2),
-    "conv3d": _convolution(F.conv3d, 3),
-    "conv_transpose1d": _convolution(F.conv_transpose1d, 1),
-    "conv_transpose2d": _convolution(F.conv_transpose2d, 2),
-    "conv_transpose3d": _convolution(F.conv_transpose3d, 3),
-    "matmul": _matmul,
-    "mm": _matmul,
-    "bmm": _matmul,
-    "mv": _matmul,
-    "dot": _matmul,
-    "rmatmul": _rmatmul,
-    "addmm": _addmm,
-    "einsum": _einsum,
-    "cat": _joined(torch.cat),
-    "stack": _joined(torch.stack),
-    "expand_as": _expand_as,
-    "view_as": _view_as,
-    "reshape_as": _view_as,
-    "embedding": _embedding,
-    "pad": _pad,
-    "to": _to,
-    "type_as": _type_as,
-    **{
-        f"to_{name}": partial(_to, dtype=getattr(torch, name))
-        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "bool")
-    },
-    "to_int16": partial(_to, dtype=torch.int16),
-    "to_int8": partial(_to, dtype=torch.int8),
-    "max_pool1d": _max_pool(F.max_pool1d, 1),
-    "max_pool2d": _max_pool(F.max_pool2d, 2),
-    "max_pool3d": _max_pool(F.max_pool3d, 3),
-    "adaptive_max_pool1d": _adaptive_max_pool(F.adaptive_max_pool1d, 1),
-    "adaptive_max_pool2d": _adaptive_max_pool(F.adaptive_max_pool2d, 2),
-    "adaptive_max_pool3d": _adaptive_max_pool(F.adaptive_max_pool3d, 3),
-    "max": _extremum(True),
-    "min": _extremum(False),
-    "maximum": _extremum(True),
-    "minimum": _extremum(False),
-    "amax": _amax(True),
-    "amin": _amax(False),
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "cross_entropy": _cross_entropy,
-    "nll_loss": _nll_loss,
-    "mse_loss": _mse_loss,
-    "scaled_dot_product_attention": _attention,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-    "batch_norm": _batch_norm,
-}
+for _name in _LINEAR_VIEWS:
+    rule(_name)(linear_in_first(getattr(Tensor, _name)))
+for _name in _LINEAR:
+    rule(_name)(linear_in_first(getattr(Tensor, _name)))
+for _name in [
+    "argmax",
+    "argmin",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "not_equal",
+    "less",
+    "less_equal",
+    "greater",
+    "greater_equal",
+    "isnan",
+    "isfinite",
+    "isinf",
+    "isclose",
+    "allclose",
+    "equal",
+    "signbit",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "logical_not",
+    "argsort",
+    "bucketize",
+    "searchsorted",
+    "histc",
+    "unique",
+    "nonzero",
+    "count_nonzero",
+    "any",
+    "all",
+    "is_nonzero",
+    "is_floating_point",
+    "is_complex",
+    "result_type",
+    "zeros_like",
+    "ones_like",
+    "rand_like",
+    "randn_like",
+    "empty_like",
+    "full_like",
+]:
+    rule(_name)(of_the_value(getattr(torch, _name)))
+for _name in [
+    "item",
+    "tolist",
+    "numpy",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_tensor",
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "is_contiguous",
+]:
+    rule(_name)(of_the_value(getattr(Tensor, _name)))
+for _name in [
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "interpolate",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "channel_shuffle",
+    "fold",
+]:
+    rule(_name)(linear_in_first(getattr(F, _name)))
+for _name, _type in {
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "long": "int64",
+    "int": "int32",
+    "short": "int16",
+    "char": "int8",
+    "bool": "bool",
+}.items():
+    rule(_name)(partial(_to, dtype=getattr(torch, _type)))

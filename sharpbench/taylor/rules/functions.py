@@ -12,12 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sharpbench.taylor import series
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import Rule, each_coefficient, lifted, of_the_value, reduced
+from sharpbench.taylor.rules.basic import (
+    cat,
+    each_coefficient,
+    lifted,
+    of_the_value,
+    reduced,
+    stack,
+)
+from sharpbench.taylor.table import Rule, rule
 
-__all__ = ["RULES", "integrated"]
+__all__ = ["first_series", "integrated"]
 
 
 def first_series(*values: Any) -> Jet:
@@ -51,10 +58,23 @@ def _with_slope(func: Callable[[Tensor], Tensor], slope: Callable[[Any], Any]) -
     return lambda input: integrated(func(input.primal), (slope(input), input))
 
 
+rule("asin", "arcsin")(_with_slope(torch.asin, lambda x: (1 - x * x) ** -0.5))
+rule("acos", "arccos")(_with_slope(torch.acos, lambda x: -((1 - x * x) ** -0.5)))
+rule("atan", "arctan")(_with_slope(torch.atan, lambda x: 1 / (1 + x * x)))
+rule("asinh", "arcsinh")(_with_slope(torch.asinh, lambda x: (1 + x * x) ** -0.5))
+rule("acosh", "arccosh")(_with_slope(torch.acosh, lambda x: (x * x - 1) ** -0.5))
+rule("atanh", "arctanh")(_with_slope(torch.atanh, lambda x: 1 / (1 - x * x)))
+
+
 def _scaled_log(func: Callable[[Tensor], Tensor], base: float) -> Rule:
     return _with_slope(func, lambda x: 1 / (x * math.log(base)))
 
 
+rule("log2")(_scaled_log(torch.log2, 2))
+rule("log10")(_scaled_log(torch.log10, 10))
+
+
+@rule("atan2", "arctan2")
 def _atan2(input: Any, other: Any) -> Any:
     like = first_series(input, other)
     y, x = lifted(input, like), lifted(other, like)
@@ -62,17 +82,20 @@ def _atan2(input: Any, other: Any) -> Any:
     return integrated(torch.atan2(y.primal, x.primal), (x * inverse, y), (-(y * inverse), x))
 
 
+@rule("hypot")
 def _hypot(input: Any, other: Any) -> Any:
     return _root_of_sum(input * input + other * other)
 
 
+@rule("logaddexp")
 def _logaddexp(input: Any, other: Any) -> Any:
     like = first_series(input, other)
     shape = torch.broadcast_shapes(input.shape, other.shape)
     parts = [lifted(x, like).expand(shape) for x in (input, other)]
-    return basic.RULES["stack"](parts, -1).logsumexp(-1)
+    return stack(parts, -1).logsumexp(-1)
 
 
+@rule("xlogy", "special_xlogy")
 def _xlogy(input: Any, other: Any) -> Any:
     like = first_series(input, other)
     x, y = lifted(input, like), lifted(other, like)
@@ -81,17 +104,20 @@ def _xlogy(input: Any, other: Any) -> Any:
     return basic._where(nothing, 0.0, x * safe.log())
 
 
+@rule("logit", "special_logit")
 def _logit(input: Jet, eps: float | None = None) -> Any:
     if eps is not None:
         input = input.clamp(eps, 1 - eps)
     return integrated(torch.logit(input.primal), (1 / (input * (1 - input)), input))
 
 
+@rule("ndtr", "special_ndtr")
 def _ndtr(input: Jet) -> Any:
     density = (input * input * -0.5).exp() / math.sqrt(2 * math.pi)
     return integrated(torch.special.ndtr(input.primal), (density, input))
 
 
+@rule("erfc")
 def _erfc(input: Jet) -> Any:
     slope = (-(input * input)).exp() * (-2 / math.sqrt(math.pi))
     return integrated(torch.erfc(input.primal), (slope, input))
@@ -100,6 +126,7 @@ def _erfc(input: Jet) -> Any:
 _SINC_NEAR = 1.0
 
 
+@rule("sinc", "special_sinc")
 def _sinc(input: Jet) -> Any:
     """sin πx / πx; near 0, where that is 0/0, by its power series."""
     near = input.primal.abs() <= _SINC_NEAR
@@ -115,7 +142,7 @@ def _sinc(input: Jet) -> Any:
 
 
 def _remainder(func: Callable[..., Tensor], rounding: str) -> Rule:
-    def rule(input: Any, other: Any) -> Any:
+    def applied(input: Any, other: Any) -> Any:
         a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
         turns = torch.div(a, b, rounding_mode=rounding).detach()
         result = basic._sub(
@@ -123,7 +150,12 @@ def _remainder(func: Callable[..., Tensor], rounding: str) -> Rule:
         )
         return _with_value(result, func(a, b))
 
-    return rule
+    return applied
+
+
+remainder = rule("remainder", "mod")(_remainder(torch.remainder, "floor"))
+rule("rmod")(lambda input, other: remainder(other, input))
+rule("fmod")(_remainder(torch.fmod, "trunc"))
 
 
 def _with_value(x: Jet, value: Tensor) -> Jet:
@@ -131,10 +163,12 @@ def _with_value(x: Jet, value: Tensor) -> Jet:
     return x.like(torch.cat([value.unsqueeze(0), x.coefficients[1:]]))
 
 
+@rule("frac")
 def _frac(input: Jet) -> Any:
     return _with_value(input * 1, input.primal.frac())
 
 
+@rule("nan_to_num")
 def _nan_to_num(
     input: Jet, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Any:
@@ -142,14 +176,17 @@ def _nan_to_num(
     return basic._masked(input, torch.isfinite(input.primal), value)
 
 
+@rule("clamp_min")
 def _clamp_min(input: Any, min: Any) -> Any:
     return basic._clamp(input, min, None)
 
 
+@rule("clamp_max")
 def _clamp_max(input: Any, max: Any) -> Any:
     return basic._clamp(input, None, max)
 
 
+@rule("copysign")
 def _copysign(input: Jet, other: Any) -> Any:
     return _abs(input) * (
         1 - 2 * torch.signbit(basic._constant(_plain(other), input)).to(input.dtype)
@@ -163,13 +200,20 @@ def _plain(x: Any) -> Any:
 def _constant_of(func: Callable[..., Tensor]) -> Rule:
     """Piecewise constant in all its arguments."""
 
-    def rule(*args: Any, **kwargs: Any) -> Any:
+    def applied(*args: Any, **kwargs: Any) -> Any:
         like = first_series(*args, *kwargs.values())
         return like.constant(of_the_value(func)(*args, **kwargs))
 
-    return rule
+    return applied
 
 
+rule("floor_divide", "floordiv")(_constant_of(torch.floor_divide))
+rule("rfloordiv")(_constant_of(lambda a, b: torch.floor_divide(b, a)))
+rule("heaviside")(_constant_of(torch.heaviside))
+rule("sgn")(_constant_of(torch.sgn))
+
+
+@rule("abs", "absolute")
 def _abs(input: Jet) -> Any:
     if input.primal.is_complex():
         return _root_of_sum(input.real * input.real + input.imag * input.imag)
@@ -179,25 +223,30 @@ def _abs(input: Jet) -> Any:
 # --- activations ------------------------------------------------------------------------------------
 
 
+@rule("glu")
 def _glu(input: Jet, dim: int = -1) -> Any:
     value, gate = input.chunk(2, dim)
     return value * gate.sigmoid()
 
 
+@rule("hardsigmoid")
 def _hardsigmoid(input: Jet, inplace: bool = False) -> Any:
     inside = (input.primal > -3) & (input.primal < 3)
     return basic._masked(input / 6 + 0.5, inside, F.hardsigmoid(input.primal))
 
 
+@rule("hardswish")
 def _hardswish(input: Jet, inplace: bool = False) -> Any:
     inner = basic._where(input.primal < 3, input * (input / 6 + 0.5), input)
     return basic._masked_fill(inner, input.primal <= -3, 0.0)
 
 
+@rule("celu")
 def _celu(input: Jet, alpha: float = 1.0, inplace: bool = False) -> Any:
     return basic._elu(input / alpha) * alpha
 
 
+@rule("prelu")
 def _prelu(input: Any, weight: Any) -> Any:
     like = first_series(input, weight)
     input = lifted(input, like)
@@ -206,6 +255,7 @@ def _prelu(input: Any, weight: Any) -> Any:
     return basic._where(input.primal > 0, input, input * weight)
 
 
+@rule("rrelu")
 def _rrelu(
     input: Jet,
     lower: float = 1 / 8,
@@ -216,10 +266,12 @@ def _rrelu(
     return NotImplemented if training else basic._leaky_relu(input, (lower + upper) / 2)
 
 
+@rule("threshold")
 def _threshold(input: Jet, threshold: float, value: float, inplace: bool = False) -> Any:
     return basic._where(input.primal > threshold, input, value)
 
 
+@rule("softshrink")
 def _softshrink(input: Jet, lambd: float = 0.5) -> Any:
     return _with_value(
         basic._masked_fill(input, input.primal.abs() <= lambd, 0.0),
@@ -227,6 +279,7 @@ def _softshrink(input: Jet, lambd: float = 0.5) -> Any:
     )
 
 
+@rule("hardshrink")
 def _hardshrink(input: Jet, lambd: float = 0.5) -> Any:
     return basic._masked_fill(input, input.primal.abs() <= lambd, 0.0)
 
@@ -252,6 +305,7 @@ def _axes(x: Any, dim: Any) -> tuple[int, ...]:
     return tuple(dim) if dim is not None and len(dim) else tuple(range(x.ndim))
 
 
+@rule("vector_norm", "linalg_vector_norm")
 def _vector_norm(
     x: Jet,
     ord: Any = 2,
@@ -278,6 +332,7 @@ def _vector_norm(
     return basic._masked_fill(basic._masked_fill(total, nothing, 1.0) ** (1 / order), nothing, 0.0)
 
 
+@rule("norm")
 def _norm(
     input: Jet,
     p: Any = "fro",
@@ -291,6 +346,7 @@ def _norm(
     return _vector_norm(input, 2 if p in {"fro", None} else p, dim, keepdim, dtype=dtype)
 
 
+@rule("linalg_norm")
 def _linalg_norm(
     input: Jet,
     ord: Any = None,
@@ -307,6 +363,7 @@ def _linalg_norm(
     return _vector_norm(input, ord, dim, keepdim, dtype=dtype)
 
 
+@rule("linalg_matrix_norm")
 def _matrix_norm(
     input: Jet,
     ord: Any = "fro",
@@ -318,14 +375,17 @@ def _matrix_norm(
     return _linalg_norm(input, ord, dim, keepdim, dtype=dtype) if ord == "fro" else NotImplemented
 
 
+@rule("pairwise_distance")
 def _distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
     return _vector_norm(x1 - x2 + eps, p, -1, keepdim)
 
 
+@rule("cdist")
 def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
     return _vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
+@rule("cosine_similarity")
 def _cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
     def unit(x: Any) -> Any:
         if isinstance(x, Jet):
@@ -346,6 +406,7 @@ def _variance(input: Jet, dim: Any, unbiased: Any, correction: Any, keepdim: boo
     return (centred * centred).sum(axes, keepdim=keepdim) / max(count - correction, 0)
 
 
+@rule("var")
 def _var(
     input: Jet,
     dim: Any = None,
@@ -357,6 +418,7 @@ def _var(
     return _variance(input, dim, unbiased, correction, keepdim)
 
 
+@rule("std")
 def _std(
     input: Jet,
     dim: Any = None,
@@ -369,7 +431,7 @@ def _std(
 
 
 def _and_mean(spread: Rule) -> Rule:
-    def rule(
+    def applied(
         input: Jet,
         dim: Any = None,
         unbiased: Any = None,
@@ -381,7 +443,11 @@ def _and_mean(spread: Rule) -> Rule:
         of = spread(input, dim, unbiased, keepdim, correction=correction)
         return of, input.mean(axes, keepdim=keepdim)
 
-    return rule
+    return applied
+
+
+rule("var_mean")(_and_mean(_var))
+rule("std_mean")(_and_mean(_std))
 
 
 # --- orderings --------------------------------------------------------------------------------------
@@ -395,7 +461,7 @@ class _Chosen(NamedTuple):
 def _selection(func: Callable[..., Any]) -> Rule:
     """Values that are picked along an axis: each coefficient where the value at t = 0 is picked."""
 
-    def rule(input: Jet, *args: Any, **kwargs: Any) -> Any:
+    def applied(input: Jet, *args: Any, **kwargs: Any) -> Any:
         found = func(input.primal.detach(), *args, **kwargs)
         if isinstance(found, Tensor):  # the lower median of all
             flat = input.flatten()
@@ -408,7 +474,7 @@ def _selection(func: Callable[..., Any]) -> Rule:
         values = input.gather(dim, places)
         return _Chosen(values.squeeze(dim) if removed else values, index)
 
-    return rule
+    return applied
 
 
 def _where_from(func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[int, bool]:
@@ -429,20 +495,23 @@ _ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {
 _REMOVES_AXIS = frozenset({torch.kthvalue, torch.median, torch.mode})
 
 
+@rule("msort")
 def _msort(input: Jet) -> Any:
-    return RULES["sort"](input, 0).values
+    return input.sort(0).values
 
 
 # --- products ---------------------------------------------------------------------------------------
 
 
+@rule("cumprod")
 def _cumprod(input: Jet, dim: int, *, dtype: torch.dtype | None = None) -> Any:
     parts = list(input.unbind(dim))
     for i in range(1, len(parts)):
         parts[i] = parts[i - 1] * parts[i]
-    return basic.RULES["stack"](parts, dim)
+    return stack(parts, dim)
 
 
+@rule("prod")
 def _prod(
     input: Jet, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Any:
@@ -456,11 +525,12 @@ def _prod(
         half = length // 2
         pairs = input.narrow(dim, 0, half) * input.narrow(dim, half, half)
         if length % 2:
-            pairs = basic.RULES["cat"]([pairs, input.narrow(dim, length - 1, 1)], dim)
+            pairs = cat([pairs, input.narrow(dim, length - 1, 1)], dim)
         input, length = pairs, half + length % 2
     return input if keepdim else input.squeeze(dim)
 
 
+@rule("logcumsumexp")
 def _logcumsumexp(input: Jet, dim: int) -> Any:
     top = input.primal.detach().amax(dim, keepdim=True)
     return _with_value((input - top).exp().cumsum(dim).log(), torch.logcumsumexp(input.primal, dim))
@@ -469,6 +539,7 @@ def _logcumsumexp(input: Jet, dim: int) -> Any:
 # --- losses -----------------------------------------------------------------------------------------
 
 
+@rule("l1_loss")
 def _l1_loss(
     input: Any,
     target: Any,
@@ -486,6 +557,7 @@ def _huber(difference: Any, delta: float) -> Any:
     return basic._where(near, difference * difference * 0.5, (size - 0.5 * delta) * delta)
 
 
+@rule("huber_loss")
 def _huber_loss(
     input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None
 ) -> Any:
@@ -494,6 +566,7 @@ def _huber_loss(
     return reduced(_huber(input - target, delta), reduction)
 
 
+@rule("smooth_l1_loss")
 def _smooth_l1_loss(
     input: Any,
     target: Any,
@@ -507,6 +580,7 @@ def _smooth_l1_loss(
     return reduced(_huber(input - target, beta) / beta, reduction)
 
 
+@rule("binary_cross_entropy")
 def _bce(
     input: Any,
     target: Any,
@@ -524,6 +598,7 @@ def _bce(
     return reduced(losses if weight is None else losses * weight, reduction)
 
 
+@rule("binary_cross_entropy_with_logits")
 def _bce_with_logits(
     input: Any,
     target: Any,
@@ -535,7 +610,7 @@ def _bce_with_logits(
 ) -> Any:
     like = first_series(input, target)
     input = lifted(input, like)
-    rest = basic.RULES["softplus"](-input, threshold=math.inf)
+    rest = basic._softplus(-input, threshold=math.inf)
     if pos_weight is None:
         losses = (1 - target) * input + rest
     else:
@@ -543,6 +618,7 @@ def _bce_with_logits(
     return reduced(losses if weight is None else losses * weight, reduction)
 
 
+@rule("poisson_nll_loss")
 def _poisson_loss(
     input: Any,
     target: Any,
@@ -559,12 +635,14 @@ def _poisson_loss(
     return reduced(losses, reduction)
 
 
+@rule("soft_margin_loss")
 def _soft_margin(
     input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
 ) -> Any:
-    return reduced(basic.RULES["softplus"](-(target * input), threshold=math.inf), reduction)
+    return reduced(basic._softplus(-(target * input), threshold=math.inf), reduction)
 
 
+@rule("kl_div")
 def _kl_div(
     input: Any,
     target: Any,
@@ -583,100 +661,18 @@ def _kl_div(
     return reduced(losses, reduction)
 
 
-RULES: dict[str, Rule] = {
-    **{
-        name: (
-            lambda input, name=name: input.like(
-                series.elementwise(name, input.coefficients, input.orders, input.degree),
-                tuple(range(input.degree + 1)),
-            )
-        )
-        for name in ("sinh", "cosh")
-    },
-    "asin": _with_slope(torch.asin, lambda x: (1 - x * x) ** -0.5),
-    "acos": _with_slope(torch.acos, lambda x: -((1 - x * x) ** -0.5)),
-    "atan": _with_slope(torch.atan, lambda x: 1 / (1 + x * x)),
-    "asinh": _with_slope(torch.asinh, lambda x: (1 + x * x) ** -0.5),
-    "acosh": _with_slope(torch.acosh, lambda x: (x * x - 1) ** -0.5),
-    "atanh": _with_slope(torch.atanh, lambda x: 1 / (1 - x * x)),
-    "log2": _scaled_log(torch.log2, 2),
-    "log10": _scaled_log(torch.log10, 10),
-    "exp2": lambda input: _with_value((input * math.log(2)).exp(), torch.exp2(input.primal)),
-    "deg2rad": lambda input: input * (math.pi / 180),
-    "rad2deg": lambda input: input * (180 / math.pi),
-    "erfc": _erfc,
-    "ndtr": _ndtr,
-    "special_ndtr": _ndtr,
-    "sinc": _sinc,
-    "special_sinc": _sinc,
-    "atan2": _atan2,
-    "arctan2": _atan2,
-    "hypot": _hypot,
-    "logaddexp": _logaddexp,
-    "logaddexp2": lambda input, other: (
-        _logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
-    ),
-    "xlogy": _xlogy,
-    "special_xlogy": _xlogy,
-    "logit": _logit,
-    "special_logit": _logit,
-    "pos": lambda input: input,
-    "abs": _abs,
-    "frac": _frac,
-    "remainder": _remainder(torch.remainder, "floor"),
-    "fmod": _remainder(torch.fmod, "trunc"),
-    "floor_divide": _constant_of(torch.floor_divide),
-    "rfloordiv": _constant_of(lambda a, b: torch.floor_divide(b, a)),
-    "rmod": lambda input, other: RULES["remainder"](other, input),
-    "floordiv": _constant_of(torch.floor_divide),
-    "mod": lambda input, other: RULES["remainder"](input, other),
-    "heaviside": _constant_of(torch.heaviside),
-    "sgn": _constant_of(torch.sgn),
-    "copysign": _copysign,
-    "nan_to_num": _nan_to_num,
-    "clamp_min": _clamp_min,
-    "clamp_max": _clamp_max,
-    "fmax": lambda input, other: basic._larger(input, other, True),
-    "fmin": lambda input, other: basic._larger(input, other, False),
-    "glu": _glu,
-    "hardsigmoid": _hardsigmoid,
-    "hardswish": _hardswish,
-    "celu": _celu,
-    "prelu": _prelu,
-    "rrelu": _rrelu,
-    "threshold": _threshold,
-    "softshrink": _softshrink,
-    "hardshrink": _hardshrink,
-    "vector_norm": _vector_norm,
-    "linalg_vector_norm": _vector_norm,
-    "linalg_norm": _linalg_norm,
-    "linalg_matrix_norm": _matrix_norm,
-    "norm": _norm,
-    "pairwise_distance": _distance,
-    "cdist": _cdist,
-    "cosine_similarity": _cosine_similarity,
-    "var": _var,
-    "std": _std,
-    "var_mean": _and_mean(_var),
-    "std_mean": _and_mean(_std),
-    **{func.__name__: _selection(func) for func in _ARGUMENTS},
-    "msort": _msort,
-    "cumprod": _cumprod,
-    "prod": _prod,
-    "logcumsumexp": _logcumsumexp,
-    "max_unpool1d": each_coefficient(F.max_unpool1d),
-    "max_unpool2d": each_coefficient(F.max_unpool2d),
-    "max_unpool3d": each_coefficient(F.max_unpool3d),
-    "im2col": each_coefficient(torch._C._nn.im2col),
-    "l1_loss": _l1_loss,
-    "huber_loss": _huber_loss,
-    "smooth_l1_loss": _smooth_l1_loss,
-    "binary_cross_entropy": _bce,
-    "binary_cross_entropy_with_logits": _bce_with_logits,
-    "kl_div": _kl_div,
-    "poisson_nll_loss": _poisson_loss,
-    "soft_margin_loss": _soft_margin,
-}
-for _short in ("sin", "cos", "tan", "sinh", "cosh", "tanh"):
-    if "a" + _short in RULES:
-        RULES["arc" + _short] = RULES["a" + _short]
+rule("exp2")(lambda input: _with_value((input * math.log(2)).exp(), torch.exp2(input.primal)))
+rule("deg2rad")(lambda input: input * (math.pi / 180))
+rule("rad2deg")(lambda input: input * (180 / math.pi))
+rule("logaddexp2")(
+    lambda input, other: _logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
+)
+rule("pos", "positive")(lambda input: input)
+rule("fmax")(lambda input, other: basic._larger(input, other, True))
+rule("fmin")(lambda input, other: basic._larger(input, other, False))
+for _func in _ARGUMENTS:
+    rule(_func.__name__)(_selection(_func))
+rule("max_unpool1d")(each_coefficient(F.max_unpool1d))
+rule("max_unpool2d")(each_coefficient(F.max_unpool2d))
+rule("max_unpool3d")(each_coefficient(F.max_unpool3d))
+rule("im2col")(each_coefficient(torch._C._nn.im2col))

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import Rule, each_coefficient, linear_in_first, wrapped
+from sharpbench.taylor.rules.basic import each_coefficient, linear_in_first, stack, wrapped
+from sharpbench.taylor.table import Rule, rule
 
-__all__ = ["RULES"]
+__all__ = ["jointly_linear"]
 
 
 def jointly_linear(func: Callable[[list[Any]], Any], parts: Sequence[Any]) -> Any:
@@ -42,26 +43,31 @@ def _cast(value: Any, target: Any) -> Any:
     return value.to(target.dtype) if isinstance(value, (Jet, Tensor)) else value
 
 
+@rule("index_add")
 def _index_add(input: Any, dim: int, index: Tensor, source: Any, *, alpha: float = 1) -> Any:
     return jointly_linear(
         lambda p: torch.index_add(p[0], dim, index, p[1], alpha=alpha), [input, source]
     )
 
 
+@rule("index_copy")
 def _index_copy(input: Any, dim: int, index: Tensor, source: Any) -> Any:
     return jointly_linear(lambda p: torch.index_copy(p[0], dim, index, p[1]), [input, source])
 
 
+@rule("index_fill")
 def _index_fill(input: Any, dim: int, index: Tensor, value: Any) -> Any:
     return jointly_linear(lambda p: torch.index_fill(p[0], dim, index, p[1]), [input, value])
 
 
+@rule("index_put")
 def _index_put(input: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
     return jointly_linear(
         lambda p: torch.index_put(p[0], tuple(indices), p[1], accumulate), [input, values]
     )
 
 
+@rule("scatter")
 def _scatter(
     input: Any,
     dim: int,
@@ -77,12 +83,13 @@ def _scatter(
     return jointly_linear(lambda p: torch.scatter(p[0], dim, index, p[1]), [input, src])
 
 
+@rule("scatter_add")
 def _scatter_add(input: Any, dim: int, index: Tensor, src: Any) -> Any:
     return jointly_linear(lambda p: torch.scatter_add(p[0], dim, index, p[1]), [input, src])
 
 
 def _reduces_linearly(name: str) -> Rule:
-    def rule(
+    def applied(
         input: Any,
         dim: int,
         index: Tensor,
@@ -98,22 +105,30 @@ def _reduces_linearly(name: str) -> Rule:
             lambda p: func(p[0], dim, index, p[1], reduce, include_self=include_self), [input, src]
         )
 
-    return rule
+    return applied
 
 
+rule("scatter_reduce")(_reduces_linearly("scatter_reduce"))
+rule("index_reduce")(_reduces_linearly("index_reduce"))
+
+
+@rule("masked_scatter")
 def _masked_scatter(input: Any, mask: Tensor, source: Any) -> Any:
     return jointly_linear(lambda p: torch.masked_scatter(p[0], mask, p[1]), [input, source])
 
 
+@rule("masked_select")
 def _masked_select(input: Jet, mask: Tensor) -> Any:
     shape = torch.broadcast_shapes(input.shape, mask.shape)
     return input.expand(shape)[mask.expand(shape)]
 
 
+@rule("take")
 def _take(input: Jet, index: Tensor) -> Any:
     return input.flatten()[index]
 
 
+@rule("slice_scatter")
 def _slice_scatter(
     input: Any,
     src: Any,
@@ -127,28 +142,34 @@ def _slice_scatter(
     )
 
 
+@rule("select_scatter")
 def _select_scatter(input: Any, src: Any, dim: int, index: int) -> Any:
     return jointly_linear(lambda p: torch.select_scatter(p[0], p[1], dim, index), [input, src])
 
 
+@rule("diagonal_scatter")
 def _diagonal_scatter(input: Any, src: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     return jointly_linear(
         lambda p: torch.diagonal_scatter(p[0], p[1], offset, dim1, dim2), [input, src]
     )
 
 
+@rule("copy")
 def _copy(input: Any, src: Any, non_blocking: bool = False) -> Any:
     return src
 
 
+@rule("fill")
 def _fill(input: Any, value: Any) -> Any:
     return value if isinstance(value, Jet) else input.constant(torch.full_like(input.primal, value))
 
 
+@rule("zero")
 def _zero(input: Jet) -> Any:
     return input.constant(torch.zeros_like(input.primal))
 
 
+@rule("fill_diagonal")
 def _fill_diagonal(input: Jet, fill_value: float, wrap: bool = False) -> Any:
     mask = torch.zeros_like(input.primal, dtype=torch.bool).fill_diagonal_(True, wrap)
     return basic._where(mask, fill_value, input)
@@ -157,19 +178,22 @@ def _fill_diagonal(input: Jet, fill_value: float, wrap: bool = False) -> Any:
 def _list_of_tensors(func: Callable[..., Any]) -> Rule:
     """Of a function that puts tensors together, given as a list or one by one."""
 
-    def rule(*tensors: Any, **kwargs: Any) -> Any:
+    def applied(*tensors: Any, **kwargs: Any) -> Any:
         given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
         if not all(isinstance(t, (Jet, Tensor)) for t in given):
             return NotImplemented
         return jointly_linear(lambda p: func(p, **kwargs), given)
 
-    return rule
+    return applied
+
+
+rule("block_diag")(_list_of_tensors(lambda parts: torch.block_diag(*parts)))
 
 
 def _spread_tensors(func: Callable[..., Any]) -> Rule:
     """Of a function of several tensors each of which has a result of its own."""
 
-    def rule(*tensors: Any, **kwargs: Any) -> Any:
+    def applied(*tensors: Any, **kwargs: Any) -> Any:
         given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
         like = next(t for t in given if isinstance(t, Jet))
         plain = [t.primal if isinstance(t, Jet) else t for t in given]
@@ -188,22 +212,28 @@ def _spread_tensors(func: Callable[..., Any]) -> Rule:
             )
         return tuple(results)
 
-    return rule
+    return applied
 
 
+meshgrid = rule("meshgrid")(_spread_tensors(lambda parts, **kw: torch.meshgrid(*parts, **kw)))
+rule("broadcast_tensors")(_spread_tensors(lambda parts: torch.broadcast_tensors(*parts)))
+
+
+@rule("requires_grad", "retain_grad", "cpu", "pin_memory", "resolve_conj", "resolve_neg")
 def _same(input: Any, *args: Any, **kwargs: Any) -> Any:
     """What changes how a tensor is differentiated or stored, not what it is."""
     return input
 
 
+@rule("cartesian_prod")
 def _cartesian_product(*tensors: Any) -> Any:
     given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
-    grids = RULES["meshgrid"](*given, indexing="ij")
-    return basic.RULES["stack"]([g.flatten() for g in grids], 1)
+    grids = meshgrid(*given, indexing="ij")
+    return stack([g.flatten() for g in grids], 1)
 
 
 def _at_least(func: Callable[[Tensor], Tensor]) -> Rule:
-    def rule(*tensors: Any) -> Any:
+    def applied(*tensors: Any) -> Any:
         given = tensors[0] if isinstance(tensors[0], (list, tuple)) else tensors
         found = [
             wrapped(torch.stack([func(c) for c in t.coefficients]), t, func)
@@ -213,43 +243,12 @@ def _at_least(func: Callable[[Tensor], Tensor]) -> Rule:
         ]
         return found[0] if len(tensors) == 1 and given is tensors else tuple(found)
 
-    return rule
+    return applied
 
 
-RULES: dict[str, Rule] = {
-    "index_add": _index_add,
-    "index_copy": _index_copy,
-    "index_fill": _index_fill,
-    "index_put": _index_put,
-    "scatter": _scatter,
-    "scatter_add": _scatter_add,
-    "scatter_reduce": _reduces_linearly("scatter_reduce"),
-    "index_reduce": _reduces_linearly("index_reduce"),
-    "masked_scatter": _masked_scatter,
-    "masked_select": _masked_select,
-    "slice_scatter": _slice_scatter,
-    "select_scatter": _select_scatter,
-    "diagonal_scatter": _diagonal_scatter,
-    "copy": _copy,
-    "fill": _fill,
-    "zero": _zero,
-    "fill_diagonal": _fill_diagonal,
-    "requires_grad": _same,
-    "retain_grad": _same,
-    "cpu": _same,
-    "pin_memory": _same,
-    "resolve_conj": _same,
-    "resolve_neg": _same,
-    **{
-        name: _list_of_tensors(getattr(torch, name))
-        for name in ("hstack", "vstack", "dstack", "column_stack")
-    },
-    "block_diag": _list_of_tensors(lambda parts: torch.block_diag(*parts)),
-    "meshgrid": _spread_tensors(lambda parts, **kw: torch.meshgrid(*parts, **kw)),
-    "broadcast_tensors": _spread_tensors(lambda parts: torch.broadcast_tensors(*parts)),
-    "cartesian_prod": _cartesian_product,
-    **{f"atleast_{n}d": _at_least(getattr(torch, f"atleast_{n}d")) for n in (1, 2, 3)},
-    "grid_sampler": linear_in_first(torch.grid_sampler),
-    "affine_grid_generator": each_coefficient(torch.affine_grid_generator),
-    "take": _take,
-}
+for _name in ("hstack", "vstack", "row_stack", "dstack", "column_stack"):
+    rule(_name)(_list_of_tensors(getattr(torch, _name)))
+for _n in (1, 2, 3):
+    rule(f"atleast_{_n}d")(_at_least(getattr(torch, f"atleast_{_n}d")))
+rule("grid_sampler")(linear_in_first(torch.grid_sampler))
+rule("affine_grid_generator")(each_coefficient(torch.affine_grid_generator))

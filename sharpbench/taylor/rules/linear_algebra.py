@@ -16,9 +16,8 @@ from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import Rule, bilinear, lifted
-
-__all__ = ["RULES"]
+from sharpbench.taylor.rules.basic import bilinear, lifted
+from sharpbench.taylor.table import Rule, rule
 
 
 def _listed(x: Jet) -> list[Tensor | None]:
@@ -47,6 +46,7 @@ def _solved(a: Jet, b: Any, solve: Callable[[Tensor, Tensor], Tensor]) -> Jet:
     return _everything(a, found)
 
 
+@rule("linalg_solve")
 def _solve(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -> Any:
     if not left:
         return _solve(A.mT, B.mT).mT
@@ -59,10 +59,12 @@ def _solve(A: Any, B: Any, *, left: bool = True, check_errors: bool = False) -> 
     return found.squeeze(-1) if vector else found
 
 
+@rule("inverse", "linalg_inv")
 def _inverse(A: Jet) -> Any:
     return _solve(A, torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape))
 
 
+@rule("linalg_solve_triangular")
 def _solve_triangular(
     A: Any, B: Any, *, upper: bool, left: bool = True, unitriangular: bool = False
 ) -> Any:
@@ -74,6 +76,7 @@ def _solve_triangular(
     return _solved(a, B, lambda m, r: torch.linalg.solve_triangular(m, r, upper=upper))
 
 
+@rule("linalg_cholesky")
 def _cholesky(A: Jet, *, upper: bool = False) -> Any:
     """L·Lᵀ = A: Lₙ = L₀·Φ(L₀⁻¹(Aₙ − Σ_{0<k<n} Lₖ Lₙ₋ₖᵀ)L₀⁻ᵀ), Φ the lower half."""
     if A.primal.is_complex():
@@ -113,6 +116,7 @@ class _SignAndLog(NamedTuple):
     logabsdet: Any
 
 
+@rule("linalg_slogdet", "slogdet")
 def _slogdet(A: Jet) -> Any:
     if A.primal.is_complex():
         return NotImplemented
@@ -120,10 +124,12 @@ def _slogdet(A: Jet) -> Any:
     return _SignAndLog(A.constant(sign.detach()), _log_determinant(A, log))
 
 
+@rule("logdet")
 def _logdet(A: Jet) -> Any:
     return _log_determinant(A, torch.logdet(A.primal))
 
 
+@rule("linalg_det", "det")
 def _det(A: Jet) -> Any:
     """By Leverrier's products alone where a matrix is (nearly) singular, else from its logarithm."""
     n = A.shape[-1]
@@ -147,6 +153,7 @@ _SMALL = 4
 _SINGULAR = 1e-8
 
 
+@rule("matrix_power", "linalg_matrix_power")
 def _matrix_power(A: Jet, n: int) -> Any:
     if n < 0:
         return _matrix_power(_inverse(A), -n)
@@ -165,10 +172,10 @@ def _added(product: Any, input: Any, beta: float, alpha: float) -> Any:
 def _with_product(product: Callable[[Any, Any], Any]) -> Rule:
     """β·input + α·(a times b)."""
 
-    def rule(input: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
+    def applied(input: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
         return _added(product(a, b), input, beta, alpha)
 
-    return rule
+    return applied
 
 
 def _matmul(a: Any, b: Any) -> Any:
@@ -176,6 +183,7 @@ def _matmul(a: Any, b: Any) -> Any:
     return basic._matmul(a, b) if moving else torch.matmul(a, b)
 
 
+@rule("outer", "ger")
 def _outer(input: Any, vec2: Any) -> Any:
     return input.unsqueeze(1) * vec2.unsqueeze(0)
 
@@ -184,23 +192,40 @@ def _summed_matmul(a: Any, b: Any) -> Any:
     return _matmul(a, b).sum(0)
 
 
+rule("baddbmm")(_with_product(_matmul))
+rule("addbmm")(_with_product(_summed_matmul))
+rule("addmm")(_with_product(_matmul))
+rule("addmv")(_with_product(_matmul))
+rule("addr")(_with_product(_outer))
+
+
 def _of_two(func: Callable[..., Tensor]) -> Rule:
     """A function that is linear in each of its first two arguments."""
 
-    def rule(input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
+    def applied(input: Any, other: Any, *args: Any, **kwargs: Any) -> Any:
         return bilinear(lambda a, b: func(a, b, *args, **kwargs), input, other)
 
-    return rule
+    return applied
 
 
+rule("kron")(_of_two(torch.kron))
+rule("cross")(_of_two(torch.cross))
+rule("linalg_cross")(_of_two(torch.linalg.cross))
+rule("inner")(_of_two(torch.inner))
+rule("tensordot")(_of_two(torch.tensordot))
+
+
+@rule("vdot")
 def _vdot(input: Any, other: Any) -> Any:
     return bilinear(torch.vdot, input, other)
 
 
+@rule("linalg_vecdot")
 def _vecdot(x: Any, y: Any, *, dim: int = -1) -> Any:
     return (x.conj() * y).sum(dim)
 
 
+@rule("linalg_multi_dot")
 def _multi_dot(tensors: Any) -> Any:
     result = tensors[0]
     for factor in tensors[1:]:
@@ -208,6 +233,7 @@ def _multi_dot(tensors: Any) -> Any:
     return result
 
 
+@rule("bilinear")
 def _bilinear_layer(input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(weight, Jet):
         return NotImplemented
@@ -215,49 +241,20 @@ def _bilinear_layer(input1: Any, input2: Any, weight: Any, bias: Any = None) -> 
     return out if bias is None else basic._add(out, bias)
 
 
+@rule("lerp")
 def _lerp(input: Any, end: Any, weight: Any) -> Any:
     return input + weight * (end - input)
 
 
+@rule("addcmul")
 def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     return input + tensor1 * tensor2 * value
 
 
+@rule("addcdiv")
 def _addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Any:
     return input + tensor1 / tensor2 * value
 
 
-RULES: dict[str, Rule] = {
-    "inverse": _inverse,
-    "linalg_inv": _inverse,
-    "linalg_solve": _solve,
-    "linalg_solve_triangular": _solve_triangular,
-    "linalg_cholesky": _cholesky,
-    "cholesky": lambda input, upper=False: _cholesky(input, upper=upper),
-    "linalg_slogdet": _slogdet,
-    "slogdet": _slogdet,
-    "logdet": _logdet,
-    "linalg_det": _det,
-    "det": _det,
-    "matrix_power": _matrix_power,
-    "linalg_matrix_power": _matrix_power,
-    "baddbmm": _with_product(_matmul),
-    "addbmm": _with_product(_summed_matmul),
-    "addmm": _with_product(_matmul),
-    "addmv": _with_product(_matmul),
-    "addr": _with_product(_outer),
-    "outer": _outer,
-    "kron": _of_two(torch.kron),
-    "cross": _of_two(torch.cross),
-    "linalg_cross": _of_two(torch.linalg.cross),
-    "inner": _of_two(torch.inner),
-    "tensordot": _of_two(torch.tensordot),
-    "vdot": _vdot,
-    "linalg_vecdot": _vecdot,
-    "linalg_multi_dot": _multi_dot,
-    "chain_matmul": lambda *matrices: _multi_dot(matrices),
-    "bilinear": _bilinear_layer,
-    "lerp": _lerp,
-    "addcmul": _addcmul,
-    "addcdiv": _addcdiv,
-}
+rule("cholesky")(lambda input, upper=False: _cholesky(input, upper=upper))
+rule("chain_matmul")(lambda *matrices: _multi_dot(matrices))

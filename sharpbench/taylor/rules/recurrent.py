@@ -12,9 +12,8 @@ from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import Rule, lifted
-
-__all__ = ["RULES"]
+from sharpbench.taylor.rules.basic import cat, lifted, stack
+from sharpbench.taylor.table import Rule, rule
 
 State = tuple[Any, ...]
 """Hidden state, and an LSTM's cell state."""
@@ -79,7 +78,7 @@ def _rows(x: Any, start: int, count: int) -> Any:
 
 
 def _joined(*parts: Any) -> Any:
-    return basic.RULES["cat"](list(parts), 0)
+    return cat(list(parts), 0)
 
 
 def _like(values: Sequence[Any]) -> Jet:
@@ -114,17 +113,16 @@ def _network(
             lasts.append(last)
         steps = found[0]
         if bidirectional:
-            steps = [basic.RULES["cat"]([a, b], -1) for a, b in zip(*found, strict=True)]
+            steps = [cat([a, b], -1) for a, b in zip(*found, strict=True)]
         if dropout and train and layer < num_layers - 1:
-            steps = [basic.RULES["dropout"](x, dropout, True) for x in steps]
-    stack = basic.RULES["stack"]
+            steps = [basic._dropout(x, dropout, True) for x in steps]
     return steps, tuple(stack([last[i] for last in lasts], 0) for i in range(len(states)))
 
 
 def _recurrent(step: Step, several: bool) -> Rule:
     """torch.lstm, torch.gru, …: of one tensor of all steps, or of packed sequences."""
 
-    def rule(input: Any, second: Any, *rest: Any) -> Any:
+    def applied(input: Any, second: Any, *rest: Any) -> Any:
         if isinstance(rest[0], (list, tuple)) and isinstance(rest[1], (list, tuple)):
             return packed(input, second, *rest)
         if not several and isinstance(second, Tensor) and not second.is_floating_point():
@@ -149,7 +147,7 @@ def _recurrent(step: Step, several: bool) -> Rule:
         steps, last = _network(
             step, steps, states, params, has_biases, num_layers, dropout, train, bidirectional
         )
-        return basic.RULES["stack"](steps, 1 if batch_first else 0), *last
+        return stack(steps, 1 if batch_first else 0), *last
 
     def packed(
         data: Any,
@@ -167,13 +165,21 @@ def _recurrent(step: Step, several: bool) -> Rule:
         steps, last = _network(
             step, steps, states, params, has_biases, num_layers, dropout, train, bidirectional
         )
-        return basic.RULES["cat"](steps, 0), *last
+        return cat(steps, 0), *last
 
-    return rule
+    return applied
+
+
+rule("lstm")(_recurrent(_lstm_step, True))
+rule("gru")(_recurrent(_gru_step, False))
+rule("rnn_tanh")(_recurrent(_tanh_step, False))
+rule("rnn_relu")(_recurrent(_relu_step, False))
 
 
 def _cell(step: Step, several: bool) -> Rule:
-    def rule(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
+    def applied(
+        input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None
+    ) -> Any:
         state = tuple(hx) if several else (hx,)
         like = _like([input, *state])
         state = tuple(lifted(s, like) for s in state)
@@ -184,14 +190,22 @@ def _cell(step: Step, several: bool) -> Rule:
         )
         return moved if several else moved[0]
 
-    return rule
+    return applied
 
 
+rule("lstm_cell")(_cell(_lstm_step, True))
+rule("gru_cell")(_cell(_gru_step, False))
+rule("rnn_tanh_cell")(_cell(_tanh_step, False))
+rule("rnn_relu_cell")(_cell(_relu_step, False))
+
+
+@rule("pack_padded_sequence")
 def _pack_padded_sequence(input: Jet, lengths: Tensor, batch_first: bool) -> Any:
     found = [torch._VF._pack_padded_sequence(c, lengths, batch_first) for c in input.coefficients]
     return input.like(torch.stack([data for data, _ in found])), found[0][1]
 
 
+@rule("pad_packed_sequence")
 def _pad_packed_sequence(
     data: Jet, batch_sizes: Tensor, batch_first: bool, padding_value: float, total_length: int
 ) -> Any:
@@ -202,17 +216,3 @@ def _pad_packed_sequence(
         for n, c in zip(data.orders, data.coefficients, strict=True)
     ]
     return data.like(torch.stack([padded for padded, _ in found])), found[0][1]
-
-
-RULES: dict[str, Rule] = {
-    "pack_padded_sequence": _pack_padded_sequence,
-    "pad_packed_sequence": _pad_packed_sequence,
-    "lstm": _recurrent(_lstm_step, True),
-    "gru": _recurrent(_gru_step, False),
-    "rnn_tanh": _recurrent(_tanh_step, False),
-    "rnn_relu": _recurrent(_relu_step, False),
-    "lstm_cell": _cell(_lstm_step, True),
-    "gru_cell": _cell(_gru_step, False),
-    "rnn_tanh_cell": _cell(_tanh_step, False),
-    "rnn_relu_cell": _cell(_relu_step, False),
-}

@@ -12,41 +12,51 @@ from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import Rule, each_coefficient
+from sharpbench.taylor.rules.basic import each_coefficient
 from sharpbench.taylor.rules.functions import first_series
 from sharpbench.taylor.rules.indexing import jointly_linear
-
-__all__ = ["RULES"]
+from sharpbench.taylor.table import Rule, rule
 
 
 def _view(func: Callable[..., Tensor]) -> Rule:
-    def rule(input: Jet) -> Any:
+    def applied(input: Jet) -> Any:
         return input.viewed(func(input.coefficients), func)
 
-    return rule
+    return applied
+
+
+rule("view_as_complex")(_view(torch.view_as_complex))
+rule("view_as_real")(_view(torch.view_as_real))
 
 
 def _part(func: Callable[[Tensor], Tensor]) -> Rule:
     """Real and imaginary part of what is complex, views as torch has them."""
 
-    def rule(input: Jet) -> Any:
+    def applied(input: Jet) -> Any:
         if not input.primal.is_complex():
             return input if func is torch.real else NotImplemented
         return input.like(func(input.coefficients).clone())
 
-    return rule
+    return applied
 
 
+rule("real")(_part(torch.real))
+rule("imag")(_part(torch.imag))
+
+
+@rule("complex")
 def _complex(real: Any, imag: Any) -> Any:
     return jointly_linear(lambda p: torch.complex(p[0], p[1]), [real, imag])
 
 
+@rule("polar")
 def _polar(abs: Any, angle: Any) -> Any:
     like = first_series(abs, angle)
     turned = basic.lifted(angle, like)
     return _complex(abs * turned.cos(), abs * turned.sin())
 
 
+@rule("angle")
 def _angle(input: Jet) -> Any:
     if not input.primal.is_complex():
         return input.constant(torch.angle(input.primal.detach()))
@@ -59,17 +69,9 @@ _TRANSFORMS = [
     *("fftshift", "ifftshift"),
 ]
 
-RULES: dict[str, Rule] = {
-    **{f"fft_{name}": each_coefficient(getattr(torch.fft, name)) for name in _TRANSFORMS},
-    "stft": each_coefficient(torch.stft),
-    "istft": each_coefficient(torch.istft),
-    "conj": each_coefficient(torch.conj),
-    "conj_physical": each_coefficient(torch.conj),
-    "view_as_complex": _view(torch.view_as_complex),
-    "view_as_real": _view(torch.view_as_real),
-    "real": _part(torch.real),
-    "imag": _part(torch.imag),
-    "complex": _complex,
-    "polar": _polar,
-    "angle": _angle,
-}
+for _name in _TRANSFORMS:
+    rule(f"fft_{_name}")(each_coefficient(getattr(torch.fft, _name)))
+rule("stft")(each_coefficient(torch.stft))
+rule("istft")(each_coefficient(torch.istft))
+rule("conj")(each_coefficient(torch.conj))
+rule("conj_physical")(each_coefficient(torch.conj))
