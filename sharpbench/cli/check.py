@@ -18,7 +18,7 @@ def check(
     """Check that a metric keeps its contract: on small trained networks, in a minute.
 
     It must be deterministic for a seed, leave the model bit-identical, count its work, and stay put
-    under the transformations it names in invariant_under.
+    under the kinds of changes it names in invariant_under.
     """
     from sharpbench.suite.conformance import check_metric
 

@@ -18,10 +18,10 @@ from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Measurement, Work
 from sharpbench.network import uncompiled
-from sharpbench.problems.base import Known, Problem
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, Task
+from sharpbench.truth import Known, Truth
 
 __all__ = [
     "Count",
@@ -93,7 +93,7 @@ class Metric(Plugin, ABC):
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         """The figure, random by ``seed`` alone. Raises MetricFailed if it has no answer."""
 
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
         """What this metric should say of a problem whose answer is known; None if it isn't."""
         return None
 

@@ -22,9 +22,9 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = [
     "BackendMetric",
@@ -58,13 +58,13 @@ class CurvatureMetric(Metric, ABC):
         if self.memory_budget < 1 << 20:
             raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
 
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
         """From the spectrum of all points, whatever ``samples`` of them are measured."""
-        if not isinstance(problem, KnownHessian) or self.parameters_of:
+        if not isinstance(truth, KnownHessian) or self.parameters_of:
             return None
-        if self.gauss_newton and not problem.residual_free:
+        if self.gauss_newton and not truth.residual_free:
             return None
-        return Known(expected=self.of_spectrum(problem.eigenvalues(subject)))
+        return Known(expected=self.of_spectrum(truth.eigenvalues(subject)))
 
     @abstractmethod
     def of_spectrum(self, eigenvalues: Tensor) -> float:

@@ -28,11 +28,11 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.mean_over_points import jackknife
-from sharpbench.problems.base import Known, KnownDerivatives, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.expansion import is_piecewise_linear, log_factorials, signed_sums, taylor
 from sharpbench.taylor.series_check import check_series, check_values
+from sharpbench.truth import Known, KnownDerivatives, Truth
 
 __all__ = ["PROTOCOLS", "CurvatureRate", "growth_rate"]
 
@@ -253,21 +253,21 @@ class CurvatureRate(Metric):
             },
         )
 
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
         """λ by this definition from the exact derivatives, and the limit as the orders grow.
 
         None for what a problem doesn't know: other targets than its output, a choice of points, a
         floor, or one direction at a time of a function that varies in many.
         """
         plain = self.points == "all" and self.floor is None and not self.smallest_gradient
-        if not isinstance(problem, KnownDerivatives) or self.target != 0 or not plain:
+        if not isinstance(truth, KnownDerivatives) or self.target != 0 or not plain:
             return None
-        one_direction = problem.single_index or problem.inputs == 1
+        one_direction = truth.single_index or truth.inputs == 1
         if self.norm != "frobenius" and not one_direction:
             return None
         n = np.array(self.orders, dtype=float)
-        logs = problem.log_derivatives(subject, max(self.orders))[list(self.orders)].T
-        logs = logs + torch.from_numpy(self._log_cosine(n, problem.inputs))
+        logs = truth.log_derivatives(subject, max(self.orders))[list(self.orders)].T
+        logs = logs + torch.from_numpy(self._log_cosine(n, truth.inputs))
         factorial = self.normalization == "factorial"
         if factorial:
             logs -= log_factorials(max(self.orders))[list(self.orders)]
@@ -279,8 +279,8 @@ class CurvatureRate(Metric):
             y = self._over_points(logs, torch.ones(1, len(logs), dtype=torch.float64) / len(logs))
             if torch.isfinite(y).all():
                 expected = float(growth_rate(self.orders, y, self.fit, self.weight_decay)[0])
-        limits = problem.limits(subject, mean_of_logs=geometric)
-        shift = self._cosine_rate(problem.inputs)
+        limits = truth.limits(subject, mean_of_logs=geometric)
+        shift = self._cosine_rate(truth.inputs)
         return Known(expected, None if shift is None else limits[factorial] + shift)
 
     def _log_cosine(self, n: np.ndarray, inputs: int) -> np.ndarray:

@@ -35,9 +35,9 @@ from sharpbench.metrics.sampling import (
     sampling_error,
     trace_error,
 )
-from sharpbench.problems.base import Known, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, Truth
 
 __all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
 
@@ -257,7 +257,7 @@ class FisherRaoNorm(CurvatureMetric):
     def unit_on(self, subject: Subject) -> str:
         return unit_of_task("√[loss]" if self.labels == "model" else "[loss]", subject.task)
 
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
         return None  # a spectrum alone does not tell it
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:

@@ -24,9 +24,9 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.problems.base import Known, KnownHessian, Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = ["SamSharpness"]
 
@@ -196,13 +196,13 @@ class SamSharpness(Metric):
         size = math.sqrt(left_out * float(own.square().sum()) / free / len(own))
         return (ErrorComponent("points", size, min(degrees_of_freedom(own), free)),)
 
-    def known(self, problem: Problem, subject: Subject) -> Known | None:
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
         """The average rise of a quadratic loss: ½ tr H times the mean square of a perturbation's entry."""
-        if not isinstance(problem, KnownHessian) or not problem.quadratic:
+        if not isinstance(truth, KnownHessian) or not truth.quadratic:
             return None
         if self.case != "average" or self.adaptive != "none" or self.normalize_logits:
             return None
-        eigenvalues = problem.eigenvalues(subject)
+        eigenvalues = truth.eigenvalues(subject)
         square = self.rho**2 / (len(eigenvalues) if self.ball == "l2" else 3)
         return Known(expected=0.5 * square * float(eigenvalues.sum()))
 

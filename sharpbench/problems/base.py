@@ -12,16 +12,9 @@ from torch import Tensor
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import KnownHessian, Truth
 
-__all__ = [
-    "DrawnHessian",
-    "Known",
-    "KnownDerivatives",
-    "KnownHessian",
-    "Problem",
-    "TrapKind",
-    "normal",
-]
+__all__ = ["DrawnHessian", "Problem", "TrapKind", "normal"]
 
 
 TrapKind = Literal["sign", "stopping", "averaging", "missing_gradient"]
@@ -30,22 +23,10 @@ of probes ends too early. ``averaging``: parts are weighted wrongly. ``missing_g
 that the loss doesn't depend on."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """What a metric should say of a problem.
-
-    ``expected``: its definition with exact derivatives, all of the points and every direction: what
-    remains is error of the estimator. ``limit``: what the definition tends to as its orders grow, +∞
-    or −∞ where it diverges: the difference to ``expected`` is the price of finite orders.
-    """
-
-    expected: float | None = None
-    limit: float | None = None
-
-
 @dataclass(frozen=True, kw_only=True)
-class Problem(Plugin, ABC):
-    """A network without training, with data, for which some metric's value is known exactly."""
+class Problem(Plugin, Truth, ABC):
+    """A network without training, with data. One of which something is known, so that some metric's value
+    is, derives from `sharpbench.truth.KnownDerivatives` or `KnownHessian` too."""
 
     title: ClassVar[str]
     """What the report calls it: its formula."""
@@ -71,48 +52,7 @@ class Problem(Plugin, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownDerivatives(Problem, ABC):
-    """A scalar function (output 0) with every input derivative known."""
-
-    single_index: ClassVar[bool]
-    """Whether f(x) = g(w·x): then Dⁿf[u, …, u] = ±‖Dⁿf‖ cosⁿ∠(u, w) for every direction u."""
-
-    @property
-    @abstractmethod
-    def inputs(self) -> int:
-        """The dimension of x."""
-
-    @abstractmethod
-    def log_derivatives(self, subject: Subject, order: int) -> Tensor:
-        """log ‖Dⁿf(x)‖_F for n = 0 … order at the subject's points, (order + 1, N) in float64.
-
-        −∞ where a derivative vanishes. From closed forms, never by differentiation.
-        """
-
-    @abstractmethod
-    def limits(self, subject: Subject, *, mean_of_logs: bool) -> tuple[float, float]:
-        """Limits of the growth rates of ‖Dⁿf‖ and ‖Dⁿf‖/n!, ±∞ where they diverge.
-
-        ``mean_of_logs``: of the mean of log‖Dⁿf(x)‖ over the points, else of their root mean square.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownHessian(Problem, ABC):
-    """A loss whose Hessian in the parameters has a known spectrum."""
-
-    residual_free: ClassVar[bool] = True
-    """Whether the Gauss-Newton matrix equals the Hessian."""
-    quadratic: ClassVar[bool] = False
-    """Whether the loss is quadratic in the parameters: its Hessian is the same everywhere."""
-
-    @abstractmethod
-    def eigenvalues(self, subject: Subject) -> Tensor:
-        """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnHessian(KnownHessian, ABC):
+class DrawnHessian(Problem, KnownHessian, ABC):
     """One of ``samples`` points; everything random is drawn from the seed, in float64."""
 
     samples: int = 256

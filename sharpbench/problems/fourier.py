@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import KnownDerivatives
+from sharpbench.problems.base import Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import KnownDerivatives
 
 __all__ = ["BandLimited", "FourierFeatures"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Waves(KnownDerivatives, ABC):
+class _Waves(Problem, KnownDerivatives, ABC):
     """f(x) = Σₖ Σⱼ aⱼ cos(ωⱼ xₖ + φₖⱼ), the phases drawn from the seed."""
 
     single_index = False

@@ -13,10 +13,11 @@ from scipy.special import gammaln
 from torch import Tensor, nn
 
 from sharpbench.problems import problems
-from sharpbench.problems.base import KnownDerivatives
+from sharpbench.problems.base import Problem
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.expansion import log_factorials
+from sharpbench.truth import KnownDerivatives
 
 __all__ = [
     "CubicPole",
@@ -31,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleIndex(KnownDerivatives, ABC):
+class SingleIndex(Problem, KnownDerivatives, ABC):
     """f(x) = g(s), s = ``scale`` · ŵ·x, with a random unit vector ŵ of ``dimension`` entries.
 
     ‖Dⁿf(x)‖_F = |g⁽ⁿ⁾(s)| scaleⁿ whatever the dimension. ``points`` points have ŵ·x evenly spaced

@@ -13,7 +13,6 @@ from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
-from sharpbench.problems.base import Known
 from sharpbench.results.keys import figure_key
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
@@ -23,6 +22,7 @@ from sharpbench.suite.asking import Draft, Run, asked_record, explain
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+from sharpbench.truth import Known
 
 __all__ = ["ProblemRun"]
 

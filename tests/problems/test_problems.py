@@ -5,9 +5,9 @@ import torch
 
 from sharpbench.metrics import metrics
 from sharpbench.problems import problems
-from sharpbench.problems.base import KnownDerivatives
 from sharpbench.problems.single_index import SingleIndex
 from sharpbench.taylor.expansion import taylor
+from sharpbench.truth import KnownDerivatives
 
 SINGLE_INDEX = {
     "power_pole": {"points": 10, "half_width": 0.6, "power": 3, "scale": 1.3},

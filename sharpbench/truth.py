@@ -1,0 +1,69 @@
+"""What is known exactly of a subject, whoever made it: metrics compute from it what they should say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sharpbench.subject import Subject
+
+__all__ = ["Known", "KnownDerivatives", "KnownHessian", "Truth"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a metric should say of a subject.
+
+    ``expected``: its definition with exact derivatives, all of the points and every direction: what
+    remains is error of the estimator. ``limit``: what the definition tends to as its orders grow, +∞
+    or −∞ where it diverges: the difference to ``expected`` is the price of finite orders.
+    """
+
+    expected: float | None = None
+    limit: float | None = None
+
+
+class Truth:
+    """A source of subjects; of some kinds of source more is known, as of those below."""
+
+
+class KnownDerivatives(Truth, ABC):
+    """A scalar function (output 0) with every input derivative known."""
+
+    single_index: ClassVar[bool]
+    """Whether f(x) = g(w·x): then Dⁿf[u, …, u] = ±‖Dⁿf‖ cosⁿ∠(u, w) for every direction u."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """The dimension of x."""
+
+    @abstractmethod
+    def log_derivatives(self, subject: Subject, order: int) -> Tensor:
+        """log ‖Dⁿf(x)‖_F for n = 0 … order at the subject's points, (order + 1, N) in float64.
+
+        −∞ where a derivative vanishes. From closed forms, never by differentiation.
+        """
+
+    @abstractmethod
+    def limits(self, subject: Subject, *, mean_of_logs: bool) -> tuple[float, float]:
+        """Limits of the growth rates of ‖Dⁿf‖ and ‖Dⁿf‖/n!, ±∞ where they diverge.
+
+        ``mean_of_logs``: of the mean of log‖Dⁿf(x)‖ over the points, else of their root mean square.
+        """
+
+
+class KnownHessian(Truth, ABC):
+    """A loss whose Hessian in the parameters has a known spectrum."""
+
+    residual_free: ClassVar[bool] = True
+    """Whether the Gauss-Newton matrix equals the Hessian."""
+    quadratic: ClassVar[bool] = False
+    """Whether the loss is quadratic in the parameters: its Hessian is the same everywhere."""
+
+    @abstractmethod
+    def eigenvalues(self, subject: Subject) -> Tensor:
+        """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""
