@@ -42,15 +42,26 @@ class Plugin:
     @property
     def label(self) -> str:
         """``name`` or ``name(key=value, …)`` with the parameters that differ from their defaults."""
-        changed = []
+        return self._labelled(self._defaults())
+
+    def _defaults(self) -> dict[str, Any]:
+        """Every field's default; a field without one is left out."""
+        found = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.default is not dataclasses.MISSING:
+                found[field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                found[field.name] = field.default_factory()
+        return found
+
+    def _labelled(self, usual: Mapping[str, Any], first: tuple[str, ...] = ()) -> str:
+        """The name with ``first`` and the parameters that are not ``usual``."""
+        told = list(first)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            default = field.default
-            if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            if value != default:
-                changed.append(f"{field.name}={_short(value)}")
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+            if field.name not in usual or value != usual[field.name]:
+                told.append(f"{field.name}={_short(value)}")
+        return f"{self.name}({', '.join(told)})" if told else self.name
 
 
 P = TypeVar("P", bound=Plugin)

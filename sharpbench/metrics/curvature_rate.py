@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class CurvatureRate(Metric):
     Parameters:
     ``protocol`` sets the others together: ``paper_two_moons``, ``paper_mnist``, ``paper_table2`` are
     the three estimators in the paper's code, ``recommended`` is dimension-free. A parameter that you
-    set to something else than its default wins over the protocol.
+    set wins over the protocol, be it to its default.
     ``orders`` fitted.
     ``target`` f: ``loss``, ``predicted_loss`` (the cross-entropy of the predicted class),
     ``max_logit``, ``margin`` (z_y − max of the others), or the number of a logit.
@@ -131,10 +131,18 @@ class CurvatureRate(Metric):
     dtype: Dtype = "float64"
     protocol: Protocol = "custom"
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Remembers for `__post_init__` which parameters are given: a protocol sets the others."""
+        self = super().__new__(cls)
+        if args or given:  # neither when a copy is unpickled
+            names = [field.name for field in dataclasses.fields(cls)]
+            self.__dict__["_given"] = {*names[: len(args)], *given}
+        return self
+
     def __post_init__(self) -> None:
-        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
+        given = self.__dict__.pop("_given", frozenset())
         for key, value in PROTOCOLS.get(self.protocol, {}).items():
-            if getattr(self, key) == defaults[key]:
+            if key not in given:
                 object.__setattr__(self, key, value)
         needed = 3 if self.fit == "log_corrected" else 2
         lowest = 1 if self.fit == "log_corrected" or self.norm == "frobenius" else 0
@@ -163,17 +171,10 @@ class CurvatureRate(Metric):
     @property
     def label(self) -> str:
         """As for every plug-in, but what the protocol sets is not told again."""
-        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self)}
-        kept = {
-            key: defaults[key]
-            for key, value in PROTOCOLS.get(self.protocol, {}).items()
-            if getattr(self, key) == value
-        }
-        if not kept:
+        if self.protocol == "custom":
             return super().label
-        plain = dataclasses.replace(self, protocol="custom", **kept).label
-        inner = plain.partition("(")[2].rstrip(")")
-        return f"{self.name}({', '.join(filter(None, [f'protocol={self.protocol}', inner]))})"
+        usual = self._defaults() | PROTOCOLS[self.protocol] | {"protocol": self.protocol}
+        return self._labelled(usual, (f"protocol={self.protocol}",))
 
     def unsupported(self, subject: Subject) -> str | None:
         if subject.task != "classification":

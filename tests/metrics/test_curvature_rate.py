@@ -1,4 +1,7 @@
+import copy
+import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -256,6 +259,25 @@ class Times(nn.Module):
 
     def forward(self, x):
         return self.factor * x
+
+
+def test_a_parameter_set_to_its_default_wins_over_a_protocol():
+    plain = metrics.create("curvature_rate")
+    paper = metrics.create("curvature_rate", {"protocol": "paper_mnist"})
+    assert (plain.samples, paper.samples, paper.floor) == (512, 1000, 1e-12)
+    own = metrics.create(
+        "curvature_rate", {"protocol": "paper_mnist", "samples": 512, "floor": None}
+    )
+    assert (own.samples, own.floor) == (512, None)
+    assert own.label == "curvature_rate(protocol=paper_mnist, samples=512, floor=None)"
+    assert own == CurvatureRate(protocol="paper_mnist", samples=512, floor=None)
+    assert own.identity() != paper.identity()
+    # Copies, as worker processes and variations make them, keep what was set.
+    assert pickle.loads(pickle.dumps(own)) == copy.deepcopy(own) == own
+    assert dataclasses.replace(paper, samples=512).samples == 512
+    assert dataclasses.replace(own, directions=3).floor is None
+    names = {field.name for field in dataclasses.fields(own)}
+    assert vars(own).keys() == vars(copy.deepcopy(own)).keys() == names
 
 
 def test_protocols_set_parameters_together_and_give_way_to_yours():
