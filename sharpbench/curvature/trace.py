@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -42,7 +42,8 @@ _BLOCK = 8
 class TraceResult:
     """An estimate with its standard error, from ``products`` products with the operator.
 
-    ``degrees_of_freedom`` of the error; None where there is no error.
+    ``degrees_of_freedom`` of the error; None where there is no error. ``scale``: about ‖A‖_F and the
+    offset, of which rounding errors of the products are a share; 0 where no random vector took part.
     """
 
     value: float
@@ -50,6 +51,7 @@ class TraceResult:
     converged: bool
     products: int
     degrees_of_freedom: float | None = None
+    scale: float = 0.0
 
 
 def degrees_of_freedom(values: Tensor) -> float:
@@ -98,7 +100,8 @@ def estimate_trace(
       told is the geometric mean of both.
 
     A sketch that spans the whole space, or the whole range of A, gives the exact trace with standard
-    error 0. With ``max_products`` used up the best estimate is returned with ``converged=False``.
+    error 0; in less than float64 rounding hides whether a sketch spans the range. With ``max_products``
+    used up the best estimate is returned with ``converged=False``.
     """
     probe = _prober(operator, generator, distribution)
     if method == "hutchinson":
@@ -117,13 +120,13 @@ def squared_frobenius_norm(
 ) -> TraceResult:
     """‖A‖²_F = E‖Av‖², by the same rule as Hutchinson's trace of A²."""
     probe = _prober(operator, generator, distribution)
-    return _means(
-        lambda v: operator.matmat(v).to(torch.float64).square().sum(0),
-        probe,
-        tolerance,
-        max_products,
-        0.0,
-    )
+
+    def squares(v: Tensor) -> tuple[Tensor, Tensor]:
+        found = operator.matmat(v).to(torch.float64).square().sum(0)
+        return found, found
+
+    result = _means(squares, probe, tolerance, max_products, 0.0)
+    return replace(result, scale=2 * result.value)  # of a square twice as large a share
 
 
 def _prober(
@@ -155,22 +158,27 @@ def _met(value: float, error: float, tolerance: float, *, samples: int) -> bool:
 
 
 def _means(
-    sample: Callable[[Tensor], Tensor],
+    sample: Callable[[Tensor], tuple[Tensor, Tensor]],
     probe: Callable[[int], Tensor],
     tolerance: float,
     most: int,
     offset: float,
 ) -> TraceResult:
+    """``sample``: of each probe its figure and ‖Av‖²."""
     samples: list[float] = []
+    squares: list[float] = []
     value, error, free, met = offset, math.inf, 1.0, False
     while len(samples) < most and not met:
-        samples += sample(probe(min(_BLOCK, most - len(samples)))).tolist()
+        fresh, lengths = sample(probe(min(_BLOCK, most - len(samples))))
+        samples += fresh.tolist()
+        squares += lengths.tolist()
         mean, found = mean_and_standard_error(samples)
         value, error = offset + mean, math.inf if found is None else found
         free = degrees_of_freedom(torch.tensor(samples, dtype=torch.float64))
         enough = len(samples) >= min(_MIN_PROBES, most)
         met = enough and _met(value, error, tolerance, samples=len(samples))
-    return TraceResult(value, error, met, len(samples), free)
+    scale = math.sqrt(statistics.fmean(squares)) + abs(offset)
+    return TraceResult(value, error, met, len(samples), free, scale)
 
 
 def _hutchinson(
@@ -180,8 +188,9 @@ def _hutchinson(
     most: int,
     offset: float,
 ) -> TraceResult:
-    def quadratic_forms(v: Tensor) -> Tensor:
-        return (operator.matmat(v).to(torch.float64) * v).sum(0)
+    def quadratic_forms(v: Tensor) -> tuple[Tensor, Tensor]:
+        image = operator.matmat(v).to(torch.float64)
+        return (image * v).sum(0), image.square().sum(0)
 
     return _means(quadratic_forms, probe, tolerance, most, offset)
 
@@ -209,7 +218,7 @@ def _hutch_plus_plus(
         products += 3 * grow
         value = offset + sketch.trace
         if sketch.rank == operator.dimension:
-            return TraceResult(value, 0.0, True, products)
+            return TraceResult(value, 0.0, True, products, scale=sketch.norm + abs(offset))
         # A(I − QQᵀ)g = Ag − (AQ)(Qᵀg) is known without another product.
         inside = sketch.basis.T @ probes
         left = probes - sketch.basis @ inside
@@ -219,7 +228,8 @@ def _hutch_plus_plus(
         free = degrees_of_freedom(rest)
         met = _met(value, error, tolerance, samples=len(rest))
         size = probes.shape[1]  # doubles
-    return TraceResult(value, error, met, products, free)
+    scale = math.hypot(sketch.norm, float(images.square().sum(0).mean().sqrt())) if products else 0
+    return TraceResult(value, error, met, products, free, scale + abs(offset))
 
 
 def _xtrace(
@@ -242,7 +252,8 @@ def _xtrace(
         sketch.extend(fresh)
         products += 2 * grow
         if sketch.rank == operator.dimension or sketch.exhausted:
-            return TraceResult(offset + sketch.trace, 0.0, True, products)
+            value, scale = offset + sketch.trace, sketch.norm + abs(offset)
+            return TraceResult(value, 0.0, True, products, scale=scale)
         estimates, without = sketch.leave_one_out(omega)
         mean, found = mean_and_standard_error(estimates.tolist())
         value = offset + mean
@@ -254,7 +265,7 @@ def _xtrace(
             value
         )  # its few looks, each at twice as many, need no allowance
         size = omega.shape[1]  # doubles
-    return TraceResult(value, error, met, products, free)
+    return TraceResult(value, error, met, products, free, sketch.norm + abs(offset))
 
 
 class _Sketch:
@@ -275,8 +286,18 @@ class _Sketch:
         return float((self.basis * self.image).sum())
 
     @property
+    def norm(self) -> float:
+        """‖AQ‖_F."""
+        return float(self.image.norm())
+
+    @property
     def exhausted(self) -> bool:
-        """Whether AΩ lost rank, so that the sketch already holds the whole range of A."""
+        """Whether AΩ lost rank, so that the sketch already holds the whole range of A.
+
+        Never in less than float64, where a rest below the rounding errors may add up to more than they.
+        """
+        if self.operator.dtype != torch.float64:
+            return False
         sizes = torch.linalg.svdvals(self.basis.T @ self.products)
         eps = 100 * torch.finfo(self.operator.dtype).eps
         return bool(sizes[-1] <= eps * sizes[0])

@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.rounding import of_loss_operator
 from sharpbench.curvature.trace import Distribution, TraceResult
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -165,13 +167,23 @@ class ProbeBudget(CurvatureMetric, ABC):
         _check_budget(self.tolerance, "max_probes", self.max_probes)
 
 
-def probes_error(result: TraceResult, scale: float = 1.0) -> tuple[ErrorComponent, ...]:
-    """The component of a trace's error, times ``scale``; none where it is exact."""
-    if not result.standard_error:
-        return ()
-    size = scale * result.standard_error
-    known = size if math.isfinite(size) else None
-    return (ErrorComponent("probes", known, result.degrees_of_freedom),)
+def probes_error(
+    result: TraceResult, operator: HessianOperator | GaussNewtonOperator, scale: float = 1.0
+) -> tuple[ErrorComponent, ...]:
+    """The components of a trace's error, times ``scale``; none where it is exact.
+
+    ``operator``: whose products they were; in less than float64 they are rounded.
+    """
+    errors: tuple[ErrorComponent, ...] = ()
+    if result.standard_error:
+        size = scale * result.standard_error
+        known = size if math.isfinite(size) else None
+        errors = (ErrorComponent("probes", known, result.degrees_of_freedom),)
+    if result.scale and operator.dtype != torch.float64:
+        share = of_loss_operator(operator)
+        rounding = None if share is None else scale * share * result.scale
+        errors += (ErrorComponent("rounding", rounding),)
+    return errors
 
 
 def with_checks(operator: Any, details: dict[str, Any]) -> dict[str, Any]:

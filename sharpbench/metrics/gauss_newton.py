@@ -195,6 +195,7 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
 
     def _probed(self, subject: Subject, seed: int, reason: str, work: Work) -> Measurement:
         operator = self._operator(GaussNewtonOperator, subject, seed, work)
+        assert isinstance(operator, GaussNewtonOperator)
         method, result = trace_by_products(
             operator,
             "auto",
@@ -206,7 +207,7 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
         return Measurement(
             value=result.value,
             errors=(
-                *probes_error(result),
+                *probes_error(result, operator),
                 *trace_error(operator, self._population(subject), seed=seed),
             ),
             converged=result.converged,

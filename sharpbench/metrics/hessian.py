@@ -295,7 +295,7 @@ class HessianTrace(ProbeBudget, _TraceMethod):
     ) -> Measurement:
         return Measurement(
             value=result.value,
-            errors=(*probes_error(result), *points),
+            errors=(*probes_error(result, operator), *points),
             converged=result.converged,
             samples=operator.samples,
             work=operator.work,
@@ -341,7 +341,7 @@ class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
             generator=torch_generator(derive_seed(seed, "probes")),
         )
         norm = math.sqrt(result.value)
-        probes = probes_error(result, 0.5 / norm) if norm else ()
+        probes = probes_error(result, operator, 0.5 / norm) if norm else ()
         population = self._population(subject)
         return Measurement(
             value=norm,

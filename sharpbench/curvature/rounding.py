@@ -1,0 +1,68 @@
+"""How far products in low precision are off, by the same products in float64.
+
+Rounding moves the network to a neighbour, whose curvature matrix is as symmetric as the network's own: that
+uᵀAv is vᵀAu tells little of it (on small networks trained until confident, a tenth and less).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.errors import TimeLimitExceeded
+from sharpbench.network import private_copy
+from sharpbench.seeds import torch_generator
+
+__all__ = ["of_loss_operator", "relative_rounding"]
+
+_FEW = 64
+"""Samples that tell it: of more the errors average out, if anything."""
+
+
+def relative_rounding(low: SymmetricOperator, high: SymmetricOperator) -> float:
+    """‖Ãv − Av‖/‖Av‖ for a random sign vector v (P,), of the products Ã in low precision and A in float64.
+
+    The trace of à is off by about so much of ‖A‖_F.
+    """
+    signs = torch.randint(0, 2, (high.dimension,), generator=torch_generator(0))
+    v = (2.0 * signs.double() - 1).to(high.device)
+    exact = high.matvec(v)
+    length = float(exact.norm())
+    return float((low.matvec(v).double() - exact).norm()) / length if length > 0 else 0.0
+
+
+def of_loss_operator(operator: HessianOperator | GaussNewtonOperator) -> float | None:
+    """`relative_rounding` on a few of its samples; 0 in float64, None where the network doesn't run in it.
+
+    Takes one product more in each precision.
+    """
+    if operator.dtype == torch.float64:
+        return 0.0
+    order = torch.randperm(operator.samples, generator=torch_generator(0))[:_FEW]
+    few = order.to(operator.device)
+    try:
+        low, high = (_on(operator, few, dtype) for dtype in (operator.dtype, torch.float64))
+        found = relative_rounding(low, high)
+    except TimeLimitExceeded:
+        raise
+    except Exception:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _on(
+    operator: HessianOperator | GaussNewtonOperator, few: torch.Tensor, dtype: torch.dtype
+) -> SymmetricOperator:
+    x, y = operator.inputs[few].to(dtype), operator.targets[few]
+    return type(operator)(
+        private_copy(operator.model, dtype),
+        operator.loss,
+        x,
+        y.to(dtype) if y.is_floating_point() else y,
+        work=operator.work,
+        parameters=operator.patterns,
+        verify=False,
+    )
