@@ -159,7 +159,7 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
     unit = "[loss]/[weight]²"
-    version = 4
+    version = 5
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:

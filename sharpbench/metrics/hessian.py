@@ -185,6 +185,9 @@ class HessianTrace(ProbeBudget, _TraceMethod):
     rule (two successive running means agree), which can stop after two probes. ``curvlinops`` has no
     rule: it takes ``max_probes`` of Hutchinson's probes and tells no error.
 
+    With random probes in ``float32`` the component ``rounding`` tells what the products' rounding does,
+    measured by one product beside its like in float64.
+
     Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``: names or shell
     patterns of the parameters meant; ``tolerance``; ``max_probes`` products at most; ``distribution``
     of the probes; ``memory_budget`` in bytes.
@@ -193,7 +196,7 @@ class HessianTrace(ProbeBudget, _TraceMethod):
     name = "hessian_trace"
     title = "Hessian trace"
     unit = "[loss]/[weight]²"
-    version = 5
+    version = 6
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
@@ -322,7 +325,7 @@ class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
     name = "hessian_frobenius_norm"
     title = "Hessian Frobenius norm"
     unit = "[loss]/[weight]²"
-    version = 3
+    version = 4
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:

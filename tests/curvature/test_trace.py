@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.operator import MatrixOperator, SymmetricOperator
+from sharpbench.curvature.rounding import relative_rounding
 from sharpbench.curvature.trace import _Sketch, estimate_trace
+from sharpbench.measurement import ErrorComponent, Measurement
 from sharpbench.seeds import torch_generator
 from tests.curvature.test_operators import symmetric
 
@@ -88,3 +90,31 @@ def test_xtraces_error_lies_between_that_of_its_estimates_and_their_jackknife():
     assert found.value == pytest.approx(float(estimates.mean()), rel=1e-6)
     assert found.standard_error == pytest.approx((own * jackknife) ** 0.5, rel=1e-4)
     assert found.degrees_of_freedom == 7
+
+
+SPECTRA = {
+    "decaying": [10.0 ** (-k / 4) for k in range(60)],
+    "one far above the rest": [1.0] + [1e-7] * 59,
+    "of both signs, trace far below the norm": [(-1.0) ** k * 0.8**k for k in range(60)],
+    "flat": [1 + 1e-3 * k for k in range(60)],
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_intervals_in_float32_hold_the_trace_in_float64(method, spectrum):
+    held = 0
+    for seed in range(200):
+        high = MatrixOperator(symmetric(SPECTRA[spectrum], seed))
+        low = MatrixOperator(high.matrix.float())
+        found = estimate_trace(
+            low, method=method, tolerance=0.0, max_products=72, generator=torch_generator(seed)
+        )
+        rounding = relative_rounding(low, high) * found.scale
+        errors = (
+            ErrorComponent("probes", found.standard_error, found.degrees_of_freedom),
+            ErrorComponent("rounding", rounding),
+        )
+        below, above = Measurement(found.value, errors=errors).interval(0.95)
+        held += below <= float(high.matrix.trace()) <= above
+    assert held >= 184  # 95% of 200 less three standard deviations, rounded up

@@ -209,3 +209,17 @@ def test_whatever_stops_the_gram_matrix_leaves_iteration(monkeypatch):
     monkeypatch.setattr("sharpbench.metrics.gauss_newton.gauss_newton_gram", late)
     with pytest.raises(TimeLimitExceeded):
         sb.measure(subject, "gauss_newton_top_eigenvalue")
+
+
+@pytest.mark.parametrize("metric", ["gauss_newton_trace", "hessian_frobenius_norm"])
+def test_probes_in_float32_tell_what_rounding_does(metric):
+    """XTrace with as many vectors as its rank, and the norm of random probes, beside float64's."""
+    subject = made("weight_norm")
+    double = sb.measure(subject, metric, max_probes=60, tolerance=0.0)
+    assert {e.source for e in double.errors} <= {"probes"}
+    single = sb.measure(subject, metric, max_probes=60, tolerance=0.0, dtype="float32")
+    sizes = {e.source: e.size for e in single.errors}
+    assert set(sizes) == {"probes", "rounding"}
+    assert 1e-8 < sizes["rounding"] / single.value < 1e-5
+    apart = abs(single.value - double.value)
+    assert 0 < apart <= 4 * math.hypot(*sizes.values())

@@ -17,6 +17,9 @@ __all__ = ["QUESTIONS", "Answer", "Question", "ask", "reference_of"]
 EXACT = 1e-6
 """Relative deviation that an answer without any stated error may show."""
 
+SINGLE = 3e-5
+"""The same in float32."""
+
 Status = Literal["right", "within", "refused", "WRONG"]
 SEED = 11
 
@@ -73,7 +76,7 @@ QUESTIONS = [
         "negative_share",
         "hessian_spectral_density",
         Reference.negative_share,
-        {"probes": 8, "steps": 150},
+        {"probes": 4, "steps": 150},
     ),
     Question("gn_trace", "gauss_newton_trace", Reference.gauss_newton_trace),
     Question(
@@ -83,6 +86,12 @@ QUESTIONS = [
         {"tolerance": 1e-8},
     ),
     Question("fisher_rao", "fisher_rao_norm", Reference.fisher_rao),
+    Question(
+        "fisher_rao_observed",
+        "fisher_rao_norm",
+        Reference.fisher_rao_observed,
+        {"labels": "observed"},
+    ),
     Question("sam_worst", "sam_sharpness", lambda r: r.sam_worst(0.05), {"m": "all"}),
     Question(
         "asam",
@@ -133,6 +142,34 @@ QUESTIONS = [
     Question("logit_norm", "logit_norm", Reference.logit_norm),
     Question("margin", "margin", Reference.margin, classes_only=True),
     Question("confidence", "mean_confidence", Reference.confidence, classes_only=True),
+    Question(
+        "top_eigenvalue_float32",
+        "hessian_top_eigenvalue",
+        Reference.top_eigenvalue,
+        {"dtype": "float32", "tolerance": 1e-4, "max_products": 300},
+        tolerance=SINGLE,
+    ),
+    Question(
+        "trace_float32",
+        "hessian_trace",
+        Reference.trace,
+        {"dtype": "float32", "max_probes": 64, "tolerance": 0.0},
+        tolerance=SINGLE,
+    ),
+    Question(
+        "gn_trace_float32",
+        "gauss_newton_trace",
+        Reference.gauss_newton_trace,
+        {"dtype": "float32"},
+        tolerance=SINGLE,
+    ),
+    Question(
+        "fisher_rao_float32",
+        "fisher_rao_norm",
+        Reference.fisher_rao,
+        {"dtype": "float32"},
+        tolerance=SINGLE,
+    ),
 ]
 
 

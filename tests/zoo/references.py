@@ -162,6 +162,24 @@ class Reference:
         w = _flat([p.detach() for p in self.parameters])
         return Figure(math.sqrt(max(float(w @ self.gauss_newton @ w), 0.0)))
 
+    def fisher_rao_observed(self) -> Figure:
+        """√((1/N) Σ ⟨w, ∇ℓᵢ⟩²), with the labels given."""
+        w = _flat([p.detach() for p in self.parameters])
+        slopes = [
+            w
+            @ _flat(
+                torch.autograd.grad(
+                    loss,
+                    self.parameters,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            )
+            for loss in self.loss(self.model(self.x), self.y)
+        ]
+        return Figure(float(torch.stack(slopes).square().mean().sqrt()))
+
     def sam_worst(self, radius: float, *, asam: float | None = None) -> Figure:
         """L(w + Tε) − L(w) at ε = ρ T∇L/‖T∇L‖; ``asam``: η of T = |w| + η for weights, 1 for vectors."""
         scale = torch.ones(self.dimension, dtype=torch.float64)
