@@ -11,6 +11,7 @@ __all__ = [
     "MetricFailed",
     "MetricUnsupported",
     "NotFinite",
+    "PluginWarning",
     "TimeLimitExceeded",
     "TransformationRefused",
     "in_words",
@@ -40,6 +41,10 @@ class MetricUnsupported(MetricFailed):
 
 class TransformationRefused(RuntimeError):
     """A transformation does not apply to a model, or broke its promise; the message says why."""
+
+
+class PluginWarning(UserWarning):
+    """Another package's plug-in is not used, and a built-in one of its name is."""
 
 
 class TimeLimitExceeded(RuntimeError):

@@ -12,15 +12,20 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
+import signal
+import threading
 import typing
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sharpbench.errors import InputError, nearest_names
+from sharpbench.errors import InputError, PluginWarning, nearest_names
 
-__all__ = ["Plugin", "Registry"]
+__all__ = ["Plugin", "Registry", "import_object"]
 
 
 class Plugin:
@@ -84,27 +89,27 @@ class Registry(Generic[P]):
         self.kind = kind
         self.base = base
         self.group = group
+        self._builtins = dict(builtins)
         self._pointers: dict[str, str] = dict(builtins)
         self._classes: dict[str, type[P]] = {}
+        self._sound: set[str] = set()
+        """Names of classes whose parameters were looked at, too."""
+        self._refused: dict[str, list[str]] = {}
+        """Name to the reasons why entry points of that name aren't used."""
         self._entry_points_read = False
 
     def register(self, cls: type[P]) -> type[P]:
         """Class decorator: validates the plug-in and makes it known under ``cls.name``."""
-        where = f"{cls.__module__}:{cls.__qualname__}"
-        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
-            raise TypeError(f"{where} must derive from {self.base.__name__} to be a {self.kind}")
-        parameters = getattr(cls, "__dataclass_params__", None)
-        if parameters is None or not parameters.frozen:
-            raise TypeError(f"{where} must be a frozen dataclass")
-        name = getattr(cls, "name", None)
-        if not isinstance(name, str) or not name.isidentifier():
-            raise TypeError(f"{where} needs a class attribute `name` that is an identifier")
-        if not cls.__doc__ or cls.__doc__.startswith(f"{cls.__name__}("):
-            raise TypeError(f"{where} needs a docstring: it is the {self.kind}'s documentation")
+        where = _where(cls)
+        if fault := self._fault(cls):
+            raise TypeError(f"{where} {fault}")
+        name = cls.name
         taken = self._pointers.get(name)
+        if taken and name not in self._builtins and _package(taken) == _package(where):
+            taken = None  # a package may export its class from another place than where it stands
         known = self._classes.get(name)
-        if (taken and taken != where) or (known and self._origin(known) != where):
-            other = taken or self._origin(typing.cast("type[P]", known))
+        if (taken and taken != where) or (known and _where(known) != where):
+            other = taken or _where(known)
             raise ValueError(f"{self.kind} {name!r} of {where} is already registered by {other}")
         self._classes[name] = cls
         return cls
@@ -112,32 +117,40 @@ class Registry(Generic[P]):
     def get(self, name: str) -> type[P]:
         """The class called ``name``. Raises `InputError` with the nearest names if there is none."""
         self._read_entry_points()
-        if name not in self._classes:
-            if name not in self._pointers:
-                raise InputError(
-                    f"unknown {self.kind} {name!r}. {nearest_names(name, self.names())}"
-                )
-            pointer = self._pointers[name]
-            try:
-                cls = self._import(pointer)
-            except Exception as error:
-                raise InputError(
-                    f"{self.kind} {name!r} ({pointer}) is unavailable: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            self.register(cls)
-        return self._classes[name]
+        if name in self._sound:
+            return self._classes[name]
+        if name not in self._classes and name not in self._pointers:
+            if reasons := self._refused.get(name):
+                raise InputError(f"{self.kind} {name!r} is unavailable: {reasons[0]}")
+            raise InputError(f"unknown {self.kind} {name!r}. {nearest_names(name, self.names())}")
+        pointer = self._pointers.get(name) or _where(self._classes[name])
+        try:
+            cls = self._classes.get(name) or self._loaded(name, pointer)
+            if fault := _parameter_fault(cls):
+                raise TypeError(f"it {fault}")
+        except Exception as error:
+            raise InputError(
+                f"{self.kind} {name!r} ({pointer}) is unavailable: {type(error).__name__}: {error}"
+            ) from error
+        self._sound.add(name)
+        for reason in self.refused(name):
+            warnings.warn(reason, PluginWarning, stacklevel=2)
+        return cls
 
     def names(self) -> list[str]:
         """Every known name, sorted; those whose import fails among them."""
         self._read_entry_points()
-        return sorted({*self._pointers, *self._classes})
+        return sorted({*self._pointers, *self._classes, *self._refused})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
+
+    def available(self) -> list[str]:
+        """The names that can be used here, sorted."""
+        return [name for name in self.names() if self.unavailable(name) is None]
 
     def unavailable(self, name: str) -> str | None:
         """The reason why ``name`` can't be used here, or None if it can."""
@@ -147,9 +160,14 @@ class Registry(Generic[P]):
             return str(error)
         return None
 
+    def refused(self, name: str) -> list[str]:
+        """Why entry points called ``name`` aren't used, where another plug-in has the name."""
+        self._read_entry_points()
+        return list(self._refused.get(name, ())) if name in self._pointers else []
+
     def origin(self, name: str) -> str:
         """``module:Class`` of an entry."""
-        return self._pointers.get(name) or self._origin(self.get(name))
+        return self._pointers.get(name) or _where(self.get(name))
 
     def create(self, name: str, parameters: Mapping[str, Any] | None = None) -> P:
         """An instance with validated parameters; unnamed ones take their defaults.
@@ -175,6 +193,9 @@ class Registry(Generic[P]):
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.kind} {name!r}: {error}") from None
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{self.kind} {name!r}: {reason}") from error
 
     def parameter_types(self, name: str) -> dict[str, Any]:
         """Field name to resolved type annotation."""
@@ -186,26 +207,132 @@ class Registry(Generic[P]):
         """Remove a registered class (for tests)."""
         self._classes.pop(name, None)
         self._pointers.pop(name, None)
+        self._sound.discard(name)
 
     def _read_entry_points(self) -> None:
+        """Note where other packages' plug-ins are; none is imported.
+
+        A name of a built-in stays the built-in's. A name that two packages give is neither's: which one
+        would be used must not hang on the order in which they are found.
+        """
         if self._entry_points_read:
             return
         self._entry_points_read = True
+        found: dict[str, list[str]] = {}
         for point in importlib.metadata.entry_points(group=self.group):
-            taken = self._pointers.get(point.name)
-            if taken is None or taken == point.value:
-                self._pointers[point.name] = point.value
+            pointers = found.setdefault(point.name, [])
+            if point.value not in pointers:
+                pointers.append(point.value)
+        for name, pointers in found.items():
+            if name in self._builtins:
+                self._refused[name] = [
+                    f"{self.kind} {name!r} is the built-in one: {pointer} has to take another name"
+                    for pointer in pointers
+                    if pointer != self._builtins[name]
+                ]
+            elif len(pointers) > 1:
+                places = " and ".join(sorted(pointers))
+                self._refused[name] = [f"{places} both take the name"]
+            elif name not in self._pointers:
+                self._pointers[name] = pointers[0]
 
-    def _import(self, pointer: str) -> type[P]:
-        module, _, qualname = pointer.partition(":")
-        target: Any = importlib.import_module(module)
-        for part in qualname.split("."):
+    def _loaded(self, name: str, pointer: str) -> type[P]:
+        """The class at ``pointer``, registered. Raises if it is no plug-in called ``name``."""
+        cls = import_object(pointer)
+        if fault := self._fault(cls):
+            raise TypeError(f"it {fault}")
+        if cls.name != name:
+            raise TypeError(f"its class attribute `name` is {cls.name!r}: the two must be equal")
+        return self.register(cls)
+
+    def _fault(self, cls: Any) -> str | None:
+        """What is wrong with a class as a plug-in of this kind, said of it."""
+        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
+            return f"must derive from {self.base.__name__} to be a {self.kind}"
+        if not getattr(vars(cls).get("__dataclass_params__"), "frozen", False):
+            return "must be a frozen dataclass"
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not name.isidentifier():
+            return "needs a class attribute `name` that is an identifier"
+        documentation = (cls.__doc__ or "").strip()
+        if not documentation or documentation.startswith(f"{cls.__name__}("):
+            return f"needs a docstring: it is the {self.kind}'s documentation"
+        if inspect.isabstract(cls):
+            return f"lacks {', '.join(sorted(getattr(cls, '__abstractmethods__')))}"  # noqa: B009
+        return None
+
+
+def import_object(pointer: str) -> Any:
+    """What stands at ``module:name``. Raises ImportError that says what stood in the way.
+
+    Whatever the import raises is told so, also where it wants to end the program; only the user's own
+    Ctrl-C goes through.
+    """
+    module, _, qualname = pointer.partition("[")[0].strip().partition(":")
+    if not module or not qualname:
+        raise ImportError(f"{pointer!r} must be package.module:name")
+    try:
+        with _own_interrupts() as interrupted:
+            target: Any = importlib.import_module(module)
+    except ImportError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and interrupted():
+            raise
+        raise ImportError(f"{module!r} raised {type(error).__name__}: {error}") from error
+    for part in qualname.split("."):
+        try:
             target = getattr(target, part)
-        return typing.cast("type[P]", target)
+        except AttributeError:
+            raise ImportError(f"{module!r} has no {qualname!r}") from None
+    return target
 
-    @staticmethod
-    def _origin(cls: type) -> str:
-        return f"{cls.__module__}:{cls.__qualname__}"
+
+@contextmanager
+def _own_interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether the user pressed Ctrl-C inside: an exception alone doesn't tell who raised it."""
+    pressed = False
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: pressed
+        return
+    handler = before
+
+    def note(number: int, frame: FrameType | None) -> Any:
+        nonlocal pressed
+        pressed = True
+        return handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _parameter_fault(cls: type) -> str | None:
+    """What is wrong with a plug-in's parameters, said of it."""
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+    except Exception as error:
+        return f"has an annotation that can't be read: {error}"
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            return f"has a parameter {field.name!r} without a default"
+        try:
+            TypeAdapter(hints[field.name])
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            return f"has a parameter {field.name!r} that no suite file could set: {reason}"
+    return None
+
+
+def _where(cls: Any) -> str:
+    return f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', cls)}"
+
+
+def _package(pointer: str) -> str:
+    return pointer.partition(":")[0].partition(".")[0]
 
 
 def _plain(value: Any) -> Any:

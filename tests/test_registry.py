@@ -1,10 +1,11 @@
+import signal
 from dataclasses import dataclass
 
 import pytest
 
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
-from sharpbench.registry import Plugin, Registry
+from sharpbench.registry import Plugin, Registry, import_object
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,40 @@ def test_label_holds_only_what_differs_from_the_defaults():
     assert metrics.create("sam_sharpness").label == "sam_sharpness"
     changed = metrics.create("curvature_rate", {"orders": [1, 2], "directions": 3})
     assert changed.label == "curvature_rate(orders=[1,2], directions=3)"
+
+
+def test_a_users_own_interrupt_is_no_fault_of_the_module_being_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "stops_itself.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "is_stopped.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ImportError, match="'stops_itself' raised KeyboardInterrupt"):
+        import_object("stops_itself:Metric")
+    with pytest.raises(KeyboardInterrupt):
+        import_object("is_stopped:Metric")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("pointer", ["json", "json:", ":loads", ""])
+def test_a_place_that_names_no_object_is_told_so(pointer):
+    with pytest.raises(ImportError, match=r"must be package\.module:name"):
+        import_object(pointer)
+
+
+def test_two_classes_of_one_name_are_refused_whoever_comes_first(registry):
+    @dataclass(frozen=True)
+    class Pear(Fruit):
+        """A pear."""
+
+        name = "pear"
+
+    first = registry.register(Pear)
+    other = dataclass(frozen=True)(
+        type("Other", (Fruit,), {"__doc__": "Another.", "name": "pear", "__module__": "elsewhere"})
+    )
+    with pytest.raises(ValueError, match="'pear' of elsewhere:Other is already registered by"):
+        registry.register(other)
+    assert registry.get("pear") is first
+    assert registry.available() == ["fruit", "pear"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, PluginWarning
 
 __all__ = ["app", "main"]
 
@@ -53,6 +55,7 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command; bad input prints one message and exits with 2."""
+    warnings.showwarning = _told(warnings.showwarning)
     try:
         app(standalone_mode=True)
     except InputError as error:
@@ -62,3 +65,15 @@ def main() -> NoReturn:
         err.print("interrupted")
         sys.exit(INTERRUPTED)
     sys.exit(DONE)
+
+
+def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Plug-ins that aren't used, as a sentence in place of a place in the code."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, PluginWarning):
+            err.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
+        else:
+            otherwise(message, category, *place, **more)
+
+    return show

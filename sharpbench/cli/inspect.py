@@ -76,3 +76,5 @@ def _entries(kind: str) -> Iterator[tuple[str, str]]:
             yield name, f"[red]unavailable:[/] {escape(reason)}"
         else:
             yield name, escape((registry.get(name).__doc__ or "").strip().splitlines()[0])
+        for reason in registry.refused(name):
+            yield name, f"[red]unavailable:[/] {escape(reason)}"

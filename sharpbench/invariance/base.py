@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +14,29 @@ from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
 from sharpbench.subject import Splits, batched_outputs
 
-__all__ = ["Transformation", "verify_promise"]
+__all__ = ["Changed", "Points", "Transformation", "verify_promise"]
+
+Points = Callable[[Tensor], Tensor]
 
 _TOLERANCE = 1e-10
 """Relative change of the logits allowed to a transformation that preserves the function, in float64."""
 
 
 @dataclass(frozen=True)
+class Changed:
+    """A changed network with what it is given in place of the inputs."""
+
+    model: nn.Module
+    points: Points
+
+
+@dataclass(frozen=True)
 class Transformation(Change, ABC):
     """Changes a network's parameters; what it is and what it keeps, it declares as a `Change`."""
+
+    def transform(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> Changed:
+        """`apply`, with the map of the inputs that belongs to what was done to this network."""
+        return Changed(self.apply(model, seed=seed, splits=splits), self.points)
 
     def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
         """A changed copy; ``model`` stays as it is. ``splits``: its data, which few changes need.
@@ -43,16 +58,23 @@ class Transformation(Change, ABC):
 
 
 def verify_promise(
-    transformation: Transformation, before: nn.Module, after: nn.Module, inputs: Tensor
+    transformation: Transformation,
+    before: nn.Module,
+    after: nn.Module,
+    inputs: Tensor,
+    *,
+    points: Points | None = None,
 ) -> float:
     """max |Δ logits| / max |logits| over ``inputs`` between two float64 networks.
+
+    ``points``: what ``after`` is given in place of them, where it isn't the transformation's own.
 
     Raises TransformationRefused if a transformation that promises the function moved it by more than
     1e-10, if one that promises the loss moved a log-probability, or if one that promises nothing left it
     where it was.
     """
     old = batched_outputs(before, inputs.double())
-    new = batched_outputs(after, transformation.points(inputs.double()))
+    new = batched_outputs(after, (points or transformation.points)(inputs.double()))
     change = float((new - old).abs().max() / old.abs().max().clamp_min(1e-300))
     if transformation.preserves == "function" and not change <= _TOLERANCE:
         raise TransformationRefused(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
-from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.base import Changed, Points, Transformation
 from sharpbench.seeds import derive_seed
+from sharpbench.subject import Splits
 
 __all__ = ["Composition"]
 
@@ -42,18 +44,35 @@ class Composition(Transformation):
     def parts(self) -> tuple[Transformation, ...]:
         return tuple(transformations.create(name) for name in self.of)
 
-    def change(self, model: nn.Module, *, seed: int) -> None:
-        applied = 0
+    def transform(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> Changed:
+        changed, maps = model, []
         for place, part in enumerate(self.parts):
             try:
-                part.change(model, seed=derive_seed(seed, part.name, place))
-                applied += 1
+                # A copy for each: one that refuses half-way leaves no trace.
+                one = part.transform(
+                    changed, seed=derive_seed(seed, part.name, place), splits=splits
+                )
             except TransformationRefused as refusal:
                 reason = refusal
-        if not applied:
+            else:
+                changed = one.model
+                maps.append(one.points)
+        if not maps:
             raise TransformationRefused(f"none of {', '.join(self.of)} applies: {reason}")
+        return Changed(changed, partial(_one_after_another, maps))
+
+    def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
+        return self.transform(model, seed=seed, splits=splits).model
+
+    def change(self, model: nn.Module, *, seed: int) -> None:
+        raise NotImplementedError("a composition takes copies of a network: see `transform`")
 
     def points(self, inputs: Tensor) -> Tensor:
-        for part in self.parts:
-            inputs = part.points(inputs)
-        return torch.as_tensor(inputs)
+        """With every part applied; `transform` knows which ones were."""
+        return _one_after_another([part.points for part in self.parts], inputs)
+
+
+def _one_after_another(maps: Sequence[Points], inputs: Tensor) -> Tensor:
+    for each in maps:
+        inputs = each(inputs)
+    return inputs

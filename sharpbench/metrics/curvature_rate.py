@@ -31,12 +31,12 @@ from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.expansion import is_piecewise_linear, log_factorials, signed_sums, taylor
+from sharpbench.taylor.growth import Fit, growth_rate
 from sharpbench.taylor.series_check import check_series, check_values
 from sharpbench.truth import Known, KnownDerivatives, Truth
 
-__all__ = ["PROTOCOLS", "CurvatureRate", "growth_rate"]
+__all__ = ["PROTOCOLS", "CurvatureRate"]
 
-Fit = Literal["least_squares", "endpoints", "log_corrected"]
 Target = Literal["loss", "predicted_loss", "max_logit", "margin"]
 Protocol = Literal["custom", "paper_two_moons", "paper_mnist", "paper_table2", "recommended"]
 
@@ -492,28 +492,6 @@ class CurvatureRate(Metric):
         top = points.max(0).values
         squares = (2 * (points - top)).exp()
         return 0.5 * ((squares.sum(0) - squares).clamp_min(0) / rest).log() + top
-
-
-def growth_rate(
-    orders: tuple[int, ...], y: Tensor, fit: Fit = "least_squares", weight_decay: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Slope of yₙ against n for each row of ``y`` (…, orders), and the residual's root mean square.
-
-    ``least_squares`` and ``log_corrected`` (regressors 1, n, log n) weight order n by
-    1/(1 + ``weight_decay`` n); ``endpoints`` joins the lowest and the highest order.
-    """
-    n = torch.tensor(orders, dtype=torch.float64, device=y.device)
-    columns = [torch.ones_like(n), n]
-    if fit == "log_corrected":
-        columns.append(n.log())
-    design = torch.stack(columns, 1)
-    weights = 1 / (1 + weight_decay * n)
-    if fit == "endpoints":
-        weights = ((n == n.min()) | (n == n.max())).double()
-    root = weights.sqrt()
-    solution = torch.linalg.pinv(root.unsqueeze(1) * design) @ (root * y).mT  # (terms, rows)
-    residual = (y - (design @ solution).mT).square().mean(-1).sqrt()
-    return solution[1], residual
 
 
 def _coefficients(

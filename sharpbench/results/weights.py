@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import sys
@@ -18,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.loss import first_line
 from sharpbench.network import unwrapped
+from sharpbench.registry import import_object
 
 __all__ = ["load_network"]
 
@@ -39,21 +39,14 @@ def load_network(builder: str, weights: Path | None) -> nn.Module:
     prefix of a wrapper, and a file that holds tied weights once. Raises InputError that says what is
     missing or doesn't fit.
     """
-    module_name, separator, function_name = builder.partition(":")
-    if not separator:
+    if ":" not in builder:
         raise InputError(f"--model {builder!r} must be package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = import_object(builder)
     except ImportError as error:
-        raise InputError(f"--model {builder!r}: can't import {module_name!r}: {error}") from None
-    except AttributeError:
-        raise InputError(f"--model: module {module_name!r} has no {function_name!r}") from None
-    except Exception as error:
-        raise InputError(
-            f"--model {builder!r}: {module_name!r} failed: {first_line(error)}"
-        ) from error
+        raise InputError(f"--model {builder!r}: {error}") from error
     if not callable(function):
         raise InputError(
             f"--model {builder!r} is a {type(function).__name__}, not a function that returns a network"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 import json
 import math
@@ -22,6 +21,7 @@ from sharpbench.invariance import transformations
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import models
+from sharpbench.registry import import_object
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
 from sharpbench.training import recipes
@@ -70,14 +70,13 @@ def check_metric(name: str) -> list[Finding]:
 
 
 def _find(name: str) -> Metric:
-    module, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         return metrics.create(name)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        cls = import_object(name)
+    except ImportError as error:
         raise InputError(f"{name!r}: {error}") from None
     if not (inspect.isclass(cls) and issubclass(cls, Metric)):
         raise InputError(f"{name!r} is not a class derived from sharpbench.metrics.Metric")
@@ -156,16 +155,25 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
 
 def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
     findings = []
-    for name in sorted(transformations.names()):
-        transformation = transformations.create(name)
+    for name in transformations.available():
+        try:
+            transformation = transformations.create(name)
+        except InputError as error:
+            findings.append(Finding(f"{name}: not made", True, str(error)))
+            continue
         promised = metric.promises(transformation)
         before = copy.deepcopy(subject.model).double()
         try:
-            after = transformation.apply(before, seed=1, splits=subject.splits)
-            moved = subject.with_model(after).mapped(transformation.points)
-            changed = metric.checked_measure(moved, seed=0)
+            after = transformation.transform(before, seed=1, splits=subject.splits)
+            moved = subject.with_model(after.model).mapped(after.points)
         except TransformationRefused:
             continue
+        except Exception as error:  # the transformation's fault, not the metric's
+            title_ = f"{name} of {title}: not applied"
+            findings.append(Finding(title_, True, f"{type(error).__name__}: {error}"))
+            continue
+        try:
+            changed = metric.checked_measure(moved, seed=0)
         except MetricFailed as error:
             # Without a promise it may decline a changed network, e.g. one in other coordinates.
             findings.append(Finding(f"{name} of {title}", not promised, str(error)))

@@ -328,10 +328,12 @@ class SubjectRun(Run):
             seed = derive_seed(self.subject.seed, *axes)
             before = copy.deepcopy(subject.model).double()
             try:
-                after = transformation.apply(before, seed=seed, splits=self.splits)
+                after = transformation.transform(before, seed=seed, splits=self.splits)
                 inputs = self.splits.test_inputs[:1024]
-                change = verify_promise(transformation, before, after, inputs)
-                moved = subject.with_model(after).mapped(transformation.points)
+                change = verify_promise(
+                    transformation, before, after.model, inputs, points=after.points
+                )
+                moved = subject.with_model(after.model).mapped(after.points)
                 self._changed[key] = (moved, change)
             except InputError as error:  # the changed network is none that can be measured
                 self._changed[key] = TransformationRefused(str(error))

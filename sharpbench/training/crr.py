@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpbench.measurement import Work
-from sharpbench.metrics.curvature_rate import growth_rate
 from sharpbench.subject import frozen_statistics
 from sharpbench.taylor.expansion import derivatives, is_piecewise_linear, signed_sums, taylor
+from sharpbench.taylor.growth import growth_rate
 from sharpbench.taylor.series_check import check_series
 from sharpbench.training import recipes
-from sharpbench.training.base import LossOfBatch, Recipe
+from sharpbench.training.base import LossOfBatch
+from sharpbench.training.based import BasedRecipe
 
 __all__ = ["CurvatureRateRegularization"]
 
@@ -30,7 +31,7 @@ _SMALLEST = 1e-12
 
 @recipes.register
 @dataclass(frozen=True, kw_only=True)
-class CurvatureRateRegularization(Recipe):
+class CurvatureRateRegularization(BasedRecipe):
     """CRR: cross-entropy plus a penalty on the input derivatives of each point's loss.
 
     The paper's code adds ``scale`` times the mean over the orders of mean |dₙ|, where
@@ -50,7 +51,6 @@ class CurvatureRateRegularization(Recipe):
     reference = "arXiv:2511.01438, sections 5.2, 5.4 and 5.6, and its code"
 
     base: str = "adam"
-    base_parameters: dict[str, Any] = field(default_factory=dict)
     orders: tuple[int, ...] = (2, 3)
     scale: float = 3e-3
     directions: int = 1
@@ -75,12 +75,6 @@ class CurvatureRateRegularization(Recipe):
             )
         if self.target_rate is not None and len(set(self.orders)) < 2:
             raise ValueError("target_rate needs at least two different orders to fit a slope")
-        if self.base in {self.name, "sam"}:
-            raise ValueError(f"base must be a plain recipe such as 'adam', got {self.base!r}")
-        self._base()
-
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return self._base().optimizer(parameters)
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
         if self.scale and loss.step == 0:
@@ -241,10 +235,6 @@ class CurvatureRateRegularization(Recipe):
                 torch.manual_seed(mask)
                 found.append(taylor(lambda p: function(p, targets), points, u, order))
         return torch.stack(found, 1)
-
-    def _base(self) -> Recipe:
-        own = {"lr": self.lr, "weight_decay": self.weight_decay}
-        return recipes.create(self.base, {**own, **self.base_parameters})
 
 
 def _losses(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sharpbench.subject import frozen_statistics
 from sharpbench.training import recipes
-from sharpbench.training.base import LossOfBatch, Recipe
+from sharpbench.training.base import LossOfBatch
+from sharpbench.training.based import BasedRecipe
 
 __all__ = ["Sam"]
 
 
 @recipes.register
 @dataclass(frozen=True, kw_only=True)
-class Sam(Recipe):
+class Sam(BasedRecipe):
     """SAM: the base optimizer steps with the gradient taken at the ascent point w + ε.
 
     ε = ρ g/‖g‖₂; with ``adaptive`` (ASAM) ε = ρ |w|² g / ‖|w| g‖₂, elementwise and for every
     parameter. Batch-norm statistics are those of the first pass alone; dropout draws a new mask for
     the second.
 
-    Parameters: ``base`` names the recipe whose optimizer is used (any registered one) and
-    ``base_parameters`` its own parameters, e.g. ``{ momentum = 0.9 }``; ``lr`` and ``weight_decay``
-    are SAM's.
+    Parameters: ``base`` names the recipe whose optimizer is used (any that is an optimizer alone) and
+    ``base_parameters`` the optimizer's own parameters, e.g. ``{ momentum = 0.9 }``; ``lr`` and
+    ``weight_decay`` are SAM's.
     """
 
     name = "sam"
     reference = "arXiv:2010.01412; adaptive: arXiv:2102.11600"
 
-    base: str = "sgd"
-    base_parameters: dict[str, Any] = field(default_factory=dict)
     rho: float = 0.05
     adaptive: bool = False
 
@@ -41,12 +39,6 @@ class Sam(Recipe):
         super().__post_init__()
         if self.rho < 0:
             raise ValueError(f"rho must not be negative, got {self.rho}")
-        if self.base == self.name:
-            raise ValueError("base must be another recipe than 'sam' itself")
-        self._base()
-
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return self._base().optimizer(parameters)
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -69,7 +61,3 @@ class Sam(Recipe):
                 p.copy_(original)
         optimizer.step()
         return value.detach()
-
-    def _base(self) -> Recipe:
-        own = {"lr": self.lr, "weight_decay": self.weight_decay}
-        return recipes.create(self.base, {**own, **self.base_parameters})

@@ -388,3 +388,51 @@ def test_a_network_of_ones_own_with_a_skip():
     x = torch.randn(6, 3, dtype=torch.float64)
     assert verify_promise(change, network, changed, x) < 1e-12
     assert not torch.equal(network.leave.weight, changed.leave.weight)
+
+
+@pytest.mark.parametrize(
+    "of", [("input_rotation", "channel_permutation"), ("channel_permutation", "input_rotation")]
+)
+def test_a_part_that_is_left_out_of_a_composition_maps_no_inputs(trained_cnn, of):
+    before = trained_cnn.working_model(torch.float64)
+    inputs = trained_cnn.inputs[:32].double()
+    with pytest.raises(TransformationRefused):
+        transformations.create("input_rotation").apply(before, seed=0)
+    composition = transformations.create("composition", {"of": of})
+    after = composition.transform(before, seed=0)
+    assert torch.equal(after.points(inputs), inputs)
+    assert not torch.equal(composition.points(inputs), inputs)
+    verify_promise(composition, before, after.model, inputs, points=after.points)
+    moved = [
+        not torch.equal(p, q)
+        for p, q in zip(before.parameters(), after.model.parameters(), strict=True)
+    ]
+    assert any(moved)
+
+
+def test_a_part_that_refuses_half_way_leaves_no_trace_in_a_composition(trained_mlp):
+    from dataclasses import dataclass
+
+    from sharpbench.invariance import Transformation
+
+    @dataclass(frozen=True)
+    class HalfWay(Transformation):
+        """Changes a network and refuses it then."""
+
+        name, kind, preserves = "half_way", "chart", "function"
+
+        def change(self, model, *, seed):
+            for parameter in model.parameters():
+                parameter.zero_()
+            raise TransformationRefused("too late")
+
+    transformations.register(HalfWay)
+    try:
+        before = trained_mlp.working_model(torch.float64)
+        composition = transformations.create(
+            "composition", {"of": ("half_way", "neuron_permutation")}
+        )
+        after = composition.transform(before, seed=0)
+        verify_promise(composition, before, after.model, trained_mlp.inputs[:32].double())
+    finally:
+        transformations.forget("half_way")

@@ -12,9 +12,10 @@ from torch import nn
 import sharpbench as sb
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
-from sharpbench.metrics.curvature_rate import CurvatureRate, growth_rate
+from sharpbench.metrics.curvature_rate import CurvatureRate
 from sharpbench.models import models
 from sharpbench.taylor.expansion import jet
+from sharpbench.taylor.growth import growth_rate
 
 
 class Waves(nn.Module):

@@ -173,10 +173,32 @@ def test_regression_is_trained_with_squared_error():
         ("sgd", {"lr": -1}, "lr must be positive"),
         ("adam", {"epochs": 0}, "epochs must be at least 1"),
         ("sam", {"base": "adma"}, "Did you mean 'adam'"),
-        ("sam", {"base": "sam"}, "another recipe"),
+        ("sam", {"base": "sam"}, "has a 'step' of its own, which sam would leave out"),
+        ("sam", {"base": "crr"}, "has a 'step' of its own, which sam would leave out"),
+        ("crr", {"base": "sam"}, "has a 'step' of its own, which crr would leave out"),
+        ("sam", {"base_parameters": {"epochs": 3, "lr": 1.0}}, "set epochs, lr on sam itself"),
         ("sam", {"base_parameters": {"momentun": 0.9}}, "Did you mean 'momentum'"),
     ],
 )
 def test_impossible_parameters_are_refused(recipe, parameters, message):
     with pytest.raises(InputError, match=message):
         recipes.create(recipe, parameters)
+
+
+@pytest.mark.parametrize("hook", ["step", "train", "_loss", "_batches", "_schedule", "_epoch"])
+def test_a_base_from_outside_that_trains_in_its_own_way_is_refused(hook):
+    """Whatever it overrides but the optimizer would be left out in silence."""
+    from dataclasses import dataclass
+
+    from sharpbench.training.gradient import Adam
+
+    def own(self, *args, **kwargs):
+        raise AssertionError("never asked")
+
+    kind = type("Own", (Adam,), {"__doc__": "Adam in its own way.", "name": "own_way", hook: own})
+    recipes.register(dataclass(frozen=True, kw_only=True)(kind))
+    try:
+        with pytest.raises(InputError, match=f"has a '{hook}' of its own"):
+            recipes.create("sam", {"base": "own_way"})
+    finally:
+        recipes.forget("own_way")
