@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sharpbench.version import __version__
+
 if TYPE_CHECKING:
     from sharpbench.api import measure as measure
     from sharpbench.errors import MetricFailed as MetricFailed
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from sharpbench.results.store import load_records as load_records
     from sharpbench.subject import Splits as Splits
     from sharpbench.subject import Subject as Subject
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "MetricFailed": "sharpbench.errors",

@@ -47,7 +47,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from sharpbench import __version__
+        from sharpbench.version import __version__
 
         print(__version__)
         raise typer.Exit(DONE)

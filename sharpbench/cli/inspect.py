@@ -49,6 +49,8 @@ def show(
     cls = registry.get(name)
     out.print(f"[bold]{name}[/]  ({kind}, version {cls.version}, {registry.origin(name)})")
     out.print(escape(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
+    if unit := getattr(cls, "unit", ""):
+        out.print(f"\nUnit: {escape(unit)}")
     if cls.reference:
         out.print(f"\nReference: {escape(cls.reference)}")
     table = Table("parameter", "default", "type", title="\nparameters", title_justify="left")

@@ -64,6 +64,7 @@ class HeadPermutation(_HeadTransformation):
     """Permutes the heads of every attention layer; the function stays the same."""
 
     name = "head_permutation"
+    reference = "Hecht-Nielsen (1990), with heads for neurons"
     kind = "permutation"
 
     def change_layer(self, layer: Any, generator: torch.Generator) -> None:
@@ -84,6 +85,7 @@ class AttentionRescaling(_HeadTransformation):
     """
 
     name = "attention_rescaling"
+    reference = "da Silva, Dangel & Oore, arXiv:2505.05409 (scalars among their matrices)"
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
 

@@ -80,6 +80,7 @@ class LogScale(_Chart):
     """
 
     name = "log_scale"
+    reference = "arXiv:1703.04933, section 5 (reparametrisations)"
     kind = "chart"
 
     def chart(self, weight: Tensor) -> nn.Module:

@@ -27,6 +27,7 @@ class Composition(Transformation):
     """
 
     name = "composition"
+    reference = "its parts' own"
     preserves = "function"
 
     of: tuple[str, ...] = ("neuron_rescaling", "neuron_permutation")

@@ -27,6 +27,7 @@ class WeightNoise(Transformation):
     """
 
     name = "weight_noise"
+    reference = "a control of this benchmark's own"
     kind = "control"
     preserves = "nothing"
 
@@ -50,6 +51,7 @@ class FurtherTraining(Transformation):
     """Control that changes the function as training does: ``steps`` more of SGD on the training data."""
 
     name = "further_training"
+    reference = "a control of this benchmark's own"
     kind = "control"
     preserves = "nothing"
 

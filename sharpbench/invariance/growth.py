@@ -26,6 +26,7 @@ class NeuronSplitting(Transformation):
     """
 
     name = "neuron_splitting"
+    reference = "Chen, Goodfellow & Shlens, arXiv:1511.05641 (Net2WiderNet)"
     kind = "growth"
     traits = frozenset({"homogeneous"})
     preserves = "function"
@@ -75,6 +76,7 @@ class IdentityLayerInsertion(Transformation):
     """Puts a linear layer that is the identity before the last linear layer: one more layer to perturb."""
 
     name = "identity_layer_insertion"
+    reference = "Chen, Goodfellow & Shlens, arXiv:1511.05641 (Net2DeeperNet)"
     kind = "growth"
     preserves = "function"
 

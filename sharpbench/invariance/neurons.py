@@ -42,6 +42,7 @@ class ChannelPermutation(Transformation):
     """Permutes the channels of every hidden convolution alone; the function stays the same."""
 
     name = "channel_permutation"
+    reference = "Hecht-Nielsen (1990)"
     kind = "permutation"
     preserves = "function"
 

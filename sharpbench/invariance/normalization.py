@@ -28,6 +28,7 @@ class NormalizationRescaling(Transformation):
     """
 
     name = "normalization_rescaling"
+    reference = "van Laarhoven, arXiv:1706.05350"
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
     preserves = "function"

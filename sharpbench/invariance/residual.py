@@ -33,6 +33,7 @@ class ResidualPermutation(Transformation):
     """
 
     name = "residual_permutation"
+    reference = "Ainsworth et al., arXiv:2209.04836 (residual streams)"
     kind = "permutation"
     preserves = "function"
 

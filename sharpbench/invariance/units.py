@@ -27,6 +27,7 @@ class InputRescaling(Transformation):
     """
 
     name = "input_rescaling"
+    reference = "the chain rule, f(x) = f̃(ax)"
     kind = "units"
     traits = frozenset({"diagonal", "homogeneous"})
     preserves = "function"
@@ -61,6 +62,7 @@ class InputRotation(Transformation):
     """
 
     name = "input_rotation"
+    reference = "the chain rule, f(x) = f̃(Qx)"
     kind = "units"
     traits = frozenset({"isometry", "homogeneous"})
     preserves = "function"
@@ -94,6 +96,7 @@ class LogitShift(Transformation):
     """Adds ``shift`` to every logit through the last bias: the softmax, and with it the loss, stays."""
 
     name = "logit_shift"
+    reference = "softmax(z + c1) = softmax(z)"
     kind = "decision"
     traits = frozenset({"isometry", "logit_shift"})
     preserves = "loss"
@@ -117,6 +120,7 @@ class LogitTemperature(Transformation):
     """
 
     name = "logit_temperature"
+    reference = "Guo et al., arXiv:1706.04599 (temperature scaling)"
     kind = "decision"
     preserves = "nothing"
 

@@ -75,6 +75,7 @@ class LogitNorm(_OutputMetric):
     """
 
     name = "logit_norm"
+    reference = "Wei et al., arXiv:2205.09310 (the norm of the logits)"
     title = "logit norm"
     unit = "[output]"
     invariant_under = SAME_FUNCTION | {"units"}
@@ -92,6 +93,7 @@ class Margin(_ClassMetric):
     """
 
     name = "margin"
+    reference = "Bartlett, Foster & Telgarsky, arXiv:1706.08498"
     title = "logit margin"
     unit = "[output]"
 
@@ -108,6 +110,7 @@ class MeanConfidence(_ClassMetric):
     """
 
     name = "mean_confidence"
+    reference = "Guo et al., arXiv:1706.04599"
     title = "mean confidence"
     unit = ""
     scales_with_logits = False

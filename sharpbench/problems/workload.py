@@ -26,6 +26,7 @@ class Workload(Problem):
     """
 
     name = "workload"
+    reference = "arXiv:2511.01438, section 5.3 (the convolutional network)"
     title = "workload"
 
     kind: Literal["mlp", "cnn"] = "mlp"

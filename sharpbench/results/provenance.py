@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-import sharpbench
+from sharpbench.version import __version__
 
 __all__ = ["collect", "new_run_id"]
 
@@ -35,7 +35,7 @@ def new_run_id() -> str:
 
 def collect(command: str, *, device: str, workers: int, threads: int) -> dict[str, Any]:
     """Everything a reader needs to judge or repeat a run, as JSON-able values."""
-    versions = {"python": platform.python_version(), "sharpbench": sharpbench.__version__}
+    versions = {"python": platform.python_version(), "sharpbench": __version__}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -70,7 +70,7 @@ def collect(command: str, *, device: str, workers: int, threads: int) -> dict[st
 
 def _git_state() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout that sharpbench runs from, None for an installed wheel."""
-    folder = Path(sharpbench.__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
 
