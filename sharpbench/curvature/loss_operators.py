@@ -165,21 +165,14 @@ class _LossOperator(SymmetricOperator):
         """Let go of the graph that was kept: the weights are others."""
         self._kept = None
 
-    def pieces(self, vector: Tensor) -> list[Tensor]:
-        """(P,) cut into the shapes of the parameters."""
-        return self._split(vector)
-
-    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
-        """One vector (P,) of pieces of the parameters' shapes."""
-        return self._flat(pieces)
-
-    def twin(self, samples: int) -> Self:
-        """The same of the first ``samples``, in float64 and unchecked, on a copy of the network."""
+    def twin(self, samples: int, dtype: torch.dtype = torch.float64) -> Self:
+        """The same of the first ``samples``, in this precision and unchecked, on a copy of the network."""
+        y = self.targets[:samples]
         return type(self)(
-            private_copy(self.model, torch.float64),
+            private_copy(self.model, dtype),
             self.loss,
-            self.inputs[:samples].double(),
-            _double(self.targets[:samples]),
+            self.inputs[:samples].to(dtype),
+            y.to(dtype) if y.is_floating_point() else y,
             work=self.work,
             parameters=self.patterns,
             verify=False,
@@ -241,7 +234,7 @@ class _LossOperator(SymmetricOperator):
         """∇_w of the mean loss, (P,)."""
         total = torch.zeros(self.dimension, device=self.device, dtype=self.dtype)
         for x, y in self._chunks():
-            total += self._flat(g.detach() for g in self._gradient(x, y, create_graph=False))
+            total += self.flat(g.detach() for g in self._gradient(x, y, create_graph=False))
         return total
 
     def guess(self) -> Tensor | None:
@@ -251,7 +244,7 @@ class _LossOperator(SymmetricOperator):
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.inputs.split(self.chunk), self.targets.split(self.chunk), strict=True)
 
-    def _split(self, vectors: Tensor) -> list[Tensor]:
+    def pieces(self, vectors: Tensor) -> list[Tensor]:
         """(P,) or (K, P) cut into the shapes of the parameters, (…) or (K, …)."""
         real = [coordinates(p) for p in self.parameters]
         pieces = vectors.split([r.numel() for r in real], dim=-1)
@@ -262,13 +255,14 @@ class _LossOperator(SymmetricOperator):
         return shaped
 
     @staticmethod
-    def _flat(pieces: Iterable[Tensor]) -> Tensor:
+    def flat(pieces: Iterable[Tensor]) -> Tensor:
+        """One vector (P,) of pieces of the parameters' shapes."""
         return torch.cat([coordinates(p).reshape(-1) for p in pieces])
 
     @property
     def point(self) -> Tensor:
         """The parameters themselves as a vector (P,)."""
-        return self._flat(p.detach() for p in self.parameters)
+        return self.flat(p.detach() for p in self.parameters)
 
     def _share(self, x: Tensor, y: Tensor) -> Tensor:
         share: Tensor = self.loss(self.model(x), y).sum() / self.samples
@@ -328,7 +322,7 @@ class HessianOperator(_LossOperator):
             return super().gradient()
         if self._kept is None:
             self._kept = self._graph(self.inputs, self.targets)
-        return self._flat([g.detach() for g in self._kept])
+        return self.flat([g.detach() for g in self._kept])
 
     def _checked(self) -> Checks:
         return check_hessian(self)
@@ -338,11 +332,11 @@ class HessianOperator(_LossOperator):
 
     def _product(self, graph: Graph, vector: Tensor) -> Tensor:
         active = [
-            (g, v) for g, v in zip(graph, self._split(vector), strict=True) if g.requires_grad
+            (g, v) for g, v in zip(graph, self.pieces(vector), strict=True) if g.requires_grad
         ]
         if not active:  # the loss is linear in every parameter
             return torch.zeros_like(vector)
-        return self._flat(
+        return self.flat(
             torch.autograd.grad(
                 [g for g, _ in active],
                 self.parameters,
@@ -353,7 +347,7 @@ class HessianOperator(_LossOperator):
         )
 
     def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
-        rows = self._split(vectors.T)
+        rows = self.pieces(vectors.T)
         active = [(g, v) for g, v in zip(graph, rows, strict=True) if g.requires_grad]
         if not active:
             return torch.zeros_like(vectors)
@@ -418,7 +412,7 @@ class GaussNewtonOperator(_LossOperator):
             combined = (weights * self.loss(self.model(x), y)).sum()
             pieces = torch.autograd.grad(combined, self.parameters, materialize_grads=True)
         self.work.gradient += len(x)
-        terms = vector * self._flat(pieces)
+        terms = vector * self.flat(pieces)
         scale = float(terms.abs().sum()) + torch.finfo(self.dtype).tiny
         deviation = float((found - terms.sum()).abs()) / scale
         if not deviation <= 10 * math.sqrt(torch.finfo(self.dtype).eps):
@@ -462,7 +456,7 @@ class GaussNewtonOperator(_LossOperator):
     def _forward(self, graph: Graph, vector: Tensor) -> Tensor:
         """J·v, of the outputs' shape."""
         _, _, _, dual, *adjoint = graph
-        pairs = zip(adjoint, self._split(vector), strict=True)
+        pairs = zip(adjoint, self.pieces(vector), strict=True)
         active = [(g, v) for g, v in pairs if g.requires_grad]
         (forward,) = torch.autograd.grad(
             [g for g, _ in active], dual, [v for _, v in active], retain_graph=True
@@ -475,7 +469,7 @@ class GaussNewtonOperator(_LossOperator):
         if not slope.requires_grad:  # a loss that is linear in the outputs
             return torch.zeros_like(vector)
         (weighted,) = torch.autograd.grad(slope, free, forward, retain_graph=True)
-        return self._flat(
+        return self.flat(
             torch.autograd.grad(
                 outputs, self.parameters, weighted, retain_graph=True, materialize_grads=True
             )

@@ -13,7 +13,6 @@ import torch
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import TimeLimitExceeded
-from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
 
 __all__ = ["of_loss_operator", "relative_rounding"]
@@ -41,28 +40,12 @@ def of_loss_operator(operator: HessianOperator | GaussNewtonOperator) -> float |
     """
     if operator.dtype == torch.float64:
         return 0.0
-    order = torch.randperm(operator.samples, generator=torch_generator(0))[:_FEW]
-    few = order.to(operator.device)
     try:
-        low, high = (_on(operator, few, dtype) for dtype in (operator.dtype, torch.float64))
-        found = relative_rounding(low, high)
+        found = relative_rounding(
+            operator.twin(_FEW, operator.dtype), operator.twin(_FEW, torch.float64)
+        )
     except TimeLimitExceeded:
         raise
     except Exception:
         return None
     return found if math.isfinite(found) else None
-
-
-def _on(
-    operator: HessianOperator | GaussNewtonOperator, few: torch.Tensor, dtype: torch.dtype
-) -> SymmetricOperator:
-    x, y = operator.inputs[few].to(dtype), operator.targets[few]
-    return type(operator)(
-        private_copy(operator.model, dtype),
-        operator.loss,
-        x,
-        y.to(dtype) if y.is_floating_point() else y,
-        work=operator.work,
-        parameters=operator.patterns,
-        verify=False,
-    )
