@@ -385,12 +385,15 @@ def _terms(
     seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     gradients = SampleGradients(uses, plan.layouts, len(x))
+    # Each sample's share of an eigenvalue is in its cotangent: with a convex loss the sum is right even
+    # where a network lines its samples up in another order than in the check.
+    roots, signs = values.abs().sqrt(), values.sign().double()
     for column in seen:
-        deltas = _gradients(outputs, uses, vectors[:, :, column])
+        deltas = _gradients(outputs, uses, vectors[:, :, column] * roots[:, column : column + 1])
         work.gradient += len(x)
         lengths = gradients.squared_lengths(deltas)
         if lengths:
-            total += values[:, column].double() * torch.stack([*lengths.values()]).double().sum(0)
+            total += signs[:, column] * torch.stack([*lengths.values()]).double().sum(0)
     return total
 
 

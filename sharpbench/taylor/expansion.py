@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sharpbench.errors import MetricFailed, TimeLimitExceeded
 from sharpbench.measurement import Work
 from sharpbench.taylor.dispatch import Propagation
 from sharpbench.taylor.jet import Jet, Tally
@@ -182,6 +183,12 @@ def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
         except (AttributeError, TypeError, IndexError) as error:
             # The network runs on tensors: what fails is that a series stands in for one.
             raise NotImplementedError(f"Taylor mode can't follow it: {error}") from error
+        except (RuntimeError, ValueError) as error:
+            known = (NotImplementedError, MetricFailed, TimeLimitExceeded, torch.OutOfMemoryError)
+            if isinstance(error, known) or "memory" in str(error):
+                raise
+            said = str(error).strip().partition("\n")[0]
+            raise NotImplementedError(f"Taylor mode can't follow it: {said}") from error
         if isinstance(result, Tensor):
             series = propagation.series_of(result)
             result = Jet(result.unsqueeze(0), (0,), degree, tally) if series is None else series

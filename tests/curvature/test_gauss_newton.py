@@ -744,3 +744,20 @@ def test_an_input_changed_after_the_call_in_one_batch_alone_is_found_there():
     x[last, 0] = 101.0
     with pytest.raises(MetricFailed, match="changed in place after the call"):
         gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work(), chunk=5)
+
+
+def test_samples_lined_up_in_another_order_than_in_the_check():
+    """Sorted by a key that is the same for all samples of the check: the mean stays right."""
+    inside = torch.randperm(N, generator=torch_generator(0))[:4].tolist()
+    first = min(set(range(N)) - set(inside))
+
+    def forward(s, x):
+        order = (x[:, 0] > 100).long().argsort(stable=True)
+        return s.b(torch.tanh(0.1 * s.a(x[order])))[order.argsort()]
+
+    torch.manual_seed(0)
+    net = Net(forward, a=nn.Linear(D, 6), b=nn.Linear(6, C)).double()
+    x, y = data(D)
+    x[first, 0] = 101.0
+    found = gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
+    assert found.value == pytest.approx(float(dense_gauss_newton(net, x, y).trace()), rel=1e-9)
