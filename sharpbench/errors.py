@@ -14,6 +14,7 @@ __all__ = [
     "PluginWarning",
     "TimeLimitExceeded",
     "TransformationRefused",
+    "first_line",
     "in_words",
     "nearest_names",
 ]
@@ -51,11 +52,16 @@ class TimeLimitExceeded(RuntimeError):
     """A training or a measurement took longer than the suite allows."""
 
 
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def in_words(error: Exception) -> str:
     """Why a shortcut was left, in one line: our own reason, or the kind and first line of another error."""
-    lines = str(error).strip().splitlines()
-    first = lines[0] if lines else ""
-    return first if isinstance(error, MetricFailed) else f"{type(error).__name__}: {first}"
+    reason = str(error).strip().partition("\n")[0]
+    return reason if isinstance(error, MetricFailed) else first_line(error)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

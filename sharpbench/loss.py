@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.log_softmax import cross_entropy
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "PerSampleLoss",
     "Reads",
     "Task",
-    "first_line",
     "ignore_index",
     "is_tensor_like",
     "per_sample_loss",
@@ -303,9 +302,3 @@ def _unequal(outputs: Tensor, targets: Tensor) -> str:
 def is_tensor_like(value: Any) -> TypeGuard[Tensor]:
     """A tensor, or what torch's functions take for one (a series of Taylor mode)."""
     return isinstance(value, Tensor) or hasattr(type(value), "__torch_function__")
-
-
-def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

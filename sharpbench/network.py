@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.context import repeatedly_differentiable
-from sharpbench.loss import first_line, is_tensor_like
+from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
 
 __all__ = ["TRIED", "Network", "private_copy", "uncompiled", "unwrapped"]

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, first_line
 from sharpbench.loss import (
     Loss,
     Reads,
     Task,
-    first_line,
     ignore_index,
     per_sample_loss,
     resolve_loss,

@@ -45,11 +45,6 @@ class Workload(Problem):
         if self.kind == "cnn" and round(self.inputs**0.5) ** 2 != self.inputs:
             raise ValueError(f"inputs of a cnn must be a square, got {self.inputs}")
 
-    @property
-    def parameters_count(self) -> int:
-        """Number of weights."""
-        return sum(p.numel() for p in self._network().parameters())
-
     def subject(self, *, seed: int) -> Subject:
         generator = torch_generator(derive_seed(seed, "problem"))
         model = self._network()

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sharpbench.errors import InputError, nearest_names
-from sharpbench.loss import first_line
+from sharpbench.errors import InputError, first_line, nearest_names
 from sharpbench.network import unwrapped
 from sharpbench.registry import import_object
 

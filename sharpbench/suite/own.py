@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import InputError, MetricFailed
-from sharpbench.loss import first_line
+from sharpbench.errors import InputError, MetricFailed, first_line
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.results.weights import load_network

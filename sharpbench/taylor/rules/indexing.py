@@ -38,11 +38,6 @@ def jointly_linear(func: Callable[[list[Any]], Any], parts: Sequence[Any]) -> An
     return tuple(like.like(torch.stack(each), orders) for each in zip(*found, strict=True))
 
 
-def _cast(value: Any, target: Any) -> Any:
-    """Written values take the type of what they are written into."""
-    return value.to(target.dtype) if isinstance(value, (Jet, Tensor)) else value
-
-
 @rule("index_add")
 def _index_add(input: Any, dim: int, index: Tensor, source: Any, *, alpha: float = 1) -> Any:
     return jointly_linear(
