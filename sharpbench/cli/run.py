@@ -122,9 +122,11 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
     def count(test: Callable[[Intent], bool]) -> int:
         return sum(map(test, found))
 
+    evaluate = count(lambda i: i.training == "cached" and i.to_evaluate)
+    again = f" ({evaluate} of them to evaluate)" if evaluate else ""
     out.print(
         f"{count(lambda i: i.training not in {'cached', 'none'})} to train, "
-        f"{count(lambda i: i.training == 'cached')} cached; "
+        f"{count(lambda i: i.training == 'cached')} cached{again}; "
         f"{sum(i.to_measure for i in found)} measurements to make. Nothing was done (--dry-run)."
     )
 
