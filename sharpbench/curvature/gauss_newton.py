@@ -190,8 +190,8 @@ def affine_in_each_parameter(
         with repeatedly_differentiable(), taps:
             outputs = model(inputs)
         work.forward += len(inputs)
-        if taps.unaccounted(outputs):
-            return False, "not made: a parameter takes part outside a layer's call"
+        if reason := taps.unaccounted(outputs):
+            return False, f"not made: {reason}"
         if not disjoint([term.alias for use in taps.uses for term in use.terms]):
             return False, "not made: a parameter takes part in two calls"
         second, first = _second_derivative(outputs, step, generator)
@@ -263,8 +263,8 @@ def _run(
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise MetricFailed(f"needs outputs (N, C), got {shape}")
-    if taps.unaccounted(outputs):
-        raise MetricFailed("a parameter takes part outside of a call that has a rule")
+    if reason := taps.unaccounted(outputs):
+        raise MetricFailed(reason)
     return outputs, taps.uses
 
 

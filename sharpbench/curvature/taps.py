@@ -49,6 +49,7 @@ class Taps(TorchFunctionMode):
         self.parameters, self.tap = list(parameters), tap
         self.uses: list[Use] = []
         self._known = {id(p): Alias(p, p) for p in parameters}
+        self._others: dict[nn.Parameter, dict[str, None]] = {}
 
     def __torch_function__(
         self,
@@ -75,10 +76,11 @@ class Taps(TorchFunctionMode):
         formula = _FORMULAS.get(func) or python_body(func)
         if formula is not None and _takes(formula, args, kwargs):
             with self:  # what it does is seen, too
-                result = formula(*args, **kwargs)
-        else:
-            result = func(*args, **kwargs)
-        self._note_view(func, args, kwargs, result)
+                return formula(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if not self._note_view(func, args, kwargs, result) and _differentiable(result):
+            for parameter in self._concerned(args, kwargs):
+                self._others.setdefault(parameter, {})[_name(func)] = None
         return result
 
     def alias(self, tensor: Any) -> Alias | None:
@@ -86,13 +88,13 @@ class Taps(TorchFunctionMode):
         found = self._known.get(id(tensor))
         return found if found is not None and found.unchanged else None
 
-    def unaccounted(self, outputs: Tensor) -> bool:
-        """Whether ``outputs`` depend on a parameter by another way than the tapped calls.
+    def unaccounted(self, outputs: Tensor) -> str | None:
+        """How ``outputs`` depend on a parameter otherwise than by the tapped calls; None if they don't.
 
         A gradient of exactly zero for random cotangents counts as none.
         """
         if not outputs.requires_grad or not self.parameters:
-            return False
+            return None
         cotangent = torch.linspace(0.7, 1.9, outputs.numel(), dtype=outputs.dtype)
         gradients = torch.autograd.grad(
             outputs,
@@ -101,24 +103,33 @@ class Taps(TorchFunctionMode):
             retain_graph=True,
             allow_unused=True,
         )
-        return any(g is not None and bool((g != 0).any()) for g in gradients)
+        seen: dict[str, None] = {}
+        found = False
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None and bool((gradient != 0).any()):
+                found = True
+                seen |= self._others.get(parameter, {})
+        if not found:
+            return None
+        functions = ", ".join(seen) or "what is no function of torch's"
+        return f"a parameter takes part outside of a call that has a rule, in {functions}"
 
-    def _concerned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _concerned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[nn.Parameter]:
+        found: list[nn.Parameter] = []
         for each in (*args, *kwargs.values()):
-            if id(each) in self._known:
-                return True
-            if isinstance(each, (list, tuple)) and any(id(e) in self._known for e in each):
-                return True
-        return False
+            for one in each if isinstance(each, (list, tuple)) else (each,):
+                if id(one) in self._known:
+                    found.append(self._known[id(one)].parameter)
+        return found
 
     def _note_view(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
-        """Remember a tensor that shows numbers of a parameter as they are, all or some."""
+    ) -> bool:
+        """Remember a tensor that shows numbers of a parameter as they are, all or some, if it is one."""
         source = self.alias(args[0]) if args else None
         name = _name(func)
         if source is None or name not in _VIEWS:
-            return
+            return False
         each = result if isinstance(result, (tuple, list)) else (result,)
         once = source.once and not (name == "getitem" and not _takes_whole_steps(args[1]))
         for i, part in enumerate(each):
@@ -133,6 +144,7 @@ class Taps(TorchFunctionMode):
             self._known[id(part)] = Alias(
                 part, source.parameter, source, view, once, name in _PERMUTES
             )
+        return True
 
 
 # --- the rules --------------------------------------------------------------------------------------
@@ -596,3 +608,8 @@ def _takes(function: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _differentiable(result: Any) -> bool:
+    each = result if isinstance(result, (tuple, list)) else (result,)
+    return any(isinstance(r, Tensor) and r.requires_grad for r in each)

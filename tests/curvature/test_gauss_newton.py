@@ -761,3 +761,12 @@ def test_samples_lined_up_in_another_order_than_in_the_check():
     x[first, 0] = 101.0
     found = gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
     assert found.value == pytest.approx(float(dense_gauss_newton(net, x, y).trace()), rel=1e-9)
+
+
+def test_the_reason_names_the_functions_without_a_rule():
+    net, x, _ = built(PROBED, "LSTM")
+    with pytest.raises(MetricFailed, match=r"outside of a call that has a rule, in lstm$"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, torch.arange(N) % C, work=Work())
+    net, x, _ = built(PROBED, "an autograd.Function of the weight")
+    with pytest.raises(MetricFailed, match="no function of torch's"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, torch.arange(N) % C, work=Work())
