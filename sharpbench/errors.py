@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "DataUnavailable",
@@ -14,6 +15,7 @@ __all__ = [
     "PluginWarning",
     "TimeLimitExceeded",
     "TransformationRefused",
+    "exits_as_errors",
     "first_line",
     "in_words",
     "nearest_names",
@@ -62,6 +64,15 @@ def in_words(error: Exception) -> str:
     """Why a shortcut was left, in one line: our own reason, or the kind and first line of another error."""
     reason = str(error).strip().partition("\n")[0]
     return reason if isinstance(error, MetricFailed) else first_line(error)
+
+
+@contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """Inside, a plug-in that wants to end the program raises a RuntimeError like any other fault of it."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

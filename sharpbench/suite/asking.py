@@ -17,6 +17,7 @@ from sharpbench.errors import (
     MetricUnsupported,
     TimeLimitExceeded,
     TransformationRefused,
+    exits_as_errors,
 )
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
@@ -59,7 +60,8 @@ class Run:
         """``base``, with what ``ask`` adds to it, and its answer or the reason why there is none."""
         draft = Draft(base)
         try:
-            measurement, cost = ask(draft)
+            with exits_as_errors():
+                measurement, cost = ask(draft)
         except (MetricUnsupported, TransformationRefused) as error:
             draft.add(status="unsupported", reason=str(error))
         except MetricFailed as error:

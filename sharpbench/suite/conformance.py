@@ -16,7 +16,13 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import InputError, MetricFailed, MetricUnsupported, TransformationRefused
+from sharpbench.errors import (
+    InputError,
+    MetricFailed,
+    MetricUnsupported,
+    TransformationRefused,
+    exits_as_errors,
+)
 from sharpbench.invariance import transformations
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric, metrics
@@ -50,7 +56,8 @@ def check_metric(name: str) -> list[Finding]:
     answers = 0
     for title, subject in _subjects().items():
         try:
-            first = metric.checked_measure(subject, seed=0)
+            with exits_as_errors():
+                first = metric.checked_measure(subject, seed=0)
         except MetricUnsupported as reason:
             findings.append(Finding(f"supports {title}", True, f"declines: {reason}"))
             continue
@@ -164,7 +171,8 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
         promised = metric.promises(transformation)
         before = copy.deepcopy(subject.model).double()
         try:
-            after = transformation.transform(before, seed=1, splits=subject.splits)
+            with exits_as_errors():
+                after = transformation.transform(before, seed=1, splits=subject.splits)
             moved = subject.with_model(after.model).mapped(after.points)
         except TransformationRefused:
             continue

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import InputError, MetricFailed, first_line
+from sharpbench.errors import InputError, MetricFailed, exits_as_errors, first_line
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.results.weights import load_network
@@ -44,7 +44,9 @@ def answers(
     """
     for metric in metrics:
         try:
-            yield metric, metric.checked_measure(subject, seed=seed)
+            with exits_as_errors():
+                answer = metric.checked_measure(subject, seed=seed)
+            yield metric, answer
         except InputError:
             raise
         except Exception as error:

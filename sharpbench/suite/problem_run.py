@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpbench.cost import Cost, peak_in_fresh_process
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, exits_as_errors
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
@@ -43,7 +43,9 @@ class ProblemRun(Run):
     def run(self) -> SubjectOutcome:
         """Write the records that are missing."""
         try:
-            subject = self.problem.problem.subject(seed=derive_seed(self.problem.seed, "problem"))
+            with exits_as_errors():
+                seed = derive_seed(self.problem.seed, "problem")
+                subject = self.problem.problem.subject(seed=seed)
         except Exception as error:
             self.problems.append(f"{self.label}: {explain(error)}")
             return self._outcome()

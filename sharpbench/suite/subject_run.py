@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sharpbench.cost import Cost
-from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused
+from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused, exits_as_errors
 from sharpbench.evaluation.classification import (
     EVALUATION_VERSION,
     FIGURES,
@@ -71,7 +71,8 @@ class SubjectRun(Run):
         trained = False
         if remaining(self.plan, self.subject, self.folder).training:
             try:
-                trained = self._train(self.folder.read())["status"] == "trained"
+                with exits_as_errors():
+                    trained = self._train(self.folder.read())["status"] == "trained"
             except TimeLimitExceeded as error:
                 self._give_up("timeout", str(error))
             except Exception as error:
@@ -247,10 +248,11 @@ class SubjectRun(Run):
         if not left.questions and not left.evaluation:
             return
         try:
-            model = self._build()
-            model.load_state_dict(self.folder.weights())
-            model.to(self.device).eval()
-            subject = self._as_subject(model)
+            with exits_as_errors():
+                model = self._build()
+                model.load_state_dict(self.folder.weights())
+                model.to(self.device).eval()
+                subject = self._as_subject(model)
         except Exception as error:
             self.problems.append(f"{self.label}: {explain(error)}")
             return
@@ -328,7 +330,8 @@ class SubjectRun(Run):
             seed = derive_seed(self.subject.seed, *axes)
             before = copy.deepcopy(subject.model).double()
             try:
-                after = transformation.transform(before, seed=seed, splits=self.splits)
+                with exits_as_errors():
+                    after = transformation.transform(before, seed=seed, splits=self.splits)
                 inputs = self.splits.test_inputs[:1024]
                 change = verify_promise(
                     transformation, before, after.model, inputs, points=after.points

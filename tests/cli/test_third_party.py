@@ -34,6 +34,12 @@ class WeightNorm(Own):
     name = "weight_norm"
 
 @dataclass(frozen=True)
+class Leaving(Own):
+    """Ends the program when it is asked."""
+    name = "leaving"
+    def measure(self, subject, *, seed): raise SystemExit(3)
+
+@dataclass(frozen=True)
 class OtherName(Own):
     """Called otherwise."""
     name = "another_name"
@@ -130,6 +136,9 @@ recipe = { name = "adam", epochs = 1 }
 [[metrics]]
 name = "weight_norm"
 
+[[metrics]]
+name = "leaving"
+
 [[transformations]]
 name = "bursting"
 
@@ -164,6 +173,7 @@ def installed(tmp_path_factory):
             "metrics": {
                 **points,
                 "weight_norm": "flat:WeightNorm",
+                "leaving": "flat:Leaving",
                 "curvature_rate": "flat:CurvatureRate",
             },
             "models": {**broken, "mlp": "flat:CurvatureRate"},
@@ -216,8 +226,10 @@ def test_no_run_or_report_breaks_on_them(installed, tmp_path):
     assert "1 to train" in dry.stdout
     assert "dataset 'two_moons' is the built-in one: leaves:X" in dry.stderr
     done = sharpbench("run", "tiny.toml", "--workers", "2", cwd=tmp_path, **installed)
-    assert done.returncode == 1  # the one transformation raises
+    assert done.returncode == 1  # a transformation raises, and a metric wants to leave
     assert "OSError: no such layer" in done.stderr
+    assert "leaving on two_moons" in done.stderr
+    assert "it called sys.exit(3)" in done.stderr
     page = tmp_path / "reports" / "tiny" / "index.html"
     assert "weight norm" in page.read_text()
     page.unlink()
