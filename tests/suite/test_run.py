@@ -393,7 +393,7 @@ seeds = 2
 [[subjects]]
 dataset = { name = "two_moons", n = 100 }
 model = { name = "mlp", widths = [4], activation = "relu" }
-recipe = [{ name = "adam", epochs = 1 }, { name = "sgd", lr = 1e-300, epochs = 1 }]
+recipe = [{ name = "adam", epochs = 1 }, { name = "sgd", lr = [1e-300, 2e-300], epochs = 1 }]
 
 [[metrics]]
 name = "margin"
@@ -427,18 +427,20 @@ def drawn(tmp_path_factory):
 def test_every_draw_of_a_transformation_is_another_for_every_network(drawn):
     after = drawn[(drawn["kind"] == "measurement") & drawn["transformation"].notna()]
     assert set(after["draw"]) == {0, 1, 2}
-    # All metrics are asked of the same changed network, and no two draws or networks are changed alike.
+    # All metrics are asked of the same changed network, and no two draws or networks are changed alike, not
+    # even of the two that stay at the same initial weights.
     changes = after.groupby(["subject", "draw"])["function_change"]
     assert set(changes.size()) == {2}
     assert set(changes.nunique()) == {1}
-    assert changes.first().nunique() == 4 * 3
+    assert changes.first().nunique() == 6 * 3
     margins = after[after["name"] == "margin"]
-    assert margins["value"].nunique() == 4 * 3
+    assert margins["value"].nunique() == 6 * 3
 
 
 def test_the_last_value_along_training_is_that_of_the_trained_network(drawn):
     along = drawn[drawn["kind"] == "trajectory"].set_index("subject")["value"]
     plain = drawn[drawn["transformation"].isna() & (drawn["kind"] == "measurement")]
     trained = plain[plain["name"] == "margin"].set_index("subject")["value"]
-    assert len(along) == 4
+    assert len(along) == 6
+    assert trained.nunique() == 4
     assert along.to_dict() == trained.to_dict()
