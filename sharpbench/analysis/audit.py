@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from sharpbench.analysis.estimates import INCONCLUSIVE, Estimate, Judgement, Rule
-from sharpbench.analysis.frames import measured
+from sharpbench.analysis.results import Results
+from sharpbench.analysis.rules import INCONCLUSIVE, Judgement, Rule
+from sharpbench.analysis.statistics import Estimate
 from sharpbench.results.store import ResultsStore, load_records
 
 __all__ = [
@@ -61,7 +62,7 @@ class Evidence:
         """Parameters (``dataset.label_noise`` …), metrics by label, evaluated figures (``= ece`` …) and
         their standard errors (``± ece`` …) by name."""
         frame = self.frame(suite)
-        own = measured(frame)
+        own = Results(frame).measured
         if own.empty:
             raise Missing(suite)
         judged = frame[(frame["kind"] == "evaluation") & (frame["status"] == "ok")]

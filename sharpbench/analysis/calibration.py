@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from sharpbench.analysis.statistics import CONFIDENCE, binomial_interval
 from sharpbench.measurement import ErrorComponent, Measurement
 
-__all__ = ["BAND", "STATED", "binomial_interval", "coverage", "sentences"]
+__all__ = ["BAND", "STATED", "coverage", "sentences"]
 
-STATED = 0.95
+STATED = CONFIDENCE
 BAND = (0.92, 0.98)
 """A stated 95% holds if this much is covered."""
 
@@ -80,14 +80,6 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(found)
-
-
-def binomial_interval(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper & Pearson's (1934) interval of a probability from ``k`` of ``n``."""
-    tail = 0.5 * (1 - level)
-    low = 0.0 if k == 0 else float(stats.beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k == n else float(stats.beta.ppf(1 - tail, k + 1, n - k))
-    return low, high
 
 
 def _check(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.cost import FOREIGN_CORES
-from sharpbench.analysis.frames import error_without_random_numbers, random_error
+from sharpbench.analysis.results import error_without_random_numbers, random_error
 
 __all__ = ["Comparison", "compare_costs", "compare_records"]
 

@@ -7,12 +7,14 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.frames import error_on_same_points, measured
+from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.statistics import BEYOND
 
 __all__ = ["convergence", "implementation_agreement", "implementation_pairs"]
 
 
-def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def implementation_pairs(results: Results) -> pd.DataFrame:
     """Each pair of implementations of one metric on one subject.
 
     Columns: ``subject``, ``metric``, ``a``, ``b`` (short names), ``value_a``, ``value_b``,
@@ -20,10 +22,8 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     error without that of the points, which are the same; NaN where neither has one or one isn't told).
     """
     rows = []
-    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "error"]
-    rows_of = measured(frame)
-    rows_of = rows_of.assign(error=error_on_same_points(rows_of))
-    for (subject, name), group in rows_of[columns].groupby(["subject", "name"]):
+    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "own_error"]
+    for (subject, name), group in results.measured[columns].groupby(["subject", "name"]):
         if "implementation" not in group["parameters"].iloc[0]:
             continue
         others = group["parameters"].map(
@@ -34,7 +34,7 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
                 rank=same["parameters"].map(lambda p: p["implementation"] != "native")
             ).sort_values(["rank", "label"])
             for a, b in itertools.combinations(by_native.to_dict("records"), 2):
-                error = float(np.hypot(a["error"], b["error"]))
+                error = float(np.hypot(a["own_error"], b["own_error"]))
                 gap = b["value"] - a["value"]
                 rows.append(
                     {
@@ -55,14 +55,15 @@ def implementation_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def implementation_agreement(pairs: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def implementation_agreement(results: Results) -> pd.DataFrame:
     """`implementation_pairs` summed up, one row a pair of implementations.
 
     ``n``, median and largest |relative difference|, and the share of subjects on which they differ
     by more than three combined standard errors (NaN where the figures carry none).
     """
     rows = []
-    for (a, b), group in pairs.groupby(["a", "b"]):
+    for (a, b), group in implementation_pairs(results).groupby(["a", "b"]):
         sizes = group["difference"].abs()
         errors = group["standard_errors"]
         rows.append(
@@ -73,16 +74,19 @@ def implementation_agreement(pairs: pd.DataFrame) -> pd.DataFrame:
                 "median_difference": float(sizes.median()),
                 "largest_difference": float(sizes.max()),
                 "median_signed_difference": float(group["difference"].median()),
-                "beyond_3_errors": float((errors > 3).mean()) if errors.notna().any() else np.nan,
+                "beyond_3_errors": float((errors > BEYOND).mean())
+                if errors.notna().any()
+                else np.nan,
             }
         )
     return pd.DataFrame(rows)
 
 
-def convergence(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def convergence(results: Results) -> pd.DataFrame:
     """One row a metric: n, and how many estimates met their tolerance."""
     rows = []
-    for metric, group in measured(frame).groupby("metric_short"):
+    for metric, group in results.measured.groupby("metric_short"):
         rows.append(
             {
                 "metric": metric,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sharpbench.analysis.frames import measured
+from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.statistics import Estimate, line
 
-__all__ = ["AXES", "FOREIGN_CORES", "cost_table", "device_ratios", "scaling", "sweeps"]
+__all__ = ["AXES", "FOREIGN_CORES", "cost_table", "device_ratios", "exponents", "scaling", "sweeps"]
 
 AXES = {
     "network_parameters": "parameters",
@@ -35,7 +35,8 @@ _MOVES_WITH = {
 }
 
 
-def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def cost_table(results: Results) -> pd.DataFrame:
     """One row a metric and stratum's model: medians over the timed subjects.
 
     Columns: ``metric``, ``subject`` (data set and model), ``n`` subjects timed, ``seconds``,
@@ -47,7 +48,7 @@ def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["metric", "subject", "n", "seconds", "spread", "repeats", "peak_bytes", "gradients",
                "gradient_times", "flops", "device", "threads", "shared", "unstable"]  # fmt: skip
-    timed = _timed(measured(frame))
+    timed = _timed(results.measured)
     rows = []
     for (metric, dataset, model, device), group in timed.groupby(
         ["metric_short", "dataset", "model_short", "cost.device"]
@@ -96,14 +97,16 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def sweeps(results: Results) -> pd.DataFrame:
     """Costs of workloads along each axis of `AXES`: a row a metric, axis and size.
 
     A row belongs to an axis if at least two others differ from it in that alone. Columns: ``metric``,
     ``axis``, ``size``, ``group`` (the rest of the workload), ``seconds``, ``spread``, ``peak_bytes``,
     ``gradients``, ``gradient_times``, ``device``, ``shared``, ``unstable``.
     """
-    rows = frame[(frame["kind"] == "problem") & (frame["status"] == "ok")]
+    rows = results.of_kind("problem")
+    rows = rows[rows["status"] == "ok"]
     if "problem" not in rows or not (rows["problem"] == "workload").any():
         return pd.DataFrame()
     rows = _timed(rows[rows["problem"] == "workload"])
@@ -141,8 +144,14 @@ def sweeps(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found).sort_values(["axis", "metric", "size"]).reset_index(drop=True)
 
 
-def scaling(swept: pd.DataFrame) -> pd.DataFrame:
-    """Fitted exponents of time, memory and work against size, each with a 95% interval.
+@computed_once
+def scaling(results: Results) -> pd.DataFrame:
+    """How cost grows along the `sweeps`, by `exponents`."""
+    return exponents(sweeps(results))
+
+
+def exponents(swept: pd.DataFrame) -> pd.DataFrame:
+    """Fitted exponents of time, memory and work against size, each an `Estimate`, or None.
 
     A row a metric and axis of `sweeps`: least squares of log cost on log size over the sizes (``n``),
     Student's t interval; figures taken beside other work are left out.
@@ -169,29 +178,26 @@ def scaling(swept: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _exponent(size: pd.Series, cost: pd.Series) -> tuple[float, float, float] | None:
+def _exponent(size: pd.Series, cost: pd.Series) -> Estimate | None:
     good = (cost > 0).to_numpy() & cost.notna().to_numpy()
     if good.sum() < 3 or len(set(size[good])) < 3:
         return None
-    x, y = np.log(size[good].to_numpy(float)), np.log(cost[good].to_numpy(float))
-    if np.ptp(y) < 1e-12:  # flat: a correlation has no meaning, the exponent has
-        return 0.0, 0.0, 0.0
-    fit = stats.linregress(x, y)
-    half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
-    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+    return line(np.log(size[good].to_numpy(float)), np.log(cost[good].to_numpy(float)))
 
 
-def device_ratios(swept: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def device_ratios(results: Results) -> pd.DataFrame:
     """Time on the CPU over time on each other device, for measurements made on both."""
+    swept = sweeps(results)
     if swept.empty or swept["device"].nunique() < 2:
         return pd.DataFrame()
     alone = swept[~swept["shared"]]
-    table = alone.pivot_table(
+    times = alone.pivot_table(
         index=["metric", "axis", "group", "size"], columns="device", values="seconds"
     )
-    if "cpu" not in table:
+    if "cpu" not in times:
         return pd.DataFrame()
-    ratios = table.drop(columns="cpu").rdiv(table["cpu"], axis=0)
+    ratios = times.drop(columns="cpu").rdiv(times["cpu"], axis=0)
     long = ratios.reset_index().melt(
         id_vars=["metric", "axis", "group", "size"], var_name="device", value_name="ratio"
     )

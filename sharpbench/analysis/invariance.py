@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sharpbench.analysis.frames import error_on_same_points, measured, stratum
-from sharpbench.analysis.prediction import kendall
-from sharpbench.errors import InputError
-from sharpbench.invariance import Transformation, transformations
-from sharpbench.metrics import Metric, metrics
+from sharpbench.analysis.rank_correlation import kendall
+from sharpbench.analysis.results import Results, computed_once, stratum
+from sharpbench.analysis.statistics import BEYOND, mean_over_blocks
 
 __all__ = [
+    "NOT_TOLD",
     "TOLERANCE",
     "changes",
     "gauge_orbits",
@@ -28,52 +24,44 @@ __all__ = [
 TOLERANCE = 0.02
 """Relative change that counts as none."""
 
-_ERRORS = 3.0
-"""Standard errors of its own random numbers by which a single change must exceed the tolerance."""
-
-_LEVEL = 0.05
+NOT_TOLD = "not told"
 
 _CHANCE = 0.05
 """Share of changes that may exceed their noise by chance."""
 
-_COVERED = 0.95
-"""Share of networks that a tolerance bound speaks for, with 95% confidence."""
+_ROUNDING = 1e-10
+"""Relative change of the logits, in float64, up to which a function counts as unchanged."""
 
 
-def changes(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def changes(results: Results) -> pd.DataFrame:
     """Each metric before and after each transformation, with the same seeds, on each subject and draw.
 
     Columns: ``subject``, ``seed``, ``metric``, ``name``, ``transformation``, ``transformation_name``,
-    ``transformation_parameters``, ``before``, ``after``, ``expected`` (what theory says comes after;
-    NaN where it says nothing but perhaps "the same"), ``promised`` (whether theory promises the same),
+    ``transformation_parameters``, ``keeps_function``, ``control`` (whether it is there to move every
+    metric), ``before``, ``after``, ``expected`` (what theory says comes after; NaN where it says nothing but
+    perhaps "the same"), ``promised`` (whether theory promises the same; None where the records, of an older
+    version, do not tell),
     ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
     (its size without the expectation), ``noise`` (relative standard error of the random numbers that the
     two figures do not share; NaN where one of them does not tell its error), ``moved`` (beyond the
     tolerance by more than three times the noise and what both iterations may be off; False where the noise
     is not known), ``deviates`` (the same, from the expectation), ``function_change``.
     """
-    base = measured(frame)
-    base = base.assign(error=error_on_same_points(base), unfinished=_unfinished(base))
-    rows = frame[
-        (frame["kind"] == "measurement")
-        & (frame["status"] == "ok")
-        & frame["transformation"].notna()
-    ]
-    rows = rows.assign(error=error_on_same_points(rows), unfinished=_unfinished(rows))
-    joined = rows.merge(
-        base[["subject", "label", "value", "error", "unfinished"]],
-        on=["subject", "label"],
-        suffixes=("", "_before"),
+    columns = ["subject", "label", "value", "own_error", "unfinished"]
+    base, rows = (
+        found.assign(unfinished=_unfinished(found))
+        for found in (results.measured, results.transformed)
     )
+    joined = rows.merge(base[columns], on=["subject", "label"], suffixes=("", "_before"))
     before, after = joined["value_before"].astype(float), joined["value"].astype(float)
     # A value near zero is no measure of a change: a tenth of the metric's usual size at least.
     usual = before.abs().groupby(joined["label"]).transform("median")
     size = np.maximum(before.abs(), 0.1 * usual)
-    theory = [_theory(row) for row in joined.to_dict("records")]
-    expected = pd.Series([t[0] for t in theory], index=joined.index, dtype=float)
-    noise = np.hypot(joined["error"], joined["error_before"]) / size
+    expected = _column(joined, "expected").astype(float)
+    noise = np.hypot(joined["own_error"], joined["own_error_before"]) / size
     unfinished = (joined["unfinished"] + joined["unfinished_before"]) / size
-    allowed = TOLERANCE + unfinished + _ERRORS * noise
+    allowed = TOLERANCE + unfinished + BEYOND * noise
     relative = (after - before).abs() / size
     change = (after - expected.fillna(before)) / size
     return pd.DataFrame(
@@ -85,10 +73,12 @@ def changes(frame: pd.DataFrame) -> pd.DataFrame:
             "transformation": joined["transformation"],
             "transformation_name": joined["transformation_name"],
             "transformation_parameters": _parameters_of(joined),
+            "keeps_function": _keeps_function(joined),
+            "control": _is_control(joined),
             "before": before,
             "after": after,
             "expected": expected,
-            "promised": [t[1] for t in theory],
+            "promised": _column(joined, "promised"),
             "change": change,
             "relative_change": relative,
             "noise": noise,
@@ -112,37 +102,27 @@ def _parameters_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [p if isinstance(p, dict) else {} for p in rows["transformation_parameters"]]
 
 
-def _theory(row: dict[str, Any]) -> tuple[float, bool]:
-    """What theory expects after the change (NaN: nothing), and whether it promises no change."""
-    parameters = row.get("transformation_parameters")
-    found = _plugins(
-        str(row["name"]),
-        json.dumps(row["parameters"], sort_keys=True),
-        str(row["transformation_name"]),
-        json.dumps(parameters if isinstance(parameters, dict) else {}, sort_keys=True),
-    )
-    if found is None:
-        return float("nan"), False
-    metric, transformation = found
-    expected = metric.expected_after(transformation, float(row["value_before"]))
-    return (float("nan") if expected is None else expected), metric.promises(transformation)
+def _column(rows: pd.DataFrame, name: str) -> pd.Series:
+    """A column that older records lack, with None for what is missing."""
+    if name not in rows:
+        return pd.Series(None, index=rows.index, dtype=object)
+    found = rows[name].astype(object)
+    return found.where(found.notna(), None)
 
 
-@lru_cache(maxsize=4096)
-def _plugins(
-    name: str, parameters: str, transformation: str, transformation_parameters: str
-) -> tuple[Metric, Transformation] | None:
-    """The plug-ins of a record; None where they are not installed here (a third party's, say)."""
-    try:
-        return (
-            metrics.create(name, json.loads(parameters)),
-            transformations.create(transformation, json.loads(transformation_parameters)),
-        )
-    except InputError:
-        return None
+def _keeps_function(rows: pd.DataFrame) -> pd.Series:
+    """Whether the transformation promises to keep the function; where that is not told, whether it did."""
+    told, moved = _column(rows, "preserves"), rows["function_change"].astype(float)
+    return (told == "function") | (told.isna() & (moved <= _ROUNDING))
 
 
-def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
+def _is_control(rows: pd.DataFrame) -> pd.Series:
+    """Whether the transformation is there to change the function, and every metric with it."""
+    return _column(rows, "transformation_kind") == "control"
+
+
+@computed_once
+def invariance_matrix(results: Results) -> pd.DataFrame:
     """One row a metric and transformation.
 
     ``n`` subjects (several draws of one are averaged), ``median_change`` and ``largest_change``
@@ -165,15 +145,16 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
     Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
     (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
 
-    ``theory`` is ``invariant``, ``equivariant`` or empty (it promises nothing), ``disagrees`` says where
-    measurement and theory part: ``promise broken``, ``invariant though not promised`` or ``a control does
-    not move it``.
+    ``theory`` is ``invariant``, ``equivariant``, ``not told`` (by records of an older version) or empty (it
+    promises nothing), ``disagrees`` says where measurement and theory part: ``promise broken``, ``invariant
+    though not promised`` or ``a control does not move it``.
     """
-    moved = changes(frame)
-    asked = frame[(frame["kind"] == "measurement") & frame["transformation"].notna()]
+    moved = dict(list(changes(results).groupby(["metric", "transformation"])))
+    asked = results.of_kind("measurement")
+    asked = asked[asked["transformation"].notna()]
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
-        found = moved[(moved["metric"] == metric) & (moved["transformation"] == transformation)]
+        found = moved.get((metric, transformation), changes(results).iloc[:0])
         ratios = found["after"] / found["before"].where(found["before"] != 0)
         low, high, bound = _spread(found)
         verdict = _verdict(found, low, high, bound)
@@ -197,7 +178,7 @@ def invariance_matrix(frame: pd.DataFrame) -> pd.DataFrame:
                 "function_change": float(found["function_change"].max()),
                 "theory": theory,
                 "verdict": verdict,
-                "disagrees": _disagreement(theory, verdict, group["transformation_name"].iloc[0]),
+                "disagrees": _disagreement(theory, verdict, control=bool(found["control"].any())),
             }
         )
     return pd.DataFrame(rows)
@@ -208,15 +189,18 @@ def _promise(found: pd.DataFrame) -> str:
         return ""
     if found["expected"].notna().all():
         return "equivariant"
-    return "invariant" if found["promised"].all() else ""
+    if found["promised"].isna().any():
+        return NOT_TOLD
+    return "invariant" if found["promised"].astype(bool).all() else ""
 
 
-def _disagreement(theory: str, verdict: str, transformation: str) -> str:
+def _disagreement(theory: str, verdict: str, *, control: bool) -> str:
+    if theory == NOT_TOLD:
+        return ""
     if theory and verdict in {"moves", "mixed"}:
         return "promise broken"
-    if theory or verdict != "invariant" or transformation not in transformations:
+    if theory or verdict != "invariant":
         return ""
-    control = transformations.get(transformation).preserves == "nothing"
     return "a control does not move it" if control else "invariant though not promised"
 
 
@@ -225,37 +209,8 @@ def _spread(found: pd.DataFrame) -> tuple[float, float, float]:
     if found.empty:
         return np.nan, np.nan, np.nan
     each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
-    change = each["change"].to_numpy(float)
-    centre, size = float(change.mean()), _effective(change, each["seed"].to_numpy())
-    if len(change) < 2 or size <= 1:
-        settled = bool(np.abs(change).max() <= 1e-9)  # rounding, whatever the number of networks
-        width = 0.0 if settled else np.inf
-        return centre - width, centre + width, abs(centre) + width
-    deviation = float(change.std(ddof=1))
-    half = float(stats.t.ppf(1 - _LEVEL / 2, size - 1)) * deviation / np.sqrt(size)
-    # Howe's factor of a two-sided normal tolerance interval (J. Am. Stat. Assoc. 64, 1969).
-    factor = stats.norm.ppf(0.5 * (1 + _COVERED)) * np.sqrt(
-        (size - 1) * (1 + 1 / size) / stats.chi2.ppf(_LEVEL, size - 1)
-    )
-    return centre - half, centre + half, abs(centre) + float(factor) * deviation
-
-
-def _effective(values: np.ndarray, blocks: np.ndarray) -> float:
-    """How many independent values as many of these are, which are alike within a block.
-
-    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965).
-    """
-    _, group, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
-    n, groups = len(values), len(sizes)
-    if groups in {1, n}:
-        return float(n) if groups == n else 1.0
-    means = np.bincount(group, weights=values) / sizes
-    between = float((sizes * np.square(means - values.mean())).sum()) / (groups - 1)
-    within = float(np.square(values - means[group]).sum()) / (n - groups)
-    typical = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
-    total = between + (typical - 1) * within
-    alike = max((between - within) / total, 0.0) if total > 0 else 0.0
-    return n / (1 + (typical - 1) * alike)
+    centre, bound = mean_over_blocks(each["change"].to_numpy(float), each["seed"].to_numpy())
+    return centre.low, centre.high, bound
 
 
 def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
@@ -272,42 +227,48 @@ def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
     return "mixed" if certain or by_itself.mean() > _CHANCE else "unclear"
 
 
-def gauge_orbits(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each metric against the strength α along one way of unchanged function, `layer_rescaling`.
+@computed_once
+def gauge_orbits(results: Results) -> pd.DataFrame:
+    """Each metric against the strength of a change that keeps the function, along one way of many strengths.
 
-    Columns: ``metric``, ``subject``, ``alpha``, ``ratio`` (after/before); empty with fewer than three α.
+    Columns: ``family`` (the transformation), ``parameter`` (the one that alone varies, over three values or
+    more), ``strength``, ``metric``, ``name``, ``subject``, ``ratio`` (after/before).
     """
-    moved = changes(frame)
-    if moved.empty:
-        return moved
-    rows = moved[moved["transformation_name"] == "layer_rescaling"]
-    alphas = rows["transformation_parameters"].map(lambda p: p.get("alpha"))
-    if alphas.nunique() < 3:
-        return rows.iloc[:0]
-    return pd.DataFrame(
-        {
-            "metric": rows["metric"],
-            "name": rows["name"],
-            "subject": rows["subject"],
-            "alpha": alphas.astype(float),
-            "ratio": rows["after"] / rows["before"].where(rows["before"] != 0),
-        }
-    ).sort_values(["metric", "subject", "alpha"])
+    moved = changes(results)
+    found = []
+    for family, rows in moved[moved["keeps_function"]].groupby("transformation_name", sort=False):
+        settings = pd.DataFrame(rows["transformation_parameters"].tolist(), index=rows.index)
+        varied = [c for c in settings if len(set(settings[c].map(str))) > 1]
+        if len(varied) != 1 or not pd.api.types.is_numeric_dtype(settings[varied[0]]):
+            continue
+        strength = settings[varied[0]]
+        if strength.nunique() < 3:
+            continue
+        found.append(
+            pd.DataFrame(
+                {
+                    "family": family,
+                    "parameter": varied[0],
+                    "strength": strength.astype(float),
+                    "metric": rows["metric"],
+                    "name": rows["name"],
+                    "subject": rows["subject"],
+                    "ratio": rows["after"] / rows["before"].where(rows["before"] != 0),
+                }
+            ).sort_values(["metric", "subject", "strength"])
+        )
+    return pd.concat(found) if found else pd.DataFrame()
 
 
-def reachable(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def reachable(results: Results) -> pd.DataFrame:
     """How far one network can be pushed without changing its function: a row a metric and family.
 
-    Over every strength and draw of a transformation that preserves the function, ``lowest`` and ``highest``
+    Over every strength and draw of a transformation that keeps the function, ``lowest`` and ``highest``
     after/before met on any one of ``n`` networks, in ``tried`` changes.
     """
-    moved = changes(frame)
-    if moved.empty:
-        return pd.DataFrame()
-    names = moved["transformation_name"].map(
-        lambda n: n in transformations and transformations.get(n).preserves == "function"
-    )
-    kept = moved[names.astype(bool) & (moved["before"] != 0)]
+    moved = changes(results)
+    kept = moved[moved["keeps_function"] & (moved["before"] != 0)]
     kept = kept.assign(ratio=kept["after"] / kept["before"])
     grouped = kept.groupby(["metric", "transformation_name"], sort=False)
     found = grouped.agg(
@@ -323,23 +284,20 @@ _FEWEST = 30
 """Networks from which on it is told whether a ranking survives."""
 
 
-def ranking_survival(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def ranking_survival(results: Results) -> pd.DataFrame:
     """Does the ranking of trained networks survive a random change that keeps their function?
 
-    A row a metric and random transformation that preserves the function: Kendall's τ of the metric before
-    and after (``association``, within equal data and model, 95% interval over seeds), each network with
-    random numbers of its own, over ``n`` ≥ 30 networks.
+    A row a metric and transformation that keeps the function: Kendall's τ of the metric before and after
+    (``association``, within equal data and model, 95% interval over seeds), each network with random
+    numbers of its own, over ``n`` ≥ 30 networks.
     """
-    moved = changes(frame)
-    if moved.empty:
-        return pd.DataFrame()
+    moved, frame = changes(results), results.frame
     first = frame[frame["dataset_short"].notna()].drop_duplicates("subject").set_index("subject")
     strata = stratum(first)
     rows = []
-    for (metric, transformation), group in moved.groupby(["metric", "transformation"]):
-        name = group["transformation_name"].iloc[0]
-        if name not in transformations or transformations.get(name).preserves != "function":
-            continue
+    kept = moved[moved["keeps_function"]]
+    for (metric, transformation), group in kept.groupby(["metric", "transformation"]):
         once = group.drop_duplicates("subject")
         if len(once) < _FEWEST:
             continue

@@ -1,4 +1,4 @@
-"""Right? The curvature rate against problems whose derivatives are known at every order."""
+"""Right? Metrics against problems with known answers, λ against derivatives of every order among them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.statistics import BEYOND
+
 __all__ = [
     "accuracy",
+    "answers",
     "by_dimension",
     "by_orders",
     "definitions",
     "estimation_error",
-    "sentences",
     "solved",
     "traps",
 ]
 
 
-def solved(frame: pd.DataFrame) -> pd.DataFrame:
-    """Answered problems, one row an answer: ``problem``, ``seed``, the metric's parameters as columns,
+_RATE = "curvature_rate"
+
+
+@computed_once
+def solved(results: Results) -> pd.DataFrame:
+    """Answers of the curvature rate, one row each: ``problem``, ``seed``, its parameters as columns,
     ``first_order`` and ``last_order``, ``value``, ``standard_error``, ``expected``, ``limit``,
     ``diverges``."""
-    rows = frame[(frame["kind"] == "problem") & (frame["status"] == "ok")]
-    rows = rows[rows["name"] == "curvature_rate"]
+    rows = _answered(results)
+    rows = rows[rows["name"] == _RATE]
     told = rows["expected"].notna() | rows["limit"].notna() | rows["diverges"].notna()
     known = told.groupby(rows["problem_label"]).transform("any")
     rows = rows[known.astype(bool)]  # a workload is there for its cost alone
@@ -59,7 +66,13 @@ def solved(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
+def _answered(results: Results) -> pd.DataFrame:
+    rows = results.of_kind("problem")
+    return rows[rows["status"] == "ok"]
+
+
+@computed_once
+def accuracy(results: Results) -> pd.DataFrame:
     """Other metrics than λ against known answers: a row a metric (with its implementation) and problem.
 
     ``family``: its implementation and method. ``error`` and ``worst``: median and largest
@@ -67,26 +80,26 @@ def accuracy(frame: pd.DataFrame) -> pd.DataFrame:
     share beyond three standard errors told (NaN where none is); ``converged``: the share that said so;
     ``gradients`` and ``seconds``: medians (seconds where timed).
     """
-    rows = frame[(frame["kind"] == "problem") & (frame["status"] == "ok")]
-    rows = rows[(rows["name"] != "curvature_rate") & rows["expected"].notna()]
+    rows = _answered(results)
+    rows = rows[(rows["name"] != _RATE) & rows["expected"].notna()]
     if rows.empty:
         return pd.DataFrame()
     off = (rows["value"] - rows["expected"]).abs()
     timed = "cost.median_seconds" in rows
-    table = pd.DataFrame(
+    errors = pd.DataFrame(
         {
             "name": rows["name"],
             "metric": rows["metric_short"],
             "family": rows["parameters"].map(_family),
             "problem": rows["problem_short"],
             "error": off / rows["expected"].abs().replace(0.0, 1.0),
-            "beyond": (off > 3 * rows["standard_error"]).where(rows["standard_error"].notna()),
+            "beyond": (off > BEYOND * rows["standard_error"]).where(rows["standard_error"].notna()),
             "converged": rows["converged"].astype(bool),
             "gradients": rows["gradient_equivalents"],
             "seconds": rows["cost.median_seconds"] if timed else np.nan,
         }
     )
-    grouped = table.groupby(["name", "problem", "metric", "family"], sort=False)
+    grouped = errors.groupby(["name", "problem", "metric", "family"], sort=False)
     found = grouped.agg(
         n=("error", "size"),
         error=("error", "median"),
@@ -108,21 +121,26 @@ def _family(parameters: Mapping[str, Any]) -> str:
     )
 
 
-def traps(frame: pd.DataFrame, known: Mapping[str, str]) -> list[dict[str, Any]]:
+@computed_once
+def traps(results: Results) -> list[dict[str, Any]]:
     """Where implementations are known to go wrong: a row a problem, metric and implementation.
 
-    ``known``: problem label to the wrong answer it provokes. Of the lowest seed: ``exact``, ``value`` or
-    the ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard
-    errors or 1%), ``wrong``, ``wrong, and says converged`` or ``no answer``.
+    ``trap``: the wrong answer that the problem provokes. Of the lowest seed: ``exact``, ``value`` or the
+    ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard errors
+    or 1%), ``wrong``, ``wrong, and says converged`` or ``no answer``. Empty for records of older versions,
+    which tell no trap.
     """
-    rows = frame[(frame["kind"] == "problem") & frame["problem_label"].isin(known.keys())]
-    rows = rows[rows["expected"].notna() & (rows["seed"] == rows["seed"].min())]
+    rows = results.of_kind("problem")
+    if "trap" not in rows:
+        return []
+    rows = rows[rows["trap"].notna() & rows["expected"].notna()]
+    rows = rows[rows["seed"] == rows["seed"].min()]
     table = []
     for row in rows.to_dict("records"):
         answered = row["status"] == "ok"
         entry = {
             "problem": row["problem_short"],
-            "trap": known[row["problem_label"]],
+            "trap": row["trap"],
             "metric": row["metric_short"],
             "name": row["name"],
             "exact": row["expected"],
@@ -134,7 +152,7 @@ def traps(frame: pd.DataFrame, known: Mapping[str, str]) -> list[dict[str, Any]]
         }
         if answered:
             error = row["standard_error"]
-            allowed = max(3 * error if error == error else 0.0, 0.01 * abs(row["expected"]))
+            allowed = max(BEYOND * error if error == error else 0.0, 0.01 * abs(row["expected"]))
             right = abs(row["value"] - row["expected"]) <= allowed
             claimed = ", and says converged" if entry["converged"] else ""
             entry["verdict"] = "right" if right else f"wrong{claimed}"
@@ -142,8 +160,10 @@ def traps(frame: pd.DataFrame, known: Mapping[str, str]) -> list[dict[str, Any]]
     return table
 
 
-def by_orders(rows: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def by_orders(results: Results) -> pd.DataFrame:
     """Plain least-squares fits from order 1 on, averaged over points: how λ goes on with the orders."""
+    rows = solved(results)
     if rows.empty:
         return rows
     plain = rows[
@@ -158,12 +178,14 @@ def by_orders(rows: pd.DataFrame) -> pd.DataFrame:
     return plain[several].sort_values(["problem", "normalization", "last_order"])
 
 
-def definitions(rows: pd.DataFrame) -> list[dict[str, Any]]:
+@computed_once
+def definitions(results: Results) -> list[dict[str, Any]]:
     """A row a problem: both definitions at the paper's orders 1–4, at the most orders, in the limit."""
     table: list[dict[str, Any]] = []
+    rows = by_orders(results)
     if rows.empty:
         return table
-    for problem, group in by_orders(rows).groupby("problem", sort=False):
+    for problem, group in rows.groupby("problem", sort=False):
         entry: dict[str, Any] = {"problem": problem}
         for definition, own in group.groupby("normalization"):
             at_four = own[own["last_order"] == 4]
@@ -180,8 +202,10 @@ def definitions(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return table
 
 
-def by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def by_dimension(results: Results) -> pd.DataFrame:
     """Answers to one problem in several dimensions, by law of directions and norm."""
+    rows = solved(results)
     if rows.empty:
         return rows
     laws = rows.assign(
@@ -198,12 +222,14 @@ def by_dimension(rows: pd.DataFrame) -> pd.DataFrame:
     return laws[several]
 
 
-def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def estimation_error(results: Results) -> pd.DataFrame:
     """Root mean square of estimate − exact over seeds, against ``directions`` and ``samples``.
 
     ``axis`` says which of the two varies, ``amount`` its value, ``seeds`` how many runs.
     """
-    found = []
+    found: list[dict[str, Any]] = []
+    rows = solved(results)
     if rows.empty:
         return pd.DataFrame()
     several = rows.assign(amount=rows["samples"].map(lambda s: s if isinstance(s, int) else None))
@@ -233,57 +259,29 @@ def estimation_error(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def sentences(rows: pd.DataFrame, others: pd.DataFrame) -> list[str]:
-    """What the problems say, in words: of λ (`solved`) and of other metrics (`accuracy`)."""
-    return _of_the_rate(rows) + _of_others(others)
-
-
-def _of_others(others: pd.DataFrame) -> list[str]:
-    """One sentence a metric and implementation, at its setting with the smallest median error."""
-    found: list[str] = []
-    if others.empty:
-        return found
-    for _, group in others.groupby(["name", "family"], sort=False):
-        medians = group.groupby("metric", sort=False)["error"].median()
-        best = group[group["metric"] == medians.idxmin()]
-        worst = best.loc[best["worst"].idxmax()]
-        text = (
-            f"{worst['metric']} is {best['error'].median():.2g} (relative) off the exact value in the "
-            f"median over {len(best)} problems, {worst['worst']:.2g} at worst ({worst['problem']})"
-        )
-        wrong = group[(group["worst"] > 0.5) & (group["converged"] == 1)]
-        if len(wrong):
-            places = ", ".join(dict.fromkeys(wrong["problem"]))
-            text += f"; wrong by more than half on {places}, and says it converged"
-        found.append(text + ".")
-    return found
-
-
-def _of_the_rate(rows: pd.DataFrame) -> list[str]:
-    if rows.empty:
-        return []
-    exact = rows[(rows["norm"] == "geometric_mean") & (rows["dimension"] == 1)]
-    off = (exact["value"] - exact["expected"]).abs().dropna()
-    found = []
-    if len(off):
-        found.append(
-            f"On problems of one variable λ differs from its value by exact derivatives by at most "
-            f"{off.max():.0e} ({len(off)} answers, orders up to {exact['last_order'].max()})."
-        )
-    table = definitions(rows)
-    for key, name in (("none", "λ raw"), ("factorial", "λ with factorials divided out")):
-        diverging = [row["problem"] for row in table if row.get(key, {}).get("diverges")]
-        if diverging:
-            found.append(f"{name} has no limit on {', '.join(diverging)}.")
-    limited = [
-        abs(row[key]["at_four"] - row[key]["limit"])
-        for row in table
-        for key in ("none", "factorial")
-        if key in row and not row[key]["diverges"] and row[key]["at_four"] is not None
+@computed_once
+def answers(results: Results) -> list[dict[str, Any]]:
+    """Every answer of the curvature rate in `solved`: ``problem``, ``definition`` (in a few words), ``seed``,
+    ``value``, ``standard_error``, ``expected``, ``limit`` (a number, or ``+∞`` or ``−∞``)."""
+    return [
+        {
+            **{k: row[k] for k in ("problem", "seed", "value", "standard_error", "expected")},
+            "definition": _definition(row),
+            "limit": row["diverges"] if isinstance(row["diverges"], str) else row["limit"],
+        }
+        for row in solved(results).to_dict("records")
     ]
-    if limited:
-        found.append(
-            f"Where there is a limit, orders 1 to 4 miss it by {np.median(limited):.2f} in the median and "
-            f"{max(limited):.2f} at most."
-        )
-    return found
+
+
+def _definition(row: dict[str, Any]) -> str:
+    """λ's definition in a few words."""
+    raw = "raw" if row["normalization"] == "none" else "factorial"
+    orders = f"{row['steps']} orders {row['first_order']}–{row['last_order']}"
+    many = f"{row['directions']} {row['direction_law']} direction" + "s" * (row["directions"] > 1)
+    points = "all points" if row["samples"] == "all" else f"{row['samples']} points"
+    words = [raw, orders, row["norm"].replace("_", " "), many, points]
+    if row["fit"] != "least_squares":
+        words.append(row["fit"].replace("_", " "))
+    if row["weight_decay"]:
+        words.append(f"weights 1/(1 + {row['weight_decay']:g} n)")
+    return ", ".join(words)

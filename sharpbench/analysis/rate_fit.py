@@ -5,19 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.frames import measured, stratum
+from sharpbench.analysis.results import Results, computed_once, stratum
 
 __all__ = ["fitted_orders"]
 
 
-def fitted_orders(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def fitted_orders(results: Results) -> pd.DataFrame:
     """Mean over seeds of the logarithms that a suite's first λ was fitted to.
 
     Columns ``stratum``, ``recipe``, ``order``, ``log_derivative``, ``low``, ``high`` (the range over
     seeds), ``fit`` (the least-squares line) and ``metric``.
     """
-    rows = measured(frame)
-    rows = rows[rows["name"] == "curvature_rate"]
+    rows = results.measured
+    told = rows["details"].map(
+        lambda d: isinstance(d, dict) and {"orders", "log_derivative"} <= d.keys()
+    )
+    rows = rows[told.astype(bool)]
     if rows.empty:
         return pd.DataFrame()
     first = rows["metric_short"].iloc[0]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sharpbench.analysis.frames import stratum
+from sharpbench.analysis.results import Results, computed_once, stratum
 
 __all__ = ["trajectories"]
 
 
-def trajectories(frame: pd.DataFrame) -> pd.DataFrame:
+@computed_once
+def trajectories(results: Results) -> pd.DataFrame:
     """One row a subject, metric and epoch: ``metric``, ``stratum``, ``recipe``, ``seed``, ``epoch``,
     ``value``, ``standard_error``, ``test_error`` at that epoch."""
-    rows = frame[(frame["kind"] == "trajectory") & (frame["status"] == "ok")]
+    rows = results.of_kind("trajectory")
+    rows = rows[rows["status"] == "ok"]
     if rows.empty:
         return pd.DataFrame(
             columns=["metric", "stratum", "recipe", "seed", "epoch", "value", "standard_error",
                      "test_error"]
         )  # fmt: skip
-    log = frame[(frame["kind"] == "training") & (frame["name"] == "test_error")]
+    log = results.of_kind("training")
+    log = log[log["name"] == "test_error"]
     joined = rows.merge(
         log[["subject", "epoch", "value"]],
         on=["subject", "epoch"],

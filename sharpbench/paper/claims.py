@@ -8,7 +8,8 @@ from typing import Any
 from scipy import stats
 
 from sharpbench.analysis.audit import Claim
-from sharpbench.analysis.estimates import Effect, Level, NoEffect, Sign, Within, pearson, spearman
+from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
+from sharpbench.analysis.statistics import pearson, spearman
 from sharpbench.paper.evidence import (
     ECE,
     GROUND,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.audit import Evidence, Missing
-from sharpbench.analysis.estimates import Estimate, exactly, mean, over_seeds, slope
+from sharpbench.analysis.statistics import Estimate, exactly, mean, over_seeds, slope
 from sharpbench.metrics import metrics
 
 __all__ = [

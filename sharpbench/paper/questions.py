@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from sharpbench.analysis.audit import Claim
-from sharpbench.analysis.estimates import partial_spearman, pearson, spearman
+from sharpbench.analysis.statistics import partial_spearman, pearson, spearman
 from sharpbench.paper.claims import (
     ADAM,
     CLEAN,

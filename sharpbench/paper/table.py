@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpbench.analysis.audit import NOT_RUN
-from sharpbench.analysis.estimates import Estimate
+from sharpbench.analysis.statistics import Estimate
 
 __all__ = ["Earlier", "markdown", "read_markdown", "why_changed"]
 

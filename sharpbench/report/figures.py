@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -15,6 +16,8 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+
+from sharpbench.report.format import fixed, number
 
 __all__ = [
     "agreement_figure",
@@ -36,6 +39,7 @@ __all__ = [
 
 _MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h", "<", ">", "d", "p", "8")
 _DIVERGING = mpl.colormaps["PuOr"]
+_GREEK = {"alpha": "α", "rho": "ρ"}
 _MOST_DRAWN = 2000
 """Beyond this many points they are drawn as an image: as shapes they would weigh megabytes."""
 
@@ -43,11 +47,11 @@ _MOST_DRAWN = 2000
 _SOFT_DIVERGING = mpl.colors.ListedColormap(_DIVERGING(np.linspace(0.2, 0.8, 256)))
 
 
-def scatter_figure(points: pd.DataFrame) -> Figure:
+def scatter_figure(points: pd.DataFrame, units: Mapping[str, str]) -> Figure:
     """Each metric against the test error: one panel a metric, colour by stratum, shape by recipe.
 
     ``points``: ``metric``, ``value``, ``standard_error``, ``test_error``,
-    ``test_error_standard_error``, ``stratum``, ``recipe``.
+    ``test_error_standard_error``, ``stratum``, ``recipe``. ``units``: of metrics, where they have one.
     """
     names = list(dict.fromkeys(points["metric"]))
     columns = min(3, len(names))
@@ -74,10 +78,10 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                 markeredgewidth=0,
                 rasterized=len(points) > _MOST_DRAWN,
             )
-        if _log_scaled(name, points.loc[points["metric"] == name, "value"]):
+        if _log_scaled(points.loc[points["metric"] == name, "value"], units.get(name)):
             axis.set_xscale("log")
             plain_log_ticks(axis.xaxis)
-        axis.set_xlabel(_axis_label(name))
+        axis.set_xlabel(_axis_label(name, units))
         axis.set_ylabel("test error (%)")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
@@ -88,11 +92,12 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def pairs_figure(table: pd.DataFrame, metrics: list[str]) -> Figure:
+def pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
     """Metrics against each other: a panel a pair, a point a network, colour by stratum.
 
-    ``table``: one column a metric and ``stratum``.
+    ``table``: one column a metric and ``stratum``. ``units``: of metrics, where they have one.
     """
+    metrics = [column for column in table if column != "stratum"]
     size = len(metrics) - 1
     figure, axes = plt.subplots(
         size, size, figsize=(2.7 * size + 0.6, 2.2 * size + 1.0), squeeze=False
@@ -112,11 +117,11 @@ def pairs_figure(table: pd.DataFrame, metrics: list[str]) -> Figure:
                 (column, axis.set_xscale, axis.xaxis),
                 (row, axis.set_yscale, axis.yaxis),
             ):
-                if _log_scaled(name, table[name]):
+                if _log_scaled(table[name], units.get(name)):
                     scale("log")
                     plain_log_ticks(own)
-            axis.set_xlabel(_axis_label(column) if i == size - 1 else "")
-            axis.set_ylabel(_axis_label(row) if j == 0 else "")
+            axis.set_xlabel(_axis_label(column, units) if i == size - 1 else "")
+            axis.set_ylabel(_axis_label(row, units) if j == 0 else "")
     figure.legend(handles=_legend(colours, {}), loc="outside lower center", ncols=2)
     return figure
 
@@ -138,8 +143,8 @@ def association_heatmap(table: pd.DataFrame) -> Figure:
             found = getattr(row, which)
             if found is not None:
                 at = metrics.index(row.metric), targets.index(row.target)
-                values[at] = found.tau
-                marks[at] = f"{found.tau:+.2f}" + ("*" if found.clear else "")
+                values[at] = found.value
+                marks[at] = fixed(found.value, 2, sign=True) + ("*" if found.clear else "")
         sns.heatmap(
             values,
             ax=axis,
@@ -169,8 +174,8 @@ def metric_heatmap(agreement: pd.DataFrame) -> Figure:
     sns.heatmap(
         agreement,
         ax=axis,
-        annot=True,
-        fmt="+.2f",
+        annot=agreement.map(lambda tau: fixed(tau, 2, sign=True)),
+        fmt="",
         cmap=_DIVERGING,
         vmin=-1,
         vmax=1,
@@ -242,16 +247,16 @@ def invariance_figure(changes: pd.DataFrame) -> Figure:
 
 
 def gauge_figure(orbits: pd.DataFrame) -> Figure:
-    """after/before of each metric against α, log-log: median line and full range over networks.
+    """after/before of each metric against the strength, log-log: median line and full range over networks.
 
-    ``orbits``: ``metric``, ``alpha``, ``ratio``. Ratios that are not positive have no logarithm and are
-    left out.
+    ``orbits``: ``parameter``, ``strength``, ``metric``, ``ratio``. Ratios that are not positive have no
+    logarithm and are left out.
     """
     figure, axis = plt.subplots(figsize=(8.4, 4.6))
     colours = _colours(orbits["metric"])
     shapes = dict(zip(dict.fromkeys(orbits["metric"]), itertools.cycle(_MARKERS), strict=False))
     for metric, group in orbits[orbits["ratio"] > 0].groupby("metric", sort=False):
-        range_ = group.groupby("alpha")["ratio"].agg(["median", "min", "max"])
+        range_ = group.groupby("strength")["ratio"].agg(["median", "min", "max"])
         axis.fill_between(
             range_.index,
             range_["min"],
@@ -267,7 +272,10 @@ def gauge_figure(orbits: pd.DataFrame) -> Figure:
             color=colours[metric],
             markersize=5,
         )
-    axis.set(xscale="log", yscale="log", xlabel="α", ylabel="after / before")
+    parameter = orbits["parameter"].iloc[0].replace("_", " ")
+    axis.set(yscale="log", xlabel=_GREEK.get(parameter, parameter), ylabel="after / before")
+    if (orbits["strength"] > 0).all():
+        axis.set_xscale("log")
     handles = _legend(colours, {})
     for handle, shape in zip(handles, shapes.values(), strict=True):
         handle.set_marker(shape)
@@ -295,7 +303,7 @@ def agreement_figure(pairs: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(kinds)), [b for _, b in kinds])
     axis.set_ylim(len(kinds) - 0.4, -0.6)
     axis.set_xscale("symlog", linthresh=1)
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+    axis.xaxis.set_major_formatter(lambda value, _: number(value, sign=bool(value)))
     axis.set_xlabel("difference from native (%), linear within ±1%")
     return figure
 
@@ -331,7 +339,7 @@ def cost_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def scaling_figure(swept: pd.DataFrame, titles: dict[str, str]) -> Figure:
+def scaling_figure(swept: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """Wall time (top) and peak memory (bottom) against size, a column an axis, log-log.
 
     ``swept``: the table of `analysis.cost.sweeps`; figures taken beside other work are hollow.
@@ -426,7 +434,7 @@ def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
 
 
 def coverage_figure(
-    table: pd.DataFrame, band: tuple[float, float], stated: float, titles: dict[str, str]
+    table: pd.DataFrame, band: tuple[float, float], stated: float, titles: Mapping[str, str]
 ) -> Figure:
     """The true coverage of stated intervals: a line a metric, a mark each setting and problem.
 
@@ -452,7 +460,7 @@ def coverage_figure(
             axis.plot(100 * row["covered"], place, shape, color=colour, markersize=4)
         ticks.append(top + height / 2)
         top += height + 0.1
-    axis.set_yticks(ticks, [wrapped(titles.get(name, name)) for name in names])
+    axis.set_yticks(ticks, [wrapped(titles.get(name, name.replace("_", " "))) for name in names])
     axis.set_ylim(top, -0.1)
     axis.set_xlabel("truth inside the stated 95% interval (%)")
     axis.set_xlim(right=100.5)
@@ -467,9 +475,9 @@ def trajectory_figure(rows: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(
         2 * bands, columns, figsize=(2.9 * columns, 3.9 * bands), sharex=True, squeeze=False
     )
-    for number, stratum in enumerate(strata):
-        top = 2 * (number // columns)
-        column = number % columns
+    for place, stratum in enumerate(strata):
+        top = 2 * (place // columns)
+        column = place % columns
         group = rows[rows["stratum"] == stratum]
         for axis, value, label in (
             (axes[top, column], group["value"], group["metric"].iloc[0]),
@@ -483,15 +491,15 @@ def trajectory_figure(rows: pd.DataFrame) -> Figure:
                 markers=True,
                 errorbar=("pi", 100),
                 ax=axis,
-                legend=number == 0 and axis is axes[top, column],
+                legend=place == 0 and axis is axes[top, column],
                 palette="colorblind",
             )
             axis.set(xlabel="epoch", ylabel=label if column == 0 else "")
         axes[top, column].set_title(wrapped(stratum), size=9)
-    for number in range(len(strata), bands * columns):
-        top = 2 * (number // columns)
-        axes[top, number % columns].set_visible(False)
-        axes[top + 1, number % columns].set_visible(False)
+    for place in range(len(strata), bands * columns):
+        top = 2 * (place // columns)
+        axes[top, place % columns].set_visible(False)
+        axes[top + 1, place % columns].set_visible(False)
     legend = axes[0, 0].get_legend()
     if legend is not None:
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -558,21 +566,13 @@ def _colours(values: pd.Series) -> dict[str, Any]:
     return dict(zip(names, palette, strict=False))
 
 
-def _axis_label(metric: str) -> str:
-    units = {
-        "curvature rate": "per order",
-        "hessian": "nats per squared weight",
-        "sam sharpness": "nats",
-    }
-    for start, unit in units.items():
-        if metric.lower().startswith(start):
-            return f"{metric}\n({unit})"
-    return metric
+def _axis_label(metric: str, units: Mapping[str, str]) -> str:
+    return f"{metric}\n({units[metric]})" if metric in units else metric
 
 
-def _log_scaled(metric: str, values: pd.Series) -> bool:
-    """Whether a metric is drawn on a logarithmic axis: positive throughout and no rate already."""
-    return bool((values.dropna() > 0).all()) and "rate" not in metric
+def _log_scaled(values: pd.Series, unit: str | None) -> bool:
+    """Whether a metric is drawn on a logarithmic axis: positive throughout and no logarithm already."""
+    return bool((values.dropna() > 0).all()) and not (unit or "").startswith("log")
 
 
 def plain_log_ticks(axis: Axis) -> None:
@@ -580,7 +580,7 @@ def plain_log_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
     decades = np.log10(high / low) if low > 0 else np.inf
     axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if decades <= 2 else (1,)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(lambda value, _: number(value))
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 

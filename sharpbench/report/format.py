@@ -1,4 +1,8 @@
-"""Figures as a reader meets them, on the terminal and in the report."""
+"""Numbers as a reader meets them: on the terminal, and in the report's tables, sentences and pictures.
+
+A minus is a minus sign (U+2212), a power of ten is written as one, a missing figure is a dash, and an
+uncertain one has the digits that its error leaves it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,27 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sharpbench.analysis.statistics import Estimate
 from sharpbench.measurement import ErrorComponent
 
-__all__ = ["figure"]
+__all__ = [
+    "byte_size",
+    "count",
+    "figure",
+    "fixed",
+    "interval",
+    "number",
+    "percent",
+    "percent_figure",
+    "percent_interval",
+    "seconds",
+]
+
+MISSING = "–"
+_MINUS = "\N{MINUS SIGN}"
+_RAISED = str.maketrans("+-0123456789", "⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_PLAIN = 1e6
+"""From here on numbers are written with a power of ten."""
 
 
 def figure(
@@ -45,12 +67,109 @@ def figure(
         else:
             text += f" ({', '.join(_once(s for s, _ in parts))})"
     if error_bound:
-        text += f", within {error_bound:.1g}"
+        text += f", within {number(error_bound, 1)}"
     elif converged is False:
         text += ", not converged"
     elif parts == [] and not standard_error:
         text += ", exact"
     return text
+
+
+def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
+    """``value`` to so many significant digits: ``−0.5``, ``12,345``, ``2×10⁻⁵``."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return ("+" if sign else "") + "∞" if value > 0 else f"{_MINUS}∞"
+    plus = "+" if sign else ""
+    if 10**digits <= abs(value) < _PLAIN:
+        return _minus(f"{value:{plus},.0f}")
+    mantissa, _, exponent = f"{value:{plus}.{digits}g}".partition("e")
+    return _minus(mantissa) + (_power(int(exponent)) if exponent else "")
+
+
+def fixed(value: float | None, places: int, *, sign: bool = False) -> str:
+    """``value`` to so many places behind the point."""
+    if value is None or math.isnan(value):
+        return MISSING
+    return _minus(f"{value:{'+' if sign else ''}.{places}f}")
+
+
+def count(value: int) -> str:
+    """``12,345``."""
+    return f"{value:,}"
+
+
+def interval(estimate: Estimate, places: int | None = None, *, sign: bool = False) -> str:
+    """``0.87 [0.81, 0.94]``: to ``places``, else to the second digit of the interval's width; an exact figure
+    to four digits."""
+    ends = (estimate.low, estimate.high)
+    width = estimate.high - estimate.low
+    if width == 0 and places is None:
+        return number(estimate.value, sign=sign)
+    if places is None and math.isfinite(width):
+        places = max(0, 1 - math.floor(math.log10(width)))
+    if places is None or places > 6 or not math.isfinite(width):
+        told = [number(v, 2, sign=sign) for v in (estimate.value, *ends)]
+    else:
+        told = [fixed(v, places, sign=sign) for v in (estimate.value, *ends)]
+    return f"{told[0]} [{told[1]}, {told[2]}]"
+
+
+def percent(value: float | None) -> str:
+    """``12.3%``, ``0.14%``, ``13,728%``, ``2×10⁻⁵%``."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return number(value)
+    if abs(value) < 1e-4:
+        return f"{number(100 * value, 1)}%"
+    if abs(value) < 1e-2:
+        return f"{number(100 * value, 2)}%"
+    if abs(value) < 10:
+        return _minus(f"{value:.1%}")
+    return f"{number(100 * value, 3)}%"
+
+
+def percent_figure(value: float | None, error: float | None = None) -> str:
+    """``3.94 ± 0.62%``; without an error to the first place."""
+    if value is None or math.isnan(value):
+        return MISSING
+    if not error or math.isnan(error):
+        return percent(value)
+    text = _rounded(100 * value, 100 * error, 4)
+    return f"{text}%"
+
+
+def percent_interval(value: float, low: float, high: float) -> str:
+    """``95.0 [92.1, 97.3]%``."""
+    return f"{fixed(100 * value, 1)} [{fixed(100 * low, 1)}, {fixed(100 * high, 1)}]%"
+
+
+def byte_size(value: float | None) -> str:
+    """``1.5 MiB``, in KiB below a tenth of one and in GiB from 1024 on."""
+    if value is None or math.isnan(value):
+        return MISSING
+    for unit, size, limit in (("KiB", 2.0**10, 0.1 * 2.0**20), ("MiB", 2.0**20, 2.0**30)):
+        if 0 < value < limit:
+            return f"{fixed(value / size, 1)} {unit}"
+    return f"{fixed(value / 2.0**30, 1)} GiB" if value else "0 MiB"
+
+
+def seconds(value: float | None) -> str:
+    """``20 µs``, ``1.23 ms``, ``12.3 s``."""
+    if value is None or math.isnan(value):
+        return MISSING
+    unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("µs", 1e-6)
+    return f"{number(value / size, 3)} {unit}"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", _MINUS)
+
+
+def _power(exponent: int) -> str:
+    return f"×10{str(exponent).translate(_RAISED)}"
 
 
 def _source_and_size(error: ErrorComponent | Mapping[str, Any]) -> tuple[str, float | None]:
@@ -64,9 +183,15 @@ def _once(names: Iterable[str]) -> list[str]:
 
 
 def _rounded(value: float, error: float | None, digits: int) -> str:
+    """``value ± error``, the error to two digits; a power of ten is put before both of them."""
     if not error:
-        return f"{value:.{digits}g}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    if places > 8 or abs(value) >= 1e6:
-        return f"{value:.3g} ± {error:.1g}"
-    return f"{value:.{places}f} ± {error:.{places}f}"
+        return number(value, digits)
+    places = 1 - math.floor(math.log10(error))
+    if places <= 8 and abs(value) < _PLAIN:
+        return f"{fixed(value, max(0, places))} ± {fixed(error, max(0, places))}"
+    exponent = math.floor(math.log10(max(abs(value), error)))
+    places += exponent
+    if places > 8:  # so precise that one power of ten does not do for both
+        return f"{number(value, 9)} ± {number(error, 2)}"
+    told = [fixed(v / 10.0**exponent, max(0, places)) for v in (value, error)]
+    return f"({told[0]} ± {told[1]}){_power(exponent)}"

@@ -1,4 +1,4 @@
-"""Figures about the curvature rate λ: against the truth, and its fit."""
+"""Figures about the curvature rate λ: against the truth, its fit; and the calibration of networks."""
 
 from __future__ import annotations
 
@@ -125,12 +125,11 @@ def fit_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def reliability_figure(diagrams: list[dict[str, Any]]) -> Figure:
+def reliability_figure(rows: pd.DataFrame) -> Figure:
     """Accuracy against confidence, a panel a data set and model, a line a recipe, seeds together.
 
-    Each entry: ``stratum``, ``recipe``, ``confidence``, ``accuracy``, ``count``, ``bin``.
+    ``rows``: ``stratum``, ``recipe``, ``confidence``, ``accuracy``, ``count``, ``bin``.
     """
-    rows = pd.DataFrame(diagrams)
     strata = list(dict.fromkeys(rows["stratum"]))
     recipes = list(dict.fromkeys(rows["recipe"]))
     palette = dict(zip(recipes, sns.color_palette("colorblind", len(recipes)), strict=True))

@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.audit import Claim, Evidence, claims_table, with_first_rules
-from sharpbench.analysis.estimates import (
+from sharpbench.analysis.rules import Level, Sign
+from sharpbench.analysis.statistics import (
     Estimate,
-    Level,
-    Sign,
     over_seeds,
     pearson,
     slope,

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sharpbench.analysis.calibration import binomial_interval, coverage, sentences
+from sharpbench.analysis.calibration import coverage, sentences
+from sharpbench.analysis.statistics import binomial_interval
 from sharpbench.seeds import numpy_generator
 
 COMMON = {"kind": "calibration", "status": "ok", "subject": "s", "name": "m", "label": "m",

@@ -6,6 +6,7 @@ import pytest
 
 from sharpbench.analysis.comparison import compare_costs
 from sharpbench.analysis.cost import scaling, sweeps
+from sharpbench.analysis.results import Results
 
 
 def workloads(shared_at=None, noise=0.0):
@@ -29,42 +30,46 @@ def workloads(shared_at=None, noise=0.0):
 
 
 def test_the_exponent_of_a_power_law():
-    (row,) = scaling(sweeps(workloads())).to_dict("records")
+    (row,) = scaling(Results(workloads())).to_dict("records")
     assert row["axis"] == "samples"
-    assert row["time"] == pytest.approx((1.5, 1.5, 1.5))
-    assert row["memory"] == pytest.approx((0, 0, 0), abs=1e-9)
+    for cost, exponent in (("time", 1.5), ("memory", 0.0)):
+        found = row[cost]
+        assert (found.value, found.low, found.high) == pytest.approx((exponent,) * 3, abs=1e-9)
     assert row["gradient_times"] == pytest.approx(10)
 
 
 def test_its_interval_widens_with_noise_and_shared_times_are_left_out():
-    (row,) = scaling(sweeps(workloads(noise=0.2))).to_dict("records")
-    assert row["time"][1] < 1.5 < row["time"][2]
-    assert row["time"][2] - row["time"][1] > 0.05
-    (row,) = scaling(sweeps(workloads(shared_at=400))).to_dict("records")
+    (row,) = scaling(Results(workloads(noise=0.2))).to_dict("records")
+    assert row["time"].low < 1.5 < row["time"].high
+    assert row["time"].high - row["time"].low > 0.05
+    (row,) = scaling(Results(workloads(shared_at=400))).to_dict("records")
     assert row["n"] == 4
 
 
 def test_the_exponents_interval_is_students_with_two_degrees_of_freedom_less():
     frame = workloads(noise=0.2)
-    (row,) = scaling(sweeps(frame)).to_dict("records")
+    (row,) = scaling(Results(frame)).to_dict("records")
     x, y = np.log(frame["problem.samples"]), np.log(frame["cost.median_seconds"])
     design = np.column_stack([np.ones(5), x])
     (_, slope), (square,), *_ = np.linalg.lstsq(design, y, rcond=None)
     error = np.sqrt(square / 3 / np.square(x - x.mean()).sum())
     half = 3.182446 * error  # t of 3 degrees of freedom at 97.5%
-    assert row["time"] == pytest.approx((slope, slope - half, slope + half), rel=1e-6)
+    found = row["time"]
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (slope, slope - half, slope + half), rel=1e-6
+    )
 
 
 def test_two_sizes_are_too_few_for_an_exponent():
     frame = workloads()
     alone = frame.assign(**{"cost.shared_machine": frame["problem.samples"] > 200})
-    (row,) = scaling(sweeps(alone)).to_dict("records")
+    (row,) = scaling(Results(alone)).to_dict("records")
     assert row["n"] == 2
     assert row["time"] is None
 
 
 def test_a_single_size_is_no_sweep():
-    assert sweeps(workloads().iloc[:2]).empty
+    assert sweeps(Results(workloads().iloc[:2])).empty
 
 
 def test_costs_of_two_result_sets():

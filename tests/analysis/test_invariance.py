@@ -8,21 +8,46 @@ import pytest
 from scipy import stats
 
 from sharpbench.analysis.invariance import (
-    _effective,
     changes,
+    gauge_orbits,
     invariance_matrix,
     ranking_survival,
     reachable,
 )
-from tests.invariance.test_theory import records
+from sharpbench.analysis.results import Results
+from sharpbench.analysis.statistics import effective_number
 
 PERMUTED = {"transformation": "neuron_permutation", "parameters": {}}
+
+
+def records(
+    metric, pairs, *, transformation, parameters, promised=False, expected=None, kind="linear_gauge"
+):
+    """Rows as `load_records` gives them: before and after on several subjects."""
+    rows = []
+    for i, (before, after) in enumerate(pairs):
+        common = {
+            "kind": "measurement", "status": "ok", "subject": f"s{i}", "label": metric,
+            "metric_short": metric, "name": metric, "parameters": {}, "standard_error": None,
+            "dataset_short": "d", "model_short": "m", "seed": i,
+        }  # fmt: skip
+        rows.append({**common, "value": before, "transformation": None})
+        rows.append(
+            {
+                **common, "value": after, "transformation": f"{transformation}{parameters}",
+                "transformation_name": transformation, "transformation_parameters": parameters,
+                "transformation_kind": kind, "promised": promised, "function_change": 0.0, "draw": 0,
+                "preserves": "nothing" if kind == "control" else "function",
+                "expected": None if expected is None else before + expected,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def test_the_interval_is_students_and_the_bound_howes():
     change = np.array([0.05, -0.02, 0.01, 0.03, -0.04, 0.06])
     frame = records("hessian_trace", [(2.0, 2.0 * (1 + c)) for c in change], **PERMUTED)
-    (row,) = invariance_matrix(frame).to_dict("records")
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
     low, high = stats.t.interval(0.95, 5, change.mean(), stats.sem(change))
     assert (row["low"], row["high"]) == pytest.approx((low, high))
     factor = stats.norm.ppf(0.975) * math.sqrt(5 * (1 + 1 / 6) / stats.chi2.ppf(0.05, 5))
@@ -34,25 +59,27 @@ def test_the_interval_is_students_and_the_bound_howes():
 
 def test_networks_of_one_seed_count_by_how_alike_they_are():
     """Means 1 and 5, mean squares 16 and 2: the ICC is (16 − 2)/(16 + 2), so that n is 4/(1 + 7/9)."""
-    assert _effective(np.array([0.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1])) == pytest.approx(2.25)
+    assert effective_number(
+        np.array([0.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1])
+    ) == pytest.approx(2.25)
     alike = np.repeat([1.0, 2.0, 4.0], 5)
-    assert _effective(alike, np.repeat([0, 1, 2], 5)) == pytest.approx(3)
-    assert _effective(alike, np.arange(15)) == 15
-    assert _effective(alike, np.zeros(15)) == 1
+    assert effective_number(alike, np.repeat([0, 1, 2], 5)) == pytest.approx(3)
+    assert effective_number(alike, np.arange(15)) == 15
+    assert effective_number(alike, np.zeros(15)) == 1
     # As unlike within a seed as between seeds: all of them count.
-    assert _effective(np.array([0.0, 2.0, 2.0, 0.0]), np.array([0, 0, 1, 1])) == 4
+    assert effective_number(np.array([0.0, 2.0, 2.0, 0.0]), np.array([0, 0, 1, 1])) == 4
 
 
 def test_a_change_of_a_value_near_zero_is_told_by_the_usual_size():
     frame = records("hessian_trace", [(1.0, 1.0), (3.0, 3.3), (1e-6, 1e-3)], **PERMUTED)
-    found = changes(frame).set_index("subject")["relative_change"]
+    found = changes(Results(frame)).set_index("subject")["relative_change"]
     assert found.tolist() == pytest.approx([0.0, 0.1, (1e-3 - 1e-6) / 0.1])
 
 
 def test_a_change_must_exceed_the_tolerance_by_three_times_the_noise():
     def moved(after, error):
         frame = records("hessian_trace", [(1.0, after)], **PERMUTED)
-        (row,) = changes(frame.assign(standard_error=error)).to_dict("records")
+        (row,) = changes(Results(frame.assign(standard_error=error))).to_dict("records")
         assert row["noise"] == pytest.approx(math.sqrt(2) * error)
         return row["moved"]
 
@@ -72,7 +99,7 @@ def test_how_far_one_network_can_be_pushed():
             for a, pairs in ((0.1, [(1.0, 0.25), (2.0, 3.0)]), (10.0, [(1.0, 8.0), (2.0, 1.0)]))
         ]
     ).drop_duplicates(subset=["subject", "transformation"])
-    (row,) = reachable(frame).to_dict("records")
+    (row,) = reachable(Results(frame)).to_dict("records")
     assert row["family"] == "layer_rescaling"
     assert (row["lowest"], row["highest"]) == (0.25, 8.0)
     assert (row["tried"], row["n"]) == (4, 2)
@@ -82,4 +109,61 @@ def test_how_far_one_network_can_be_pushed():
 def test_a_ranking_is_told_from_thirty_networks_on(networks, told):
     pairs = [(float(i), float(i % 7)) for i in range(1, networks + 1)]
     frame = records("hessian_trace", pairs, transformation="neuron_rescaling", parameters={})
-    assert (len(ranking_survival(frame)) == 1) == told
+    assert (len(ranking_survival(Results(frame))) == 1) == told
+
+
+def verdict(*args, **kwargs):
+    (row,) = invariance_matrix(Results(records(*args, **kwargs))).to_dict("records")
+    return row["verdict"], row["theory"], row["disagrees"]
+
+
+def test_verdicts_against_theory():
+    shifted = [(1.0, 1.0 - 0.6931), (1.2, 1.2 - 0.6932), (0.9, 0.9 - 0.6931)]
+    rescaled = {"transformation": "input_rescaling", "parameters": {"factor": 2.0},
+                "kind": "units", "expected": -math.log(2)}  # fmt: skip
+    assert verdict("curvature_rate", shifted, **rescaled) == ("equivariant", "equivariant", "")
+    same = [(1.0, 1.0), (1.2, 1.2), (0.9, 0.9)]
+    assert verdict("curvature_rate", same, **rescaled) == ("moves", "equivariant", "promise broken")
+    permuted = {"transformation": "neuron_permutation", "parameters": {}, "promised": True}
+    assert verdict("hessian_trace", same, **permuted) == ("invariant", "invariant", "")
+    moved = [(1.0, 2.0), (1.2, 2.2), (0.9, 2.9)]
+    assert verdict("hessian_trace", moved, **permuted) == ("moves", "invariant", "promise broken")
+    scaled = {"transformation": "neuron_rescaling", "parameters": {}}
+    assert verdict("hessian_trace", moved, **scaled) == ("moves", "", "")
+    assert verdict("hessian_trace", same, **scaled)[2] == "invariant though not promised"
+    control = {**scaled, "kind": "control"}
+    assert verdict("hessian_trace", same, **control)[2] == "a control does not move it"
+    # Small changes to both sides: no change beyond 2% for most, but not shown to be equivalent.
+    unsure = [(1.0, 1.019), (1.0, 0.981), (1.0, 1.018)]
+    assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
+
+
+@pytest.mark.parametrize("told", [None, "without the field"])
+def test_a_promise_that_older_records_do_not_tell_is_never_called_broken(told):
+    frame = records("hessian_trace", [(1.0, 2.0)] * 3, transformation="t", parameters={})
+    fields = ["promised", "expected", "preserves", "transformation_kind"]
+    older = frame.drop(columns=fields) if told else frame.assign(**dict.fromkeys(fields))
+    (row,) = invariance_matrix(Results(older)).to_dict("records")
+    assert (row["verdict"], row["theory"], row["disagrees"]) == ("moves", "not told", "")
+    # What the logits did tells that the function stayed.
+    assert changes(Results(older))["keeps_function"].all()
+    assert not changes(Results(older.assign(function_change=1e-3)))["keeps_function"].any()
+
+
+def test_orbits_and_rankings():
+    pairs = [(float(i + 1), float(30 - i)) for i in range(30)]
+    frame = pd.concat(
+        [
+            records(
+                "hessian_trace", pairs, transformation="layer_rescaling", parameters={"alpha": a}
+            )
+            for a in (0.1, 10.0, 100.0)
+        ]
+    ).drop_duplicates(subset=["subject", "transformation"])
+    orbit = gauge_orbits(Results(frame))
+    assert sorted(set(orbit["strength"])) == [0.1, 10.0, 100.0]
+    assert orbit.groupby("subject")["ratio"].nunique().eq(1).all()
+    reversed_ = ranking_survival(Results(frame))
+    assert (reversed_["association"].map(lambda a: a.value) == -1).all()
+    assert ranking_survival(Results(frame[frame["subject"].isin(["s1", "s2"])])).empty
+    assert changes(Results(frame))["promised"].eq(False).all()

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from sharpbench.analysis.frames import stratum
-from sharpbench.analysis.prediction import associations, holm, kendall
+from sharpbench.analysis.prediction import associations
+from sharpbench.analysis.rank_correlation import holm, kendall
+from sharpbench.analysis.results import Results, stratum
 from sharpbench.seeds import numpy_generator
 
 
@@ -13,21 +14,21 @@ def test_one_stratum_is_kendalls_tau():
     x, y = rng.normal(size=40), rng.normal(size=40)
     y += x
     found = kendall(x, y, np.zeros(40))
-    assert found.tau == pytest.approx(kendalltau(x, y).statistic)
+    assert found.value == pytest.approx(kendalltau(x, y).statistic)
     assert (found.n, found.pairs, found.strata, found.blocks) == (40, 780, 1, 40)
-    assert found.low < found.tau < found.high
+    assert found.low < found.value < found.high
     assert found.clear
 
 
 def test_ties_are_counted_as_in_tau_b():
     x, y = np.array([1, 1, 2, 3]), np.array([1, 2, 2, 3])
     found = kendall(x, y, np.zeros(4))
-    assert found.tau == pytest.approx(4 / 5)  # 4 untied pairs; 5 untied in x, 5 in y
-    assert found.tau == pytest.approx(kendalltau(x, y).statistic)
+    assert found.value == pytest.approx(4 / 5)  # 4 untied pairs; 5 untied in x, 5 in y
+    assert found.value == pytest.approx(kendalltau(x, y).statistic)
     assert found.pairs == 4
     rng = numpy_generator(3)
     x, y = rng.integers(0, 5, 50), rng.integers(0, 3, 50)
-    assert kendall(x, y, np.zeros(50)).tau == pytest.approx(kendalltau(x, y).statistic)
+    assert kendall(x, y, np.zeros(50)).value == pytest.approx(kendalltau(x, y).statistic)
     assert kendall(np.ones(5), np.arange(5), np.zeros(5)) is None
 
 
@@ -50,8 +51,8 @@ def test_strata_are_never_mixed():
     x = np.concatenate([np.arange(10), 20 + np.arange(10)]).astype(float)
     y = np.concatenate([10 - np.arange(10), 40 - np.arange(10)]).astype(float)
     strata = np.repeat(["a", "b"], 10)
-    assert kendall(x, y, strata).tau == -1
-    assert kendall(x, y, np.zeros(20)).tau > 0
+    assert kendall(x, y, strata).value == -1
+    assert kendall(x, y, np.zeros(20)).value > 0
 
 
 @pytest.mark.parametrize(("seeds", "recipes", "shared"), [(60, 1, 0.0), (10, 3, 0.8), (5, 3, 0.8)])
@@ -90,7 +91,7 @@ def test_clear_is_rare_without_an_association(seeds, recipes, strata):
 def test_a_few_pairs_that_agree_are_not_clear():
     x = np.arange(6.0)
     found = kendall(x, x, np.repeat(np.arange(3), 2))
-    assert found.tau == 1
+    assert found.value == 1
     assert found.p == pytest.approx(0.25, abs=0.05)  # all of 3 pairs agree in 2 of 8 cases
     assert not found.clear
 
@@ -116,7 +117,7 @@ def frame_of(rows):
         common = {
             "subject": str(i), "status": "ok", "transformation": None, "label": "m",
             "dataset_short": group, "model_short": "net", "metric_short": "m",
-            "seed": seed, "recipe_short": recipe,
+            "seed": seed, "recipe_short": recipe, "standard_error": None,
         }  # fmt: skip
         records.append({**common, "kind": "measurement", "name": "m", "value": value})
         records.append({**common, "kind": "evaluation", "name": "test_error", "value": error})
@@ -126,13 +127,13 @@ def frame_of(rows):
 def test_simpsons_paradox_is_flagged():
     rows = [(float(i), 10.0 - i, "clean") for i in range(10)]
     rows += [(100.0 + i, 1000.0 - i, "noisy") for i in range(10)]
-    table = associations(frame_of(rows))
+    table = associations(Results(frame_of(rows)))
     (row,) = table.to_dict("records")
-    assert row["within"].tau == -1
-    assert row["pooled"].tau > 0
+    assert row["within"].value == -1
+    assert row["pooled"].value > 0
     assert row["simpson"] == (row["pooled"].clear and row["within"].clear)
     rows += [(200.0 + i, 2000.0 - i, "noisier") for i in range(10)]
-    (row,) = associations(frame_of(rows)).to_dict("records")
+    (row,) = associations(Results(frame_of(rows))).to_dict("records")
     assert row["simpson"]
 
 
@@ -141,10 +142,10 @@ def test_pairs_of_one_seed_and_of_one_recipe_are_told_apart():
     rows = [
         (10.0 * r + s, 10.0 * r - s, "data", s, f"recipe {r}") for r in range(3) for s in range(6)
     ]
-    (row,) = associations(frame_of(rows)).to_dict("records")
-    assert row["between_recipes"].tau == 1
+    (row,) = associations(Results(frame_of(rows))).to_dict("records")
+    assert row["between_recipes"].value == 1
     assert row["between_recipes"].pairs == 18
-    assert row["between_seeds"].tau == -1
+    assert row["between_seeds"].value == -1
     assert row["between_seeds"].pairs == 45
     assert row["within"].blocks == 6
 
@@ -154,10 +155,10 @@ def test_a_stratum_is_one_of_data_and_model():
     frame = frame_of([(float(i), float(i // 5 * 20 - i), "d") for i in range(10)])
     frame["model_short"] = ["small" if int(s) < 5 else "large" for s in frame["subject"]]
     assert set(stratum(frame)) == {"d · small", "d · large"}
-    (row,) = associations(frame).to_dict("records")
-    assert row["within"].tau == -1
+    (row,) = associations(Results(frame)).to_dict("records")
+    assert row["within"].value == -1
     assert row["within"].strata == 2
-    assert row["pooled"].tau > 0
+    assert row["pooled"].value > 0
 
 
 def test_p_is_adjusted_for_the_number_of_metrics():
@@ -170,6 +171,6 @@ def test_p_is_adjusted_for_the_number_of_metrics():
         measured = frame["kind"] == "measurement"
         frames.append(frame[measured].assign(metric_short=name, label=name, name=name))
     frames.append(frame[~measured])
-    rows = associations(pd.concat(frames, ignore_index=True)).set_index("metric")["within"]
+    rows = associations(Results(pd.concat(frames, ignore_index=True))).set_index("metric")["within"]
     assert rows["a"].adjusted == pytest.approx(3 * rows["a"].p)
     assert rows["a"].adjusted > rows["a"].p

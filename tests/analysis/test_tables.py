@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.comparison import compare_records
-from sharpbench.analysis.correctness import implementation_agreement, implementation_pairs
+from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.cost import cost_table
-from sharpbench.analysis.frames import error_on_same_points, random_error, short_names
+from sharpbench.analysis.failures import failures
 from sharpbench.analysis.invariance import invariance_matrix
-from sharpbench.analysis.summary import problems
+from sharpbench.analysis.names import short_names
+from sharpbench.analysis.results import Results, error_on_same_points, random_error
 
 BASE = {
     "kind": "measurement", "status": "ok", "reason": None, "transformation": None,
@@ -38,7 +39,7 @@ def invariance_of(changes, errors=(), seeds=None, error_bound=None):
             row(str(i), after, **common, transformation="t", transformation_name="t",
                 function_change=0.0)
         )  # fmt: skip
-    (found,) = invariance_matrix(pd.DataFrame(rows)).to_dict("records")
+    (found,) = invariance_matrix(Results(pd.DataFrame(rows))).to_dict("records")
     return found
 
 
@@ -119,14 +120,14 @@ def test_draws_are_not_counted_as_networks():
     for draw in range(3):
         rows.append(row("a", 2.0, draw=draw, transformation="t", transformation_name="t",
                         function_change=0.0))  # fmt: skip
-    (found,) = invariance_matrix(pd.DataFrame(rows)).to_dict("records")
+    (found,) = invariance_matrix(Results(pd.DataFrame(rows))).to_dict("records")
     assert (found["n"], found["verdict"]) == (1, "moves")
 
 
 def test_a_transformation_that_applies_nowhere():
     rows = [row("a", 1.0), row("a", None, status="unsupported", reason="tanh", transformation="t",
                                transformation_name="t")]  # fmt: skip
-    (found,) = invariance_matrix(pd.DataFrame(rows)).to_dict("records")
+    (found,) = invariance_matrix(Results(pd.DataFrame(rows))).to_dict("records")
     assert found["verdict"] == "not applicable"
     assert found["not_applicable"] == 1
 
@@ -139,7 +140,7 @@ def test_implementations_are_compared_on_the_same_subject():
                 row(str(i), value, label=f"m({implementation})", name="m", standard_error=0.05,
                     parameters={"implementation": implementation, "samples": 10})
             )  # fmt: skip
-    (found,) = implementation_agreement(implementation_pairs(pd.DataFrame(rows))).to_dict("records")
+    (found,) = implementation_agreement(Results(pd.DataFrame(rows))).to_dict("records")
     assert (found["a"], found["b"], found["n"]) == ("m(native)", "m(pyhessian)", 3)
     assert found["median_difference"] == pytest.approx(0.02)
     assert found["largest_difference"] == pytest.approx(0.30)
@@ -154,7 +155,7 @@ def test_costs_are_medians_and_mark_a_shared_machine():
             "cost.spread_seconds": 0.1, "cost.seconds": [seconds] * 4, "cost.peak_bytes": 2**20,
             "cost.device": "cpu", "cost.threads": 1, "cost.shared_machine": i == 1,
         })  # fmt: skip
-    (found,) = cost_table(pd.DataFrame(rows)).to_dict("records")
+    (found,) = cost_table(Results(pd.DataFrame(rows))).to_dict("records")
     assert (found["seconds"], found["gradients"], found["n"], found["repeats"]) == (2.0, 20.0, 3, 4)
     assert found["shared"]
 
@@ -170,7 +171,7 @@ def test_a_time_is_shared_from_half_a_core_of_others_on(foreign, shared):
         }
         for i, (seconds, cores) in enumerate([(2.0, None), (4.0, foreign)])
     ]  # fmt: skip
-    (found,) = cost_table(pd.DataFrame(rows)).to_dict("records")
+    (found,) = cost_table(Results(pd.DataFrame(rows))).to_dict("records")
     assert found["shared"] == shared
     assert found["gradient_times"] == (2.0 if shared else 3.0)
 
@@ -179,7 +180,7 @@ def test_problems_count_equal_reasons_together():
     rows = [row("a", 1.0)] + [
         row(str(i), None, status="failed", reason="zero gradient") for i in range(3)
     ]
-    (found,) = problems(pd.DataFrame(rows)).to_dict("records")
+    (found,) = failures(Results(pd.DataFrame(rows))).to_dict("records")
     assert (found["n"], found["reason"], found["status"]) == (3, "zero gradient", "failed")
 
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from sharpbench.analysis.results import Results
 from sharpbench.analysis.trajectory import trajectories
 
 NAMES = {"dataset_short": "data", "model_short": "net", "recipe_short": "adam", "status": "ok"}
@@ -21,7 +22,7 @@ def frame_of(subject, epochs):
 
 def test_each_value_stands_beside_the_error_of_its_own_epoch():
     frame = pd.concat([frame_of("a", [1, 2, 5]), frame_of("b", [1, 4])], ignore_index=True)
-    found = trajectories(frame)
+    found = trajectories(Results(frame))
     assert found["epoch"].tolist() == [1, 2, 5, 1, 4]
     assert found["value"].tolist() == [10, 20, 50, 10, 40]
     assert found["test_error"].tolist() == [1, 1 / 2, 1 / 5, 1, 1 / 4]
@@ -32,7 +33,7 @@ def test_each_value_stands_beside_the_error_of_its_own_epoch():
 def test_an_epoch_without_an_error_keeps_its_value():
     frame = frame_of("a", [1, 2])
     kept = frame[(frame["kind"] != "training") | (frame["epoch"] == 1)]
-    found = trajectories(kept)
+    found = trajectories(Results(kept))
     assert found["value"].tolist() == [10, 20]
     assert found["test_error"].isna().tolist() == [False, True]
-    assert trajectories(frame[frame["kind"] == "training"]).empty
+    assert trajectories(Results(frame[frame["kind"] == "training"])).empty

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.problems import traps
+from sharpbench.analysis.results import Results
 
 TRAP = "the mean of two runs stops at the wrong eigenvalue"
 
@@ -17,7 +18,7 @@ def verdict(value, error, *, converged=True, status="ok"):
         "trap": TRAP, "trap_kind": "two runs",
     }  # fmt: skip
     frame = pd.DataFrame([asked, {**asked, "seed": 1, "value": 0.0}])
-    (row,) = traps(frame, {"hard": TRAP})
+    (row,) = traps(Results(frame))
     assert row["trap"] == TRAP
     return row["verdict"]
 

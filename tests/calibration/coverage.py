@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sharpbench.analysis.calibration import BAND, binomial_interval
+from sharpbench.analysis.calibration import BAND
+from sharpbench.analysis.statistics import binomial_interval
 
 Interval = tuple[float, float]
 

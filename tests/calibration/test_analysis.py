@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sharpbench.analysis.calibration import binomial_interval
-from sharpbench.analysis.cost import scaling
-from sharpbench.analysis.estimates import mean, over_seeds, pearson, slope
-from sharpbench.analysis.prediction import kendall
+from sharpbench.analysis.cost import exponents
+from sharpbench.analysis.rank_correlation import kendall
+from sharpbench.analysis.statistics import binomial_interval, mean, over_seeds, pearson, slope
 from sharpbench.seeds import numpy_generator
 from tests.calibration.coverage import assert_covers
 
@@ -92,5 +91,5 @@ def test_the_exponent_of_a_cost(n):
                 "shared": False,
             }
         )
-        found.append(scaling(swept)["time"].item())
-    assert_covers([(low, high) for _, low, high in found], 1.5)
+        found.append(exponents(swept)["time"].item())
+    assert_covers([(e.low, e.high) for e in found], 1.5)

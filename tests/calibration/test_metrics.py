@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.calibration import coverage
-from sharpbench.analysis.frames import with_short_names
+from sharpbench.analysis.names import with_short_names
 from sharpbench.results.store import load_records
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.spec import find_suite, load_suite
@@ -65,7 +65,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path.write_text(SUITE)
     outcomes, _ = run(path, folder / "results")
     assert not any(o.problems for o in outcomes)
-    return coverage(with_short_names(load_records(folder / "results", suite="coverage"), {}))
+    return coverage(with_short_names(load_records(folder / "results", suite="coverage")))
 
 
 def test_stated_errors_hold(table):

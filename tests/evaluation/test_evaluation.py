@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from torch import nn
 
-from sharpbench.analysis.calibration import binomial_interval
+from sharpbench.analysis.statistics import binomial_interval
 from sharpbench.evaluation.calibration import (
     _bins,
     brier_score,

@@ -1,16 +1,9 @@
 """Known theory of reparameterisations, reproduced on trained networks in float64."""
 
-import pandas as pd
 import pytest
 import torch
 
 import sharpbench as sb
-from sharpbench.analysis.invariance import (
-    changes,
-    gauge_orbits,
-    invariance_matrix,
-    ranking_survival,
-)
 from sharpbench.invariance import transformations
 from sharpbench.metrics import metrics
 from tests.conftest import trained
@@ -124,65 +117,3 @@ def test_the_fisher_rao_norm_of_a_relu_network_is_that_of_its_outputs(digits):
     found = sb.measure(plain, "fisher_rao_norm", labels="observed", seed=0)
     assert found.value == pytest.approx(float(slopes.square().mean().sqrt()), rel=1e-9)
     assert found.exact
-
-
-def records(metric, pairs, *, transformation, parameters, name=None, dataset="d"):
-    """Rows as `load_records` gives them: before and after on several subjects."""
-    rows = []
-    for i, (before, after) in enumerate(pairs):
-        common = {
-            "kind": "measurement", "status": "ok", "subject": f"s{i}", "label": metric,
-            "metric_short": metric, "name": metric, "parameters": {}, "standard_error": None,
-            "dataset_short": dataset, "model_short": "m", "seed": i,
-        }  # fmt: skip
-        rows.append({**common, "value": before, "transformation": None})
-        rows.append(
-            {
-                **common, "value": after, "transformation": f"{transformation}{parameters}",
-                "transformation_name": transformation, "transformation_parameters": parameters,
-                "function_change": 0.0, "draw": 0,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def verdict(*args, **kwargs):
-    (row,) = invariance_matrix(records(*args, **kwargs)).to_dict("records")
-    return row["verdict"], row["theory"], row["disagrees"]
-
-
-def test_verdicts_against_theory():
-    shifted = [(1.0, 1.0 - 0.6931), (1.2, 1.2 - 0.6932), (0.9, 0.9 - 0.6931)]
-    rescaled = {"transformation": "input_rescaling", "parameters": {"factor": 2.0}}
-    assert verdict("curvature_rate", shifted, **rescaled) == ("equivariant", "equivariant", "")
-    same = [(1.0, 1.0), (1.2, 1.2), (0.9, 0.9)]
-    assert verdict("curvature_rate", same, **rescaled) == ("moves", "equivariant", "promise broken")
-    permuted = {"transformation": "neuron_permutation", "parameters": {}}
-    assert verdict("hessian_trace", same, **permuted) == ("invariant", "invariant", "")
-    moved = [(1.0, 2.0), (1.2, 2.2), (0.9, 2.9)]
-    assert verdict("hessian_trace", moved, **permuted) == ("moves", "invariant", "promise broken")
-    scaled = {"transformation": "neuron_rescaling", "parameters": {}}
-    assert verdict("hessian_trace", moved, **scaled) == ("moves", "", "")
-    assert verdict("hessian_trace", same, **scaled)[2] == "invariant though not promised"
-    # Small changes to both sides: no change beyond 2% for most, but not shown to be equivalent.
-    unsure = [(1.0, 1.019), (1.0, 0.981), (1.0, 1.018)]
-    assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
-
-
-def test_orbits_and_rankings():
-    pairs = [(float(i + 1), float(30 - i)) for i in range(30)]
-    frame = pd.concat(
-        [
-            records(
-                "hessian_trace", pairs, transformation="layer_rescaling", parameters={"alpha": a}
-            )
-            for a in (0.1, 10.0, 100.0)
-        ]
-    ).drop_duplicates(subset=["subject", "transformation"])
-    orbit = gauge_orbits(frame)
-    assert sorted(set(orbit["alpha"])) == [0.1, 10.0, 100.0]
-    assert orbit.groupby("subject")["ratio"].nunique().eq(1).all()
-    reversed_ = ranking_survival(frame)
-    assert (reversed_["association"].map(lambda a: a.tau) == -1).all()
-    assert ranking_survival(frame[frame["subject"].isin(["s1", "s2"])]).empty
-    assert changes(frame)["promised"].eq(False).all()

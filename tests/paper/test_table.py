@@ -3,7 +3,7 @@
 import pytest
 
 from sharpbench.analysis.audit import claims_table
-from sharpbench.analysis.estimates import Estimate
+from sharpbench.analysis.statistics import Estimate
 from sharpbench.paper.__main__ import main
 from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES

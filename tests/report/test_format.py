@@ -4,8 +4,20 @@ import math
 
 import pytest
 
+from sharpbench.analysis.statistics import Estimate
 from sharpbench.measurement import ErrorComponent, Measurement
-from sharpbench.report.format import figure
+from sharpbench.report.format import (
+    byte_size,
+    count,
+    figure,
+    fixed,
+    interval,
+    number,
+    percent,
+    percent_figure,
+    percent_interval,
+    seconds,
+)
 
 
 def told(value, *errors, **kwargs):
@@ -24,7 +36,7 @@ def told(value, *errors, **kwargs):
         (told(1.2345, ("points", None), ("probes", 0.1, 3)), "1.234 ± unknown (points)"),
         (told(1.2345, ("probes", 0.0, 3)), "1.234 ± 0 (probes)"),
         (told(1.2345, ("probes", 0.1, 3), ("probes", 0.1, 3)), "1.23 ± 0.14 (probes)"),
-        (told(1e9, ("points", 2e7, 9)), "1e+09 ± 2e+07 (points)"),
+        (told(1e9, ("points", 2e7, 9)), "(1.000 ± 0.020)×10⁹ (points)"),
     ],
 )  # fmt: skip
 def test_a_figure_says_where_its_error_comes_from(text, expected):
@@ -41,3 +53,121 @@ def test_nothing_is_called_exact_whose_sources_are_not_known():
     assert figure(0.5, math.nan, None, math.nan) == "0.5"
     assert figure(0.5, 0.25) == "0.50 ± 0.25"
     assert figure(None) == figure(math.nan) == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.23456, 0.0123, "1.235 ± 0.012"),
+        (123.456, 12.3, "123 ± 12"),
+        (-0.5, None, "−0.5"),
+        (-1.5, 0.25, "−1.50 ± 0.25"),
+        (math.nan, 1.0, "–"),
+        (1e-3, 5.0, "0.0 ± 5.0"),
+        (1e-9, 1e-12, "(1.0000 ± 0.0010)×10⁻⁹"),
+        (-2.5e7, 123456.0, "(−2.500 ± 0.012)×10⁷"),
+        (0.0, 1e-20, "(0.0 ± 1.0)×10⁻²⁰"),
+        (1e9, 1e-6, "1×10⁹ ± 1×10⁻⁶"),
+        (12345.6, 0.0, "12,346"),
+    ],
+)
+def test_the_error_decides_on_the_digits(value, error, text):
+    assert figure(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.0, 4, "0"),
+        (-0.5, 4, "−0.5"),
+        (math.pi, 3, "3.14"),
+        (12345.6, 4, "12,346"),
+        (2e-5, 2, "2×10⁻⁵"),
+        (-3.21e-14, 3, "−3.21×10⁻¹⁴"),
+        (1.5e6, 2, "1.5×10⁶"),
+        (math.inf, 4, "∞"),
+        (-math.inf, 4, "−∞"),
+        (None, 4, "–"),
+        (math.nan, 4, "–"),
+    ],
+)
+def test_numbers_have_a_true_minus_and_powers_of_ten(value, digits, text):
+    assert number(value, digits) == text
+
+
+def test_signs_and_places():
+    assert number(0.5, sign=True) == "+0.5"
+    assert number(-math.inf, sign=True) == "−∞"
+    assert number(math.inf, sign=True) == "+∞"
+    assert [fixed(v, 2, sign=True) for v in (0.254, -0.256, 0.0)] == ["+0.25", "−0.26", "+0.00"]
+    assert fixed(math.nan, 2) == "–"
+    assert count(1234567) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1234, "12.3%"),
+        (-0.1234, "−12.3%"),
+        (0.0014, "0.14%"),
+        (2e-7, "2×10⁻⁵%"),
+        (3e-16, "3×10⁻¹⁴%"),
+        (137.28, "13,728%"),
+        (3e5, "3×10⁷%"),
+        (0.0, "0%"),
+        (1.0, "100.0%"),
+        (math.inf, "∞"),
+        (None, "–"),
+    ],
+)
+def test_percentages(value, text):
+    assert percent(value) == text
+
+
+def test_percentages_with_their_errors():
+    assert percent_figure(0.0394, 0.0062) == "3.94 ± 0.62%"
+    assert percent_figure(-0.0394, 0.062) == "−3.9 ± 6.2%"
+    assert percent_figure(0.0394) == percent_figure(0.0394, math.nan) == "3.9%"
+    assert percent_interval(0.95, 0.9211, 0.9734) == "95.0 [92.1, 97.3]%"
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((0.87, 0.81, 0.94), "0.87 [0.81, 0.94]"),
+        ((-0.39, -0.52, -0.26), "−0.39 [−0.52, −0.26]"),
+        ((427.23, 400.0, 455.0), "427 [400, 455]"),
+        ((1e-9, 0.9e-9, 1.2e-9), "1×10⁻⁹ [9×10⁻¹⁰, 1.2×10⁻⁹]"),
+        ((1.0, -math.inf, math.inf), "1 [−∞, ∞]"),
+        ((2.0, 2.0, 2.0), "2"),
+    ],
+)
+def test_an_intervals_width_decides_on_its_digits(ends, text):
+    assert interval(Estimate(*ends, n=9)) == text
+
+
+def test_an_interval_of_stated_places():
+    tau = Estimate(-0.4, -0.9, 0.1, 9)
+    assert interval(tau, 2, sign=True) == "−0.40 [−0.90, +0.10]"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12.34, "12.3 s"), (0.01234, "12.3 ms"), (2e-5, "20 µs"), (0.0, "0 µs"), (None, "–")],
+)
+def test_times(value, text):
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2048.0, "2.0 KiB"),
+        (1.5 * 2**20, "1.5 MiB"),
+        (3.0 * 2**30, "3.0 GiB"),
+        (0.0, "0 MiB"),
+        (math.nan, "–"),
+    ],
+)
+def test_sizes(value, text):
+    assert byte_size(value) == text

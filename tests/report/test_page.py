@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharpbench.analysis.frames import with_short_names
+from sharpbench.analysis.networks import every_figure
+from sharpbench.analysis.results import Results
 from sharpbench.errors import InputError
 from sharpbench.paper.claims import CLAIMS
-from sharpbench.report import page as report_page
-from sharpbench.report.format import figure
-from sharpbench.report.page import _metric_table, _percent, write_report
-from sharpbench.results.store import ResultsStore, load_records
+from sharpbench.report.page import write_report
+from sharpbench.report.sections import every_figure as section
+from sharpbench.results.store import ResultsStore
 from tests.conftest import MINI_SUITE
 from tests.suite.test_run import run
 
@@ -44,24 +44,24 @@ def page(results) -> Path:
 
 
 def test_a_table_too_long_to_read_shows_means_over_the_seeds(results, monkeypatch):
-    frame = with_short_names(load_records(results, suite="mini"), {})
-    every = _metric_table(frame)
-    assert every["rows_stand_for"] is None
-    monkeypatch.setattr(report_page, "_MOST_ROWS", 10)
-    table = _metric_table(frame)
-    assert table["rows_stand_for"] == len(every["rows"])
-    assert sum(row["seed"] for row in table["rows"]) == len(every["rows"])
+    view = Results.load(results, "mini")
+    rows = every_figure(view)
+    assert section.EveryFigure().tables(view)["rows_stand_for"] is None
+    monkeypatch.setattr(section, "_MOST_ROWS", 10)
+    table = section.EveryFigure().tables(view)
+    assert table["rows_stand_for"] == len(rows)
+    assert sum(row["seed"] for row in table["rows"]) == len(rows)
     row = next(row for row in table["rows"] if row["status"] == "ok" and row["seed"] == 2)
     same = ("metric", "dataset", "model", "recipe")
-    own = [r for r in every["rows"] if all(r[k] == row[k] for k in same)]
+    own = [r for r in rows if all(r[k] == row[k] for k in same)]
     values = [r["value"] for r in own]
     assert row["value"] == pytest.approx(np.mean(values))
     assert row["standard_error"] == pytest.approx(abs(values[0] - values[1]) / 2)
     errors = [r["judged"]["test_error"][0] for r in own]
     assert row["judged"]["test_error"][0] == pytest.approx(np.mean(errors))
-    assert {r["status"] for r in table["rows"]} == {r["status"] for r in every["rows"]}
+    assert {r["status"] for r in table["rows"]} == {r["status"] for r in rows}
     text = write_report(results, "mini", results.parent / "reports" / "means").read_text()
-    assert f"{len(every['rows'])} figures, as means over the seeds" in text
+    assert f"{len(rows)} figures, as means over the seeds" in text
 
 
 class _Elements(HTMLParser):
@@ -133,26 +133,6 @@ def test_a_suite_that_failed_throughout_has_a_report(tmp_path):
 def test_no_results_are_told(results, tmp_path):
     with pytest.raises(InputError, match="no results of suite 'quick'"):
         write_report(results, "quick", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "text"),
-    [
-        (1.23456, 0.0123, "1.235 ± 0.012"),
-        (123.456, 12.3, "123 ± 12"),
-        (-0.5, None, "-0.5"),
-        (float("nan"), 1.0, "–"),
-        (1e-9, 1e-12, "1e-09 ± 1e-12"),
-    ],
-)
-def test_figures_show_as_many_digits_as_they_have(value, error, text):
-    assert figure(value, error) == text
-
-
-def test_percentages():
-    assert _percent(0.1234) == "12.3%"
-    assert _percent(137.28) == "13,728%"
-    assert _percent(3e-16) == "3e-14%"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

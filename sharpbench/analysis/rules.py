@@ -1,151 +1,27 @@
-"""Figures with 95% intervals, and the written rules by which a statement about one is judged."""
+"""The written rules by which a statement about a figure with its 95% interval is judged."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
+from sharpbench.analysis.statistics import Estimate
 
 __all__ = [
+    "CONTRADICTED",
+    "INCONCLUSIVE",
+    "IN_DIRECTION",
+    "REPRODUCED",
     "Effect",
-    "Estimate",
     "Judgement",
     "Level",
     "NoEffect",
     "Rule",
     "Sign",
     "Within",
-    "exactly",
-    "jackknife",
-    "mean",
-    "over_seeds",
-    "partial_spearman",
-    "pearson",
-    "slope",
-    "spearman",
 ]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95% interval over ``n`` networks; an exact one has no width.
-
-    ``noise``: how far from 0 it gets in 95 of 100 cases by chance in the points that all of the networks
-    are judged on, which the interval does not see; within it there is no verdict.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    noise: float = 0.0
-
-
-def exactly(value: float, n: int = 1) -> Estimate:
-    """A figure without sampling error."""
-    return Estimate(value, value, value, n)
-
-
-def mean(values: np.ndarray) -> Estimate | None:
-    """Mean with Student's t interval; None for fewer than two values."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return None
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    centre = float(values.mean())
-    return Estimate(centre, centre - half, centre + half, len(values))
-
-
-def over_seeds(
-    statistic: Callable[..., float],
-    *columns: np.ndarray,
-    seeds: np.ndarray,
-    correlation: bool = False,
-) -> Estimate | None:
-    """``statistic(*columns)`` with its 95% interval by the jackknife over ``seeds``.
-
-    Networks of one seed share data and initial weights: all of a seed are left out together, and Student's
-    t has one degree of freedom less than there are seeds. A ``correlation``'s interval is taken on the
-    scale artanh r. None for fewer than three seeds or where the statistic is not finite.
-    """
-    table = np.column_stack([np.asarray(c, dtype=float) for c in columns])
-    complete = np.isfinite(table).all(1)
-    table, blocks = table[complete], np.asarray(seeds)[complete]
-    names = np.unique(blocks)
-    if len(names) < 3:
-        return None
-    value = float(statistic(*table.T))
-    if not math.isfinite(value):
-        return None
-    without = np.array([statistic(*table[blocks != name].T) for name in names])
-    edge = 1 - 1 / len(table) ** 2 if correlation else None
-    low, high, _ = jackknife(value, without, edge=edge)
-    return Estimate(value, low, high, len(table))
-
-
-def jackknife(
-    value: float, without: np.ndarray, *, edge: float | None = None
-) -> tuple[float, float, float]:
-    """The 95% interval of a figure and its two-sided p against 0, from its values ``without`` each block.
-
-    Tukey (1958), with Student's t for the number of blocks less one. ``edge``: of a correlation, whose
-    interval is that of its artanh: how far |r| is told from 1.
-    """
-    left = without[np.isfinite(without)]
-    count = len(left)
-    if count < 2:
-        ends = (-1.0, 1.0) if edge is not None else (-math.inf, math.inf)
-        return *ends, 1.0
-    centre, each = value, left
-    if edge is not None:
-        centre = math.atanh(min(max(value, -edge), edge))
-        each = np.arctanh(np.clip(left, -edge, edge))
-    error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
-    if error < 1e-9 * max(abs(centre), 1e-300):
-        if edge is None:
-            return value, value, 0.0 if value else 1.0
-        # Every block says the same: binomial trials without a failure.
-        worst = 2 * 0.025 ** (1 / count) - 1
-        low, high = (worst, 1.0) if value > 0 else (-1.0, -worst)
-        return low, high, min(1.0, 2 * 0.5**count)
-    width = float(stats.t.ppf(0.975, count - 1)) * error
-    p = 2 * float(stats.t.sf(abs(centre) / error, count - 1))
-    if edge is None:
-        return centre - width, centre + width, p
-    return math.tanh(centre - width), math.tanh(centre + width), p
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's r; NaN if either is constant."""
-    x, y = x - x.mean(), y - y.mean()
-    size = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / size if size > 0 else math.nan
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation."""
-    return pearson(stats.rankdata(x), stats.rankdata(y))
-
-
-def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Spearman's rank correlation of x and y with the ranks of ``given`` regressed out of both."""
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
-    left = (1 - xz**2) * (1 - yz**2)
-    return (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
-
-
-def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least-squares slope of y on x."""
-    x = x - x.mean()
-    size = float(x @ x)
-    return float(x @ (y - y.mean())) / size if size > 0 else math.nan
-
 
 REPRODUCED = "reproduced"
 IN_DIRECTION = "reproduced in direction"

@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sharpbench.analysis.estimates import (
-    Effect,
+from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
+from sharpbench.analysis.statistics import (
     Estimate,
-    Level,
-    NoEffect,
-    Sign,
-    Within,
     exactly,
     mean,
     over_seeds,

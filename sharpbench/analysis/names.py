@@ -1,0 +1,101 @@
+"""Short names for data sets, models, recipes, problems and metrics: no more than tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["short_names", "titles_of", "with_short_names"]
+
+
+def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with columns ``metric_short`` and ``dataset_short``, ``model_short``, ``recipe_short``,
+    ``problem_short``.
+
+    A short name is the title that the records tell (lines of older versions have none: their name) and
+    only the parameters that tell entries of this frame apart.
+    """
+    frame = frame.copy()
+    metric_titles, problem_titles = (
+        titles_of(frame, *columns) for columns in (("name", "title"), ("problem", "problem_title"))
+    )
+    metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem", "calibration"])]
+    # Along training a metric is often measured on fewer points: told apart within each kind.
+    frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
+    for kind, rows in metrics.groupby("kind"):
+        found = {
+            label: (metric_titles.get(name, name.replace("_", " ")), parameters)
+            for label, name, parameters in zip(
+                rows["label"], rows["name"], rows["parameters"], strict=True
+            )
+        }
+        of_kind = frame["kind"] == kind
+        frame.loc[of_kind, "metric_short"] = frame.loc[of_kind, "label"].map(short_names(found))
+    for part in ("dataset", "model", "recipe", "problem"):
+        columns = [c for c in frame.columns if c.startswith(f"{part}.")]
+        distinct = frame.drop_duplicates(f"{part}_label").dropna(subset=f"{part}_label")
+        titles = problem_titles if part == "problem" else {}
+        found = {
+            row[f"{part}_label"]: (
+                titles.get(row[part], row[part]),
+                {c.split(".", 1)[1]: row[c] for c in columns},
+            )
+            for row in distinct.to_dict("records")
+        }
+        frame[f"{part}_short"] = frame[f"{part}_label"].map(short_names(found))
+    return frame
+
+
+def titles_of(frame: pd.DataFrame, name: str, title: str) -> dict[str, str]:
+    """What the records call each thing: the entries of column ``title`` by those of ``name``, where told."""
+    if title not in frame or name not in frame:
+        return {}
+    told = frame[frame[title].astype(bool) & frame[title].notna() & frame[name].notna()]
+    first = told.drop_duplicates(name)
+    return dict(zip(first[name], first[title], strict=True))
+
+
+_MANY = 5
+"""From so many variants of one thing on, a name tells only what differs from most of them."""
+
+
+def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Label to name plus the parameters in which entries of that name differ."""
+    short = {}
+    for label, (name, parameters) in entries.items():
+        protocol = parameters.get("protocol", "custom")
+        namesakes = [p for n, p in entries.values() if n == name]
+        # What a protocol sets need not be told: told apart among those of one protocol.
+        rivals = [p for p in namesakes if p.get("protocol", "custom") == protocol]
+        differing = [
+            # A word says by itself what it is; a number needs its key.
+            value
+            if isinstance(value, str) and value != "all"
+            else f"{key.replace('_', ' ')} {_spell(value)}"
+            for key, value in parameters.items()
+            if not _usual(value, [rival.get(key) for rival in rivals])
+        ]
+        if protocol != "custom" and len(namesakes) > 1:
+            differing.insert(0, protocol.replace("_", " "))
+        short[label] = f"{name} ({', '.join(differing)})" if differing else name
+    return short
+
+
+def _usual(value: Any, others: list[Any]) -> bool:
+    """Whether a value goes without saying: all have it, or most of many."""
+    same = sum(str(other) == str(value) for other in others)
+    return same == len(others) or (len(others) >= _MANY and 2 * same > len(others))
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_spell(v)}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        if len(value) > 4 and value == list(range(value[0], value[0] + len(value))):
+            return f"{value[0]}–{value[-1]}"
+        return "-".join(_spell(v) for v in value)
+    return str(value)

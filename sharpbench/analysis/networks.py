@@ -1,0 +1,127 @@
+"""Every trained network: its figures beside what it is judged by, its calibration, its decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpbench.analysis.results import Results, computed_once, stratum
+from sharpbench.analysis.statistics import mean_and_error
+
+__all__ = ["JUDGED", "decision_maps", "every_figure", "over_seeds", "reliability"]
+
+JUDGED = ("test_error", "gap", "ece", "ece_debiased", "ece_floor")
+"""Evaluated quantities that stand beside each figure."""
+
+
+@computed_once
+def every_figure(results: Results) -> list[dict[str, Any]]:
+    """A row a metric and network: ``metric``, ``dataset``, ``model``, ``recipe``, ``seed``, ``status``,
+    ``reason``, the figure's fields, and ``judged``: (value, standard error) by the names of `JUDGED`."""
+    evaluated = results.of_kind("evaluation")
+    evaluated = evaluated[evaluated["name"].isin(JUDGED)]
+    judged: dict[str, dict[str, tuple[float, float]]] = {}
+    columns = (evaluated[c] for c in ("subject", "name", "value", "standard_error"))
+    for subject, name, value, error in zip(*columns, strict=True):
+        judged.setdefault(subject, {})[name] = (value, error)
+    rows = results.of_kind("measurement")
+    rows = rows[rows["transformation"].isna()]
+    return [
+        {
+            "metric": row["metric_short"],
+            "dataset": row["dataset_short"],
+            "model": row["model_short"],
+            "recipe": row["recipe_short"],
+            "seed": int(row["seed"]),
+            "status": row["status"],
+            "reason": row["reason"],
+            "value": row["value"],
+            "standard_error": row["standard_error"],
+            "errors": row["errors"],
+            "error_bound": row["error_bound"],
+            "converged": bool(row["converged"]) if row["status"] == "ok" else None,
+            "samples": row["samples"],
+            "gradients": row["gradient_equivalents"],
+            "judged": judged.get(row["subject"], {}),
+        }
+        for row in rows.to_dict("records")
+    ]
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of `every_figure` as means over the seeds with their standard errors; ``seed`` counts them."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = tuple(row[k] for k in ("metric", "dataset", "model", "recipe", "status"))
+        groups.setdefault(key, []).append(row)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        judged = {}
+        for name in first["judged"]:
+            values = [row["judged"][name][0] for row in group if name in row["judged"]]
+            judged[name] = mean_and_error(values)
+        shown = {**first, "seed": len(group), "judged": judged}
+        shown |= {"errors": None, "error_bound": None}  # the spread over seeds holds them all
+        if first["status"] == "ok":
+            value, error = mean_and_error([row["value"] for row in group])
+            converged = all(row["converged"] for row in group)
+            shown |= {"value": value, "standard_error": error, "converged": converged}
+            for column in ("samples", "gradients"):
+                shown[column] = float(np.median([row[column] for row in group]))
+        found.append(shown)
+    return found
+
+
+@computed_once
+def reliability(results: Results) -> pd.DataFrame:
+    """The reliability diagrams, a row a bin of a network: ``stratum``, ``recipe``, ``confidence``,
+    ``accuracy``, ``count``, ``bin``."""
+    rows = results.of_kind("reliability")
+    rows = rows.assign(stratum=stratum(rows))
+    return pd.DataFrame(
+        {
+            "stratum": row["stratum"],
+            "recipe": row["recipe_short"],
+            "confidence": confidence,
+            "accuracy": accuracy,
+            "count": count,
+            "bin": number,
+        }
+        for row in rows.to_dict("records")
+        for number, confidence, accuracy, count in zip(
+            *(row["details"][k] for k in ("bin", "confidence", "accuracy", "count")), strict=True
+        )
+    )
+
+
+@computed_once
+def decision_maps(results: Results) -> list[dict[str, Any]]:
+    """Decision maps of the networks of the lowest seed: ``dataset``, ``model``, ``recipe``, the map's
+    ``details``, and (value, standard error) of the suite's first ``metric`` as ``figure`` and of the
+    ``test_error``, each None where it is missing."""
+    rows = results.of_kind("decision_map")
+    if rows.empty:
+        return []
+    rows = rows[rows["seed"] == rows["seed"].min()]
+    values, judged = results.measured, results.evaluated
+    metric = values["metric_short"].iloc[0] if len(values) else None
+    pairs = {}
+    for name, found in (
+        ("figure", values[values["metric_short"] == metric]),
+        ("test_error", judged[judged["name"] == "test_error"]),
+    ):
+        columns = (found[c] for c in ("subject", "value", "standard_error"))
+        pairs[name] = {s: (value, error) for s, value, error in zip(*columns, strict=True)}
+    return [
+        {
+            **{part: row[f"{part}_short"] for part in ("dataset", "model", "recipe")},
+            "details": row["details"],
+            "metric": metric,
+            **{name: of_subject.get(row["subject"]) for name, of_subject in pairs.items()},
+        }
+        for row in rows.to_dict("records")
+    ]

@@ -1,0 +1,216 @@
+"""One view of what a suite left, in which every table is computed once."""
+
+from __future__ import annotations
+
+import functools
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from sharpbench.analysis.names import titles_of, with_short_names
+from sharpbench.results.store import ResultsStore, load_records
+
+__all__ = [
+    "TRAINED",
+    "Results",
+    "computed_once",
+    "error_on_same_points",
+    "error_without_random_numbers",
+    "random_error",
+    "stratum",
+]
+
+T = TypeVar("T")
+
+TRAINED = frozenset({"subject", "training", "measurement", "evaluation"})
+"""The kinds of records of trained networks, of those that failed to train among them."""
+
+
+class Results:
+    """The records of one suite, with what the suite asked for.
+
+    A table of a question is a function of this view, decorated with `computed_once`: however many ask for
+    it, it is computed once, when it is first wanted.
+
+    Parameters
+    ----------
+    frame: a row a figure (`load_records`), with short names (`with_short_names`).
+    suite: the suite's name.
+    manifest: what the suite asked for when it last ran.
+    runs: the provenance of each run by its name.
+    store: the folder that all of this comes from, if it comes from one.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        *,
+        suite: str = "",
+        manifest: Mapping[str, Any] | None = None,
+        runs: Mapping[str, dict[str, Any]] | None = None,
+        store: ResultsStore | None = None,
+    ) -> None:
+        self.frame = frame
+        self.suite = suite
+        self.manifest = dict(manifest or {})
+        self.runs = dict(runs or {})
+        self.store = store
+        self._tables: dict[Callable[[Results], Any], Any] = {}
+
+    @classmethod
+    def load(cls, root: str | Path, suite: str) -> Results:
+        """The results of ``suite`` under ``root``. Raises InputError if there are none."""
+        store = ResultsStore(Path(root))
+        manifest = store.manifest(suite)
+        frame = with_short_names(load_records(root, suite=suite))
+        runs = store.documents("runs")
+        return cls(frame, suite=suite, manifest=manifest, runs=runs, store=store)
+
+    def once(self, compute: Callable[[Results], T]) -> T:
+        """``compute(self)``, from memory if it was asked for before."""
+        if compute not in self._tables:
+            self._tables[compute] = compute(self)
+        found: T = self._tables[compute]
+        return found
+
+    @functools.cached_property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of records that there are."""
+        return frozenset(self.frame["kind"])
+
+    @functools.cached_property
+    def spec(self) -> dict[str, Any]:
+        """The suite file."""
+        return tomllib.loads(self.manifest.get("suite", ""))
+
+    @property
+    def planned(self) -> int:
+        """Networks that the suite asks for."""
+        return len(self.manifest.get("subjects", ()))
+
+    @functools.cached_property
+    def present(self) -> int:
+        """Networks that have run."""
+        of_problems = self.frame["kind"].isin(["problem", "calibration"])
+        return int(self.frame.loc[~of_problems, "subject"].nunique())
+
+    @functools.cached_property
+    def titles(self) -> dict[str, str]:
+        """What each metric is called, by its name; those of which no record tells it are missing."""
+        return titles_of(self.frame, "name", "title")
+
+    @functools.cached_property
+    def units(self) -> dict[str, str]:
+        """The unit of each metric by its short name; a dimensionless one, or one not told, is missing."""
+        return titles_of(self.frame, "metric_short", "unit")
+
+    @functools.cached_property
+    def measured(self) -> pd.DataFrame:
+        """Successful measurements of trained subjects as they are: one row a subject and metric.
+
+        ``own_error``: see `error_on_same_points`.
+        """
+        return self._measurements[self._measurements["transformation"].isna()]
+
+    @functools.cached_property
+    def transformed(self) -> pd.DataFrame:
+        """Successful measurements after a transformation, with ``own_error``."""
+        return self._measurements[self._measurements["transformation"].notna()]
+
+    @functools.cached_property
+    def _measurements(self) -> pd.DataFrame:
+        rows = self.of_kind("measurement")
+        rows = rows[rows["status"] == "ok"]
+        return rows.assign(own_error=error_on_same_points(rows))
+
+    @functools.cached_property
+    def evaluated(self) -> pd.DataFrame:
+        """Evaluated figures, a row each."""
+        rows = self.of_kind("evaluation")
+        return rows[rows["status"] == "ok"]
+
+    @functools.cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """Evaluated figures, one row a subject, one column a quantity."""
+        return self.evaluated.pivot_table(
+            index="subject", columns="name", values="value", observed=True
+        )
+
+    def of_kind(self, *kinds: str) -> pd.DataFrame:
+        """The records of these kinds."""
+        return self.frame[self.frame["kind"].isin(kinds)]
+
+
+def computed_once(compute: Callable[[Results], T]) -> Callable[[Results], T]:
+    """Makes a function of `Results` be computed once for each of them.
+
+    Everyone shares what it returns: it is read, never changed in place.
+    """
+
+    @functools.wraps(compute)
+    def shared(results: Results) -> T:
+        return results.once(compute)
+
+    return shared
+
+
+def stratum(frame: pd.DataFrame) -> pd.Series:
+    """The stratum of each row: data set with its label noise, and model.
+
+    Subjects of one stratum differ in recipe and seed alone: their ranks compare without confounding.
+    """
+    return frame["dataset_short"].astype(object) + " · " + frame["model_short"].astype(object)
+
+
+def random_error(frame: pd.DataFrame) -> pd.Series:
+    """The standard error of each figure: 0 of an exact one, NaN where a component's size is not told."""
+    return _sum_of_components(frame, leaving_out=frozenset())
+
+
+def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
+    """`random_error` without the components ``points`` and ``directions``.
+
+    Figures of one seed, by two implementations or before and after a transformation, are measured on
+    the same points along the same directions: what these add to the error is the same in both.
+    """
+    return _sum_of_components(frame, leaving_out=frozenset({"points", "directions"}))
+
+
+def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
+    """What of an error is left where the random numbers are the same: rounding, and what isn't told.
+
+    0 where there are no components: a standard error that is stated whole is one of random numbers.
+    """
+    left = _sum_of_components(frame, leaving_out=_OF_RANDOM_NUMBERS)
+    if "errors" not in frame:
+        return 0 * left
+    return left.where(frame["errors"].map(lambda e: isinstance(e, list) and bool(e)), 0.0)
+
+
+_OF_RANDOM_NUMBERS = frozenset({"points", "directions", "probes", "draws"})
+
+
+def _sum_of_components(frame: pd.DataFrame, *, leaving_out: frozenset[str]) -> pd.Series:
+    total = frame["standard_error"].astype(float).fillna(0)
+    if "errors" not in frame:
+        return total
+    return pd.Series(
+        [
+            math.hypot(
+                *(
+                    math.nan if e["size"] is None else e["size"]
+                    for e in errors
+                    if e["source"] not in leaving_out
+                )
+            )
+            if isinstance(errors, list) and errors
+            else float(known)
+            for errors, known in zip(frame["errors"], total, strict=True)
+        ],
+        index=frame.index,
+        dtype=float,
+    )

@@ -1,0 +1,226 @@
+"""Means, correlations and shares with their 95% intervals: the only place where one is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+__all__ = [
+    "BEYOND",
+    "CONFIDENCE",
+    "LEVEL",
+    "Estimate",
+    "binomial_interval",
+    "effective_number",
+    "exactly",
+    "jackknife",
+    "line",
+    "mean",
+    "mean_and_error",
+    "mean_over_blocks",
+    "over_seeds",
+    "partial_spearman",
+    "pearson",
+    "slope",
+    "spearman",
+    "students",
+]
+
+LEVEL = 0.05
+"""The share of false alarms that is let pass."""
+
+CONFIDENCE = 1 - LEVEL
+"""What every interval covers."""
+
+BEYOND = 3.0
+"""Standard errors by which a single difference must exceed what is allowed to count as one."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval over ``n`` networks; an exact one has no width.
+
+    ``noise``: how far from 0 it gets in 95 of 100 cases by chance in the points that all of the networks
+    are judged on, which the interval does not see; within it there is no verdict.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    noise: float = 0.0
+
+
+def exactly(value: float, n: int = 1) -> Estimate:
+    """A figure without sampling error."""
+    return Estimate(value, value, value, n)
+
+
+def students(free: float) -> float:
+    """Student's t of a two-sided 95% interval with so many degrees of freedom."""
+    return float(stats.t.ppf(1 - LEVEL / 2, free))
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error; of a single value that error is unknown (NaN)."""
+    values = np.asarray(values, dtype=float)
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
+
+
+def mean(values: np.ndarray) -> Estimate | None:
+    """Mean of the finite values with Student's t interval; None for fewer than two of them."""
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return None
+    centre, error = mean_and_error(values)
+    half = students(len(values) - 1) * error
+    return Estimate(centre, centre - half, centre + half, len(values))
+
+
+def mean_over_blocks(values: np.ndarray, blocks: np.ndarray) -> tuple[Estimate, float]:
+    """Mean with its interval, and a bound for single values, where those of one block are alike.
+
+    Student's t with as many values as the blocks are worth (`effective_number`). The bound: with 95%
+    confidence 95% of single values lie within ± it; |mean| and Howe's factor of a two-sided normal tolerance
+    interval (J. Am. Stat. Assoc. 64, 1969). Values that are 0 but for rounding need no second one; of others
+    a single one says nothing of the next: then both are infinite.
+    """
+    values = np.asarray(values, dtype=float)
+    centre, size = float(values.mean()), effective_number(values, blocks)
+    if len(values) < 2 or size <= 1:
+        width = 0.0 if bool(np.abs(values).max() <= 1e-9) else math.inf
+        return Estimate(centre, centre - width, centre + width, len(values)), abs(centre) + width
+    deviation = float(values.std(ddof=1))
+    half = students(size - 1) * deviation / math.sqrt(size)
+    factor = stats.norm.ppf(0.5 * (1 + CONFIDENCE)) * math.sqrt(
+        (size - 1) * (1 + 1 / size) / stats.chi2.ppf(LEVEL, size - 1)
+    )
+    bound = abs(centre) + float(factor) * deviation
+    return Estimate(centre, centre - half, centre + half, len(values)), bound
+
+
+def effective_number(values: np.ndarray, blocks: np.ndarray) -> float:
+    """How many independent values as many of these are worth, which are alike within a block.
+
+    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965).
+    """
+    _, group, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    n, groups = len(values), len(sizes)
+    if groups in {1, n}:
+        return float(n) if groups == n else 1.0
+    means = np.bincount(group, weights=values) / sizes
+    between = float((sizes * np.square(means - values.mean())).sum()) / (groups - 1)
+    within = float(np.square(values - means[group]).sum()) / (n - groups)
+    typical = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
+    total = between + (typical - 1) * within
+    alike = max((between - within) / total, 0.0) if total > 0 else 0.0
+    return n / (1 + (typical - 1) * alike)
+
+
+def binomial_interval(k: int, n: int, level: float = CONFIDENCE) -> tuple[float, float]:
+    """Clopper & Pearson's (1934) interval of a probability from ``k`` of ``n``."""
+    tail = 0.5 * (1 - level)
+    low = 0.0 if k == 0 else float(stats.beta.ppf(tail, k, n - k + 1))
+    high = 1.0 if k == n else float(stats.beta.ppf(1 - tail, k + 1, n - k))
+    return low, high
+
+
+def over_seeds(
+    statistic: Callable[..., float],
+    *columns: np.ndarray,
+    seeds: np.ndarray,
+    correlation: bool = False,
+) -> Estimate | None:
+    """``statistic(*columns)`` with its 95% interval by the jackknife over ``seeds``.
+
+    Networks of one seed share data and initial weights: all of a seed are left out together, and Student's
+    t has one degree of freedom less than there are seeds. A ``correlation``'s interval is taken on the
+    scale artanh r. None for fewer than three seeds or where the statistic is not finite.
+    """
+    table = np.column_stack([np.asarray(c, dtype=float) for c in columns])
+    complete = np.isfinite(table).all(1)
+    table, blocks = table[complete], np.asarray(seeds)[complete]
+    names = np.unique(blocks)
+    if len(names) < 3:
+        return None
+    value = float(statistic(*table.T))
+    if not math.isfinite(value):
+        return None
+    without = np.array([statistic(*table[blocks != name].T) for name in names])
+    edge = 1 - 1 / len(table) ** 2 if correlation else None
+    low, high, _ = jackknife(value, without, edge=edge)
+    return Estimate(value, low, high, len(table))
+
+
+def jackknife(
+    value: float, without: np.ndarray, *, edge: float | None = None
+) -> tuple[float, float, float]:
+    """The 95% interval of a figure and its two-sided p against 0, from its values ``without`` each block.
+
+    Tukey (1958), with Student's t for the number of blocks less one. ``edge``: of a correlation, whose
+    interval is that of its artanh: how far |r| is told from 1.
+    """
+    left = without[np.isfinite(without)]
+    count = len(left)
+    if count < 2:
+        ends = (-1.0, 1.0) if edge is not None else (-math.inf, math.inf)
+        return *ends, 1.0
+    centre, each = value, left
+    if edge is not None:
+        centre = math.atanh(min(max(value, -edge), edge))
+        each = np.arctanh(np.clip(left, -edge, edge))
+    error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
+    if error < 1e-9 * max(abs(centre), 1e-300):
+        if edge is None:
+            return value, value, 0.0 if value else 1.0
+        # Every block says the same: binomial trials without a failure.
+        worst = 2 * (LEVEL / 2) ** (1 / count) - 1
+        low, high = (worst, 1.0) if value > 0 else (-1.0, -worst)
+        return low, high, min(1.0, 2 * 0.5**count)
+    width = students(count - 1) * error
+    p = 2 * float(stats.t.sf(abs(centre) / error, count - 1))
+    if edge is None:
+        return centre - width, centre + width, p
+    return math.tanh(centre - width), math.tanh(centre + width), p
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r; NaN if either is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    size = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / size if size > 0 else math.nan
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation."""
+    return pearson(stats.rankdata(x), stats.rankdata(y))
+
+
+def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """Spearman's rank correlation of x and y with the ranks of ``given`` regressed out of both."""
+    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    left = (1 - xz**2) * (1 - yz**2)
+    return (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least-squares slope of y on x."""
+    x = x - x.mean()
+    size = float(x @ x)
+    return float(x @ (y - y.mean())) / size if size > 0 else math.nan
+
+
+def line(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Least-squares slope of y on x with Student's t interval; three points or more, x not constant."""
+    centred = x - x.mean()
+    found = slope(x, y)
+    left = y - y.mean() - found * centred
+    error = math.sqrt(float(left @ left) / (len(x) - 2) / float(centred @ centred))
+    half = students(len(x) - 2) * error
+    return Estimate(found, found - half, found + half, len(x))

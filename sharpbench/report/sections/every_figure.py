@@ -1,0 +1,35 @@
+"""The table of all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sharpbench.analysis.networks import JUDGED, every_figure, over_seeds
+from sharpbench.analysis.results import TRAINED, Results
+from sharpbench.report.sections.base import Section
+
+__all__ = ["EveryFigure"]
+
+_MOST_ROWS = 3000
+"""Beyond this many figures the table would be most of a page that no one can scroll through."""
+
+
+@dataclass(frozen=True)
+class EveryFigure(Section):
+    """Every figure of every network with its error, to be sorted, filtered and saved; of very many the
+    means over the seeds."""
+
+    name, title, place = "figures", "All figures", 70
+    needs = TRAINED
+
+    def subtitle(self, results: Results) -> str:
+        return "means over the seeds" if len(every_figure(results)) > _MOST_ROWS else ""
+
+    def tables(self, results: Results) -> Mapping[str, Any]:
+        """``rows``, and how many figures they stand for as means, or None."""
+        rows = every_figure(results)
+        if len(rows) <= _MOST_ROWS:
+            return {"rows": rows, "rows_stand_for": None, "judged": JUDGED}
+        return {"rows": over_seeds(rows), "rows_stand_for": len(rows), "judged": JUDGED}

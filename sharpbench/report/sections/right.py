@@ -1,0 +1,215 @@
+"""Right? Metrics against known answers, against each other, and against the errors that they state."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sharpbench.analysis import calibration, problems
+from sharpbench.analysis.correctness import (
+    convergence,
+    implementation_agreement,
+    implementation_pairs,
+)
+from sharpbench.analysis.rate_fit import fitted_orders
+from sharpbench.analysis.results import TRAINED, Results, computed_once
+from sharpbench.report import figures, rate_figures
+from sharpbench.report.format import number, percent
+from sharpbench.report.sections.base import Picture, Section
+from sharpbench.report.sections.reliability import MOST_STRATA
+
+__all__ = ["Right"]
+
+
+@computed_once
+def coverage(results: Results) -> pd.DataFrame:
+    """Stated against true errors: `calibration.coverage`."""
+    return calibration.coverage(results.frame)
+
+
+@dataclass(frozen=True)
+class Right(Section):
+    """How far metrics are from answers that are known, whether they say so truly, and whether their
+    implementations agree."""
+
+    name, title, place = "right", "Right?", 20
+    needs = TRAINED | {"problem", "calibration"}
+
+    def applies(self, results: Results) -> bool:
+        known = (problems.solved(results), problems.accuracy(results), coverage(results))
+        return bool(results.planned) or any(len(table) for table in known)
+
+    def subtitle(self, results: Results) -> str:
+        if problems.definitions(results):
+            return "λ against the truth"
+        if len(problems.accuracy(results)) or len(coverage(results)):
+            return "against known answers"
+        return "do implementations of one metric agree"
+
+    def sentences(self, results: Results) -> list[str]:
+        found = [
+            *_of_the_rate(results),
+            *_of_others(problems.accuracy(results)),
+            *calibration.sentences(coverage(results)),
+            *_of_implementations(results),
+        ]
+        return found or ["Each metric has a single implementation here, so none could be compared."]
+
+    def tables(self, results: Results) -> Mapping[str, Any]:
+        measured = results.measured
+        return {
+            "planned": results.planned,
+            "definitions": problems.definitions(results),
+            "answers": problems.answers(results),
+            "accuracy": problems.accuracy(results),
+            "coverage": coverage(results),
+            "stated_band": calibration.BAND,
+            "traps": problems.traps(results),
+            "agreement": implementation_agreement(results),
+            "unconverged": int((~measured["converged"].astype(bool)).sum()),
+        }
+
+    def pictures(self, results: Results) -> Iterable[Picture]:
+        growth = problems.by_orders(results)
+        if len(growth):
+            yield Picture(
+                "growth",
+                functools.partial(rate_figures.growth_figure, growth),
+                "λ against the highest order fitted, from order 1 on. Dashed: the limit, where there is one "
+                "(a line that never levels off has none). Dotted: order 4, where the paper stops.",
+            )
+        dimensions, errors = problems.by_dimension(results), problems.estimation_error(results)
+        if len(dimensions) or len(errors):
+            yield Picture(
+                "estimation",
+                functools.partial(rate_figures.estimation_figure, dimensions, errors),
+                "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
+                "½ log d a order), and the root mean square error over seeds of λ against directions and "
+                "points.",
+            )
+        covered = coverage(results)
+        if len(covered) and (covered["n"] > 0).any():
+            yield Picture(
+                "coverage",
+                functools.partial(
+                    figures.coverage_figure,
+                    covered,
+                    calibration.BAND,
+                    calibration.STATED,
+                    results.titles,
+                ),
+                "Share of the 95% intervals that hold the truth, a mark a metric and problem, with its own "
+                "95% binomial interval. Left of the band errors are told too small, right of it too large.",
+            )
+        yield from _against_cost(results)
+        pairs = implementation_pairs(results)
+        if len(pairs):
+            yield Picture(
+                "agreement",
+                functools.partial(figures.agreement_figure, pairs),
+                "Difference of each other implementation from the native one, a point a network "
+                f"(n = {pairs['subject'].nunique()}).",
+            )
+        orders = fitted_orders(results)
+        if len(orders) > 0 and orders["stratum"].nunique() <= MOST_STRATA:
+            yield Picture(
+                "fit",
+                functools.partial(rate_figures.fit_figure, orders),
+                f"What {orders['metric'].iloc[0]} is fitted to: the mean of log |dₙ| over points and "
+                "directions by order, mean over seeds with their full range; λ is the slope of the line.",
+            )
+
+
+def _against_cost(results: Results) -> Iterable[Picture]:
+    others = problems.accuracy(results)
+    groups = others.groupby("name", sort=False) if len(others) else ()
+    for place, (name, group) in enumerate(groups):
+        if group["metric"].nunique() < 2:
+            continue  # a single setting has nothing to be compared with
+        yield Picture(
+            f"truth{place}",
+            functools.partial(figures.error_against_cost_figure, group),
+            f"{results.titles.get(str(name), str(name).replace('_', ' '))}: true error against cost. A large "
+            "mark is the median over the problems of one setting (its tolerance or number of probes), a "
+            "hollow one did not claim to have converged every time; faint marks are the problems (medians "
+            "over seeds). Lower and further left is better; dashed: the Pareto front. Errors below 10⁻¹⁶ "
+            "are drawn there.",
+        )
+
+
+def _of_implementations(results: Results) -> list[str]:
+    sentences = []
+    for row in implementation_agreement(results).itertuples():
+        text = (
+            f"{row.b} differs from {row.a} by {percent(row.median_difference)} in the median and "
+            f"{percent(row.largest_difference)} at most (n = {row.n} networks)"
+        )
+        if row.beyond_3_errors == row.beyond_3_errors:
+            text += (
+                f"; beyond three combined standard errors on {percent(row.beyond_3_errors)} of them"
+            )
+        sentences.append(text + ".")
+    for row in convergence(results).itertuples():
+        if row.converged < row.n:
+            sentences.append(
+                f"{row.metric} met its tolerance on {row.converged} of {row.n} networks; the other "
+                "figures are marked."
+            )
+    return sentences
+
+
+def _of_others(others: pd.DataFrame) -> list[str]:
+    """One sentence a metric and implementation, at its setting with the smallest median error."""
+    found: list[str] = []
+    if others.empty:
+        return found
+    for _, group in others.groupby(["name", "family"], sort=False):
+        medians = group.groupby("metric", sort=False)["error"].median()
+        best = group[group["metric"] == medians.idxmin()]
+        worst = best.loc[best["worst"].idxmax()]
+        text = (
+            f"{worst['metric']} is {number(best['error'].median(), 2)} (relative) off the exact value in the "
+            f"median over {len(best)} problems, {number(worst['worst'], 2)} at worst ({worst['problem']})"
+        )
+        wrong = group[(group["worst"] > 0.5) & (group["converged"] == 1)]
+        if len(wrong):
+            places = ", ".join(dict.fromkeys(wrong["problem"]))
+            text += f"; wrong by more than half on {places}, and says it converged"
+        found.append(text + ".")
+    return found
+
+
+def _of_the_rate(results: Results) -> list[str]:
+    rows = problems.solved(results)
+    if rows.empty:
+        return []
+    exact = rows[(rows["norm"] == "geometric_mean") & (rows["dimension"] == 1)]
+    off = (exact["value"] - exact["expected"]).abs().dropna()
+    found = []
+    if len(off):
+        found.append(
+            f"On problems of one variable λ differs from its value by exact derivatives by at most "
+            f"{number(off.max(), 1)} ({len(off)} answers, orders up to {exact['last_order'].max()})."
+        )
+    table = problems.definitions(results)
+    for key, name in (("none", "λ raw"), ("factorial", "λ with factorials divided out")):
+        diverging = [row["problem"] for row in table if row.get(key, {}).get("diverges")]
+        if diverging:
+            found.append(f"{name} has no limit on {', '.join(diverging)}.")
+    limited = [
+        abs(row[key]["at_four"] - row[key]["limit"])
+        for row in table
+        for key in ("none", "factorial")
+        if key in row and not row[key]["diverges"] and row[key]["at_four"] is not None
+    ]
+    if limited:
+        found.append(
+            f"Where there is a limit, orders 1 to 4 miss it by {number(np.median(limited), 2)} in the median "
+            f"and {number(max(limited), 2)} at most."
+        )
+    return found
