@@ -1,0 +1,155 @@
+"""Sections of the report: the order, what calls them up, and sections from outside."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sharpbench.analysis.results import Results, computed_once
+from sharpbench.report.page import write_report
+from sharpbench.report.sections import Section, sections
+from tests.suite.test_run import run
+
+OUTSIDE = """
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from sharpbench.analysis.results import computed_once
+from sharpbench.analysis.statistics import Estimate
+from sharpbench.report.sections import Picture, Section
+
+
+@computed_once
+def answered(results):
+    rows = results.of_kind("problem")
+    return pd.DataFrame([{"metric": "λ", "n": len(rows), "mean_value": Estimate(-1.5, -1.75, -1.25, 9)}])
+
+
+@dataclass(frozen=True)
+class Robust(Section):
+    \"\"\"Is a metric robust? The newcomer's question.\"\"\"
+
+    name, title, place = "robust", "Robust?", 55
+    needs = frozenset({"problem"})
+
+    def sentences(self, results):
+        return [f"Asked {answered(results)['n'].item()} times."]
+
+    def tables(self, results):
+        return {"answers": answered(results)}
+
+    def pictures(self, results):
+        yield Picture("robust", self.draw, "One line that rises from the lower left to the upper right.")
+
+    def draw(self):
+        figure, axis = plt.subplots()
+        axis.plot([0, 1], [0, 1])
+        return figure
+
+
+@dataclass(frozen=True)
+class Broken(Robust):
+    \"\"\"Raises while it is drawn.\"\"\"
+
+    name, title = "broken", "Broken"
+
+    def draw(self):
+        raise ZeroDivisionError("no <line>")
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sections")
+    (folder / "one.toml").write_text(
+        'name = "one"\nseeds = 2\n[[problems]]\nproblem = { name = "sine" }\n'
+        '[problems.metrics]\nname = "curvature_rate"\ntarget = 0\nsamples = "all"\ndirections = 1\n'
+    )
+    run(folder / "one.toml", folder / "results")
+    return folder / "results"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """Sections from outside: two of a module, one of a module that isn't there."""
+    (tmp_path / "robustness.py").write_text(textwrap.dedent(OUTSIDE))
+    monkeypatch.syspath_prepend(tmp_path)
+    pointers = {
+        "robust": "robustness:Robust",
+        "broken": "robustness:Broken",
+        "absent": "no_such_module:Absent",
+    }
+    for name, pointer in pointers.items():
+        monkeypatch.setitem(sections._pointers, name, pointer)
+    yield
+    for name in pointers:
+        sections._classes.pop(name, None)
+    sys.modules.pop("robustness", None)
+
+
+def test_a_newcomers_section_needs_no_template_and_the_others_stand(results, outside, tmp_path):
+    text = write_report(results, "one", tmp_path / "page").read_text()
+    assert '<a href="#robust">Robust?</a>' in text
+    assert "<li>Asked 2 times.</li>" in text
+    body = text[text.index('<h2 id="robust">') :].partition("<h2")[2].partition("<h2")[0]
+    for head in ("metric", "n", "mean value"):
+        assert f">{head}</th>" in body
+    assert "<td>λ</td>" in body
+    assert '<td class="n">2</td>' in body
+    assert "<td>−1.50 [−1.75, −1.25]</td>" in body
+    assert 'id="figure-robust"' in body
+    order = [text.index(f'<h2 id="{name}"') for name in ("right", "robust", "failed", "provenance")]
+    assert order == sorted(order)
+
+
+def test_sections_that_cant_be_shown_are_named_with_the_reason(results, outside, tmp_path):
+    text = write_report(results, "one", tmp_path / "page").read_text()
+    missing = text[text.index('<h2 id="missing">') :]
+    assert '<b>Broken</b>: <span class="flag">ZeroDivisionError: no &lt;line&gt;</span>' in missing
+    assert "no_such_module" in missing
+    assert '<h2 id="broken">' not in text
+    assert 'id="provenance"' in text
+
+
+def test_without_sections_from_outside_nothing_is_missing(results, tmp_path):
+    text = write_report(results, "one", tmp_path / "page").read_text()
+    assert 'id="missing"' not in text
+    # No networks: the questions about them do not stand there.
+    for name in ("invariant", "predictive", "costly", "figures", "training", "boundaries"):
+        assert f'<h2 id="{name}"' not in text
+
+
+def test_every_builtin_section_is_documented_and_has_a_place_of_its_own():
+    built = [sections.create(name) for name in sections]
+    places = [section.place for section in built]
+    assert len(set(places)) == len(places) >= 12
+    assert all(section.title and type(section).__doc__ for section in built)
+    # Headings, tables and pictures of a section without a fragment are laid out by the page.
+    assert sections.create("training").fragment() is None
+    assert "picture(" in sections.create("predictive").fragment()
+
+
+def test_a_table_is_computed_once_for_each_view():
+    calls = []
+
+    @computed_once
+    def asked(view):
+        calls.append(view)
+        return len(view.frame)
+
+    one = Results(pd.DataFrame({"kind": ["problem"]}))
+    two = Results(pd.DataFrame({"kind": []}))
+    assert [asked(one), asked(one), asked(two), asked(one)] == [1, 1, 0, 1]
+    assert calls == [one, two]
+
+
+def test_the_kinds_of_records_call_a_section_up():
+    class Either(Section):
+        needs = frozenset({"trajectory", "calibration"})
+
+    assert Either().applies(Results(pd.DataFrame({"kind": ["problem", "calibration"]})))
+    assert not Either().applies(Results(pd.DataFrame({"kind": ["problem"]})))
+    assert Section().applies(Results(pd.DataFrame({"kind": []})))
