@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,38 +22,40 @@ def implementation_pairs(results: Results) -> pd.DataFrame:
     ``difference`` (b − a, relative to |a|), ``standard_errors`` (|b − a| over the combined standard
     error without that of the points, which are the same; NaN where neither has one or one isn't told).
     """
-    rows = []
-    columns = ["subject", "name", "label", "metric_short", "parameters", "value", "own_error"]
-    for (subject, name), group in results.measured[columns].groupby(["subject", "name"]):
-        if "implementation" not in group["parameters"].iloc[0]:
-            continue
-        others = group["parameters"].map(
-            lambda p: str(sorted((k, str(v)) for k, v in p.items() if k != "implementation"))
-        )
-        for _, same in group.groupby(others):
-            by_native = same.assign(
-                rank=same["parameters"].map(lambda p: p["implementation"] != "native")
-            ).sort_values(["rank", "label"])
-            for a, b in itertools.combinations(by_native.to_dict("records"), 2):
-                error = float(np.hypot(a["own_error"], b["own_error"]))
-                gap = b["value"] - a["value"]
-                rows.append(
-                    {
-                        "subject": subject,
-                        "metric": name,
-                        "a": a["metric_short"],
-                        "b": b["metric_short"],
-                        "value_a": a["value"],
-                        "value_b": b["value"],
-                        "difference": gap / abs(a["value"]) if a["value"] else np.nan,
-                        "standard_errors": abs(gap) / error if error > 0 else np.nan,
-                    }
-                )
+    rows = results.measured
+    rows = rows[rows["parameters"].map(lambda p: "implementation" in p).astype(bool)]
+    same = ["subject", "name", "others"]
+    asked = pd.DataFrame(
+        {
+            **{column: rows[column] for column in ("subject", "name", "value", "own_error")},
+            "short": rows["metric_short"],
+            "others": rows["parameters"].map(_others),
+            # The native one comes first, the others by their labels.
+            "place": rows["parameters"].map(lambda p: str(int(p["implementation"] != "native")))
+            + rows["label"],
+        }
+    ).drop_duplicates([*same, "place"], keep="last")
+    both = asked.merge(asked, on=same, suffixes=("_a", "_b"))
+    both = both[both["place_a"] < both["place_b"]].sort_values([*same, "place_a", "place_b"])
+    gap = both["value_b"] - both["value_a"]
+    error = np.hypot(both["own_error_a"], both["own_error_b"])
     return pd.DataFrame(
-        rows,
-        columns=["subject", "metric", "a", "b", "value_a", "value_b", "difference",
-                 "standard_errors"],
-    )  # fmt: skip
+        {
+            "subject": both["subject"],
+            "metric": both["name"],
+            "a": both["short_a"],
+            "b": both["short_b"],
+            "value_a": both["value_a"],
+            "value_b": both["value_b"],
+            "difference": gap / both["value_a"].abs().where(both["value_a"] != 0),
+            "standard_errors": gap.abs() / error.where(error > 0),
+        }
+    ).reset_index(drop=True)
+
+
+def _others(parameters: Mapping[str, Any]) -> str:
+    """The parameters but for the implementation: only figures with the same ones are compared."""
+    return str(sorted((k, str(v)) for k, v in parameters.items() if k != "implementation"))
 
 
 @computed_once
