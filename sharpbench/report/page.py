@@ -80,6 +80,7 @@ def _sections() -> tuple[list[Section], list[tuple[str, str]]]:
             found.append(sections.create(name))
         except InputError as error:
             missing.append((name, str(error)))
+        missing += [(name, reason) for reason in sections.refused(name)]
     return sorted(found, key=lambda section: (section.place, section.name)), missing
 
 

@@ -86,7 +86,7 @@ def outside(tmp_path, monkeypatch):
         monkeypatch.setitem(sections._pointers, name, pointer)
     yield
     for name in pointers:
-        sections._classes.pop(name, None)
+        sections.forget(name)
     sys.modules.pop("robustness", None)
 
 
