@@ -62,6 +62,9 @@ class Run:
         try:
             with exits_as_errors():
                 measurement, cost = ask(draft)
+            asked = draft.record
+            draft.add(**_answer(measurement), cost=self._cost(cost))
+            _check_storable(draft, asked)
         except (MetricUnsupported, TransformationRefused) as error:
             draft.add(status="unsupported", reason=str(error))
         except MetricFailed as error:
@@ -70,8 +73,6 @@ class Run:
             draft.add(status="timeout", reason=str(error))
         except Exception as error:
             draft.add(status="error", reason=explain(error))
-        else:
-            draft.add(**_answer(measurement), cost=self._cost(cost))
         self.note(draft.record)
         return draft.record
 
@@ -165,6 +166,18 @@ def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) 
     )
 
 
+def _check_storable(draft: Draft, asked: Record) -> None:
+    """Raises MetricFailed, with the draft as it was ``asked``, for an answer that is not JSON."""
+    try:
+        draft.record.to_line()
+    except (TypeError, ValueError) as error:
+        draft.record = dataclasses.replace(asked, expected=None, expected_from=None, limit=None)
+        raise MetricFailed(
+            f"what {asked.name} answers can't be stored as JSON ({error}): numbers must be finite, details "
+            "lists, dicts, text and numbers"
+        ) from error
+
+
 def explain(error: Exception) -> str:
     """The exception in one line with the place in the code where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -173,14 +186,15 @@ def explain(error: Exception) -> str:
 
 
 def _answer(measurement: Measurement) -> dict[str, Any]:
+    work, samples = measurement.work, measurement.samples
     return {
         "value": measurement.value,
         "standard_error": measurement.standard_error,
         "errors": [dataclasses.asdict(e) for e in measurement.errors],
         "error_bound": measurement.error_bound,
         "converged": measurement.converged,
-        "samples": measurement.samples,
-        "gradient_equivalents": measurement.work.gradient_equivalents(measurement.samples),
-        "work": dict(measurement.work.__dict__),
+        "samples": samples,
+        "gradient_equivalents": work.gradient_equivalents(samples) if samples else None,
+        "work": dict(work.__dict__),
         "details": measurement.details,
     }

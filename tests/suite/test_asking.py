@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +61,12 @@ class Careless(Metric):
             raise KeyError(what)
 
     def measure(self, subject, *, seed):
-        return Measurement(float(sum(p.numel() for p in subject.model.parameters())), samples=1)
+        self._told("measure")
+        if self.fault == "exit":
+            sys.exit("enough")
+        size = float(sum(p.numel() for p in subject.model.parameters()))
+        details = {"tensor": torch.ones(2), "infinite": math.inf}
+        return Measurement(size, details={k: v for k, v in details.items() if k == self.fault})
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,30 @@ def test_a_metric_whose_declarations_raise_is_a_record(tmp_path, fault):
     assert rows.reason["careless", False].startswith(f"KeyError: '{fault}'")
     assert rows.status["margin", False] == "ok"
     assert len(outcome.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"),
+    [
+        ("measure", "error", "KeyError: 'measure'"),
+        ("exit", "error", "it called sys.exit('enough')"),
+        ("tensor", "failed", "can't be stored as JSON"),
+        ("infinite", "failed", "can't be stored as JSON"),
+    ],
+)
+def test_an_answer_that_is_none_leaves_the_others_alone(tmp_path, fault, status, reason):
+    text = (
+        'name = "careful"\ntitle = "Careful"\nseeds = [0]\n[[problems]]\nproblem = { name = "lines" }\n'
+        f'metrics = [{{ name = "careless", fault = "{fault}" }}, {{ name = "careless" }}]\n'
+    )
+    (outcome,), _ = run(suite_of(tmp_path, text), tmp_path / "results")
+    assert len(outcome.problems) == 1
+    rows = load_records(tmp_path / "results", suite="careful").set_index("label")
+    wrong = rows.loc[f"careless(fault={fault})"]
+    assert (wrong.status, wrong.details, math.isnan(wrong.value)) == (status, {}, True)
+    assert reason in wrong.reason
+    assert (rows.status["careless"], rows.value["careless"]) == ("ok", 3)
+    assert math.isnan(rows.gradient_equivalents["careless"])  # of no samples that it told
 
 
 def test_a_transformation_that_raises_is_a_record_for_every_metric(tmp_path):
