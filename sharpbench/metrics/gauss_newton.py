@@ -71,7 +71,7 @@ class GaussNewtonTopEigenvalue(ProductBudget, _GaussNewtonMetric):
     name = "gauss_newton_top_eigenvalue"
     title = "Gauss–Newton top eigenvalue"
     unit = "[loss]/[weight]²"
-    version = 3
+    version = 4
     reference = "Martens, arXiv:1412.1193; arXiv:2106.02624 (ViViT)"
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:

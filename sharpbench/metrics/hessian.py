@@ -102,7 +102,7 @@ class HessianTopEigenvalue(ProductBudget, _Selection):
     name = "hessian_top_eigenvalue"
     title = "Hessian top eigenvalue"
     unit = "[loss]/[weight]²"
-    version = 3
+    version = 4
     reference = "arXiv:1912.07145 (PyHessian); Parlett, The Symmetric Eigenvalue Problem (1998)"
 
     def __post_init__(self) -> None:

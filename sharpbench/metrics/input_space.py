@@ -123,6 +123,7 @@ class InputCurvature(_InputMetric):
 
     name = "input_curvature"
     title = "normalised input curvature"
+    version = 3
     unit = "1/[input]"
     reference = "arXiv:2206.07144"
 
