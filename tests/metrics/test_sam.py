@@ -12,6 +12,7 @@ from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import measured_points
 from sharpbench.metrics.sam import SamSharpness, _Rise
+from tests.calibration.coverage import assert_covers
 
 
 class Weights(nn.Module):
@@ -125,7 +126,7 @@ def test_antithetic_draws_cancel_the_slope_and_what_is_left_has_its_error():
     linear = surface([1.0, -2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -4.0, 0.0])
     found = sb.measure(linear, "sam_sharpness", m="all", case="average", draws=5, seed=3)
     assert found.value == pytest.approx(0, abs=1e-14)
-    assert [(e.source, e.degrees_of_freedom) for e in found.errors] == [("draws", 2)]
+    assert [(e.source, e.degrees_of_freedom) for e in found.errors] == [("draws", 0.7 * 2)]
     bowl = surface([0.3] * 4, [4.0, 3.0, 2.0, 1.0], [1.0] * 4)
     found = sb.measure(bowl, "sam_sharpness", rho=0.1, m=2, case="average", draws=400, seed=3)
     exact = 0.5 * 0.01 * 10 / 4
@@ -194,7 +195,7 @@ def test_the_components_of_the_error_by_hand():
     average = SamSharpness(case="average", draws=4)
     pairs = [_Rise(2.0, (1.0, 3.0)), _Rise(4.0, (2.0, 6.0))]
     # Variances 2 and 8 of two pairs a batch: the mean of both batches has √((2 + 8)/2)/2.
-    assert parts(average, pairs, 0.0) == [("draws", pytest.approx(math.sqrt(5) / 2), 2)]
+    assert parts(average, pairs, 0.0) == [("draws", pytest.approx(math.sqrt(5) / 2), 0.7 * 2)]
     worst = [_Rise(value) for value in (1.0, 3.0, 5.0)]
     error = 2 / math.sqrt(3)
     free = pytest.approx(2 * (0.36**2 + 0.64**2))
@@ -287,3 +288,14 @@ def test_auto_pgd_is_its_algorithm(ball, steps):
     assert found == pytest.approx(
         auto_pgd(height, slope, 4, steps, project, direction, 0.6), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    "spectrum", [[1 / (i + 1) for i in range(16)], [0.6**i for i in range(16)]]
+)
+def test_the_interval_of_four_pairs_covers_the_skewed_rise_of_a_quadratic(spectrum):
+    bowl = surface([0.0] * 16, spectrum, [0.0] * 16)
+    truth = 0.5 * 0.01 * sum(spectrum) / 16
+    metric = SamSharpness(rho=0.1, case="average", m="all")
+    found = [metric.measure(bowl, seed=seed).interval() for seed in range(400)]
+    assert_covers(found, truth)
