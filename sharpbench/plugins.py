@@ -19,6 +19,7 @@ _HOMES = {
     "recipe": "sharpbench.training",
     "transformation": "sharpbench.invariance",
     "problem": "sharpbench.problems",
+    "section": "sharpbench.report.sections",
 }
 
 KINDS = tuple(_HOMES)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 __all__ = ["STREAMS", "Seeds", "derive_seed", "numpy_generator", "torch_generator"]
 
@@ -62,9 +64,13 @@ def derive_seed(base: int, *axes: str | int) -> int:
 
 def torch_generator(seed: int) -> torch.Generator:
     """A CPU generator: draws are made on the CPU and moved, so that every device sees the same ones."""
+    import torch  # not above: suite files speak of seeds, and are read in an instant
+
     return torch.Generator(device="cpu").manual_seed(seed)
 
 
 def numpy_generator(seed: int) -> np.random.Generator:
     """NumPy's generator for ``seed``."""
+    import numpy as np
+
     return np.random.default_rng(seed)

@@ -61,7 +61,7 @@ def newcomer(tmp_path_factory):
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     lines = [(place, text) for place, text in blocks if place.endswith("__init__.py")]
     files = [(place, text) for place, text in blocks if not place.endswith("__init__.py")]
-    assert len(files) == len(lines) >= 4
+    assert len(files) == len(lines) == 5
     for place, text in files:
         assert not (copy / place).exists()
         (copy / place).write_text(text, encoding="utf-8")
@@ -77,7 +77,7 @@ def newcomer(tmp_path_factory):
 def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer):
     (newcomer / "additions.toml").write_text(SUITE)
     listed = _run(newcomer, "-m", "sharpbench", "list")
-    names = ("weight_norm", "linear_classifier", "circles", "weight_shrinking")
+    names = ("weight_norm", "linear_classifier", "circles", "weight_shrinking", "average")
     rows = [line for line in listed.splitlines() if line.strip().split(" ")[0] in names]
     assert len(rows) == len(names)
     assert "unavailable" not in listed
@@ -86,6 +86,8 @@ def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer):
     page = (newcomer / "reports" / "additions" / "index.html").read_text(encoding="utf-8")
     assert "weight norm" in page
     assert "weight_shrinking" in page
+    assert 'id="average"' in page
+    assert "1 metrics have a mean." in page
 
 
 def test_the_metric_of_the_document_stands_alone_too(newcomer, tmp_path):

@@ -20,7 +20,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="metrics, models, datasets, recipes, transformations, problems or suites."
+            help="metrics, models, datasets, recipes, transformations, problems, sections or suites."
         ),
     ] = None,
 ) -> None:
@@ -40,7 +40,8 @@ def list_(
 
 def show(
     kind: Annotated[
-        str, typer.Argument(help="metric, model, dataset, recipe, transformation, problem.")
+        str,
+        typer.Argument(help="metric, model, dataset, recipe, transformation, problem, section."),
     ],
     name: Annotated[str, typer.Argument(help="Its name, e.g. curvature_rate.")],
 ) -> None:

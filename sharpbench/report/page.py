@@ -14,13 +14,13 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-import sharpbench
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError
 from sharpbench.report import format as told
 from sharpbench.report.sections import Section, sections
 from sharpbench.report.svg import figure_style, to_svg
+from sharpbench.version import __version__
 
 __all__ = ["write_report"]
 
@@ -117,7 +117,7 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "title": view.spec.get("title") or view.suite,
         "description": view.spec.get("description", ""),
         "suite": view.suite,
-        "version": sharpbench.__version__,
+        "version": __version__,
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "planned": view.planned,
         "present": view.present,

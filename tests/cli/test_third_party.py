@@ -185,6 +185,7 @@ def installed(tmp_path_factory):
                 "bursting": "changes:Bursting",
             },
             "problems": broken,
+            "sections": {**broken, "right": "leaves:X"},
         },
     )
     _distribution(site, "more_metrics", {"metrics": {"twice": "flat:Silent"}})

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import sharpbench
 from sharpbench.analysis.results import Results
 from sharpbench.report.sections.base import Section
+from sharpbench.version import __version__
 
 __all__ = ["Provenance"]
 
@@ -23,7 +23,7 @@ class Provenance(Section):
         known = "run" in results.frame
         used = sorted(set(results.frame["run"].dropna())) if known else []
         return {
-            "version": sharpbench.__version__,
+            "version": __version__,
             "last_run": results.runs.get(results.manifest["run"], {}),
             "runs": {name: results.runs[name] for name in used if name in results.runs},
             "suite_text": results.manifest["suite"],
