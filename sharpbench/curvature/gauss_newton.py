@@ -300,7 +300,15 @@ def _verified(
     cotangents = _normal(outputs, generator) * mask.unsqueeze(1)
     deltas = _gradients(outputs, uses, cotangents)
     work.gradient += size
-    layouts = [_layout(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
+    fitting = [_fitting(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
+    if any(len(each) > 1 for each in fitting):  # the other samples tell these apart
+        others = _gradients(outputs, uses, _normal(outputs, generator) * ~mask.unsqueeze(1))
+        work.gradient += size
+        fitting = [
+            [layout for layout in each if len(each) == 1 or _apart(delta, layout, ~mask)] or each
+            for each, delta in zip(fitting, others, strict=True)
+        ]
+    layouts = [each[0] for each in fitting]
     found = SampleGradients(uses, layouts, size).squared_lengths(deltas)
 
     few = seen[:_REFERENCE].to(outputs.device)
@@ -326,18 +334,26 @@ def _verified(
     )
 
 
-def _layout(use: Use, delta: Tensor, mask: Tensor) -> Layout | None:
-    """Where the samples stand: such that no gradient of the masked outputs is in the others' rows."""
+def _fitting(use: Use, delta: Tensor, mask: Tensor) -> list[Layout | None]:
+    """Where the samples may stand: such that no gradient of the masked outputs is in the others' rows."""
     if not bool((delta != 0).any()):
-        return None
-    largest = float(delta.abs().max())
-    for layout in use.layouts(len(mask)):
-        others = arranged(delta, layout, len(mask))[~mask]
-        if not others.numel() or float(others.abs().max()) <= 1e-12 * largest:
-            return layout
-    raise MetricFailed(
-        f"the rows of a {use.name} of shape {use.shape} are not the samples, or these do not stay apart"
-    )
+        return [None]
+    found: list[Layout | None] = [
+        layout for layout in use.layouts(len(mask)) if _apart(delta, layout, mask)
+    ]
+    if not found:
+        raise MetricFailed(
+            f"the rows of a {use.name} of shape {use.shape} are not the samples, or these do not stay "
+            "apart"
+        )
+    return found
+
+
+def _apart(delta: Tensor, layout: Layout | None, mask: Tensor) -> bool:
+    """Whether the gradient stands in the masked samples' rows alone."""
+    assert layout is not None
+    others = arranged(delta, layout, len(mask))[~mask]
+    return not others.numel() or float(others.abs().max()) <= 1e-12 * float(delta.abs().max())
 
 
 def _sample_gradients(
