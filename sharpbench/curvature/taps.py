@@ -20,7 +20,7 @@ from sharpbench.curvature.sample_gradients import (
     Term,
     Use,
 )
-from sharpbench.formulas.context import embedding_bag
+from sharpbench.formulas.layers import embedding_bag
 from sharpbench.taylor.dispatch import python_body
 
 __all__ = ["Taps"]

@@ -153,7 +153,7 @@ _IN_PLACE = {
 """Operators that write into their first operand, and what they write."""
 
 _SHAPES_IN_PLACE = frozenset(
-    {"unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims", "resize", "resize_as"}
+    {"unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims", "resize"}
 )
 """Operations in place that change how a tensor is looked at, not what is in it."""
 
@@ -212,7 +212,15 @@ def _answer(
     if result is NotImplemented:
         if in_place:
             raise NotImplementedError(f"no Taylor rule for the in-place operation {written}")
-        result = _by_nested_forward_mode(func, args, kwargs)
+        try:
+            result = _by_nested_forward_mode(func, args, kwargs)
+        except (RuntimeError, RecursionError) as error:
+            said = str(error).strip().partition("\n")[0]
+            if isinstance(error, NotImplementedError) and written in said:
+                raise
+            raise NotImplementedError(
+                f"no Taylor rule for {written}, and torch can't differentiate it along a line: {said}"
+            ) from error
     if out is not None:
         if isinstance(out, (tuple, list)):
             raise NotImplementedError(f"no Taylor rule for {written} with several tensors out")

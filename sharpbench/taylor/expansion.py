@@ -180,7 +180,13 @@ def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
     with sdpa_kernel(SDPBackend.MATH), Propagation(degree, tally) as propagation:
         try:
             result = run()
-        except (AttributeError, TypeError, IndexError) as error:
+        except (
+            AttributeError,
+            TypeError,
+            IndexError,
+            RecursionError,
+            ZeroDivisionError,
+        ) as error:
             # The network runs on tensors: what fails is that a series stands in for one.
             raise NotImplementedError(f"Taylor mode can't follow it: {error}") from error
         except (RuntimeError, ValueError) as error:

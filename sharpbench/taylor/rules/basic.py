@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from sharpbench.formulas import layers, normalization
 from sharpbench.taylor import series
 from sharpbench.taylor.jet import Jet, aligned
 from sharpbench.taylor.table import Rule, rule
@@ -59,12 +60,13 @@ rule("erf", "special_erf")(_smooth("erf"))
 def _gelu(input: Any, approximate: str = "none") -> Any:
     if approximate == "none":
         return _elementwise("gelu", input)
-    inner = math.sqrt(2 / math.pi) * (input + 0.044715 * _pow(input, 3))
-    return 0.5 * input * (1 + _elementwise("tanh", inner))
+    return layers.gelu(input, approximate)
 
 
 @rule("softplus")
 def _softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    # From 20 on the threshold only saves torch rounding: see sharpbench.formulas.losses.softplus.
+    threshold = threshold if threshold < 20 else math.inf
     return _elementwise("softplus", input, beta=beta, threshold=threshold)
 
 
@@ -174,18 +176,31 @@ def _dropout(
     return input.like(input.coefficients * mask)
 
 
-@rule("dropout2d", "dropout3d")
-def _channel_dropout(
-    input: Jet,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-) -> Jet:
-    if not training or p == 0:
+@rule("feature_dropout")
+def _channel_dropout(input: Jet, p: float, train: bool) -> Jet:
+    if not train or p == 0:
         return input
-    ones = input.primal.new_ones(input.primal.shape[:2])
-    mask = F.dropout(ones, p, True).view(*ones.shape, *[1] * (input.primal.ndim - 2))
-    return input.like(input.coefficients * mask)
+    return input.like(
+        input.coefficients * torch.feature_dropout(torch.ones_like(input.primal), p, True)
+    )
+
+
+def _affine_dropout(func: Callable[..., Tensor]) -> Rule:
+    """Of what drops to a value other than zero and rescales: a·x + b with random a and b."""
+
+    def applied(input: Jet, p: float, train: bool) -> Jet:
+        if not train or p == 0:
+            return input
+        ones = torch.ones_like(input.primal)
+        with torch.random.fork_rng(devices=[ones.device] if ones.is_cuda else []):
+            shift = func(torch.zeros_like(ones), p, True)
+        return _add(_mul(input, func(ones, p, True) - shift), shift)
+
+    return applied
+
+
+rule("alpha_dropout")(_affine_dropout(torch.alpha_dropout))
+rule("feature_alpha_dropout")(_affine_dropout(torch.feature_alpha_dropout))
 
 
 # --- arithmetic -------------------------------------------------------------------------------------
@@ -435,7 +450,7 @@ def _linear(input: Any, weight: Any, bias: Any = None) -> Any:
         turned = weight.transpose(-1, -2)
         out = _matmul(input, turned) if moving else torch.matmul(input, turned)
         return out if bias is None else _add(out, bias)
-    rows = input.primal.numel() / input.primal.shape[-1]
+    rows = math.prod(input.primal.shape[:-1])
     input.tally.count(rows * weight.numel(), len(input.orders))
     out = F.linear(input.coefficients, weight)
     return input.like(out if bias is None else series.add_to_first(out, bias))
@@ -523,6 +538,14 @@ def _matmul(input: Any, other: Any) -> Any:
 @rule("rmatmul")
 def _rmatmul(input: Any, other: Any) -> Any:
     return _matmul(other, input)
+
+
+@rule("conv_tbc")
+def _conv_tbc(input: Any, weight: Any, bias: Any, pad: int = 0) -> Any:
+    like = next(x for x in (input, weight, bias) if isinstance(x, Jet))
+    nothing = torch.zeros(weight.shape[-1], dtype=like.dtype, device=like.device)
+    out = bilinear(lambda a, b: torch.conv_tbc(a, b, nothing, pad), input, weight)
+    return _add(out, bias)
 
 
 @rule("einsum")
@@ -637,7 +660,7 @@ def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> tuple[Jet
     return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:])), index
 
 
-def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
+def _max_pool(func: Callable[..., Any], dimensions: int, *, always: bool = False) -> Rule:
     def applied(
         input: Jet,
         kernel_size: Any,
@@ -654,33 +677,50 @@ def _max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
             ),
             dimensions,
         )
-        return pooled if return_indices else pooled[0]
+        return pooled if return_indices or always else pooled[0]
 
     return applied
 
 
-rule("max_pool1d", "max_pool1d_with_indices")(_max_pool(F.max_pool1d, 1))
-rule("max_pool2d", "max_pool2d_with_indices")(_max_pool(F.max_pool2d, 2))
-rule("max_pool3d", "max_pool3d_with_indices")(_max_pool(F.max_pool3d, 3))
-
-
-def _adaptive_max_pool(func: Callable[..., Any], dimensions: int) -> Rule:
+def _adaptive_max_pool(func: Callable[..., Any], dimensions: int, *, always: bool = False) -> Rule:
     def applied(input: Jet, output_size: Any, return_indices: bool = False) -> Any:
         pooled = _pooled(input, lambda v: func(v, output_size, return_indices=True), dimensions)
-        return pooled if return_indices else pooled[0]
+        return pooled if return_indices or always else pooled[0]
 
     return applied
 
 
-rule("adaptive_max_pool1d", "adaptive_max_pool1d_with_indices")(
-    _adaptive_max_pool(F.adaptive_max_pool1d, 1)
-)
-rule("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices")(
-    _adaptive_max_pool(F.adaptive_max_pool2d, 2)
-)
-rule("adaptive_max_pool3d", "adaptive_max_pool3d_with_indices")(
-    _adaptive_max_pool(F.adaptive_max_pool3d, 3)
-)
+def _fractional_max_pool(
+    func: Callable[..., Any], dimensions: int, *, always: bool = False
+) -> Rule:
+    def applied(
+        input: Jet,
+        kernel_size: Any,
+        output_size: Any = None,
+        output_ratio: Any = None,
+        return_indices: bool = False,
+        _random_samples: Tensor | None = None,
+    ) -> Any:
+        pooled = _pooled(
+            input,
+            lambda v: func(v, kernel_size, output_size, output_ratio, True, _random_samples),
+            dimensions,
+        )
+        return pooled if return_indices or always else pooled[0]
+
+    return applied
+
+
+for _d in (1, 2, 3):
+    for _kind, _family in (("max_pool", _max_pool), ("adaptive_max_pool", _adaptive_max_pool)):
+        _name = f"{_kind}{_d}d"
+        rule(_name)(_family(getattr(F, _name), _d))
+        rule(f"{_name}_with_indices")(_family(getattr(F, _name), _d, always=True))
+for _d in (2, 3):
+    _name = f"fractional_max_pool{_d}d"
+    _pool = getattr(F, f"{_name}_with_indices")
+    rule(_name)(_fractional_max_pool(_pool, _d))
+    rule(f"{_name}_with_indices")(_fractional_max_pool(_pool, _d, always=True))
 
 
 class _Extremum(NamedTuple):
@@ -970,79 +1010,9 @@ def _attention(
 # --- normalisation ----------------------------------------------------------------------------------
 
 
-def _standardized(x: Any, axes: tuple[int, ...], eps: float) -> Any:
-    centred = x - x.mean(axes, keepdim=True)
-    variance = _square(centred).mean(axes, keepdim=True)
-    return centred * _elementwise("pow", variance + eps, exponent=-0.5)
-
-
-def _scaled(x: Any, weight: Tensor | None, bias: Tensor | None) -> Any:
-    if weight is not None:
-        x = _mul(x, weight)
-    return x if bias is None else _add(x, bias)
-
-
-@rule("layer_norm")
-def _layer_norm(
-    input: Jet,
-    normalized_shape: Sequence[int],
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Any:
-    axes = tuple(range(-len(normalized_shape), 0))
-    return _scaled(_standardized(input, axes, eps), weight, bias)
-
-
-@rule("rms_norm")
-def _rms_norm(
-    input: Jet, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None
-) -> Any:
-    axes = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(input.primal.dtype).eps if eps is None else eps
-    size = _square(input).mean(axes, keepdim=True) + eps
-    return _scaled(input * _elementwise("pow", size, exponent=-0.5), weight, None)
-
-
-def _by_channel(x: Jet, weight: Tensor | None, bias: Tensor | None) -> Any:
-    shape = (-1, *[1] * (x.primal.ndim - 2))
-    return _scaled(
-        x,
-        None if weight is None else weight.view(shape),
-        None if bias is None else bias.view(shape),
-    )
-
-
-@rule("group_norm")
-def _group_norm(
-    input: Any,
-    num_groups: int,
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
-    cudnn_enabled: bool = True,
-) -> Any:
-    grouped = input.unflatten(1, (num_groups, -1))
-    axes = tuple(range(2, grouped.primal.ndim))
-    return _by_channel(_standardized(grouped, axes, eps).flatten(1, 2), weight, bias)
-
-
-@rule("instance_norm")
-def _instance_norm(
-    input: Any,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
-    if not use_input_stats or running_mean is not None:
-        return NotImplemented
-    axes = tuple(range(2, input.primal.ndim))
-    return _by_channel(_standardized(input, axes, eps), weight, bias)
+rule("layer_norm")(normalization.layer_norm)
+rule("rms_norm")(normalization.rms_norm)
+rule("group_norm")(normalization.group_norm)
 
 
 @rule("batch_norm")
@@ -1056,20 +1026,46 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    if training:
-        if running_mean is not None and momentum:
-            # The running statistics move as they would for the plain network.
-            F.batch_norm(
-                input.primal.detach(), running_mean, running_var, None, None, True, momentum, eps
-            )
-        axes = (0, *range(2, input.primal.ndim))
-        return _by_channel(_standardized(input, axes, eps), weight, bias)
-    assert running_mean is not None
-    assert running_var is not None
-    scale = (running_var + eps).rsqrt()
+    if not training:
+        return _by_statistics(input, running_mean, running_var, weight, bias, eps)
+    if running_mean is not None and momentum:
+        # The running statistics move as they would for the plain network.
+        value = input.primal.detach()
+        F.batch_norm(value, running_mean, running_var, None, None, True, momentum, eps)
+    return normalization.batch_norm(input, None, None, weight, bias, True, eps=eps)
+
+
+@rule("instance_norm")
+def _instance_norm(
+    input: Any,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if not use_input_stats:
+        return _by_statistics(input, running_mean, running_var, weight, bias, eps)
+    if running_mean is not None:
+        value = input.primal.detach()
+        F.instance_norm(value, running_mean, running_var, None, None, True, momentum, eps)
+    return normalization.instance_norm(input, None, None, weight, bias, True, eps=eps)
+
+
+def _by_statistics(
+    input: Any, mean: Tensor | None, variance: Tensor | None, weight: Any, bias: Any, eps: float
+) -> Any:
+    """Scale and shift by channel, the second axis."""
+    assert mean is not None
+    assert variance is not None
+    scale = (variance + eps).rsqrt()
     scale = scale if weight is None else scale * weight
-    shift = -running_mean * scale
-    return _by_channel(input, scale, shift if bias is None else shift + bias)
+    shift = -mean * scale
+    channels = (-1, *[1] * (input.primal.ndim - 2))
+    shift = shift if bias is None else shift + bias
+    return _add(_mul(input, scale.view(channels)), shift.view(channels))
 
 
 # --- families of functions -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sharpbench.formulas import layers, losses
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
 from sharpbench.taylor.rules.basic import (
@@ -229,6 +230,13 @@ def _glu(input: Jet, dim: int = -1) -> Any:
     return value * gate.sigmoid()
 
 
+rule("cdist")(layers.cdist)
+rule("pdist")(layers.pdist)
+rule("celu")(layers.celu)
+rule("embedding_bag")(layers.embedding_bag)
+rule("native_channel_shuffle")(layers.native_channel_shuffle)
+
+
 @rule("hardsigmoid")
 def _hardsigmoid(input: Jet, inplace: bool = False) -> Any:
     inside = (input.primal > -3) & (input.primal < 3)
@@ -239,11 +247,6 @@ def _hardsigmoid(input: Jet, inplace: bool = False) -> Any:
 def _hardswish(input: Jet, inplace: bool = False) -> Any:
     inner = basic._where(input.primal < 3, input * (input / 6 + 0.5), input)
     return basic._masked_fill(inner, input.primal <= -3, 0.0)
-
-
-@rule("celu")
-def _celu(input: Jet, alpha: float = 1.0, inplace: bool = False) -> Any:
-    return basic._elu(input / alpha) * alpha
 
 
 @rule("prelu")
@@ -263,7 +266,12 @@ def _rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Any:
-    return NotImplemented if training else basic._leaky_relu(input, (lower + upper) / 2)
+    if not training:
+        return basic._leaky_relu(input, (lower + upper) / 2)
+    above = input.primal > 0
+    probe = torch.where(above, torch.ones_like(input.primal), -torch.ones_like(input.primal))
+    slopes = torch.where(above, 1.0, -F.rrelu(probe.detach(), lower, upper, True))
+    return input * slopes
 
 
 @rule("threshold")
@@ -378,11 +386,6 @@ def _matrix_norm(
 @rule("pairwise_distance")
 def _distance(x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Any:
     return _vector_norm(x1 - x2 + eps, p, -1, keepdim)
-
-
-@rule("cdist")
-def _cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: Any = None) -> Any:
-    return _vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
 
 
 @rule("cosine_similarity")
@@ -539,6 +542,88 @@ def _logcumsumexp(input: Jet, dim: int) -> Any:
 # --- losses -----------------------------------------------------------------------------------------
 
 
+for _loss in (
+    losses.soft_margin_loss,
+    losses.multi_margin_loss,
+    losses.multilabel_margin_loss,
+    losses.multilabel_soft_margin_loss,
+):
+    rule(_loss.__name__)(_loss)
+
+
+@rule("margin_ranking_loss")
+def _margin_ranking(
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None:
+        return NotImplemented
+    return reduced((margin - target * (input1 - input2)).relu(), reduction)
+
+
+@rule("hinge_embedding_loss")
+def _hinge_embedding(
+    input: Any,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None or isinstance(target, Jet):
+        return NotImplemented
+    far = basic._where(target == 1, 0.0, (margin - input).relu())
+    return reduced(basic._where(target == -1, 0.0, input) + far, reduction)
+
+
+@rule("cosine_embedding_loss")
+def _cosine_embedding(
+    input1: Any,
+    input2: Any,
+    target: Tensor,
+    margin: float = 0.0,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None:
+        return NotImplemented
+    sizes = [(x * x).sum(-1) + 1e-12 for x in (input1, input2)]  # torch's own floor
+    cosine = (input1 * input2).sum(-1) / (sizes[0] * sizes[1]).sqrt()
+    losses = basic._where(target == 1, 1 - cosine, 0.0)
+    return reduced(losses + basic._where(target == -1, (cosine - margin).relu(), 0.0), reduction)
+
+
+@rule("triplet_margin_loss")
+def _triplet_margin(
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Any:
+    if size_average is not None or reduce is not None:
+        return NotImplemented
+
+    def distance(a: Any, b: Any) -> Any:
+        return F.pairwise_distance(a, b, p, eps)
+
+    far = distance(anchor, negative)
+    if swap:
+        far = torch.minimum(far, distance(positive, negative))
+    return reduced((distance(anchor, positive) - far + margin).relu(), reduction)
+
+
 @rule("l1_loss")
 def _l1_loss(
     input: Any,
@@ -629,17 +714,14 @@ def _poisson_loss(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Any:
-    if full or not isinstance(input, Jet) or not isinstance(reduction, str):
+    if size_average is not None or reduce is not None:
         return NotImplemented
     losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
+    if full:
+        beyond = basic._where((target <= 1), 1.0, target)  # below it Stirling's formula is left out
+        stirling = beyond * beyond.log() - beyond + 0.5 * (2 * math.pi * beyond).log()
+        losses = losses + basic._where(target <= 1, 0.0, stirling)
     return reduced(losses, reduction)
-
-
-@rule("soft_margin_loss")
-def _soft_margin(
-    input: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean"
-) -> Any:
-    return reduced(basic._softplus(-(target * input), threshold=math.inf), reduction)
 
 
 @rule("kl_div")
