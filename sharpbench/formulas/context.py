@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
 from sharpbench.formulas import layers, log_softmax, losses, normalization
@@ -94,17 +95,26 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 @contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """`torch.utils.checkpoint(use_reentrant=True)` calls its function and keeps the graph."""
-    if "apply" in vars(CheckpointFunction):  # an outer context
-        yield
-        return
+def plain_checkpoints(*, every: bool = False) -> Iterator[None]:
+    """`torch.utils.checkpoint(use_reentrant=True)` calls its function and keeps the graph.
 
-    def run(function: Callable[..., Any], preserve_random_state: bool, *args: Any) -> Any:
-        return function(*args)
-
-    CheckpointFunction.apply = staticmethod(run)  # type: ignore[method-assign]
-    try:
+    ``every``: so do those that aren't reentrant, which torch would run again in the backward pass.
+    """
+    with ExitStack() as patches:
+        if "apply" not in vars(CheckpointFunction):  # else an outer context did
+            CheckpointFunction.apply = staticmethod(_called)  # type: ignore[method-assign]
+            patches.callback(delattr, CheckpointFunction, "apply")
+        name = "_checkpoint_without_reentrant_generator"
+        if every and hasattr(checkpoint, name):
+            patches.callback(setattr, checkpoint, name, getattr(checkpoint, name))
+            setattr(checkpoint, name, _nothing_around)
         yield
-    finally:
-        del CheckpointFunction.apply
+
+
+def _called(function: Callable[..., Any], preserve_random_state: bool, *args: Any) -> Any:
+    return function(*args)
+
+
+def _nothing_around(*args: Any, **kwargs: Any) -> Iterator[None]:
+    """In place of what torch does before and after a checkpointed function."""
+    yield

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sharpbench.errors import MetricFailed, TimeLimitExceeded
+from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Work
 from sharpbench.taylor.dispatch import Propagation
 from sharpbench.taylor.jet import Jet, Tally
@@ -177,7 +178,12 @@ def _through(function: Function, start: Jet) -> Jet:
 
 def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
     """The series that ``run()`` returns; within it series up to ``degree`` are defined."""
-    with sdpa_kernel(SDPBackend.MATH), Propagation(degree, tally) as propagation:
+    # What is run again in a backward pass would meet series after their propagation.
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        plain_checkpoints(every=True),
+        Propagation(degree, tally) as propagation,
+    ):
         try:
             result = run()
         except (

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sharpbench.errors import MetricFailed
+from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Work
 from sharpbench.subject import frozen_statistics
 from sharpbench.taylor.expansion import derivatives, is_piecewise_linear, signed_sums, taylor
@@ -77,10 +79,19 @@ class CurvatureRateRegularization(BasedRecipe):
             raise ValueError("target_rate needs at least two different orders to fit a slope")
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
-        if self.scale and loss.step == 0:
+        if not self.scale:
+            return super().step(model, optimizer, loss)
+        with plain_checkpoints():  # the loss's gradients reach what the penalty's reach
+            return self._step(model, optimizer, loss)
+
+    def _step(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch
+    ) -> Tensor:
+        if loss.step == 0:
+            _refuse_backward_hooks(model)
             self._check(model, loss.inputs[:2], loss.targets[:2])
         optimizer.zero_grad()
-        if not self.scale or loss.step % self.every:
+        if loss.step % self.every:
             value = total = loss()
         elif (parts := self._parts(model, loss)) is not None:
             value, sizes = self._shared_pass(*parts, loss)
@@ -95,7 +106,8 @@ class CurvatureRateRegularization(BasedRecipe):
     def _check(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Once a run: derivatives and their gradients by Taylor mode against other means.
 
-        In evaluation mode, where the network is one function; raises MetricFailed.
+        In evaluation mode, where the network is one function; raises MetricFailed. It costs as much as
+        a few steps (asv: CrrCheck).
         """
         training = [(module, module.training) for module in model.modules()]
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -111,6 +123,8 @@ class CurvatureRateRegularization(BasedRecipe):
                     work=Work(),
                     parameters=parameters,
                 )
+            except NotImplementedError as error:
+                raise MetricFailed(f"CRR needs Taylor series of the network: {error}") from error
             finally:
                 for module, mode in training:
                     module.training = mode
@@ -243,6 +257,16 @@ def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
         errors = F.mse_loss(outputs, targets.reshape(len(targets), -1), reduction="none")
         return errors.sum(1) / 2
     return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _refuse_backward_hooks(model: nn.Module) -> None:
+    """Raises MetricFailed: no such hook is called for series, whatever it does to gradients."""
+    for name, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise MetricFailed(
+                f"the part {name or type(module).__name__} of the network has a backward hook, which "
+                "CRR's penalty would pass by: remove it, or put what it does into the forward pass"
+            )
 
 
 def _depends_on_mode(model: nn.Module) -> bool:

@@ -6,6 +6,7 @@ rounds. Less is better throughout, as asv takes it.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -178,11 +179,33 @@ class CrrStep:
             network = network.build((1, 28, 28), 10, seed=0).train()
             recipe = recipes.create(name, {"lr": 1e-3, **parameters})
             optimizer = recipe.optimizer(list(network.parameters()))
-            steps[name] = lambda r=recipe, n=network, o=optimizer: r.step(
-                n, o, LossOfBatch(n, F.cross_entropy, x, y, 0)
+            number = itertools.count()  # only the step 0, which warms up, makes CRR's check
+            steps[name] = lambda r=recipe, n=network, o=optimizer, i=number: r.step(
+                n, o, LossOfBatch(n, F.cross_entropy, x, y, next(i))
             )
         found = best(steps)
         return found["crr"] / found["sam"]
+
+
+class CrrCheck:
+    """CRR's check of its derivatives, made once a training, over one of its steps at batch 128."""
+
+    params = (["mlp", "cnn"],)
+    param_names = ("model",)
+    unit = "CRR steps"
+
+    def track_check(self, model: str) -> float:
+        as_in_a_suite()
+        x, y = torch.randn(128, 1, 28, 28), torch.randint(10, (128,))
+        network = models.create(model).build((1, 28, 28), 10, seed=0).train()
+        recipe = recipes.create("crr", {"lr": 1e-3})
+        optimizer = recipe.optimizer(list(network.parameters()))
+
+        def step(number: int) -> None:
+            recipe.step(network, optimizer, LossOfBatch(network, F.cross_entropy, x, y, number))
+
+        found = best({"first": lambda: step(0), "later": lambda: step(1)})
+        return (found["first"] - found["later"]) / found["later"]
 
 
 def peak_bytes(way: str, order: int) -> int:

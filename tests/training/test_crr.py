@@ -2,10 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import sharpbench as sb
 from sharpbench.errors import InputError, MetricFailed
 from sharpbench.models import models
+from sharpbench.seeds import torch_generator
 from sharpbench.taylor.expansion import is_piecewise_linear
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
@@ -213,27 +215,125 @@ def test_impossible_parameters_are_refused(parameters):
         recipes.create("crr", parameters)
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs")
+class _Scaled(torch.autograd.Function):
+    """With a derivative of its own making; torch runs its forward pass without a graph."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.factors = x, scale
+        return x * scale
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, scale = ctx.factors
+        return gradient * scale, (gradient * x).sum(0)
+
+
 def test_the_first_step_refuses_gradients_that_taylor_mode_loses():
-    class Reentrant(nn.Module):
+    class Scaling(nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(1))
+            self.scale = nn.Parameter(torch.ones(5))
             self.first, self.second = nn.Linear(2, 5), nn.Linear(5, 2)
 
         def forward(self, x):
-            inner = torch.utils.checkpoint.checkpoint(
-                lambda h: self.first(h).tanh(), self.scale * x, use_reentrant=True
-            )
-            return self.second(inner)
+            return self.second(_Scaled.apply(self.first(x).tanh(), self.scale))
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(8, 2, generator=generator)
     y = torch.arange(8) % 2
     with pytest.raises(MetricFailed, match="gradients"):
-        CurvatureRateRegularization()._check(Reentrant(), x[:2], y[:2])
+        CurvatureRateRegularization()._check(Scaling(), x[:2], y[:2])
     plain = nn.Sequential(nn.Linear(2, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 2)).train()
     before = torch.get_rng_state()
     CurvatureRateRegularization()._check(plain, x[:2], y[:2])
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in plain.modules())
+
+
+class _Checkpointed(nn.Module):
+    def __init__(self, reentrant, dropout=0.0):
+        super().__init__()
+        self.first, self.head, self.reentrant = nn.Linear(4, 6), nn.Linear(6, 3), reentrant
+        self.dropout = nn.Dropout(dropout)
+
+    def hidden(self, x):
+        return self.dropout(self.first(x).tanh())
+
+    def forward(self, x):
+        if self.reentrant is None:
+            return self.head(self.hidden(x))
+        return self.head(checkpoint(self.hidden, x, use_reentrant=self.reentrant))
+
+
+def _stepped(build, steps=2, **parameters):
+    """The weights after a few steps from the same start, on the same batch and random numbers."""
+    generator = torch_generator(1)
+    x, y = torch.randn(8, 4, generator=generator), torch.arange(8) % 3
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build().train()
+        recipe = recipes.create("crr", {"lr": 1e-2, "scale": 0.1, **parameters})
+        optimizer = recipe.optimizer(list(model.parameters()))
+        torch.manual_seed(3)
+        for step in range(steps):
+            recipe.step(model, optimizer, LossOfBatch(model, F.cross_entropy, x, y, step))
+    return weights(model)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("points", [None, 5])
+@pytest.mark.parametrize("dropout", ["live", "frozen"])
+def test_a_checkpoint_changes_nothing(reentrant, points, dropout):
+    parameters = {"penalty_batch": points, "dropout": dropout}
+    plain = _stepped(lambda: _Checkpointed(None, 0.3), **parameters)
+    assert torch.equal(_stepped(lambda: _Checkpointed(reentrant, 0.3), **parameters), plain)
+
+
+def _small(change=lambda model: model):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    return change(model)
+
+
+def test_a_compiled_network_trains_as_the_plain_one():
+    def compiled(model):
+        return torch.compile(model, backend="eager")
+
+    assert torch.allclose(_stepped(lambda: _small(compiled)), _stepped(_small), atol=1e-6)
+
+
+def test_forward_hooks_are_part_of_the_network():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return 2 * x.tanh()
+
+    def hooked(model):
+        model[1].register_forward_hook(lambda module, inputs, output: output * 2)
+        return model
+
+    written = _stepped(lambda: nn.Sequential(nn.Linear(4, 6), Doubled(), nn.Linear(6, 3)))
+    assert torch.equal(_stepped(lambda: _small(hooked)), written)
+
+
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_are_refused(kind):
+    def hooked(model):
+        getattr(model[1], kind)(lambda module, *gradients: None)
+        return model
+
+    with pytest.raises(MetricFailed, match="part 1 of the network has a backward hook"):
+        _stepped(lambda: _small(hooked))
+    changed = _stepped(lambda: _small(hooked), scale=0.0)  # plain Adam calls them
+    assert torch.equal(changed, _stepped(_small, scale=0.0))
+
+
+def test_hooks_on_intermediate_gradients_are_refused():
+    def hooked(model):
+        def hook(module, inputs, output):
+            output.register_hook(lambda gradient: gradient / 2)
+
+        model[1].register_forward_hook(hook)
+        return model
+
+    with pytest.raises(MetricFailed, match="hook on the gradient of an intermediate tensor"):
+        _stepped(lambda: _small(hooked))

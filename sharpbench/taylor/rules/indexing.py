@@ -247,3 +247,8 @@ for _n in (1, 2, 3):
     rule(f"atleast_{_n}d")(_at_least(getattr(torch, f"atleast_{_n}d")))
 rule("grid_sampler")(linear_in_first(torch.grid_sampler))
 rule("affine_grid_generator")(each_coefficient(torch.affine_grid_generator))
+
+
+@rule("register_hook", "register_post_accumulate_grad_hook")
+def _hook(input: Jet, hook: Any) -> Any:
+    raise NotImplementedError("a hook on the gradient of an intermediate tensor is not followed")
