@@ -123,7 +123,10 @@ def picture() -> str:
     place: dict[str, tuple[float, float]] = {}
     for row, floor in enumerate(reversed(FLOORS)):
         for column, folder in enumerate(floor):
-            x = _WIDTH * (column + 1) / (len(floor) + 1) + (30 if row % 2 else -30)
+            aside = (
+                (row * 97) % 260 - 130 if len(floor) < 5 else 0
+            )  # few boxes stand above each other
+            x = _WIDTH * (column + 1) / (len(floor) + 1) + aside
             place[folder] = (x, 30 + row * _ROW)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {len(FLOORS) * _ROW}" '
