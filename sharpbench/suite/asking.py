@@ -28,7 +28,7 @@ from sharpbench.subject import Subject
 from sharpbench.suite.limits import time_limit
 from sharpbench.suite.task import Notify, SubjectTask
 
-__all__ = ["Draft", "Run", "asked_record", "explain"]
+__all__ = ["Draft", "Run", "asked_record", "explain", "meaning"]
 
 
 class Draft:
@@ -102,6 +102,17 @@ class Run:
             if record.kind != "calibration" or text not in self.problems:  # of many repetitions one
                 self.problems.append(text)
 
+    def complete(self, record: Record, told: Callable[[], dict[str, Any]]) -> Record:
+        """A record that an older version wrote, with what it says today: its name alone if that fails."""
+        draft = Draft(record)
+        try:
+            with exits_as_errors():
+                draft.add(**told())
+            draft.record.to_line()
+        except Exception:
+            return dataclasses.replace(record, title=record.name.replace("_", " "))
+        return draft.record
+
     def write(self, records: list[Record]) -> None:
         """Put the records on the disk."""
         self.folder.append(records)
@@ -160,10 +171,17 @@ def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) 
         label=metric.label,
         parameters=metric.parameters(),
         version=metric.version,
-        title=getattr(metric, "title", ""),
-        space=getattr(metric, "space", ""),
         run=run,
+        **meaning(metric),
     )
+
+
+def meaning(metric: Metric) -> dict[str, Any]:
+    """What a record says of the metric itself, whatever was measured; the title is never empty."""
+    return {
+        "title": getattr(metric, "title", "") or metric.name.replace("_", " "),
+        "space": getattr(metric, "space", ""),
+    }
 
 
 def _check_storable(draft: Draft, asked: Record) -> None:

@@ -18,7 +18,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
-from sharpbench.suite.asking import Draft, Run, asked_record, explain
+from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
@@ -63,6 +63,14 @@ class ProblemRun(Run):
         for record in left.answered:
             self.note(record)
             self.notify("", 1)
+        if left.untold:
+            metrics = {question.key: question.metric for question in self.problem.measurements}
+            self.write(
+                [
+                    self._completed(record, metrics[record.plan_key], subject)
+                    for record in left.untold
+                ]
+            )
         waiting: list[Record] = []
         last_written = time.monotonic()
         for question in left.questions:
@@ -140,12 +148,25 @@ class ProblemRun(Run):
             "diverges": ("+∞" if limit > 0 else "−∞") if limit is not None and infinite else None,
             "expected": expected,
             "expected_from": None if expected is None else source,
+            **self._meaning(),
+        }
+        return self._known[key]
+
+    def _meaning(self) -> dict[str, Any]:
+        problem = self.problem.problem
+        return {
             "adversarial": problem.adversarial,
             "problem_title": getattr(problem, "title", problem.name),
             "trap": problem.trap or None,
             "trap_kind": problem.trap_kind,
         }
-        return self._known[key]
+
+    def _completed(self, record: Record, metric: Metric, subject: Subject) -> Record:
+        """A record of an older version with what it lacks; what was expected stays as it was found."""
+        return self.complete(
+            record,
+            lambda: {**meaning(metric), "unit": metric.unit_on(subject), **self._meaning()},
+        )
 
 
 def _of_all_points(metric: Metric, subject: Subject) -> float | None:

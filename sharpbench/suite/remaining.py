@@ -29,6 +29,11 @@ class Remaining:
     along: tuple[Record, ...] = ()
     """What was measured along training."""
 
+    @property
+    def untold(self) -> tuple[Record, ...]:
+        """Records of an older version, which didn't say what they are: nothing is measured for them."""
+        return tuple(record for record in (*self.answered, *self.along) if not record.title)
+
 
 def remaining(plan: Plan, subject: SubjectPlan | ProblemPlan, folder: SubjectFolder) -> Remaining:
     """What is missing, or was ended by an error or a time-out and is tried again.

@@ -33,7 +33,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
-from sharpbench.suite.asking import Draft, Run, asked_record, explain
+from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
 from sharpbench.suite.limits import time_limit
 from sharpbench.suite.plan import MeasurementPlan, SubjectPlan
 from sharpbench.suite.remaining import Remaining, remaining
@@ -245,7 +245,7 @@ class SubjectRun(Run):
         for record in left.along:
             if record.run != self.task.run:
                 self.note(record)
-        if not left.questions and not left.evaluation:
+        if not (left.questions or left.evaluation or left.untold):
             return
         try:
             with exits_as_errors():
@@ -259,6 +259,8 @@ class SubjectRun(Run):
         if left.evaluation:
             key = figure_key(self.subject.key, weights, self.plan.evaluation_key)
             self.write(self._evaluation_records(model, key))
+        if left.untold:
+            self.write([self._completed(record, subject) for record in left.untold])
         for question in left.questions:
             what = f"{question.label} on {self.label}"
             self.notify(what, 0)
@@ -303,6 +305,21 @@ class SubjectRun(Run):
         if question.transformation is None:
             self._plain[question.key] = record.value
         return record
+
+    def _completed(self, record: Record, subject: Subject) -> Record:
+        """A record of an older version with what it lacks: what it is, and what theory says."""
+        asked = {question.key: question for question in self.plan.measurements}
+        along = {self.plan.trajectory.metric_key(m): m for m in self.plan.trajectory.metrics}
+
+        def told() -> dict[str, Any]:
+            question = asked.get(record.plan_key)
+            metric = question.metric if question else along[record.plan_key]
+            found = {**meaning(metric), "unit": metric.unit_on(subject)}
+            if question and question.transformation:
+                found |= self._theory(metric, question.transformation)
+            return found
+
+        return self.complete(record, told)
 
     def _theory(self, metric: Metric, transformation: Transformation) -> dict[str, Any]:
         """What the transformation is and what theory says of the figure after it, as fields of a record."""

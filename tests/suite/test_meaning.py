@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +66,9 @@ def frame(tmp_path_factory) -> pd.DataFrame:
     folder: Path = tmp_path_factory.mktemp("meaning")
     (folder / "meaning.toml").write_text(SUITE)
     run(folder / "meaning.toml", folder / "results")
-    return load_records(folder / "results", suite="meaning")
+    found = load_records(folder / "results", suite="meaning")
+    found.attrs["results"] = folder / "results"
+    return found
 
 
 def test_metrics_and_evaluated_figures_say_what_they_are_and_in_which_unit(frame):
@@ -133,6 +137,35 @@ def test_a_problem_says_its_trap(frame):
     assert plain.problem_title == "least squares"
     assert plain[["trap", "trap_kind"]].isna().all()
     assert bowl.unit == "[loss]/[weight]²"  # a loss of its own: in no named unit
+
+
+def test_records_of_an_older_version_are_told_their_meaning_by_the_next_run(frame, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(frame.attrs["results"], results)
+    suite = frame.attrs["results"].parent / "meaning.toml"
+    kept = {"key", "plan_key", "kind", "name", "label", "status", "reason", "parameters", "version"}
+    kept |= {"transformation", "transformation_name", "transformation_parameters", "draw", "epoch"}
+    kept |= {"value", "standard_error", "errors", "error_bound", "converged", "samples", "run"}
+    kept |= {"gradient_equivalents", "work", "cost", "details", "limit", "diverges"}
+    kept |= {"function_change"}
+    older = 0
+    for path in results.glob("*/measurements.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            told = kept | ({"expected", "expected_from"} if line["kind"] == "problem" else set())
+            if line["kind"] in {"measurement", "trajectory", "problem"}:
+                older += 1
+                for key in line.keys() - told:
+                    del line[key]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "title" not in json.loads(next(results.glob("*/measurements.jsonl")).open().readline())
+    outcomes, _ = run(suite, results)
+    assert sum(o.measured for o in outcomes) == older
+    assert not any(o.trained or o.problems for o in outcomes)
+    completed = load_records(results, suite="meaning")
+    pd.testing.assert_frame_equal(completed, frame)
+    again, _ = run(suite, results)
+    assert sum(o.measured for o in again) == 0
 
 
 def test_every_builtin_declares_its_meaning():
