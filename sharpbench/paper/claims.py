@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from scipy import stats
-
 from sharpbench.analysis.audit import Claim
 from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
-from sharpbench.analysis.statistics import pearson, spearman
+from sharpbench.analysis.statistics import pearson, spearman, students
 from sharpbench.paper.evidence import (
     ECE,
     GROUND,
@@ -114,7 +112,7 @@ def of_percentiles(low: float, high: float, networks: int) -> float:
 
 def of_deviation(deviation: float, networks: int = 3) -> float:
     """Half the 95% interval (Student's t) of a mean stated with its standard deviation."""
-    return float(stats.t.ppf(0.975, networks - 1)) * deviation / math.sqrt(networks)
+    return students(networks - 1) * deviation / math.sqrt(networks)
 
 
 _SMALL = 0.3
