@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
     Checks,
+    check_blocks,
     check_gauss_newton,
     check_hessian,
     check_input_hessian,
@@ -113,7 +115,7 @@ class _LossOperator(SymmetricOperator):
         self._check_deterministic()
         self.chunk = self._chunk_size(memory_budget)
         self._kept: Graph | None = None
-        self._batches = True
+        self._batches: bool | None = None if verify else True
 
     @property
     def kept(self) -> bool:
@@ -121,7 +123,7 @@ class _LossOperator(SymmetricOperator):
         return self.chunk >= self.samples
 
     def matmat(self, vectors: Tensor) -> Tensor:
-        self.verify()
+        self.verify(blocks=vectors.shape[1] > 1)
         vectors = vectors.to(self.device, self.dtype)
         try:
             total = self._block(vectors)
@@ -132,14 +134,17 @@ class _LossOperator(SymmetricOperator):
             total = self._block(vectors)
         return self.check_product(total)
 
-    def verify(self) -> None:
-        """Check a product now, if none was checked. Raises MetricFailed where it is wrong."""
+    def verify(self, *, blocks: bool = True) -> None:
+        """Check a product now, if none was checked; and ``blocks`` of them, if these follow.
+
+        Raises MetricFailed where it is wrong.
+        """
         if self._verify:
-            self.checks = self._checked()
+            self.checks = self._checked(blocks)
             self._verify = False
 
     @abstractmethod
-    def _checked(self) -> Checks:
+    def _checked(self, blocks: bool) -> Checks:
         """What a check of one product found. Raises MetricFailed where it is wrong."""
 
     def share(self) -> Tensor:
@@ -166,21 +171,34 @@ class _LossOperator(SymmetricOperator):
         self._kept = None
 
     def twin(self, samples: int, dtype: torch.dtype = torch.float64) -> Self:
-        """The same of the first ``samples``, in this precision and unchecked, on a copy of the network."""
+        """The same of the first ``samples``, in this precision and unchecked, on a copy of the network.
+
+        Raises what the network raises in that precision.
+        """
+        twin = copy.copy(self)
+        twin.model = private_copy(self.model, dtype)
+        twin.parameters = named_subset(twin.model, self.patterns)
+        twin.dtype = twin.parameters[0].dtype.to_real()
         y = self.targets[:samples]
-        return type(self)(
-            private_copy(self.model, dtype),
-            self.loss,
-            self.inputs[:samples].to(dtype),
-            y.to(dtype) if y.is_floating_point() else y,
-            work=self.work,
-            parameters=self.patterns,
-            verify=False,
-        )
+        twin.inputs = self.inputs[:samples].to(dtype)
+        twin.targets = y.to(dtype) if y.is_floating_point() else y
+        twin.samples = len(y)
+        twin.chunk = max(1, min(twin.samples, self.chunk // 2))  # its numbers may be twice as long
+        twin.checks, twin._verify, twin._batches = {}, False, True
+        graph = twin._graph(twin.inputs[: twin.chunk], twin.targets[: twin.chunk])
+        twin._kept = graph if twin.kept else None
+        return twin
 
     def batches_agree(self, agree: bool) -> None:
         """Whether products may be taken a block at a time."""
-        self._batches &= agree
+        self._batches = agree
+
+    def _takes_blocks(self, samples: int) -> bool:
+        if samples * self.dimension > _SMALL:
+            return False
+        if self._batches is None:
+            check_blocks(self)
+        return bool(self._batches)
 
     def _block(self, vectors: Tensor) -> Tensor:
         if self.kept:
@@ -195,7 +213,7 @@ class _LossOperator(SymmetricOperator):
     def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
         self.work.hessian_vector += samples * vectors.shape[1]
         with repeatedly_differentiable(), _named_reasons():
-            if self._batches and vectors.shape[1] > 1 and samples * self.dimension <= _SMALL:
+            if vectors.shape[1] > 1 and self._takes_blocks(samples):
                 try:
                     return self._batched(graph, vectors)
                 except RuntimeError as error:  # torch has no batching rule, or one that fails
@@ -324,8 +342,8 @@ class HessianOperator(_LossOperator):
             self._kept = self._graph(self.inputs, self.targets)
         return self.flat([g.detach() for g in self._kept])
 
-    def _checked(self) -> Checks:
-        return check_hessian(self)
+    def _checked(self, blocks: bool) -> Checks:
+        return check_hessian(self, blocks=blocks and self._batches is None)
 
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         return self._gradient(x, y, create_graph=True)
@@ -429,7 +447,8 @@ class GaussNewtonOperator(_LossOperator):
         self.work.gradient += len(x)
         return along.flatten(1).sum(1)
 
-    def _checked(self) -> Checks:
+    def _checked(self, blocks: bool) -> Checks:
+        self._batches = True  # blocks are single products one after the other
         return check_gauss_newton(self)
 
     def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -497,7 +516,7 @@ class ResidualOperator(HessianOperator):
             (slope,) = torch.autograd.grad(self.loss(free, y).sum() / self.samples, free)
         return (slope * outputs).sum()
 
-    def _checked(self) -> Checks:
+    def _checked(self, blocks: bool) -> Checks:
         raise AssertionError("held to the check of the Hessian beside it")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "LinearPart",
     "OfInputs",
     "OfParameters",
+    "check_blocks",
     "check_gauss_newton",
     "check_hessian",
     "check_input_hessian",
@@ -131,8 +132,10 @@ class OfInputs(_Checkable, Protocol):
         ...
 
 
-def check_hessian(operator: OfParameters) -> Checks:
+def check_hessian(operator: OfParameters, *, blocks: bool) -> Checks:
     """Hv against central differences of the gradient, and uᵀHv against vᵀHu.
+
+    ``blocks``: tell the operator, too, whether a block of products is that of single ones.
 
     Raises MetricFailed where the product is not the derivative of the gradient, or a gradient is lost.
     """
@@ -142,12 +145,16 @@ def check_hessian(operator: OfParameters) -> Checks:
     skipped = _silent(twin)
     checks = _check_silent(twin, skipped)
     u, v = (_direction(twin, skipped, seed) for seed in (1, 2))
+    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
+    if blocks:
+        operator.batches_agree(_block_agrees(twin, u, v, single))
+    low, gradient = _computed_in_less(twin.plain_gradient)
+    scale = float(gradient.norm())
 
-    def compare(low: bool) -> tuple[float, Tensor, float]:
-        first, second = twin.matvec(u), twin.matvec(v)
+    def compare(shift: float) -> tuple[float, Tensor, float]:
+        first, second = (twin.matvec(u), twin.matvec(v)) if shift else single.unbind(1)
         uneven = abs(float(u @ second) - float(v @ first))
         size = float(u.norm() * second.norm() + v.norm() * first.norm())
-        scale = twin.plain_gradient().norm()
 
         def difference(h: float) -> Tensor:
             with _moved(twin, v, h):
@@ -158,12 +165,22 @@ def check_hessian(operator: OfParameters) -> Checks:
             kept: Tensor = found.where(_reached(twin, skipped), torch.zeros_like(found))
             return kept
 
-        apart, where = _least(difference, second, float(scale), low)
+        apart, where = _least(difference, second, scale, low)
         return apart, where, uneven / max(size, 1e-300)
 
-    apart, uneven = _settled(twin, compare, "the Hessian's")
-    operator.batches_agree(_batches_agree(twin, u, v))
+    apart, uneven = _settled(twin, compare, low, "the Hessian's")
     return {**checks, "product": apart, "symmetry": uneven}
+
+
+def check_blocks(operator: OfParameters) -> None:
+    """Tell the operator whether a block of products is that of single ones, as far as that can be tried."""
+    twin = _twin(operator)
+    if isinstance(twin, str):
+        operator.batches_agree(True)
+        return
+    u, v = (_direction(twin, [], seed) for seed in (1, 2))
+    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
+    operator.batches_agree(_block_agrees(twin, u, v, single))
 
 
 def check_gauss_newton(operator: LinearPart) -> Checks:
@@ -183,7 +200,7 @@ def check_gauss_newton(operator: LinearPart) -> Checks:
         c = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         pulled = torch.autograd.grad(outputs, twin.parameters, c, materialize_grads=True)
     along, image = twin.parts(v)
-    low = _computes_in_less(twin.outputs)
+    low, _ = _computed_in_less(twin.outputs)
     transposed = float(twin.flat(pulled) @ v)
     size = max(float(along.norm() * c.norm()), float(twin.flat(pulled).norm() * v.norm()), 1e-300)
     apart = abs(float((c * along).sum()) - transposed) / size
@@ -226,7 +243,7 @@ def check_input_hessian(operator: OfInputs) -> Checks:
     generator = torch_generator(3)
     size = x.square().mean().sqrt().clamp_min(1e-3)
     v, aside = (size * torch.randn(x.shape, generator=generator).double().to(x) for _ in range(2))
-    low = _computes_in_less(lambda: gradient(x))
+    low, _ = _computed_in_less(lambda: gradient(x))
     apart = math.inf
     for shift in _ASIDE:
         here = twin.at(x + shift * aside) if shift else twin
@@ -363,16 +380,17 @@ def _least(
 
 
 def _settled(
-    twin: OfParameters, compare: Callable[[bool], tuple[float, Tensor, float]], whose: str
+    twin: OfParameters,
+    compare: Callable[[float], tuple[float, Tensor, float]],
+    low: bool,
+    whose: str,
 ) -> tuple[float, float]:
     """Deviation and asymmetry, each the better of the two places. Raises MetricFailed."""
-    low = _computes_in_less(twin.plain_gradient)
     allowed = _ALLOWED_LOW if low else _ALLOWED
     best, uneven, where = math.inf, math.inf, torch.empty(0)
-    aside = _direction(twin, [], 5)
     for shift in _ASIDE:
-        with _moved(twin, aside, shift):
-            apart, gap, asymmetry = compare(low)
+        with _moved(twin, _direction(twin, [], 5), shift) if shift else nullcontext():
+            apart, gap, asymmetry = compare(shift)
         if apart < best:
             best, where = apart, gap
         uneven = min(uneven, asymmetry)
@@ -433,18 +451,16 @@ class _Precisions(TorchDispatchMode):
         return result
 
 
-def _computes_in_less(run: Callable[[], Any]) -> bool:
-    """Whether the network, though in float64, computes in lower precision on the way."""
+def _computed_in_less(run: Callable[[], Tensor]) -> tuple[bool, Tensor]:
+    """Whether the network, though in float64, computes in lower precision on the way; and the result."""
     seen = _Precisions()
     with seen:
-        run()
-    return seen.low
+        result = run()
+    return seen.low, result
 
 
-def _batches_agree(twin: OfParameters, u: Tensor, v: Tensor) -> bool:
-    """Whether a block of products is that of single ones."""
+def _block_agrees(twin: OfParameters, u: Tensor, v: Tensor, single: Tensor) -> bool:
     block = twin.matmat(torch.stack([u, v], 1))
-    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
     return bool((block - single).norm() <= 1e-7 * single.norm().clamp_min(1e-300))
 
 
