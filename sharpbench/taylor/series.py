@@ -25,12 +25,13 @@ __all__ = ["ELEMENTWISE", "add_to_first", "elementwise", "logsumexp", "product",
 Coefficients = list[Tensor | None]
 """Coefficient n at place n; None is a structural zero."""
 
-Indexable = Coefficients | Tensor
+Indexable = Sequence[Tensor | None] | Tensor
 
 Solver = Callable[..., tuple[Tensor, Tensor | None]]
-"""``solver(x, degree, complete, **parameters) -> (y, w)``: both stacked in full, orders 0 … degree.
+"""``solver(x, degree, complete, into, **parameters) -> (y, w)``: both stacked in full, orders 0 … degree.
 
-w's last coefficient is needed by reverse mode alone: it may be left out unless ``complete``.
+y may be written ``into`` a tensor of its shape. w's last coefficient is needed by reverse mode alone: it
+may be left out unless ``complete``.
 """
 
 
@@ -80,8 +81,8 @@ def _apply(function: Any, *args: Any) -> Tensor:
 
 def _listed(x: Tensor, orders: Sequence[int], degree: int) -> Coefficients:
     result: Coefficients = [None] * (degree + 1)
-    for place, order in enumerate(orders):
-        result[order] = x[place]
+    for part, order in zip(x.unbind(), orders, strict=False):
+        result[order] = part
     return result
 
 
@@ -119,7 +120,10 @@ def _square(a: Sequence[Tensor | None], n: int, factor: float = 1.0) -> Iterable
         yield a[i], a[n - i], factor * (1 if 2 * i == n else 2)
 
 
-def _empty(x: Coefficients, degree: int) -> Tensor:
+def _empty(x: Coefficients, degree: int, into: Tensor | None = None) -> Tensor:
+    """Room for coefficients 0 … degree, which is ``into`` if that is given."""
+    if into is not None:
+        return into
     first = cast("Tensor", x[0])
     return torch.empty((degree + 1, *first.shape), dtype=first.dtype, device=first.device)
 
@@ -127,61 +131,76 @@ def _empty(x: Coefficients, degree: int) -> Tensor:
 # --- elementwise functions --------------------------------------------------------------------------
 
 
-def _tanh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _tanh(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = 1 − y²."""
-    y = _empty(x, degree)
+    y = _empty(x, degree, into)
     w = _empty(x, degree if complete else max(degree - 1, 0))
-    torch.tanh(cast("Tensor", x[0]), out=y[0])
-    torch.addcmul(y.new_ones(()), y[0], y[0], value=-1, out=w[0])
-    slope = -2 * y[0] if len(w) > 1 else None
+    ys, ws = y.unbind(), w.unbind()  # once: each indexing is as dear as a product of a block
+    torch.tanh(cast("Tensor", x[0]), out=ys[0])
+    torch.addcmul(y.new_ones(()), ys[0], ys[0], value=-1, out=ws[0])
+    slope = -2 * ys[0] if len(ws) > 1 else None
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
-        if n < len(w):
-            torch.mul(cast("Tensor", slope), y[n], out=w[n])
-            _add_inner_square(w[n], y, n, -1.0)
+        _integral(ys[n], x, ws, n)
+        if n < len(ws):
+            torch.mul(cast("Tensor", slope), ys[n], out=ws[n])
+            _add_inner_square(ws[n], ys, n, -1.0)
     return y, w
 
 
-def _add_inner_square(out: Tensor, y: Tensor, n: int, factor: float) -> None:
+def _add_inner_square(out: Tensor, y: Sequence[Tensor], n: int, factor: float) -> None:
     """out += factor · Σ_{0<i<n} y_i y_{n−i}."""
     for i in range(1, n // 2 + 1):
         out.addcmul_(y[i], y[n - i], value=factor * (1 if 2 * i == n else 2))
 
 
 def _sigmoid(
-    x: Coefficients, degree: int, complete: bool, *, saturated: Tensor | None = None
+    x: Coefficients,
+    degree: int,
+    complete: bool,
+    into: Tensor | None = None,
+    *,
+    saturated: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """w = y(1 − y), with 1 − y as sigmoid(−x): both tails keep their relative precision.
 
     Where ``saturated``, y is 1 and constant.
     """
-    y = _empty(x, degree)
+    y = _empty(x, degree, into)
     w = _empty(x, degree)
+    ys, ws = y.unbind(), w.unbind()
     start = cast("Tensor", x[0])
-    torch.sigmoid(start, out=y[0])
+    torch.sigmoid(start, out=ys[0])
     complement = torch.sigmoid(-start)
     if saturated is not None:
-        y[0].masked_fill_(saturated, 1.0)
+        ys[0].masked_fill_(saturated, 1.0)
         complement.masked_fill_(saturated, 0.0)
-    torch.mul(y[0], complement, out=w[0])
-    slope = complement - y[0]
+    torch.mul(ys[0], complement, out=ws[0])
+    slope = complement - ys[0]
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
+        _integral(ys[n], x, ws, n)
         if n < degree or complete:
-            torch.mul(slope, y[n], out=w[n])
-            _add_inner_square(w[n], y, n, -1.0)
+            torch.mul(slope, ys[n], out=ws[n])
+            _add_inner_square(ws[n], ys, n, -1.0)
     return y, w
 
 
 def _softplus(
-    x: Coefficients, degree: int, complete: bool, *, beta: float = 1.0, threshold: float = 20.0
+    x: Coefficients,
+    degree: int,
+    complete: bool,
+    into: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    threshold: float = 20.0,
 ) -> tuple[Tensor, Tensor]:
     """log(1 + exp βx)/β; w = sigmoid(βx). Above ``threshold`` it is x itself, as torch has it."""
     start = cast("Tensor", x[0])
     scaled = x if beta == 1 else [None if c is None else beta * c for c in x]
     saturated = None if math.isinf(threshold) else cast("Tensor", scaled[0]) > threshold
     w, _ = _sigmoid(scaled, degree, False, saturated=saturated)
-    y = _empty(x, degree)
+    y = _empty(x, degree, into)
     if math.isinf(threshold):
         torch.logaddexp(beta * start, start.new_zeros(()), out=y[0]).div_(beta)
     else:
@@ -191,32 +210,38 @@ def _softplus(
     return y, w
 
 
-def _silu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+def _silu(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """y = x·s, s = sigmoid(x); w = s + x·s(1 − s)."""
     s, s_slope = _sigmoid(x, degree, complete)
     return _times_argument(x, s, s_slope, degree, complete)
 
 
-def _gelu(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+def _gelu(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """y = x·Φ(x); w = Φ + m with m = x·φ, and Φ' = φ·x', φ' = −m·x'."""
     start = cast("Tensor", x[0])
     last = degree if complete else max(degree - 1, 0)
-    density, weighted, w = (_empty(x, last) for _ in range(3))
-    torch.mul(start, start, out=density[0])
-    density[0].mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-    torch.mul(start, density[0], out=weighted[0])
+    w = _empty(x, last)
+    densities, weighted, ws = _empty(x, last).unbind(), _empty(x, last).unbind(), w.unbind()
+    torch.mul(start, start, out=densities[0])
+    densities[0].mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+    torch.mul(start, densities[0], out=weighted[0])
     cumulative = torch.special.ndtr(start)
-    y = _empty(x, degree)
-    torch.mul(start, cumulative, out=y[0])
-    torch.add(cumulative, weighted[0], out=w[0])
+    y = _empty(x, degree, into)
+    ys = y.unbind()
+    torch.mul(start, cumulative, out=ys[0])
+    torch.add(cumulative, weighted[0], out=ws[0])
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
+        _integral(ys[n], x, ws, n)
         if n <= last:
-            _integral(density[n], x, weighted, n)
-            density[n].neg_()
-            _sum_into(weighted[n], _cauchy(x, list(density), n))
-            _integral(w[n], x, density, n)
-            w[n].add_(weighted[n])
+            _integral(densities[n], x, weighted, n)
+            densities[n].neg_()
+            _sum_into(weighted[n], _cauchy(x, densities, n))
+            _integral(ws[n], x, densities, n)
+            ws[n].add_(weighted[n])
     return y, w
 
 
@@ -242,29 +267,34 @@ def _normal_density(x: Coefficients, degree: int) -> Tensor:
     return density.mul_(1 / math.sqrt(2 * math.pi))
 
 
-def _erf(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _erf(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = 2/√π exp(−x²)."""
     root = math.sqrt(2)
     w = _normal_density([None if c is None else root * c for c in x], degree)
     w.mul_(2 * root)
-    y = _empty(x, degree)
+    y = _empty(x, degree, into)
     torch.erf(cast("Tensor", x[0]), out=y[0])
     for n in range(1, degree + 1):
         _integral(y[n], x, w, n)
     return y, w
 
 
-def _exp(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _exp(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = y."""
-    y = _empty(x, degree)
-    torch.exp(cast("Tensor", x[0]), out=y[0])
+    y = _empty(x, degree, into)
+    ys = y.unbind()
+    torch.exp(cast("Tensor", x[0]), out=ys[0])
     for n in range(1, degree + 1):
-        _integral(y[n], x, y, n)
+        _integral(ys[n], x, ys, n)
     return y, y
 
 
 def _elu(
-    x: Coefficients, degree: int, complete: bool, *, alpha: float = 1.0
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None, *, alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """x above zero, α(eˣ − 1) below; w = 1 or αeˣ."""
     start = cast("Tensor", x[0])
@@ -287,7 +317,7 @@ def _elu(
 
 
 def _power(
-    x: Coefficients, degree: int, complete: bool, *, exponent: float
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None, *, exponent: float
 ) -> tuple[Tensor, Tensor | None]:
     """x^p by x·y' = p·y·x'; w = p x^(p−1). Natural exponents by products: they may start at 0."""
     if exponent == 0:
@@ -325,10 +355,12 @@ def _natural_power(x: Coefficients, degree: int, exponent: int) -> tuple[Tensor,
     return y, exponent * below
 
 
-def _log(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _log(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = 1/x."""
     w = _raised(x, degree, -1.0)
-    y = _empty(x, degree)
+    y = _empty(x, degree, into)
     torch.log(cast("Tensor", x[0]), out=y[0])
     for n in range(1, degree + 1):
         _integral(y[n], x, w, n)
@@ -346,12 +378,16 @@ def _sin_cos(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
     return sine, cosine
 
 
-def _sin(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _sin(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = cos x."""
     return _sin_cos(x, degree)
 
 
-def _cos(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor | None]:
+def _cos(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """w = −sin x."""
     sine, cosine = _sin_cos(x, degree)
     return cosine, -sine if complete else None
@@ -368,12 +404,16 @@ def _sinh_cosh(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
     return sine, cosine
 
 
-def _sinh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _sinh(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = cosh x."""
     return _sinh_cosh(x, degree)
 
 
-def _cosh(x: Coefficients, degree: int, complete: bool) -> tuple[Tensor, Tensor]:
+def _cosh(
+    x: Coefficients, degree: int, complete: bool, into: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """w = sinh x."""
     sine, cosine = _sinh_cosh(x, degree)
     return cosine, sine
@@ -466,7 +506,7 @@ def _block(x: Tensor) -> int | None:
     if x.device.type != "cpu" or not x.is_contiguous():
         return None
     threads = torch.get_num_threads()
-    block = 1 << 14 if threads == 1 else threads << 15
+    block = (1 << 17) // x.element_size() if threads == 1 else threads << 15
     return block if x[0].numel() > 2 * block else None
 
 
@@ -481,8 +521,10 @@ def _in_blocks(
     w: Tensor | None = None
     for start in range(0, flat.shape[1], block):
         part = slice(start, start + block)
-        values, slopes = solve(_listed(flat[:, part], orders, degree), degree, complete)
-        y.flatten(1)[:, part] = values
+        into = y.flatten(1)[:, part]
+        values, slopes = solve(_listed(flat[:, part], orders, degree), degree, complete, into)
+        if values is not into:
+            into.copy_(values)
         if slopes is not None and complete:
             if w is None:
                 w = y.new_empty((len(slopes), *x.shape[1:]))

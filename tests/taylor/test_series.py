@@ -25,6 +25,6 @@ def test_in_pieces_that_fit_the_cache_nothing_changes(monkeypatch, name, orders)
 
 
 def test_large_series_are_dealt_with_in_pieces():
-    assert series._block(torch.empty(2, 1 << 16)) is not None
+    assert series._block(torch.empty(2, 1 << 17)) is not None
     assert series._block(torch.empty(2, 64)) is None
     assert series._block(torch.empty(1 << 16, 2).T) is None
