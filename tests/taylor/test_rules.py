@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from sharpbench.seeds import torch_generator
 from sharpbench.taylor.expansion import taylor
+from sharpbench.taylor.table import rule
 from tests.taylor.references import coefficients_by_interpolation
 
 D = torch.float64
@@ -252,3 +253,8 @@ def test_norms_at_zero_are_constant_as_in_torch():
     )
     assert torch.allclose(found[1], gradient.sum(1))
     assert not torch.isnan(found).any()
+
+
+def test_each_name_has_one_rule():
+    with pytest.raises(ValueError, match="two Taylor rules for tanh"):
+        rule("tanh")(torch.tanh)
