@@ -78,14 +78,19 @@ def test_every_metric_is_in_the_table():
     assert {name for name, _, _ in PROMISES} == set(metrics)
 
 
-@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=lambda v: str(v)[:40])
+def _in_words(value):
+    """Of a set the number that pytest gives it: its own order changes from process to process."""
+    return None if isinstance(value, (set, frozenset)) else str(value)[:40]
+
+
+@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=_in_words)
 def test_what_is_promised(name, parameters, kept):
     metric = metrics.create(name, parameters)
     singles = [t for t in transformations if t != "composition"]
     assert {t for t in singles if metric.promises(transformations.create(t))} == kept
 
 
-@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("name", "parameters", "kept"), PROMISES, ids=_in_words)
 @pytest.mark.parametrize(
     "of",
     [
