@@ -105,12 +105,16 @@ def test_a_users_own_interrupt_is_no_fault_of_the_module_being_imported(tmp_path
     (tmp_path / "is_stopped.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
     )
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ImportError, match="'stops_itself' raised KeyboardInterrupt"):
-        import_object("stops_itself:Metric")
-    with pytest.raises(KeyboardInterrupt):
-        import_object("is_stopped:Metric")
-    assert signal.getsignal(signal.SIGINT) is before
+    # A process started in the background of a script ignores Ctrl-C: here it must arrive.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(ImportError, match="'stops_itself' raised KeyboardInterrupt"):
+            import_object("stops_itself:Metric")
+        with pytest.raises(KeyboardInterrupt):
+            import_object("is_stopped:Metric")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("pointer", ["json", "json:", ":loads", ""])
