@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.rank_correlation import kendall
-from sharpbench.analysis.results import Results, computed_once, stratum
+from sharpbench.analysis.results import (
+    Results,
+    computed_once,
+    error_on_other_directions,
+    stratum,
+)
 from sharpbench.analysis.statistics import BEYOND, mean_over_blocks
 
 __all__ = [
@@ -48,9 +53,9 @@ def changes(results: Results) -> pd.DataFrame:
     tolerance by more than three times the noise and what both iterations may be off; False where the noise
     is not known), ``deviates`` (the same, from the expectation), ``function_change``.
     """
-    columns = ["subject", "label", "value", "own_error", "unfinished"]
+    columns = ["subject", "label", "value", "own_error", "turned_error", "unfinished"]
     base, rows = (
-        found.assign(unfinished=_unfinished(found))
+        found.assign(unfinished=_unfinished(found), turned_error=error_on_other_directions(found))
         for found in (results.measured, results.transformed)
     )
     joined = rows.merge(base[columns], on=["subject", "label"], suffixes=("", "_before"))
@@ -59,7 +64,10 @@ def changes(results: Results) -> pd.DataFrame:
     usual = before.abs().groupby(joined["label"]).transform("median")
     size = np.maximum(before.abs(), 0.1 * usual)
     expected = _column(joined, "expected").astype(float)
-    noise = np.hypot(joined["own_error"], joined["own_error_before"]) / size
+    same_directions = np.hypot(joined["own_error"], joined["own_error_before"])
+    turned = np.hypot(joined["turned_error"], joined["turned_error_before"])
+    of_units = _column(joined, "transformation_kind") == "units"
+    noise = same_directions.where(~of_units, turned) / size
     unfinished = (joined["unfinished"] + joined["unfinished_before"]) / size
     allowed = TOLERANCE + unfinished + BEYOND * noise
     relative = (after - before).abs() / size

@@ -18,6 +18,7 @@ __all__ = [
     "TRAINED",
     "Results",
     "computed_once",
+    "error_on_other_directions",
     "error_on_same_points",
     "error_without_random_numbers",
     "random_error",
@@ -178,6 +179,15 @@ def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
     the same points along the same directions: what these add to the error is the same in both.
     """
     return _sum_of_components(frame, leaving_out=frozenset({"points", "directions"}))
+
+
+def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
+    """`random_error` without the component ``points`` alone.
+
+    A change of the input's units, a rotation above all, meets the same directions with another function
+    of them: what they add to the error is not the same before and after.
+    """
+    return _sum_of_components(frame, leaving_out=frozenset({"points"}))
 
 
 def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:

@@ -150,6 +150,22 @@ def test_a_promise_that_older_records_do_not_tell_is_never_called_broken(told):
     assert not changes(Results(older.assign(function_change=1e-3)))["keeps_function"].any()
 
 
+@pytest.mark.parametrize(
+    ("kind", "noise"), [("linear_gauge", 0.02), ("units", math.hypot(0.1, 0.02))]
+)
+def test_directions_are_noise_where_the_input_is_turned(kind, noise):
+    frame = records("λ", [(2.0, 2.3)], transformation="turned", parameters={}, kind=kind)
+    parts = [
+        {"source": source, "size": size, "degrees_of_freedom": 9}
+        for source, size in (("points", 1.0), ("directions", 0.2), ("probes", 0.04))
+    ]
+    half = [dict(part, size=part["size"] / math.sqrt(2)) for part in parts]
+    frame["errors"] = [half] * len(frame)
+    (row,) = changes(Results(frame)).to_dict("records")
+    assert row["noise"] == pytest.approx(noise)
+    assert row["moved"] == (kind == "linear_gauge")
+
+
 def test_orbits_and_rankings():
     pairs = [(float(i + 1), float(30 - i)) for i in range(30)]
     frame = pd.concat(
