@@ -61,6 +61,12 @@ def main() -> NoReturn:
     except InputError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(BAD_INPUT)
+    except OSError as error:  # a folder named as a file, or one that can't be written to
+        if error.filename is None:
+            raise
+        told = f"{error.filename}: {error.strerror}"
+        err.print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)
+        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sharpbench.analysis.audit import Evidence, claims_table
+from sharpbench.errors import InputError
 from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES
 from sharpbench.paper.table import markdown, read_markdown
@@ -28,7 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
             before = read_markdown(asked.before.read_text("utf-8"))
         except (OSError, ValueError) as error:
             parser.error(f"{asked.before}: {error}")
-    evidence = Evidence.of(ResultsStore(asked.results), SUITES)
+    try:
+        evidence = Evidence.of(ResultsStore(asked.results), SUITES)
+    except InputError as error:
+        parser.error(str(error))
     rows = claims_table(evidence.frames, CLAIMS).to_dict("records")
     counts: dict[str, int] = {}
     for row in rows:
