@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from sharpbench.registry import Plugin
@@ -77,6 +76,9 @@ def stratified_split(
     inputs: np.ndarray, targets: np.ndarray, test_fraction: float, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """train inputs, train targets, test inputs, test targets; class shares kept (scikit-learn)."""
+    # Here and not above: datasets are listed without it.
+    from sklearn.model_selection import train_test_split
+
     train_x, test_x, train_y, test_y = train_test_split(
         inputs, targets, test_size=test_fraction, stratify=targets, random_state=seed % 2**32
     )
@@ -92,6 +94,8 @@ def stratified_subset(targets: np.ndarray, size: int | None, *, seed: int) -> np
         return np.arange(len(targets))
     if size > len(targets):
         raise ValueError(f"a subset of {size} was asked of {len(targets)} samples")
+    from sklearn.model_selection import train_test_split
+
     chosen, _ = train_test_split(
         np.arange(len(targets)), train_size=size, stratify=targets, random_state=seed % 2**32
     )

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 
 from sharpbench.datasets import datasets
 from sharpbench.datasets.base import Dataset, stratified_split
@@ -38,6 +37,8 @@ class Digits(Dataset):
             raise ValueError(f"test_fraction must lie in (0, 1), got {self.test_fraction}")
 
     def clean(self, root: Path, *, seed: int) -> Splits:
+        from sklearn.datasets import load_digits
+
         bunch = load_digits()
         inputs = (bunch.images[:, None] / 16 - _MEAN) / _STD
         train_x, train_y, test_x, test_y = stratified_split(

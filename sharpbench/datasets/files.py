@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import DataUnavailable, InputError, nearest_names
+from sharpbench.errors import DataUnavailable, InputError, first_line, nearest_names
 
 __all__ = [
     "FILE_SETS",
@@ -148,8 +148,8 @@ def prepare(name: str, root: Path, *, given: Path | None = None) -> Iterator[str
             with tempfile.TemporaryDirectory(prefix="sharpbench-") as scratch:
                 _install(files, source.fetch(Path(scratch)), files.target(root))
         except Exception as error:
-            failures.append(f"  {source.title}: {_first_line(error)}")
-            yield f"  failed: {_first_line(error)}"
+            failures.append(f"  {source.title}: {_in_short(error)}")
+            yield f"  failed: {_in_short(error)}"
         else:
             yield f"{files.target(root)}: {len(files.digests)} files, SHA-256 verified"
             return
@@ -202,12 +202,11 @@ def _install(files: FileSet, found: Path, target: Path) -> None:
     verified: dict[str, bytes] = {}
     for name, (size, sha) in files.digests.items():
         data = _read_file(found, name, files.folder)
-        if len(data) != size or (digest := hashlib.sha256(data).hexdigest()) != sha:
+        digest = hashlib.sha256(data).hexdigest()
+        if (len(data), digest) != (size, sha):
             raise DataUnavailable(
-                f"{name} has {len(data)} bytes, SHA-256 "
-                f"{hashlib.sha256(data).hexdigest()}; expected {size} bytes, {sha}"
+                f"{name} has {len(data)} bytes, SHA-256 {digest}; expected {size} bytes, {sha}"
             )
-        assert digest == sha
         verified[name] = data
     target.mkdir(parents=True, exist_ok=True)
     for name, data in verified.items():
@@ -225,10 +224,10 @@ def _read_file(folder: Path, name: str, subfolder: str) -> bytes:
     raise FileNotFoundError(f"neither {name} nor {name}.gz in {folder}")
 
 
-def _first_line(error: Exception) -> str:
+def _in_short(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
         return f"{error.cmd[0]} failed: {error.stderr.strip().splitlines()[-1]}"
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return first_line(error)
 
 
 def _folder(path: Path) -> Source:

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sklearn.datasets import make_moons
-from sklearn.preprocessing import StandardScaler
 
 from sharpbench.datasets import datasets
 from sharpbench.datasets.base import Dataset, stratified_split
@@ -44,6 +42,9 @@ class TwoMoons(Dataset):
             raise ValueError(f"test_fraction must lie in (0, 1), got {self.test_fraction}")
 
     def clean(self, root: Path, *, seed: int) -> Splits:
+        from sklearn.datasets import make_moons
+        from sklearn.preprocessing import StandardScaler
+
         inputs, targets = make_moons(
             self.n, noise=self.noise, random_state=derive_seed(seed, "points") % 2**32
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,17 +11,25 @@ import pytest
 import torch
 
 from tests.cli.command import sharpbench
+from tests.conftest import MINI_SUITE
 
 
-def test_help_is_instant_because_torch_is_not_imported():
-    script = (
-        "import sys, sharpbench.cli; "
-        "print([m for m in ('torch', 'pandas', 'scipy') if m in sys.modules])"
-    )
+def told_by(script: str) -> str:
+    """What a fresh process prints."""
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout
+
+
+def loaded_by(script: str, *heavy: str) -> list[str]:
+    """Which of the packages a fresh process has loaded after running ``script``."""
+    told = told_by(f"import json, sys; {script}; print(json.dumps([*sys.modules]))")
+    return sorted(set(json.loads(told.splitlines()[-1])) & set(heavy))
+
+
+def test_help_is_instant_because_torch_is_not_imported():
+    assert loaded_by("import sharpbench.cli", "torch", "pandas", "scipy") == []
     helped = sharpbench("--help")
     assert helped.returncode == 0
     for verb in (
@@ -38,24 +47,21 @@ def test_help_is_instant_because_torch_is_not_imported():
         assert re.search(rf"\b{verb}\b", helped.stdout)
 
 
+HEAVY = ("matplotlib", "pandas", "scipy", "sklearn", "torch")
+LISTED = "from sharpbench.cli.inspect import list_; list_({!r})"
+
+
 def test_suites_are_listed_without_torch():
-    script = (
-        "import sys; from sharpbench.cli.inspect import list_; list_('suites'); "
-        "print([m for m in ('torch', 'pandas', 'scipy') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert "quick" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert "quick" in told_by(LISTED.format("suites"))
+    assert loaded_by(LISTED.format("suites"), *HEAVY) == []
+
+
+def test_datasets_are_listed_without_scikit_learn():
+    assert loaded_by(LISTED.format("datasets"), "matplotlib", "pandas", "sklearn") == []
 
 
 def test_importing_the_package_does_not_import_torch():
-    script = "import sys, sharpbench; print('torch' in sys.modules, sharpbench.__version__)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split()[0] == "False"
+    assert loaded_by("import sharpbench; sharpbench.__version__", "torch") == []
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,24 @@ def test_bad_input_exits_with_two_and_one_clear_message(arguments, message, tmp_
     assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "suite.toml", "--results", "taken"],
+        ["run", "suite.toml", "--results", "taken/below"],
+        ["run", "taken/suite.toml"],
+        ["export", "all.csv", "--results", "taken"],
+    ],
+)
+def test_a_file_where_a_folder_is_meant_is_told(arguments, tmp_path):
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "suite.toml").write_text(MINI_SUITE)
+    done = sharpbench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "taken" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
