@@ -17,6 +17,8 @@ def write_table(frame: pd.DataFrame, target: Path) -> int:
 
     Raises InputError for any other ending.
     """
+    if target.suffix not in {".parquet", ".csv"}:
+        raise InputError(f"{target}: the file must end in .parquet or .csv")
     flat = frame.copy()
     for column in flat.columns:
         if flat[column].map(lambda v: isinstance(v, (list, dict))).any():
@@ -29,8 +31,6 @@ def write_table(frame: pd.DataFrame, target: Path) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".parquet":
         flat.to_parquet(target, index=False)
-    elif target.suffix == ".csv":
-        flat.to_csv(target, index=False)
     else:
-        raise InputError(f"{target}: the file must end in .parquet or .csv")
+        flat.to_csv(target, index=False)
     return len(flat)

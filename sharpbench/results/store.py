@@ -24,6 +24,11 @@ from sharpbench.seeds import STREAMS
 __all__ = ["ResultsBusy", "ResultsStore", "SubjectFolder", "load_records"]
 
 
+_SPOILT = (
+    "the file was edited or the disk is failing. Delete the folder to measure this subject again."
+)
+
+
 class ResultsBusy(InputError):
     """Another run is writing to the results folder."""
 
@@ -39,10 +44,13 @@ class SubjectFolder:
 
     def read(self) -> dict[str, Any] | None:
         """The subject's description, or None if it was never completed."""
+        path = self.path / "subject.json"
         try:
-            content: dict[str, Any] = json.loads((self.path / "subject.json").read_text("utf-8"))
+            content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError:
+            raise InputError(f"{path}: not a description; {_SPOILT}") from None
         return content
 
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
@@ -82,16 +90,14 @@ class SubjectFolder:
         path = self.path / "measurements.jsonl"
         if not path.exists():
             return
-        lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            lines = file.readlines()  # str.splitlines would also split inside a text, at U+2028
         for number, line in enumerate(lines, start=1):
             try:
                 yield Record.from_line(line)
             except (json.JSONDecodeError, TypeError):
                 if number < len(lines):
-                    raise InputError(
-                        f"{path}, line {number}: not a record; the file was edited or the disk is "
-                        "failing. Delete the folder to measure this subject again."
-                    ) from None
+                    raise InputError(f"{path}, line {number}: not a record; {_SPOILT}") from None
                 warnings.warn(
                     f"{path}, line {number}: torn by a crash, dropped", RuntimeWarning, stacklevel=4
                 )

@@ -42,6 +42,22 @@ def test_a_line_in_the_middle_that_is_no_record_is_an_error(folder):
         folder.records()
 
 
+@pytest.mark.parametrize("content", [b'{"status"', b"\xff\xfe", b""])
+def test_a_description_that_is_none_is_an_error(folder, content):
+    assert folder.read() is None
+    folder.commit({"status": "known"}, None)
+    (folder.path / "subject.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"subject\.json: not a description; the file was edited"):
+        folder.read()
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\n", "\r", "\x1c"])
+def test_a_reason_may_hold_any_character(folder, mark):
+    folder.append([record("a", None, status="error", reason=f"one{mark}two"), record("b", 2.0)])
+    first, second = folder.records()
+    assert (first.reason, second.value) == (f"one{mark}two", 2.0)
+
+
 def test_a_record_survives_its_line_and_a_newer_field_is_left_out():
     written = record("a", 0.1, errors=[{"source": "points", "size": 0.2}], details={"why": "µ"})
     line = written.to_line()
