@@ -47,9 +47,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_MOST_SEEDS = 10_000
+"""More are asked for by mistake: of who means a seed, and writes ``seeds = 20240131``."""
+
+
 def _seed_list(value: object) -> object:
     """A number stands for that many seeds from 0."""
     if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= _MOST_SEEDS:
+            raise ValueError(
+                f"a number stands for that many seeds, from 1 to {_MOST_SEEDS}, got {value}; "
+                f"one seed is written as a list of one"
+            )
         return list(range(value))
     if isinstance(value, list) and len(set(map(str, value))) != len(value):
         raise ValueError("a seed stands twice")
@@ -57,7 +66,7 @@ def _seed_list(value: object) -> object:
 
 
 SeedList = Annotated[
-    list[Annotated[int, Field(ge=0)]], Field(min_length=1), BeforeValidator(_seed_list)
+    list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1), BeforeValidator(_seed_list)
 ]
 
 
@@ -250,9 +259,11 @@ def find_suite(name: str) -> Path:
 
 def load_suite(path: Path) -> SuiteFile:
     """Parse and validate a suite file. Raises InputError with file, line, key and nearest names."""
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text in UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     try:
@@ -261,7 +272,8 @@ def load_suite(path: Path) -> SuiteFile:
         first = error.errors()[0]
         location = tuple(part for part in first["loc"] if part not in {"list", "streams"})
         unknown = first["type"] == "extra_forbidden"
-        message = "unknown key. " + _nearest_keys(location) if unknown else first["msg"]
+        told = first["msg"].removeprefix("Value error, ")  # pydantic's, before a reason of our own
+        message = "unknown key. " + _nearest_keys(location) if unknown else told
         source = SuiteFile(SuiteSpec.model_construct(), path, text)
         raise source.error(location, message) from None
     return SuiteFile(spec, path, text)

@@ -176,6 +176,9 @@ def test_seeds_that_are_alike_are_known_by_their_number(mini_suite):
         ("{ data = [0, 0] }", ["seeds.data", "stands twice"]),
         ("{ data = [-1] }", ["seeds.data[1]", "greater than or equal to 0"]),
         ("{ initialization = [] }", ["seeds.initialization", "at least 1 item"]),
+        ("{ data = -1 }", ["seeds.data: a number stands for that many seeds, from 1 to", "got -1"]),
+        ("20240131", ["seeds: a number stands for that many", "one seed is written as a list"]),
+        ("[0, true]", ["seeds[2]", "valid integer"]),
         (
             "{ data = 2, initialization = 3, zip = true }",
             [
@@ -208,3 +211,9 @@ def test_a_number_of_seeds_and_seeds_of_a_block(mini_suite):
         mini_suite.write_text(MINI_SUITE.replace("seeds = [0, 1]", f"seeds = {bad}"))
         with pytest.raises(InputError, match="seeds"):
             load_suite(mini_suite)
+
+
+def test_a_file_that_is_no_text_is_told_so(tmp_path):
+    (tmp_path / "suite.toml").write_bytes(b"\xff\xfename")
+    with pytest.raises(InputError, match=r"suite\.toml: not a text in UTF-8"):
+        load_suite(tmp_path / "suite.toml")
