@@ -138,7 +138,11 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
 
     hook = register_module_forward_hook(count)
     try:
-        again = metric.checked_measure(subject, seed=0)
+        with exits_as_errors():
+            again = metric.checked_measure(subject, seed=0)
+    except Exception as error:
+        told = f"the second time it raised {type(error).__name__}: {error}"
+        return [Finding(f"deterministic on {title}", False, told)]
     finally:
         hook.remove()
     same = first.value == again.value and first.standard_error == again.standard_error
@@ -164,46 +168,52 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
     findings = []
     for name in transformations.available():
         try:
-            transformation = transformations.create(name)
-        except InputError as error:
-            findings.append(Finding(f"{name}: not made", True, str(error)))
-            continue
-        promised = metric.promises(transformation)
-        before = copy.deepcopy(subject.model).double()
-        try:
             with exits_as_errors():
-                after = transformation.transform(before, seed=1, splits=subject.splits)
-            moved = subject.with_model(after.model).mapped(after.points)
-        except TransformationRefused:
-            continue
-        except Exception as error:  # the transformation's fault, not the metric's
-            title_ = f"{name} of {title}: not applied"
-            findings.append(Finding(title_, True, f"{type(error).__name__}: {error}"))
-            continue
-        try:
-            changed = metric.checked_measure(moved, seed=0)
-        except MetricFailed as error:
-            # Without a promise it may decline a changed network, e.g. one in other coordinates.
-            findings.append(Finding(f"{name} of {title}", not promised, str(error)))
-            continue
-        noise = 3 * math.hypot(first.standard_error or 0, changed.standard_error or 0)
-        noise += (first.error_bound or 0) + (changed.error_bound or 0)
-        expected = metric.expected_after(transformation, first.value)
-        target = first.value if expected is None else expected
-        allowed = max(noise, _TOLERANCE * abs(first.value))
-        untold = any(e.size is None for e in (*first.errors, *changed.errors))
-        stays = abs(changed.value - target) <= allowed
-        figures = f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed"
-        if untold and not stays:  # one network alone can't tell a change from noise of unknown size
-            title_ = f"{name} on {title}: its own noise is not told"
-            findings.append(Finding(title_, True, figures))
-            continue
-        if expected is not None:
-            title_ = f"moves as predicted under {name} on {title}"
-            findings.append(Finding(title_, stays, f"{figures}, {expected:.6g} predicted"))
-        elif promised:
-            findings.append(Finding(f"stays under {name} on {title}", stays, figures))
-        else:
-            seen = "stays" if stays else "moves"
-            findings.append(Finding(f"{seen} under {name} on {title} (no promise)", True, figures))
+                found = _under(name, metric, subject, first, title)
+        except Exception as error:
+            found = Finding(f"{name} of {title}", False, f"{type(error).__name__}: {error}")
+        if found is not None:
+            findings.append(found)
     return findings
+
+
+def _under(
+    name: str, metric: Metric, subject: Subject, first: Measurement, title: str
+) -> Finding | None:
+    """How the metric fares under a transformation; None where it doesn't apply to the network."""
+    try:
+        transformation = transformations.create(name)
+    except InputError as error:
+        return Finding(f"{name}: not made", True, str(error))
+    promised = metric.promises(transformation)
+    before = copy.deepcopy(subject.model).double()
+    try:
+        with exits_as_errors():
+            after = transformation.transform(before, seed=1, splits=subject.splits)
+        moved = subject.with_model(after.model).mapped(after.points)
+    except TransformationRefused:
+        return None
+    except Exception as error:  # the transformation's fault, not the metric's
+        return Finding(f"{name} of {title}: not applied", True, f"{type(error).__name__}: {error}")
+    try:
+        changed = metric.checked_measure(moved, seed=0)
+    except MetricFailed as error:
+        # Without a promise it may decline a changed network, e.g. one in other coordinates.
+        return Finding(f"{name} of {title}", not promised, str(error))
+    noise = 3 * math.hypot(first.standard_error or 0, changed.standard_error or 0)
+    noise += (first.error_bound or 0) + (changed.error_bound or 0)
+    expected = metric.expected_after(transformation, first.value)
+    target = first.value if expected is None else expected
+    allowed = max(noise, _TOLERANCE * abs(first.value))
+    untold = any(e.size is None for e in (*first.errors, *changed.errors))
+    stays = abs(changed.value - target) <= allowed
+    figures = f"{first.value:.6g} before, {changed.value:.6g} after, {allowed:.2g} allowed"
+    if untold and not stays:  # one network alone can't tell a change from noise of unknown size
+        return Finding(f"{name} on {title}: its own noise is not told", True, figures)
+    if expected is not None:
+        predicted = f"{figures}, {expected:.6g} predicted"
+        return Finding(f"moves as predicted under {name} on {title}", stays, predicted)
+    if promised:
+        return Finding(f"stays under {name} on {title}", stays, figures)
+    seen = "stays" if stays else "moves"
+    return Finding(f"{seen} under {name} on {title} (no promise)", True, figures)

@@ -73,6 +73,36 @@ class WeightNorm(Metric):
         return Measurement(total**0.5, samples=len(subject.inputs))
 
 
+@dataclass(frozen=True)
+class Fragile(Metric):
+    """Raises on a network with another last layer, and wants to leave when asked what to expect."""
+
+    name = "fragile"
+    title = "fragile"
+    unit = ""
+    space = "function"
+
+    def measure(self, subject, *, seed):
+        if type(subject.model[-1]) is not nn.Linear:
+            raise KeyError("no such layer")
+        return Measurement(1.0, samples=1)
+
+    def expected_after(self, change, value):
+        if change.name == "weight_noise":
+            raise SystemExit(3)
+
+
+def test_the_check_goes_on_where_a_metric_raises(monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    findings = {f.title: f for f in check_metric(f"{__name__}:Fragile")}
+    metrics.forget("fragile")
+    raised = findings["identity_layer_insertion of a tanh network on two moons"]
+    assert (raised.passed, raised.detail) == (False, "KeyError: 'no such layer'")
+    left = findings["weight_noise of a tanh network on two moons"]
+    assert (left.passed, left.detail) == (False, "RuntimeError: it called sys.exit(3)")
+    assert findings["measures something"].passed
+
+
 def test_unknown_names_get_the_nearest():
     subject = sb.Subject(nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(InputError, match="Did you mean 'curvature_rate'"):
