@@ -70,6 +70,11 @@ def test_the_picture_of_imports_has_no_arrow_up():
     assert [p for p in arrows if p.get("stroke") == "#c22"] == []
 
 
+def test_the_picture_of_imports_is_the_one_in_the_documentation():
+    drawn = PACKAGE.parent / "docs" / "imports.svg"
+    assert drawn.read_text("utf-8") == picture(), "python -m tests.imports docs/imports.svg"
+
+
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_a_plugin_says_what_it_is_and_where_it_comes_from(kind, name):
     cls = registry_of(kind).get(name)
