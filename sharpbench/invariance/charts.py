@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
-class _Chart(Transformation):
+class _Chart(Transformation, ABC):
     """Puts every weight of linear and convolutional layers in other coordinates; biases stay."""
 
     preserves = "function"
@@ -36,9 +37,9 @@ class _Chart(Transformation):
             with torch.enable_grad():
                 parametrize.register_parametrization(layer, "weight", chart, unsafe=True)
 
+    @abstractmethod
     def chart(self, weight: Tensor) -> nn.Module:
         """The map from the coordinates to ``weight``, with its inverse ``right_inverse``."""
-        raise NotImplementedError
 
 
 @transformations.register

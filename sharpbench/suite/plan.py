@@ -198,7 +198,7 @@ class Plan:
             raise InputError(
                 f"--only {' '.join(wanted)!r} matches none of the subjects:\n  {labels}"
             )
-        return Plan(**{**self.__dict__, "subjects": kept})
+        return dataclasses.replace(self, subjects=kept)
 
 
 def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:

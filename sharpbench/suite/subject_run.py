@@ -69,7 +69,8 @@ class SubjectRun(Run):
     def run(self) -> SubjectOutcome:
         """Bring weights and records up to the plan."""
         trained = False
-        if remaining(self.plan, self.subject, self.folder).training:
+        left = remaining(self.plan, self.subject, self.folder)
+        if left.training:
             try:
                 with exits_as_errors():
                     trained = self._train(self.folder.read())["status"] == "trained"
@@ -77,10 +78,11 @@ class SubjectRun(Run):
                 self._give_up("timeout", str(error))
             except Exception as error:
                 self._give_up("error", explain(error))
+            left = remaining(self.plan, self.subject, self.folder)
         description = self.folder.read()
         assert description is not None
         if description["status"] == "trained":
-            self._measure(description["weights"], remaining(self.plan, self.subject, self.folder))
+            self._measure(description["weights"], left)
         else:
             self.problems.append(f"{self.label}: {description['reason']}")
         return SubjectOutcome(
