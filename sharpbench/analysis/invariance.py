@@ -12,6 +12,7 @@ from sharpbench.analysis.results import (
     Results,
     computed_once,
     error_on_other_directions,
+    seeds,
     stratum,
 )
 from sharpbench.analysis.statistics import BEYOND, mean_over_blocks
@@ -313,7 +314,7 @@ def ranking_survival(results: Results) -> pd.DataFrame:
             once["before"].to_numpy(float),
             once["after"].to_numpy(float),
             strata.reindex(once["subject"]).to_numpy(),
-            first["seed"].reindex(once["subject"]).to_numpy(),
+            seeds(first.loc[once["subject"]]),
         )
         if found is not None:
             rows.append({"metric": metric, "transformation": transformation, "association": found})

@@ -3,7 +3,8 @@
 Pooling unlike subjects invites Simpson's paradox (label noise moves both λ and the test error), so
 every correlation is given twice: pooled, and within strata of equal data and model, where subjects
 differ in recipe and seed alone. Networks of one seed share the split of the data, the label noise and
-the initial weights: the seeds, not the networks, are what was repeated, and errors are taken over them.
+the initial weights: the seeds, not the networks, are what was repeated, and errors are taken over them,
+over those of each stream where data, initialization and training have seeds of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.rank_correlation import holm, kendall, tau_b
-from sharpbench.analysis.results import Results, computed_once, stratum
+from sharpbench.analysis.results import Results, computed_once, seeds, stratum
 
 __all__ = ["KINDS", "TARGETS", "associations", "metric_agreement", "points", "side_by_side"]
 
@@ -32,7 +33,7 @@ def associations(results: Results) -> pd.DataFrame:
     """One row a metric and target with its rank correlation over four kinds of pairs.
 
     Columns: ``metric``, ``target``; each an `Association` or None: ``pooled`` over all networks; ``within``
-    over those of equal data and model; of these, ``between_recipes`` over the pairs of one seed and
+    over those of equal data and model; of these, ``between_recipes`` over the pairs of equal seeds and
     ``between_seeds`` over the pairs of one recipe. p is adjusted over the metrics of each target and kind.
     ``simpson``: pooled and within are both clear of zero and of opposite sign.
     """
@@ -45,10 +46,9 @@ def associations(results: Results) -> pd.DataFrame:
                 continue
             complete = joined.dropna(subset=["value", target])
             x, y = complete["value"].to_numpy(float), complete[target].to_numpy(float)
-            seeds = complete["seed"].to_numpy()
             row: dict[str, Any] = {"metric": metric, "target": target}
             for kind, strata in _kinds(complete).items():
-                row[kind] = kendall(x, y, strata, seeds)
+                row[kind] = kendall(x, y, strata, seeds(complete))
             rows.append(row)
     for kind in KINDS:
         for target in TARGETS:
@@ -67,7 +67,7 @@ def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     labels = {
         "pooled": np.zeros(len(rows)),
         "within": equal,
-        "between_recipes": equal + " · " + rows["seed"].astype(str),
+        "between_recipes": equal + [" · ".join(map(str, own)) for own in seeds(rows)],
         "between_seeds": equal + " · " + rows["recipe_short"].astype(str),
     }
     return {kind: np.asarray(label) for kind, label in labels.items()}

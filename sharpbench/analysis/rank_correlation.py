@@ -56,27 +56,32 @@ def kendall(
     spread: the interval then ends where the agreement of all blocks has probability 2.5%. ``p`` is the
     jackknife's, and up to 60 subjects at least that of permutations within the strata, so that a
     few pairs are never clear. None if no pair is untied, or with a single block.
+
+    ``blocks`` (N, ways): subjects that share a seed of any stream are alike, so the jackknife is taken over
+    each column that tells some apart and the widest interval stands, with the largest p. The first column,
+    the data's seeds, must.
     """
     if blocks is None:
         blocks = np.arange(len(x))
     parts = list(_signs(x, y, strata))
-    names = np.unique(blocks)
-    kept = np.stack([blocks != name for name in names]).astype(np.float32)  # one block left out
-    totals, without = np.zeros(3), np.zeros((len(names), 3))
-    for rows, in_x, in_y in parts:
-        left = kept[:, rows]
-        for i, matrix in enumerate((in_x * in_y, np.abs(in_x), np.abs(in_y))):
-            totals[i] += matrix.sum(dtype=float)
-            without[:, i] += ((left @ matrix) * left).sum(1, dtype=float)
-    tau = float(_tau_b(totals))
-    if not math.isfinite(tau) or len(names) < 2:
+    totals = _sums(parts, np.ones((1, len(x)), np.float32))
+    tau = float(_tau_b(totals)[0])
+    ways = _partitions(blocks)
+    if not math.isfinite(tau) or ways[0].max() == 0:
         return None
     pairs = sum(float(np.abs(in_x * in_y).sum(dtype=float)) for _, in_x, in_y in parts) / 2
-    low, high, p = jackknife(tau, _tau_b(without), edge=1 - 1 / max(pairs, 2.0))
+    ends = []
+    for way in ways:
+        if way.max() > 0:
+            kept = np.arange(way.max() + 1)[:, None] != way  # one block left out
+            without = _tau_b(_sums(parts, kept.astype(np.float32)))
+            ends.append(jackknife(tau, without, edge=1 - 1 / max(pairs, 2.0)))
+    low, high, _ = max(ends, key=lambda end: end[1] - end[0])
+    p = max(end[2] for end in ends)
     members = np.concatenate([rows for rows, _, _ in parts])
     if len(members) <= _PERMUTED:
         p = max(p, _permuted(parts, numpy_generator(seed)))
-    used = len(np.unique(blocks[members]))
+    used = len(np.unique(ways[0][members]))
     return Association(
         value=tau,
         low=low,
@@ -92,13 +97,30 @@ def kendall(
 
 def tau_b(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> float:
     """Kendall's τ-b within strata, as in `kendall`, alone; NaN without an untied pair."""
-    sums = np.zeros(3)
-    for _, in_x, in_y in _signs(x, y, strata):
-        sums += [float(m.sum(dtype=float)) for m in (in_x * in_y, np.abs(in_x), np.abs(in_y))]
-    return float(_tau_b(sums))
+    parts = list(_signs(x, y, strata))
+    return float(_tau_b(_sums(parts, np.ones((1, len(x)), np.float32)))[0])
+
+
+def _partitions(blocks: np.ndarray) -> list[np.ndarray]:
+    """Each column of ``blocks`` as numbers from 0 in the order of the values, equal ones once."""
+    columns = blocks[:, None] if blocks.ndim == 1 else blocks
+    found = [pd.factorize(column, sort=True)[0] for column in columns.T]
+    return [
+        way for i, way in enumerate(found) if not any(np.array_equal(way, w) for w in found[:i])
+    ]
 
 
 _Signs = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _sums(parts: list[_Signs], kept: np.ndarray) -> np.ndarray:
+    """What `_tau_b` takes (ways, 3), summed over the strata, of the rows that ``kept`` (ways, N) keeps."""
+    sums = np.zeros((len(kept), 3))
+    for rows, in_x, in_y in parts:
+        left = kept[:, rows]
+        for i, matrix in enumerate((in_x * in_y, np.abs(in_x), np.abs(in_y))):
+            sums[:, i] += ((left @ matrix) * left).sum(1, dtype=float)
+    return sums
 
 
 def _signs(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> Iterator[_Signs]:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.names import titles_of, with_short_names
 from sharpbench.results.store import ResultsStore, load_records
+from sharpbench.seeds import STREAMS
 
 __all__ = [
+    "SEED_COLUMNS",
     "TRAINED",
     "Results",
     "computed_once",
@@ -22,10 +25,14 @@ __all__ = [
     "error_on_same_points",
     "error_without_random_numbers",
     "random_error",
+    "seeds",
     "stratum",
 ]
 
 T = TypeVar("T")
+
+SEED_COLUMNS = tuple(f"seed.{stream}" for stream in STREAMS)
+"""The columns of the records that hold the seed of each stream, the data's first."""
 
 TRAINED = frozenset({"subject", "training", "measurement", "evaluation"})
 """The kinds of records of trained networks, of those that failed to train among them."""
@@ -165,6 +172,14 @@ def stratum(frame: pd.DataFrame) -> pd.Series:
     Subjects of one stratum differ in recipe and seed alone: their ranks compare without confounding.
     """
     return frame["dataset_short"].astype(object) + " · " + frame["model_short"].astype(object)
+
+
+def seeds(frame: pd.DataFrame) -> np.ndarray:
+    """The seeds of each row's network, (N, streams): the data's first, then those of initialization and
+    training; of frames without streams of their own the one seed, (N, 1)."""
+    streams = [c for c in SEED_COLUMNS if c in frame.columns and frame[c].notna().all()]
+    found: np.ndarray = frame[streams or ["seed"]].to_numpy()
+    return found
 
 
 def random_error(frame: pd.DataFrame) -> pd.Series:

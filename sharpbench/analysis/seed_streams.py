@@ -9,22 +9,20 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.prediction import TARGETS
-from sharpbench.analysis.results import Results, computed_once, stratum
+from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 from sharpbench.analysis.statistics import Estimate, jackknife
 from sharpbench.seeds import STREAMS
 
 __all__ = ["apart", "exchanged", "spreads"]
 
-_COLUMNS = [f"seed.{stream}" for stream in STREAMS]
-
 
 def apart(results: Results) -> bool:
     """Whether there are networks that share the seed of one stream and not of another."""
     frame = results.frame
-    if not set(_COLUMNS) <= set(frame.columns):
+    if not set(SEED_COLUMNS) <= set(frame.columns):
         return False
-    seeds = frame.drop_duplicates("subject")[_COLUMNS].drop_duplicates().dropna()
-    return len(seeds) > 1 and bool((seeds.nunique() < len(seeds)).any())
+    told = frame.drop_duplicates("subject")[[*SEED_COLUMNS]].drop_duplicates().dropna()
+    return len(told) > 1 and bool((told.nunique() < len(told)).any())
 
 
 @computed_once
@@ -49,7 +47,7 @@ def spreads(results: Results) -> pd.DataFrame:
     for (where, recipe, figure), group in figures.groupby(
         ["stratum", "recipe_short", "figure"], sort=False
     ):
-        values, seeds = group["value"].to_numpy(float), group[_COLUMNS].to_numpy(int)
+        values, own = group["value"].to_numpy(float), seeds(group)
         row: dict[str, Any] = {
             "stratum": where,
             "recipe": recipe,
@@ -58,7 +56,7 @@ def spreads(results: Results) -> pd.DataFrame:
             "n": len(group),
             "together": float(values.std(ddof=1)) if len(group) > 1 else math.nan,
         }
-        rows.append(row | {s: exchanged(values, seeds, i) for i, s in enumerate(STREAMS)})
+        rows.append(row | {s: exchanged(values, own, i) for i, s in enumerate(STREAMS)})
     return pd.DataFrame(rows)
 
 

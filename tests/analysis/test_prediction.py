@@ -174,3 +174,39 @@ def test_p_is_adjusted_for_the_number_of_metrics():
     rows = associations(Results(pd.concat(frames, ignore_index=True))).set_index("metric")["within"]
     assert rows["a"].adjusted == pytest.approx(3 * rows["a"].p)
     assert rows["a"].adjusted > rows["a"].p
+
+
+def test_pairs_of_one_seed_share_the_seed_of_every_stream():
+    """Two recipes of four networks: two data seeds by two initializations, all of one training seed."""
+    rows, streams = [], []
+    for seed in (0, 1):
+        for initialization in (5, 6):
+            for recipe, worse in (("adam", 0.0), ("sam", 0.1)):
+                value = 10.0 * seed - initialization + worse
+                rows.append((value, worse - 10.0 * seed, "clean", seed, recipe))
+                streams += [(seed, initialization, 0)] * 2  # measurement and evaluation
+    frame = frame_of(rows)
+    for i, name in enumerate(("data", "initialization", "training")):
+        frame[f"seed.{name}"] = [s[i] for s in streams]
+    (row,) = associations(Results(frame)).to_dict("records")
+    assert row["between_recipes"].pairs == 4  # adam and sam, never of two initializations
+    assert row["between_recipes"].value == 1
+    (alone,) = associations(Results(frame_of(rows))).to_dict("records")
+    assert alone["between_recipes"].pairs == 8
+
+
+def test_networks_that_share_a_seed_of_any_stream_are_alike():
+    """Figures that hang on the initialization alone: many data seeds are no independent repetitions."""
+    rng = numpy_generator(1)
+    data, initial = (a.ravel() for a in np.meshgrid(np.arange(10), np.arange(4), indexing="ij"))
+    x = rng.normal(size=4)[initial] + 0.01 * rng.normal(size=40)
+    y = rng.normal(size=4)[initial] + 0.01 * rng.normal(size=40)
+    strata = np.zeros(40)
+    by_data, by_start = kendall(x, y, strata, data), kendall(x, y, strata, initial)
+    both = kendall(x, y, strata, np.stack([data, initial, np.zeros(40)], 1))
+    assert by_start.high - by_start.low > 3 * (by_data.high - by_data.low)
+    assert (both.low, both.high) == (by_start.low, by_start.high)
+    assert both.p == max(by_data.p, by_start.p)
+    assert both.blocks == 10
+    assert kendall(x, y, strata, np.stack([data, data], 1)) == by_data
+    assert kendall(x, y, strata, np.stack([np.zeros(40), initial], 1)) is None
