@@ -9,11 +9,19 @@ is textbook; that autograd then never subtracts from one is what the form is for
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "log_softmax", "logsigmoid"]
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "log_softmax",
+    "logsigmoid",
+    "reduced",
+]
 
 
 def log_softmax(
@@ -84,6 +92,23 @@ def _of_classes(logits: Tensor, target: Tensor, axis: int) -> Tensor:
     return others.log1p() + ahead.squeeze(axis)
 
 
+def reduced(
+    losses: Any, reduction: str, size_average: bool | None = None, reduce: bool | None = None
+) -> Any:
+    """The losses of single samples, a tensor or a series, as torch reduces them.
+
+    ``size_average`` and ``reduce``, which torch deprecated, stand above ``reduction`` as they do there.
+    """
+    if size_average is not None or reduce is not None:
+        whole = size_average is None or size_average
+        reduction = "none" if reduce is False else "mean" if whole else "sum"
+    if reduction not in {"none", "mean", "sum"}:
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
 def _reduced(losses: Tensor, count: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
@@ -121,9 +146,8 @@ def binary_cross_entropy_with_logits(
     losses = -(positives * logsigmoid(input) + (1 - target) * logsigmoid(-input))
     if weight is not None:
         losses = losses * weight
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+    found: Tensor = reduced(losses, reduction)
+    return found
 
 
 def _real(tensor: Tensor) -> bool:

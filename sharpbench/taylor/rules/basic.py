@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from sharpbench.formulas import layers, normalization
+from sharpbench.formulas.log_softmax import reduced
 from sharpbench.taylor import series
 from sharpbench.taylor.jet import Jet, aligned
 from sharpbench.taylor.table import Rule, rule
@@ -26,8 +28,8 @@ __all__ = [
     "each_coefficient",
     "lifted",
     "linear_in_first",
+    "loss_rule",
     "of_the_value",
-    "reduced",
     "stack",
     "wrapped",
 ]
@@ -953,24 +955,42 @@ def _nll_loss(
     return _div(losses.sum(), factor.sum()) if reduction == "mean" else reduced(losses, reduction)
 
 
-def reduced(losses: Any, reduction: str) -> Any:
-    if reduction == "none":
+def loss_rule(name: str) -> Callable[[Rule], Rule]:
+    """Enters a function of single losses as torch's loss ``name``, which reduces them as it is asked."""
+
+    def enter(losses: Rule) -> Rule:
+        def answer(
+            *args: Any,
+            size_average: Any = None,
+            reduce: Any = None,
+            reduction: str = "mean",
+            **options: Any,
+        ) -> Any:
+            if not isinstance(reduction, str):  # torch's inner functions number them
+                return NotImplemented
+            found = losses(*args, **options)
+            if found is NotImplemented:
+                return found
+            old_style = size_average is not None or reduce is not None
+            if reduction == "batchmean" and name == "kl_div" and not old_style:
+                return found.sum() / args[0].shape[0]
+            return reduced(found, reduction, size_average, reduce)
+
+        own = inspect.signature(losses)
+        ours = [
+            p for p in inspect.signature(answer).parameters.values() if p.kind is p.KEYWORD_ONLY
+        ]
+        # Dispatch asks it which arguments the rule knows.
+        answer.__signature__ = own.replace(parameters=[*own.parameters.values(), *ours])  # type: ignore[attr-defined]
+        rule(name)(answer)
         return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
+
+    return enter
 
 
-@rule("mse_loss")
-def _mse_loss(
-    input: Any,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    weight: Any = None,
-) -> Any:
-    if weight is not None or size_average is not None or reduce is not None:
-        return NotImplemented
-    return reduced(_square(_sub(input, target)), reduction)
+@loss_rule("mse_loss")
+def _mse_losses(input: Any, target: Any, weight: Any = None) -> Any:
+    return NotImplemented if weight is not None else _square(_sub(input, target))
 
 
 @rule("scaled_dot_product_attention")

@@ -19,8 +19,8 @@ from sharpbench.taylor.rules.basic import (
     cat,
     each_coefficient,
     lifted,
+    loss_rule,
     of_the_value,
-    reduced,
     stack,
 )
 from sharpbench.taylor.table import Rule, rule
@@ -542,64 +542,32 @@ def _logcumsumexp(input: Jet, dim: int) -> Any:
 # --- losses -----------------------------------------------------------------------------------------
 
 
-for _loss in (
-    losses.soft_margin_loss,
-    losses.multi_margin_loss,
-    losses.multilabel_margin_loss,
-    losses.multilabel_soft_margin_loss,
-):
-    rule(_loss.__name__)(_loss)
+for _loss, _single in losses.BY_FORMULA.items():
+    loss_rule(_loss.__name__)(_single)
 
 
-@rule("margin_ranking_loss")
-def _margin_ranking(
-    input1: Any,
-    input2: Any,
-    target: Any,
-    margin: float = 0.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Any:
-    if size_average is not None or reduce is not None:
-        return NotImplemented
-    return reduced((margin - target * (input1 - input2)).relu(), reduction)
+@loss_rule("margin_ranking_loss")
+def _margin_ranking(input1: Any, input2: Any, target: Any, margin: float = 0.0) -> Any:
+    return (margin - target * (input1 - input2)).relu()
 
 
-@rule("hinge_embedding_loss")
-def _hinge_embedding(
-    input: Any,
-    target: Tensor,
-    margin: float = 1.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Any:
-    if size_average is not None or reduce is not None or isinstance(target, Jet):
+@loss_rule("hinge_embedding_loss")
+def _hinge_embedding(input: Any, target: Tensor, margin: float = 1.0) -> Any:
+    if isinstance(target, Jet):
         return NotImplemented
     far = basic._where(target == 1, 0.0, (margin - input).relu())
-    return reduced(basic._where(target == -1, 0.0, input) + far, reduction)
+    return basic._where(target == -1, 0.0, input) + far
 
 
-@rule("cosine_embedding_loss")
-def _cosine_embedding(
-    input1: Any,
-    input2: Any,
-    target: Tensor,
-    margin: float = 0.0,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Any:
-    if size_average is not None or reduce is not None:
-        return NotImplemented
+@loss_rule("cosine_embedding_loss")
+def _cosine_embedding(input1: Any, input2: Any, target: Tensor, margin: float = 0.0) -> Any:
     sizes = [(x * x).sum(-1) + 1e-12 for x in (input1, input2)]  # torch's own floor
     cosine = (input1 * input2).sum(-1) / (sizes[0] * sizes[1]).sqrt()
     losses = basic._where(target == 1, 1 - cosine, 0.0)
-    return reduced(losses + basic._where(target == -1, (cosine - margin).relu(), 0.0), reduction)
+    return losses + basic._where(target == -1, (cosine - margin).relu(), 0.0)
 
 
-@rule("triplet_margin_loss")
+@loss_rule("triplet_margin_loss")
 def _triplet_margin(
     anchor: Any,
     positive: Any,
@@ -608,32 +576,19 @@ def _triplet_margin(
     p: float = 2,
     eps: float = 1e-6,
     swap: bool = False,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
 ) -> Any:
-    if size_average is not None or reduce is not None:
-        return NotImplemented
-
     def distance(a: Any, b: Any) -> Any:
         return F.pairwise_distance(a, b, p, eps)
 
     far = distance(anchor, negative)
     if swap:
         far = torch.minimum(far, distance(positive, negative))
-    return reduced((distance(anchor, positive) - far + margin).relu(), reduction)
+    return (distance(anchor, positive) - far + margin).relu()
 
 
-@rule("l1_loss")
-def _l1_loss(
-    input: Any,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    weight: Any = None,
-) -> Any:
-    return reduced((input - target).abs(), reduction)
+@loss_rule("l1_loss")
+def _l1_losses(input: Any, target: Any, weight: Any = None) -> Any:
+    return NotImplemented if weight is not None else (input - target).abs()
 
 
 def _huber(difference: Any, delta: float) -> Any:
@@ -642,57 +597,29 @@ def _huber(difference: Any, delta: float) -> Any:
     return basic._where(near, difference * difference * 0.5, (size - 0.5 * delta) * delta)
 
 
-@rule("huber_loss")
-def _huber_loss(
-    input: Any, target: Any, reduction: str = "mean", delta: float = 1.0, weight: Any = None
-) -> Any:
-    if weight is not None:
-        return NotImplemented
-    return reduced(_huber(input - target, delta), reduction)
+@loss_rule("huber_loss")
+def _huber_losses(input: Any, target: Any, delta: float = 1.0, weight: Any = None) -> Any:
+    return NotImplemented if weight is not None else _huber(input - target, delta)
 
 
-@rule("smooth_l1_loss")
-def _smooth_l1_loss(
-    input: Any,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    beta: float = 1.0,
-) -> Any:
-    if beta == 0:
-        return _l1_loss(input, target, reduction=reduction)
-    return reduced(_huber(input - target, beta) / beta, reduction)
+@loss_rule("smooth_l1_loss")
+def _smooth_l1_losses(input: Any, target: Any, beta: float = 1.0) -> Any:
+    return _l1_losses(input, target) if beta == 0 else _huber(input - target, beta) / beta
 
 
-@rule("binary_cross_entropy")
-def _bce(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-) -> Any:
+@loss_rule("binary_cross_entropy")
+def _bce(input: Any, target: Any, weight: Any = None) -> Any:
     """torch holds the logarithms above −100."""
     like = first_series(input, target)
     input = lifted(input, like)
     losses = -(
         target * _clamp_min(input.log(), -100) + (1 - target) * _clamp_min((1 - input).log(), -100)
     )
-    return reduced(losses if weight is None else losses * weight, reduction)
+    return losses if weight is None else losses * weight
 
 
-@rule("binary_cross_entropy_with_logits")
-def _bce_with_logits(
-    input: Any,
-    target: Any,
-    weight: Any = None,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    pos_weight: Any = None,
-) -> Any:
+@loss_rule("binary_cross_entropy_with_logits")
+def _bce_with_logits(input: Any, target: Any, weight: Any = None, pos_weight: Any = None) -> Any:
     like = first_series(input, target)
     input = lifted(input, like)
     rest = basic._softplus(-input, threshold=math.inf)
@@ -700,47 +627,27 @@ def _bce_with_logits(
         losses = (1 - target) * input + rest
     else:
         losses = (1 - target) * input + (1 + (pos_weight - 1) * target) * rest
-    return reduced(losses if weight is None else losses * weight, reduction)
+    return losses if weight is None else losses * weight
 
 
-@rule("poisson_nll_loss")
-def _poisson_loss(
-    input: Any,
-    target: Any,
-    log_input: bool = True,
-    full: bool = False,
-    size_average: Any = None,
-    eps: float = 1e-8,
-    reduce: Any = None,
-    reduction: str = "mean",
+@loss_rule("poisson_nll_loss")
+def _poisson(
+    input: Any, target: Any, log_input: bool = True, full: bool = False, eps: float = 1e-8
 ) -> Any:
-    if size_average is not None or reduce is not None:
-        return NotImplemented
     losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
     if full:
         beyond = basic._where((target <= 1), 1.0, target)  # below it Stirling's formula is left out
         stirling = beyond * beyond.log() - beyond + 0.5 * (2 * math.pi * beyond).log()
         losses = losses + basic._where(target <= 1, 0.0, stirling)
-    return reduced(losses, reduction)
+    return losses
 
 
-@rule("kl_div")
-def _kl_div(
-    input: Any,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    log_target: bool = False,
-) -> Any:
+@loss_rule("kl_div")
+def _kl_div(input: Any, target: Any, log_target: bool = False) -> Any:
     if log_target:
-        losses = target.exp() * (target - input)
-    else:
-        logs = _xlogy(target, target) if isinstance(target, Jet) else torch.xlogy(target, target)
-        losses = logs - target * input
-    if reduction == "batchmean":
-        return losses.sum() / input.shape[0]
-    return reduced(losses, reduction)
+        return target.exp() * (target - input)
+    logs = _xlogy(target, target) if isinstance(target, Jet) else torch.xlogy(target, target)
+    return logs - target * input
 
 
 rule("exp2")(lambda input: _with_value((input * math.log(2)).exp(), torch.exp2(input.primal)))
