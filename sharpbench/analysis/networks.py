@@ -11,7 +11,7 @@ import pandas as pd
 from sharpbench.analysis.results import Results, computed_once, stratum
 from sharpbench.analysis.statistics import mean_and_error
 
-__all__ = ["JUDGED", "decision_maps", "every_figure", "over_seeds", "reliability"]
+__all__ = ["JUDGED", "decision_maps", "every_figure", "notes", "over_seeds", "reliability"]
 
 JUDGED = ("test_error", "gap", "ece", "ece_debiased", "ece_floor")
 """Evaluated quantities that stand beside each figure."""
@@ -42,6 +42,7 @@ def every_figure(results: Results) -> list[dict[str, Any]]:
             "standard_error": row["standard_error"],
             "errors": row["errors"],
             "error_bound": row["error_bound"],
+            "notes": _told(row["notes"]),
             "converged": bool(row["converged"]) if row["status"] == "ok" else None,
             "samples": row["samples"],
             "gradients": row["gradient_equivalents"],
@@ -66,6 +67,7 @@ def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             judged[name] = mean_and_error(values)
         shown = {**first, "seed": len(group), "judged": judged}
         shown |= {"errors": None, "error_bound": None}  # the spread over seeds holds them all
+        shown["notes"] = list(dict.fromkeys(note for row in group for note in row["notes"]))
         if first["status"] == "ok":
             value, error = mean_and_error([row["value"] for row in group])
             converged = all(row["converged"] for row in group)
@@ -74,6 +76,22 @@ def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 shown[column] = float(np.median([row[column] for row in group]))
         found.append(shown)
     return found
+
+
+@computed_once
+def notes(results: Results) -> pd.DataFrame:
+    """What metrics say of how their figures came about, before and after transformations: a row a metric and
+    note, with the ``networks`` and ``figures`` it stands beside."""
+    rows = results.of_kind("measurement")
+    rows = rows.assign(note=rows["notes"].map(_told)).explode("note").dropna(subset="note")
+    grouped = rows.groupby(["metric_short", "note"], sort=False)
+    counted = grouped.agg(networks=("subject", "nunique"), figures=("subject", "size"))
+    return counted.reset_index(names=["metric", "note"])
+
+
+def _told(found: Any) -> list[str]:
+    """The notes of a record; those of older versions have none."""
+    return found if isinstance(found, list) else []
 
 
 @computed_once

@@ -62,7 +62,7 @@ def measure(
     subject = own_subject(
         model, weights, dataset, seed=seed, device=device, data=data_dir or data_root()
     )
-    failed = False
+    failed, notes = False, []
     table = Table("metric", "value ± standard error", "converged", "samples", "gradients")
     for one, m in answers(subject, chosen, seed=seed):
         if isinstance(m, str):
@@ -71,6 +71,7 @@ def measure(
             continue
         if as_json:
             print(json.dumps({"metric": one.label, **dataclasses.asdict(m)}))
+        notes += [f"{one.label}: {note}" for note in one.notes(m.details)]
         told = figure(m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6)
         table.add_row(
             one.label, escape(told), "yes" if m.converged else "[red]no[/]",
@@ -78,6 +79,8 @@ def measure(
         )  # fmt: skip
     if not as_json and table.row_count:
         out.print(table)
+        for note in notes:
+            err.print(escape(note), soft_wrap=True)
     if failed:
         raise typer.Exit(SOME_FAILED)
 

@@ -97,6 +97,16 @@ class Metric(Plugin, ABC):
         """What this metric should say of a problem whose answer is known; None if it isn't."""
         return None
 
+    def notes(self, details: Mapping[str, Any]) -> list[str]:
+        """What a reader must know of a figure with these ``details``: points left out, a method that gave
+        way. Never numbers, so that the notes of many figures can be counted."""
+        why = details.get("why")
+        ignored = details.get("ignored_samples")
+        return [
+            *([str(why)] if why else []),
+            *(["samples that the loss is told to ignore are left out"] if ignored else []),
+        ]
+
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
 

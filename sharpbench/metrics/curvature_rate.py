@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self
@@ -253,6 +253,14 @@ class CurvatureRate(Metric):
                 **chosen,
             },
         )
+
+    def notes(self, details: Mapping[str, Any]) -> list[str]:
+        found = super().notes(details)
+        if details.get("points_dropped"):
+            found.append("points whose derivatives are zero or not finite are left out")
+        if details.get("fallback_to_nearest"):
+            found.append("no point lies in the band of confidence: the nearest ones were taken")
+        return found
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
         """λ by this definition from the exact derivatives, and the limit as the orders grow.

@@ -68,6 +68,8 @@ class Record:
     """Where the error comes from: ``source``, ``size``, ``degrees_of_freedom`` of each component."""
     error_bound: float | None = None
     """How far an unfinished iteration may be from its limit."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know of how the figure came about: points left out, a method that gave way."""
     converged: bool | None = None
     samples: int | None = None
     gradient_equivalents: float | None = None

@@ -55,15 +55,19 @@ class Run:
         self._gradient_seconds: float | None = None
 
     def attempt(
-        self, base: Record, ask: Callable[[Draft], tuple[Measurement, Cost | None]]
+        self,
+        metric: Metric,
+        base: Record,
+        ask: Callable[[Draft], tuple[Measurement, Cost | None]],
     ) -> Record:
-        """``base``, with what ``ask`` adds to it, and its answer or the reason why there is none."""
+        """``base``, with what ``ask`` adds to it, and ``metric``'s answer or the reason why there is none."""
         draft = Draft(base)
         try:
             with exits_as_errors():
                 measurement, cost = ask(draft)
             asked = draft.record
             draft.add(**_answer(measurement), cost=self._cost(cost))
+            draft.add(notes=metric.notes(measurement.details))
             _check_storable(draft, asked)
         except (MetricUnsupported, TransformationRefused) as error:
             draft.add(status="unsupported", reason=str(error))

@@ -124,10 +124,10 @@ class ProblemRun(Run):
 
         kind: Kind = "calibration" if draw else "problem"
         base = asked_record(key, question.key, metric, kind, self.task.run)
-        record = self.attempt(dataclasses.replace(base, draw=draw), ask)
+        record = self.attempt(metric, dataclasses.replace(base, draw=draw), ask)
         if draw:
             kept = {k: v for k, v in record.details.items() if k in _TOLD_OF_REPETITIONS}
-            record = dataclasses.replace(record, details=kept)
+            record = dataclasses.replace(record, details=kept, notes=metric.notes(kept))
         return record
 
     def _truth(self, metric: Metric, subject: Subject, *, repeated: bool) -> dict[str, Any]:
@@ -165,7 +165,12 @@ class ProblemRun(Run):
         """A record of an older version with what it lacks; what was expected stays as it was found."""
         return self.complete(
             record,
-            lambda: {**meaning(metric), "unit": metric.unit_on(subject), **self._meaning()},
+            lambda: {
+                **meaning(metric),
+                "unit": metric.unit_on(subject),
+                "notes": metric.notes(record.details),
+                **self._meaning(),
+            },
         )
 
 

@@ -177,7 +177,7 @@ class SubjectRun(Run):
             with self.limited(metric):
                 return metric.checked_measure(subject, seed=self._metric_seed), None
 
-        return self.attempt(dataclasses.replace(base, epoch=epoch), ask)
+        return self.attempt(metric, dataclasses.replace(base, epoch=epoch), ask)
 
     # --- evaluating ---------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class SubjectRun(Run):
                 transformation_parameters=question.transformation.parameters(),
                 draw=question.draw,
             )
-        record = self.attempt(base, ask)
+        record = self.attempt(question.metric, base, ask)
         if question.transformation is None:
             self._plain[question.key] = record.value
         return record
@@ -317,6 +317,7 @@ class SubjectRun(Run):
             question = asked.get(record.plan_key)
             metric = question.metric if question else along[record.plan_key]
             found = {**meaning(metric), "unit": metric.unit_on(subject)}
+            found["notes"] = metric.notes(record.details)
             if question and question.transformation:
                 found |= self._theory(metric, question.transformation)
             return found

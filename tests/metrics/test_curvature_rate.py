@@ -98,11 +98,16 @@ def test_boundary_points_are_taken_from_the_band_or_the_nearest(tiny):
     found = sb.measure(tiny, "curvature_rate", points="boundary", seed=0)
     assert 0 < found.details["points_in_band"] == found.samples
     assert not found.details["fallback_to_nearest"]
+    rate = metrics.create("curvature_rate")
+    assert rate.notes(found.details) == []
     forced = sb.measure(
         tiny, "curvature_rate", points="boundary", band=(0.0, 0.1), nearest=9, seed=0
     )
     assert forced.details["fallback_to_nearest"]
     assert forced.samples == 9
+    assert rate.notes(forced.details) == [
+        "no point lies in the band of confidence: the nearest ones were taken"
+    ]
 
 
 def test_what_has_no_rate_says_why():

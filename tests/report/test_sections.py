@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sharpbench.analysis.networks import notes
 from sharpbench.analysis.results import Results, computed_once
 from sharpbench.report.page import write_report
 from sharpbench.report.sections import Section, sections
@@ -153,3 +154,37 @@ def test_the_kinds_of_records_call_a_section_up():
     assert Either().applies(Results(pd.DataFrame({"kind": ["problem", "calibration"]})))
     assert not Either().applies(Results(pd.DataFrame({"kind": ["problem"]})))
     assert Section().applies(Results(pd.DataFrame({"kind": []})))
+
+
+NOTED = """
+name = "noted"
+title = "Figures with something to say"
+seeds = [0, 1]
+[[subjects]]
+dataset = { name = "two_moons", n = 120 }
+model = { name = "mlp", widths = [4] }
+recipe = { name = "adam", epochs = 1 }
+[[metrics]]
+name = "curvature_rate"
+points = "boundary"
+band = [0.0, 0.1]
+[[metrics]]
+name = "sam_sharpness"
+samples = 30
+m = "all"
+"""
+
+
+def test_what_a_metric_says_of_its_figures_is_on_the_page(tmp_path):
+    (tmp_path / "noted.toml").write_text(NOTED)
+    results = tmp_path / "results"
+    run(tmp_path / "noted.toml", results)
+    table = notes(Results.load(results, "noted")).set_index("metric")
+    rate = table.loc["curvature rate λ"]
+    assert rate["note"] == "no point lies in the band of confidence: the nearest ones were taken"
+    assert (rate["networks"], rate["figures"]) == (2, 2)
+    assert table.loc["SAM sharpness", "note"].startswith("one batch of drawn samples")
+    page = write_report(results, "noted", tmp_path / "page").read_text("utf-8")
+    assert (
+        page.count("the nearest ones were taken") == 3
+    )  # in the table of notes, beside two figures

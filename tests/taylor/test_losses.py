@@ -60,5 +60,5 @@ def test_deprecated_switches_are_torchs(loss, switches):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
 def test_an_unknown_reduction_is_refused_as_torch_does(loss):
-    with pytest.raises((ValueError, NotImplementedError), match="avg|[Rr]eduction"):
+    with pytest.raises((ValueError, NotImplementedError), match=r"avg|[Rr]eduction"):
         jet(lambda x: loss(x, *LOSSES[loss], reduction="avg"), X, U, 1)

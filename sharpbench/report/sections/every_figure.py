@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sharpbench.analysis.networks import JUDGED, every_figure, over_seeds
+from sharpbench.analysis.networks import JUDGED, every_figure, notes, over_seeds
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.sections.base import Section
 
@@ -28,8 +28,9 @@ class EveryFigure(Section):
         return "means over the seeds" if len(every_figure(results)) > _MOST_ROWS else ""
 
     def tables(self, results: Results) -> Mapping[str, Any]:
-        """``rows``, and how many figures they stand for as means, or None."""
-        rows = every_figure(results)
-        if len(rows) <= _MOST_ROWS:
-            return {"rows": rows, "rows_stand_for": None, "judged": JUDGED}
-        return {"rows": over_seeds(rows), "rows_stand_for": len(rows), "judged": JUDGED}
+        """``rows``, how many figures they stand for as means, or None, and the ``notes`` beside them."""
+        rows, stand_for = every_figure(results), None
+        if len(rows) > _MOST_ROWS:
+            rows, stand_for = over_seeds(rows), len(rows)
+        told = notes(results).to_dict("records")
+        return {"rows": rows, "rows_stand_for": stand_for, "judged": JUDGED, "notes": told}
