@@ -18,10 +18,10 @@ from sharpbench.analysis.correctness import (
 )
 from sharpbench.analysis.rate_fit import fitted_orders
 from sharpbench.analysis.results import TRAINED, Results, computed_once
-from sharpbench.report import figures, rate_figures
+from sharpbench.report.drawing import MOST_PANELS
 from sharpbench.report.format import number, percent
+from sharpbench.report.sections import right_figures as figures
 from sharpbench.report.sections.base import Picture, Section
-from sharpbench.report.sections.reliability import MOST_STRATA
 
 __all__ = ["Right"]
 
@@ -79,7 +79,7 @@ class Right(Section):
         if len(growth):
             yield Picture(
                 "growth",
-                functools.partial(rate_figures.growth_figure, growth),
+                functools.partial(figures.growth_figure, growth),
                 "λ against the highest order fitted, from order 1 on. Dashed: the limit, where there is one "
                 "(a line that never levels off has none). Dotted: order 4, where the paper stops.",
             )
@@ -87,7 +87,7 @@ class Right(Section):
         if len(dimensions) or len(errors):
             yield Picture(
                 "estimation",
-                functools.partial(rate_figures.estimation_figure, dimensions, errors),
+                functools.partial(figures.estimation_figure, dimensions, errors),
                 "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
                 "½ log d a order), and the root mean square error over seeds of λ against directions and "
                 "points.",
@@ -116,10 +116,10 @@ class Right(Section):
                 f"(n = {pairs['subject'].nunique()}).",
             )
         orders = fitted_orders(results)
-        if len(orders) > 0 and orders["stratum"].nunique() <= MOST_STRATA:
+        if len(orders) > 0 and orders["stratum"].nunique() <= MOST_PANELS:
             yield Picture(
                 "fit",
-                functools.partial(rate_figures.fit_figure, orders),
+                functools.partial(figures.fit_figure, orders),
                 f"What {orders['metric'].iloc[0]} is fitted to: the mean of log |dₙ| over points and "
                 "directions by order, mean over seeds with their full range; λ is the slope of the line.",
             )
