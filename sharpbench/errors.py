@@ -15,6 +15,7 @@ __all__ = [
     "PluginWarning",
     "TimeLimitExceeded",
     "TransformationRefused",
+    "WorkerDied",
     "exits_as_errors",
     "first_line",
     "in_words",
@@ -52,6 +53,10 @@ class PluginWarning(UserWarning):
 
 class TimeLimitExceeded(RuntimeError):
     """A training or a measurement took longer than the suite allows."""
+
+
+class WorkerDied(RuntimeError):
+    """What a plug-in did ended the process that did it; the message says how."""
 
 
 def first_line(error: BaseException) -> str:

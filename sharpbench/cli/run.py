@@ -31,6 +31,16 @@ def run(
     workers: Annotated[
         int, typer.Option(min=1, help="Subjects run at once. Figures are the same for any number.")
     ] = 1,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Where subjects are run: process, worker processes of this machine; ray, those of a "
+            "cluster; inline, this process, for a debugger."
+        ),
+    ] = "process",
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="With --engine ray: GPUs that each worker sees.")
+    ] = None,
     device: DeviceOption = "cpu",
     only: Annotated[
         list[str] | None,
@@ -61,10 +71,12 @@ def run(
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
     from sharpbench.results.store import ResultsStore
+    from sharpbench.suite.engines import make_engine
     from sharpbench.suite.plan import make_plan
     from sharpbench.suite.session import require_data, run_plan
     from sharpbench.suite.spec import find_suite, load_suite
 
+    chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
     check_device(device)
     suite_file = load_suite(find_suite(suite))
     full_plan = make_plan(suite_file, device=device)
@@ -86,7 +98,7 @@ def run(
                     root,
                     suite_text=suite_file.text,
                     command=command,
-                    workers=workers,
+                    engine=chosen,
                     notify=notify,
                     finished=finish,
                 )

@@ -2,6 +2,13 @@
 
 from sharpbench.cost.allocator import keep_freed_memory
 from sharpbench.cost.meter import Cost, measure_cost
+from sharpbench.cost.orphans import end_with_parent
 from sharpbench.cost.process_memory import peak_in_fresh_process
 
-__all__ = ["Cost", "keep_freed_memory", "measure_cost", "peak_in_fresh_process"]
+__all__ = [
+    "Cost",
+    "end_with_parent",
+    "keep_freed_memory",
+    "measure_cost",
+    "peak_in_fresh_process",
+]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 from collections.abc import Callable
 from typing import Any
 
 from sharpbench.cost.meter import measure_cost
+from sharpbench.cost.orphans import end_with_parent
 
 __all__ = ["peak_in_fresh_process"]
 
@@ -23,7 +25,9 @@ def peak_in_fresh_process(
     """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    process = context.Process(target=_measure, args=(answers, prepare, arguments), daemon=True)
+    process = context.Process(
+        target=_measure, args=(answers, os.getpid(), prepare, arguments), daemon=True
+    )
     process.start()
     try:
         peak: int | None = answers.get(timeout=timeout)
@@ -35,9 +39,12 @@ def peak_in_fresh_process(
     return peak
 
 
-def _measure(answers: Any, prepare: Callable[..., Callable[[], object]], arguments: Any) -> None:
+def _measure(
+    answers: Any, parent: int, prepare: Callable[..., Callable[[], object]], arguments: Any
+) -> None:
     import torch
 
+    end_with_parent(parent)
     torch.set_num_threads(1)
     try:
         call = prepare(*arguments)

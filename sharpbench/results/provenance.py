@@ -28,9 +28,9 @@ _VARIABLES = (
 
 
 def new_run_id() -> str:
-    """A name for a run that sorts by time and does not repeat on one machine."""
+    """A name for a run that sorts by time and does not repeat on one machine, nor in one process."""
     now = datetime.datetime.now(datetime.UTC)
-    return f"{now:%Y%m%dT%H%M%S}-{os.getpid()}"
+    return f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}"
 
 
 def collect(command: str, *, device: str, workers: int, threads: int) -> dict[str, Any]:

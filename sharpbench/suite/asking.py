@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sharpbench.errors import (
     MetricUnsupported,
     TimeLimitExceeded,
     TransformationRefused,
+    WorkerDied,
     exits_as_errors,
 )
 from sharpbench.measurement import Measurement
@@ -26,7 +27,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Subject
 from sharpbench.suite.limits import time_limit
-from sharpbench.suite.task import Notify, SubjectTask
+from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch
 
 __all__ = ["Draft", "Run", "asked_record", "explain", "meaning"]
 
@@ -45,14 +46,44 @@ class Draft:
 class Run:
     """What the runs of trained subjects and of problems share; nothing that a plug-in does ends it."""
 
-    def __init__(self, task: SubjectTask, folder: SubjectFolder, notify: Notify) -> None:
-        self.task, self.folder, self.notify = task, folder, notify
+    def __init__(
+        self, task: SubjectTask, folder: SubjectFolder, notify: Notify, watch: Watch
+    ) -> None:
+        self.task, self.folder, self.notify, self.watch = task, folder, notify, watch
         self.plan, self.label = task.plan, task.subject.label
         self.device = torch.device(task.subject.device)
         self.problems: list[str] = []
-        self.written = 0
+        self.written, self.trained = 0, False
+        self._step: Step | None = None
         self._gradients: dict[tuple[str, int], float] = {}
         self._gradient_seconds: float | None = None
+
+    def outcome(self) -> SubjectOutcome:
+        """What came of it so far."""
+        return SubjectOutcome(
+            self.task.subject.key, self.label, self.trained, self.written, tuple(self.problems)
+        )
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Inside, a plug-in does something: who watches this process knows what, and for how long.
+
+        Raises, in place of the block, WorkerDied or TimeLimitExceeded for a step that ended processes
+        before; inside it, TimeLimitExceeded after its time.
+        """
+        if fatal := self.task.fatal.get(step.key):
+            raise fatal.error()
+        around = self._step
+        self._at(step)
+        try:
+            with exits_as_errors(), time_limit(step.seconds, step.what):
+                yield
+        finally:
+            self._at(around)
+
+    def _at(self, step: Step | None) -> None:
+        self._step = step
+        self.watch(Doing(step, self.written, self.trained))
 
     def attempt(
         self,
@@ -62,8 +93,10 @@ class Run:
     ) -> Record:
         """``base``, with what ``ask`` adds to it, and ``metric``'s answer or the reason why there is none."""
         draft = Draft(base)
+        after = f" after {base.transformation}" if base.transformation else ""
+        asking = Step(_step_key(base), f"measuring {base.label}{after}", None)
         try:
-            with exits_as_errors():
+            with self.step(asking):
                 measurement, cost = ask(draft)
             asked = draft.record
             draft.add(**_answer(measurement), cost=self._cost(cost))
@@ -80,9 +113,11 @@ class Run:
         self.note(draft.record)
         return draft.record
 
-    def limited(self, metric: Metric) -> AbstractContextManager[None]:
+    def limited(self) -> AbstractContextManager[None]:
         """Within the plan's time for a measurement."""
-        return time_limit(self.plan.measurement_seconds, metric.label)
+        step = self._step
+        assert step is not None  # inside `attempt`
+        return self.step(dataclasses.replace(step, seconds=self.plan.measurement_seconds))
 
     def timed(self, metric: Metric, subject: Subject, seed: int) -> tuple[Measurement, Cost]:
         """The measurement with its cost, and the time of one gradient over as many samples."""
@@ -200,8 +235,15 @@ def _check_storable(draft: Draft, asked: Record) -> None:
         ) from error
 
 
+def _step_key(record: Record) -> str:
+    """The question, at its epoch: a record's key has the weights in it, which may not be there yet."""
+    return record.plan_key if record.epoch is None else f"{record.plan_key}:{record.epoch}"
+
+
 def explain(error: Exception) -> str:
     """The exception in one line with the place in the code where it was raised."""
+    if isinstance(error, WorkerDied):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{where}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpbench.cost import Cost, peak_in_fresh_process
-from sharpbench.errors import MetricFailed, exits_as_errors
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
@@ -21,7 +21,7 @@ from sharpbench.subject import Subject
 from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
 from sharpbench.suite.remaining import remaining
-from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
 from sharpbench.truth import Known
 
 __all__ = ["ProblemRun"]
@@ -34,21 +34,26 @@ class ProblemRun(Run):
     """Asks a problem its own questions, some of them many times with random numbers of their own."""
 
     def __init__(
-        self, task: SubjectTask, problem: ProblemPlan, folder: SubjectFolder, notify: Notify
+        self,
+        task: SubjectTask,
+        problem: ProblemPlan,
+        folder: SubjectFolder,
+        notify: Notify,
+        watch: Watch,
     ) -> None:
-        super().__init__(task, folder, notify)
+        super().__init__(task, folder, notify, watch)
         self.problem = problem
         self._known: dict[tuple[str, bool], dict[str, Any]] = {}
 
-    def run(self) -> SubjectOutcome:
+    def run(self) -> None:
         """Write the records that are missing."""
         try:
-            with exits_as_errors():
+            with self.step(Step("problem", "building it", self.plan.measurement_seconds)):
                 seed = derive_seed(self.problem.seed, "problem")
                 subject = self.problem.problem.subject(seed=seed)
         except Exception as error:
             self.problems.append(f"{self.label}: {explain(error)}")
-            return self._outcome()
+            return
         weights = state_hash(subject.model)
         known = self.folder.read()
         if known is None or known["weights"] != weights:
@@ -59,7 +64,7 @@ class ProblemRun(Run):
             inputs=subject.inputs.to(self.device),
             targets=subject.targets.to(self.device),
         )
-        left = remaining(self.plan, self.problem, self.folder)
+        left = remaining(self.plan, self.problem, self.folder, run=self.task.run)
         for record in left.answered:
             self.note(record)
             self.notify("", 1)
@@ -84,12 +89,6 @@ class ProblemRun(Run):
             self.notify("", 1)
         if waiting:
             self.write(waiting)
-        return self._outcome()
-
-    def _outcome(self) -> SubjectOutcome:
-        return SubjectOutcome(
-            self.problem.key, self.label, False, self.written, tuple(self.problems)
-        )
 
     def _description(self, subject: Subject, weights: str) -> dict[str, Any]:
         return {
@@ -112,7 +111,7 @@ class ProblemRun(Run):
             seed = derive_seed(seed, "repetition", draw)
 
         def ask(draft: Draft) -> tuple[Measurement, Cost | None]:
-            with self.limited(metric):
+            with self.limited():
                 draft.add(**self._truth(metric, subject, repeated=draw > 0))
                 if draw or not self.task.time_costs:
                     return metric.checked_measure(subject, seed=seed), None

@@ -35,22 +35,26 @@ class Remaining:
         return tuple(record for record in (*self.answered, *self.along) if not record.title)
 
 
-def remaining(plan: Plan, subject: SubjectPlan | ProblemPlan, folder: SubjectFolder) -> Remaining:
+def remaining(
+    plan: Plan, subject: SubjectPlan | ProblemPlan, folder: SubjectFolder, *, run: str | None = None
+) -> Remaining:
     """What is missing, or was ended by an error or a time-out and is tried again.
 
     Reads the folder and nothing else. A training that diverged is an answer: it leaves nothing to do.
+    What failed in ``run``, which goes on in another process, is left to the next one.
     """
     description = folder.read()
     asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
     if description is None:
         return Remaining("new" if trains else None, trains, asked)
-    if description["status"] == "diverged":
+    failed = description["status"] not in {"trained", "known"}
+    if description["status"] == "diverged" or (failed and run and description["run"] == run):
         return Remaining(None, False, ())
-    if description["status"] not in {"trained", "known"}:
+    if failed:
         return Remaining(f"again: {description['reason']}", trains, asked)
     weights = description["weights"]
     records = folder.records()
-    final = {record.key: record for record in records if record.status in FINAL}
+    final = {r.key: r for r in records if r.status in FINAL or r.run == run}
     keys = {m.key: figure_key(subject.key, weights, m.key) for m in asked}
     questions = tuple(m for m in asked if keys[m.key] not in final)
     answered = tuple(final[key] for key in keys.values() if key in final)

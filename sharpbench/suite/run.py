@@ -9,22 +9,36 @@ from contextlib import contextmanager
 import torch
 
 from sharpbench.cost import keep_freed_memory
+from sharpbench.errors import InputError
 from sharpbench.results.store import ResultsStore
+from sharpbench.suite.asking import explain
 from sharpbench.suite.plan import ProblemPlan
 from sharpbench.suite.problem_run import ProblemRun
 from sharpbench.suite.subject_run import SubjectRun
-from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask, Watch, nobody_watches
 
 __all__ = ["run_subject"]
 
 
-def run_subject(task: SubjectTask, notify: Notify) -> SubjectOutcome:
-    """Bring the records of one subject up to the plan; what is there already is left alone."""
+def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches) -> SubjectOutcome:
+    """Bring the records of one subject up to the plan; what is there already is left alone.
+
+    Raises InputError or OSError for a results folder that can't be used; anything else is in the outcome.
+    """
     folder = ResultsStore(task.results).subject(task.subject.key)
+    run: ProblemRun | SubjectRun
+    if isinstance(task.subject, ProblemPlan):
+        run = ProblemRun(task, task.subject, folder, notify, watch)
+    else:
+        run = SubjectRun(task, task.subject, folder, notify, watch)
     with folder.writing(), _settings(task):
-        if isinstance(task.subject, ProblemPlan):
-            return ProblemRun(task, task.subject, folder, notify).run()
-        return SubjectRun(task, task.subject, folder, notify).run()
+        try:
+            run.run()
+        except (InputError, OSError):
+            raise
+        except Exception as error:
+            run.problems.append(f"{task.subject.label}: {explain(error)}")
+    return run.outcome()
 
 
 @contextmanager
@@ -41,4 +55,5 @@ def _settings(task: SubjectTask) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic)  # imports a compiler, for seconds

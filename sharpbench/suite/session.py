@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from sharpbench.errors import InputError
 from sharpbench.results import provenance
 from sharpbench.results.store import ResultsStore
-from sharpbench.suite.execute import execute
+from sharpbench.suite.engines import Engine
 from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
@@ -25,7 +27,7 @@ def run_plan(
     *,
     suite_text: str,
     command: str,
-    workers: int,
+    engine: Engine,
     notify: Notify,
     finished: Callable[[SubjectOutcome], None],
 ) -> list[SubjectOutcome]:
@@ -36,7 +38,7 @@ def run_plan(
     """
     run = provenance.new_run_id()
     device = plan.subjects[0].device
-    found = provenance.collect(command, device=device, workers=workers, threads=plan.threads)
+    found = provenance.collect(command, device=device, workers=engine.workers, threads=plan.threads)
     store.write_document("runs", run, found)
     store.write_document(
         "suites",
@@ -49,23 +51,25 @@ def run_plan(
             "run": run,
         },
     )
+    alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
     lowest = min(s.seeds for s in full_plan.subjects)
     tasks = [
         SubjectTask(
-            plan=plan,
+            plan=alone,
             subject=subject,
             results=store.root.resolve(),
             data=data,
             run=run,
             time_costs=subject.seeds == lowest,
-            shared_machine=min(workers, len(plan.subjects)) > 1,
+            shared_machine=min(engine.workers, len(plan.subjects)) > 1,
         )
         for subject in plan.subjects
     ]
     outcomes = []
-    for outcome in execute(tasks, workers=workers, notify=notify):
-        finished(outcome)
-        outcomes.append(outcome)
+    with closing(engine.run(tasks, notify)) as run_one:
+        for outcome in run_one:
+            finished(outcome)
+            outcomes.append(outcome)
     return outcomes
 
 

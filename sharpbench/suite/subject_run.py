@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sharpbench.cost import Cost
-from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused, exits_as_errors
+from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused
 from sharpbench.evaluation.classification import (
     EVALUATION_VERSION,
     FIGURES,
@@ -34,10 +34,9 @@ from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
-from sharpbench.suite.limits import time_limit
 from sharpbench.suite.plan import MeasurementPlan, SubjectPlan
 from sharpbench.suite.remaining import Remaining, remaining
-from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
+from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
 
 __all__ = ["SubjectRun"]
 
@@ -48,9 +47,14 @@ class SubjectRun(Run):
     """Trains a network unless its weights are there, and asks it the plan's questions."""
 
     def __init__(
-        self, task: SubjectTask, subject: SubjectPlan, folder: SubjectFolder, notify: Notify
+        self,
+        task: SubjectTask,
+        subject: SubjectPlan,
+        folder: SubjectFolder,
+        notify: Notify,
+        watch: Watch,
     ) -> None:
-        super().__init__(task, folder, notify)
+        super().__init__(task, folder, notify, watch)
         self.subject = subject
         self._splits: Splits | None = None
         self._plain: dict[str, float | None] = {}
@@ -63,38 +67,38 @@ class SubjectRun(Run):
         """The data, loaded on first use: a subject that is complete never touches it."""
         if self._splits is None:
             seed = derive_seed(self.subject.seed, "data")
-            self._splits = self.subject.dataset.load(self.task.data, seed=seed).to(self.device)
+            with self.step(Step("data", "loading the data", self.plan.training_seconds)):
+                splits = self.subject.dataset.load(self.task.data, seed=seed)
+            self._splits = splits.to(self.device)
         return self._splits
 
-    def run(self) -> SubjectOutcome:
+    def run(self) -> None:
         """Bring weights and records up to the plan."""
-        trained = False
-        left = remaining(self.plan, self.subject, self.folder)
+        left = remaining(self.plan, self.subject, self.folder, run=self.task.run)
         if left.training:
             try:
-                with exits_as_errors():
-                    trained = self._train(self.folder.read())["status"] == "trained"
+                self.trained = self._train(self.folder.read())["status"] == "trained"
             except TimeLimitExceeded as error:
                 self._give_up("timeout", str(error))
             except Exception as error:
                 self._give_up("error", explain(error))
-            left = remaining(self.plan, self.subject, self.folder)
+            left = remaining(self.plan, self.subject, self.folder, run=self.task.run)
         description = self.folder.read()
         assert description is not None
         if description["status"] == "trained":
             self._measure(description["weights"], left)
         else:
             self.problems.append(f"{self.label}: {description['reason']}")
-        return SubjectOutcome(
-            self.subject.key, self.label, trained, self.written, tuple(self.problems)
-        )
 
     # --- training -----------------------------------------------------------------------------
 
     def _build(self) -> nn.Module:
         seed = derive_seed(self.subject.seeds.initialization, "init")
-        model = self.subject.model.build(self.splits.input_shape, self.splits.outputs, seed=seed)
-        return model.to(self.device)
+        splits = self.splits
+        with self.step(Step("model", "building the network", self.plan.training_seconds)):
+            return self.subject.model.build(splits.input_shape, splits.outputs, seed=seed).to(
+                self.device
+            )
 
     def _train(self, before: dict[str, Any] | None) -> dict[str, Any]:
         """Train, measure along the way, and commit weights and description."""
@@ -109,7 +113,7 @@ class SubjectRun(Run):
                 point = self._as_subject(current)
                 along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
 
-        with time_limit(self.plan.training_seconds, "training"):
+        with self.step(Step("training", "training", self.plan.training_seconds, trains=True)):
             log = recipe.train(
                 model,
                 self.splits,
@@ -174,7 +178,7 @@ class SubjectRun(Run):
 
         def ask(draft: Draft) -> tuple[Measurement, None]:
             draft.add(unit=metric.unit_on(subject))
-            with self.limited(metric):
+            with self.limited():
                 return metric.checked_measure(subject, seed=self._metric_seed), None
 
         return self.attempt(metric, dataclasses.replace(base, epoch=epoch), ask)
@@ -205,10 +209,11 @@ class SubjectRun(Run):
         pictures: dict[Kind, dict[str, Any] | None] = {}
         try:
             seed = derive_seed(self.subject.seed, "evaluation")
-            figures = evaluate(model, self.splits, ece_bins=bins, seed=seed)
-            if task == "classification":
-                pictures["decision_map"] = decision_map(model, self.splits)
-                pictures["reliability"] = reliability_diagram(model, self.splits, bins=bins)
+            with self.step(Step("evaluation", "evaluating", self.plan.training_seconds)):
+                figures = evaluate(model, self.splits, ece_bins=bins, seed=seed)
+                if task == "classification":
+                    pictures["decision_map"] = decision_map(model, self.splits)
+                    pictures["reliability"] = reliability_diagram(model, self.splits, bins=bins)
         except Exception as error:
             self.problems.append(f"evaluation of {self.label}: {explain(error)}")
             return [
@@ -250,8 +255,8 @@ class SubjectRun(Run):
         if not (left.questions or left.evaluation or left.untold):
             return
         try:
-            with exits_as_errors():
-                model = self._build()
+            model = self._build()
+            with self.step(Step("weights", "loading its weights", self.plan.training_seconds)):
                 model.load_state_dict(self.folder.weights())
                 model.to(self.device).eval()
                 subject = self._as_subject(model)
@@ -289,7 +294,7 @@ class SubjectRun(Run):
                     question.transformation, question.draw, subject
                 )
                 draft.add(function_change=change)
-            with self.limited(metric):
+            with self.limited():
                 if question.transformation is None and self.task.time_costs:
                     return self.timed(metric, subject, self._metric_seed)
                 # The seed is the same before and after a transformation: common random numbers.
@@ -349,14 +354,15 @@ class SubjectRun(Run):
             axes = ("transformation", transformation.name, draw, self.subject.key)
             seed = derive_seed(self.subject.seed, *axes)
             before = copy.deepcopy(subject.model).double()
+            doing = f"changing the network by {transformation.label}"
             try:
-                with exits_as_errors():
+                with self.step(Step(key, doing, self.plan.measurement_seconds)):
                     after = transformation.transform(before, seed=seed, splits=self.splits)
-                inputs = self.splits.test_inputs[:1024]
-                change = verify_promise(
-                    transformation, before, after.model, inputs, points=after.points
-                )
-                moved = subject.with_model(after.model).mapped(after.points)
+                    inputs = self.splits.test_inputs[:1024]
+                    change = verify_promise(
+                        transformation, before, after.model, inputs, points=after.points
+                    )
+                    moved = subject.with_model(after.model).mapped(after.points)
                 self._changed[key] = (moved, change)
             except InputError as error:  # the changed network is none that can be measured
                 self._changed[key] = TransformationRefused(str(error))

@@ -16,6 +16,7 @@ import pytest
 from sharpbench.errors import InputError
 from sharpbench.evaluation.classification import FIGURES
 from sharpbench.results.store import ResultsBusy, ResultsStore, load_records
+from sharpbench.suite.engines import InlineEngine, ProcessEngine
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import intents, run_plan
 from sharpbench.suite.spec import load_suite
@@ -24,10 +25,11 @@ from tests.conftest import MINI_SUITE
 
 def run(suite: Path, results: Path, workers: int = 1):
     plan = make_plan(load_suite(suite))
+    engine = ProcessEngine(workers) if workers > 1 else InlineEngine()
     notes: list[tuple[str, int]] = []
     outcomes = run_plan(
         plan, plan, ResultsStore(results), results / "data", suite_text=suite.read_text(),
-        command="test", workers=workers, notify=lambda *event: notes.append(event), finished=lambda _: None,
+        command="test", engine=engine, notify=lambda *event: notes.append(event), finished=lambda _: None,
     )  # fmt: skip
     return outcomes, notes
 
@@ -247,7 +249,7 @@ def test_time_limits_are_records_and_tried_again(mini_suite, tmp_path):
     outcomes, _ = run(mini_suite, tmp_path / "results")
     assert all(o.problems for o in outcomes)
     frame = load_records(tmp_path / "results", suite="mini")
-    assert set(frame[frame.kind == "measurement"].status) == {"timeout", "unsupported"}
+    assert set(frame[frame.kind == "measurement"].status) == {"timeout"}
     mini_suite.write_text(limited.replace("1e-6", "600"))
     outcomes, _ = run(mini_suite, tmp_path / "results")
     frame = load_records(tmp_path / "results", suite="mini")

@@ -1,0 +1,329 @@
+"""Subjects in processes of this machine, any of which may die or hang at any time."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import psutil
+
+from sharpbench.cost import end_with_parent
+from sharpbench.errors import InputError, exits_as_errors, first_line
+from sharpbench.suite.engines.base import Engine
+from sharpbench.suite.run import run_subject
+from sharpbench.suite.task import Doing, Fatal, Notify, Step, SubjectOutcome, SubjectTask
+
+__all__ = ["ProcessEngine"]
+
+_TRIES = 2
+"""How often a step may end its process before it is recorded and left out."""
+
+_TICK = 0.5
+"""Seconds between two looks at processes that say nothing."""
+
+_LONGEST_TRAINING, _LONGEST_STEP = 3 * 86400.0, 12 * 3600.0
+"""Limits in seconds where the suite states none."""
+
+
+class ProcessEngine(Engine):
+    """Each worker is a fresh process that is given one subject after another while it lives.
+
+    A process that dies fails the step that it was at: the subject goes on in a fresh process, where the
+    step is tried once more, and is then recorded as an error and left out. A step that takes longer than
+    its limit, whatever it is doing, is ended with its process ``grace`` seconds later (until then it may
+    end by itself), and recorded as a time-out. A process that is kept stopped for ``stopped`` seconds
+    counts as dead.
+    """
+
+    name = "process"
+
+    def __init__(self, workers: int = 1, *, grace: float = 5.0, stopped: float = 30.0) -> None:
+        self.workers, self.grace, self.stopped = workers, grace, stopped
+
+    def run(
+        self, tasks: Sequence[SubjectTask], notify: Notify
+    ) -> Generator[SubjectOutcome, None, None]:
+        """See `Engine.run`."""
+        waiting = deque(_Job(task) for task in tasks)
+        crew: list[_Worker] = []
+        clock = _Clock()
+        try:
+            while waiting or any(worker.job for worker in crew):
+                yield from self._hand_out(waiting, crew, clock)
+                wait([end for w in crew for end in (w.pipe, w.process.sentinel)], timeout=_TICK)
+                clock.tick()
+                for worker in list(crew):
+                    dead = worker.dead  # found before what it said is read
+                    if outcome := worker.listen(notify):
+                        yield outcome
+                    if not (fault := worker.fault(dead, self.grace, self.stopped)):
+                        continue
+                    crew.remove(worker)
+                    worker.kill()
+                    if worker.job is None:
+                        continue
+                    if outcome := worker.job.died(worker.doing.step, fault):
+                        yield outcome
+                    else:
+                        waiting.appendleft(worker.job)
+            for worker in crew:
+                worker.pipe.close()  # it leaves
+            for worker in crew:
+                worker.process.join(timeout=2)
+        finally:
+            _kill(crew)
+
+    def _hand_out(
+        self, waiting: deque[_Job], crew: list[_Worker], clock: _Clock
+    ) -> Iterator[SubjectOutcome]:
+        """Give every idle worker a job; those that can't be sent are outcomes."""
+        while waiting:
+            idle = next((worker for worker in crew if worker.job is None), None)
+            if idle is None and len(crew) == self.workers:
+                return
+            job = waiting.popleft()
+            try:
+                message = pickle.dumps(job.task)
+            except Exception as error:
+                yield job.failed(
+                    f"can't be sent to another process ({first_line(error)}): its classes must stand in "
+                    "modules, or the engine be 'inline'"
+                )
+                continue
+            if idle is None:
+                crew.append(idle := _Worker(clock))
+            idle.give(job, message)
+
+
+class _Fault(NamedTuple):
+    reason: str
+    timeout: bool = False
+
+
+class _Job:
+    """A task with what came of it in earlier processes."""
+
+    def __init__(self, task: SubjectTask) -> None:
+        self.task = task
+        self.deaths: Counter[str] = Counter()
+        self.written, self.trained = 0, False
+        self.dealt_with = 0
+        """Measurements that were told to be dealt with, by any process."""
+
+    def outcome(self, last: SubjectOutcome) -> SubjectOutcome:
+        """That of the last process, with what was written by those before it."""
+        return dataclasses.replace(
+            last, trained=self.trained or last.trained, measured=self.written + last.measured
+        )
+
+    def failed(self, reason: str) -> SubjectOutcome:
+        """The outcome without any more records."""
+        subject = self.task.subject
+        return SubjectOutcome(
+            subject.key, subject.label, self.trained, self.written, (f"{subject.label}: {reason}",)
+        )
+
+    def died(self, step: Step | None, fault: _Fault) -> SubjectOutcome | None:
+        """Note that a process ended at ``step``: the outcome if there is no point in going on."""
+        key = step.key if step else ""
+        self.deaths[key] += 1
+        if not fault.timeout and self.deaths[key] < _TRIES:
+            return None
+        if step is None:
+            return self.failed(f"{fault.reason}, {_TRIES} times")
+        if fault.timeout:
+            fatal = Fatal("timeout", fault.reason)
+        else:
+            fatal = Fatal("error", f"{fault.reason} while {step.what}, {_TRIES} times")
+        if key in self.task.fatal:  # left out, and still it ends its process
+            return self.failed(fatal.reason)
+        self.task = self.task.without(key, fatal)
+        return None
+
+
+class _Worker:
+    """A process, and this end of its connection."""
+
+    def __init__(self, clock: _Clock) -> None:
+        context = _context()
+        self.clock = clock
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,))
+        self.process.start()
+        theirs.close()
+        try:
+            self.system: psutil.Process | None = psutil.Process(self.process.pid)
+        except psutil.Error:  # it is over already
+            self.system = None
+        self.job: _Job | None = None
+        self.doing = Doing(None, 0, False)
+        self._since = self._ran = clock.now
+        self._told = 0
+        self._deaf = False
+
+    def give(self, job: _Job, message: bytes) -> None:
+        """Let it run a job: a pickled task."""
+        self.job, self.doing, self._told = job, Doing(None, 0, False), 0
+        self._ran = self.clock.now
+        try:
+            self.pipe.send_bytes(message)
+        except OSError:
+            self._deaf = True
+
+    def listen(self, notify: Notify) -> SubjectOutcome | None:
+        """Take in what it said since the last time: the outcome of its job if that is done."""
+        while self.job is not None and not self._deaf:
+            try:
+                if not self.pipe.poll():
+                    return None
+                said = self.pipe.recv()
+            except Exception:  # it is dead, or something else writes into its connection
+                self._deaf = True
+                return None
+            if isinstance(said, Doing):
+                self.doing, self._since = said, self.clock.now
+            elif isinstance(said, SubjectOutcome):
+                job, self.job = self.job, None
+                return job.outcome(said)
+            elif isinstance(said, str):
+                job, self.job = self.job, None
+                return job.failed(said)
+            elif isinstance(said, Exception):
+                raise said
+            else:
+                text, dealt_with = said
+                self._told += dealt_with
+                # A job that was begun anew tells of what is there already once more.
+                new = max(self._told - self.job.dealt_with, 0) if dealt_with else 0
+                self.job.dealt_with += new
+                notify(text, new)
+        return None
+
+    def fault(self, dead: bool, grace: float, stopped: float) -> _Fault | None:
+        """Why it is to be replaced, or None if it may go on."""
+        if self._deaf and not dead:  # most likely it is about to be
+            self.process.join(timeout=1)
+            dead = self.dead
+        if dead and (code := self.process.exitcode) is not None:
+            how = f"died by signal {-code}" if code < 0 else f"ended itself with exit code {code}"
+            return _Fault(f"worker {how}")
+        if self._deaf:
+            return _Fault("worker closed its connection")
+        now, step = self.clock.now, self.doing.step
+        if self.job is not None and step is not None:
+            usual = _LONGEST_TRAINING if step.trains else _LONGEST_STEP
+            limit = usual if step.seconds is None else step.seconds
+            if now - self._since > limit + grace:
+                took = f"{step.what} took longer than the limit of {limit:g} s"
+                return _Fault(f"{took}, and its process was ended", timeout=True)
+        if self._status != psutil.STATUS_STOPPED:
+            self._ran = now
+        elif now - self._ran > stopped:
+            return _Fault(f"worker was kept stopped for {stopped:g} s")
+        return None
+
+    @property
+    def dead(self) -> bool:
+        """Whether its process is over; one that closed whatever it had open can look as if it were."""
+        return self.process.exitcode is not None and self._status in {"", psutil.STATUS_ZOMBIE}
+
+    @property
+    def _status(self) -> str:
+        try:
+            return str(self.system.status()) if self.system and self.system.is_running() else ""
+        except psutil.Error:
+            return ""
+
+    def kill(self) -> None:
+        """End it, now, with the processes that it started; what was written by its job is counted."""
+        if self.job is not None:
+            self.job.written += self.doing.written
+            self.job.trained |= self.doing.trained
+        _kill([self])
+
+
+def _context() -> Any:
+    """How processes are started: forked from one that has imported everything and done nothing.
+
+    So a fresh one takes milliseconds in place of seconds, and has no threads, devices or locks of this
+    process. It ends with that one, which ends with this process.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    imported = [name for name in sys.modules if name.startswith("sharpbench.")]
+    context.set_forkserver_preload([name for name in imported if not name.endswith("__main__")])
+    return context
+
+
+def _kill(crew: list[_Worker]) -> None:
+    """End processes: asked at first, then without being asked."""
+    alive = [worker.system for worker in crew if worker.system and not worker.dead]
+    with_children = [*alive, *(child for process in alive for child in _children(process))]
+    for process in alive:
+        with suppress(psutil.Error):
+            process.terminate()
+    _, left = psutil.wait_procs(with_children, timeout=2)
+    for process in left:  # stopped, deaf to the asking, or never asked
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+    for worker in crew:
+        worker.process.join(timeout=10)
+        worker.pipe.close()
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+class _Clock:
+    """Seconds that this process ran: not those in which it was stopped or waited for its caller."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        """To be called at least every `_TICK` seconds."""
+        time_now = time.monotonic()
+        self.now += min(time_now - self._last, 2 * _TICK)
+        self._last = time_now
+
+
+def _serve(pipe: Connection) -> None:
+    """The life of a worker: task after task, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C
+    end_with_parent(os.getppid())
+
+    def notify(text: str, dealt_with: int) -> None:
+        pipe.send((text, dealt_with))
+
+    while True:
+        try:
+            message = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        try:
+            with exits_as_errors():
+                task = pickle.loads(message)
+        except Exception as error:
+            pipe.send(f"its classes can't be read by another process ({first_line(error)})")
+            continue
+        try:
+            pipe.send(run_subject(task, notify, pipe.send))
+        except (InputError, OSError) as error:
+            pipe.send(error)
