@@ -134,12 +134,13 @@ class Claim:
 def claims_table(frames: Mapping[str, pd.DataFrame], claims: Sequence[Claim]) -> pd.DataFrame:
     """One row a claim: ``section``, ``statement``, ``stated``, ``code``, ``estimate`` (or None),
     ``unit``, ``verdict``, ``rule`` and its hash ``identity``, ``suite`` (where the figure comes from),
-    ``reason`` (of an inconclusive verdict what it would take).
+    ``reason`` (why there is no figure), ``resolution`` and ``networks`` (of an inconclusive verdict, see
+    `Judgement`).
 
     Of several suites the first with figures is taken and named; their figures are never mixed.
     """
     evidence = Evidence(frames)
-    return pd.DataFrame([_row(evidence, claim) for claim in claims])
+    return pd.DataFrame([_row(evidence, claim) for claim in claims], dtype=object)
 
 
 def _row(evidence: Evidence, claim: Claim) -> dict[str, Any]:
@@ -152,6 +153,8 @@ def _row(evidence: Evidence, claim: Claim) -> dict[str, Any]:
         "rule": claim.rule.text if claim.rule else "",
         "identity": claim.rule.identity if claim.rule else "",
         "estimate": None,
+        "resolution": None,
+        "networks": None,
         "suite": "",
         "reason": claim.reason,
         "verdict": CANT_BE_TESTED,
@@ -168,8 +171,8 @@ def _row(evidence: Evidence, claim: Claim) -> dict[str, Any]:
             row["reason"] = f"too few networks of {suite} have run"
             continue
         judged = _judged(claim.rule, found)
-        row |= {"estimate": found, "suite": suite, "reason": _shortfall(judged, found)}
-        row["verdict"] = judged.verdict
+        row |= {"estimate": found, "suite": suite, "reason": "", "verdict": judged.verdict}
+        row |= {"resolution": judged.resolution, "networks": judged.networks}
         break
     return row
 
@@ -180,19 +183,6 @@ def _judged(rule: Rule | None, found: Estimate) -> Judgement:
     if abs(found.value) < found.noise:
         return Judgement(INCONCLUSIVE, found.noise)
     return rule.judge(found)
-
-
-def _shortfall(judged: Judgement, found: Estimate) -> str:
-    """What an inconclusive figure could have shown, and what it would take."""
-    if judged.resolution is None:
-        return ""
-    if judged.resolution == found.noise:
-        told = f"within ±{found.noise:.2g}" if math.isfinite(found.noise) else "all alike"
-        return f"no larger than chance among the points that all are judged on ({told})"
-    text = f"the smallest effect to be seen: {judged.resolution:.2g}"
-    if judged.networks is None:
-        return f"{text}; more networks would not decide it"
-    return f"{text}; it would take some {judged.networks} networks"
 
 
 def with_first_rules(

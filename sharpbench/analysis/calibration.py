@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.statistics import CONFIDENCE, binomial_interval
 from sharpbench.measurement import ErrorComponent, Measurement
 
-__all__ = ["BAND", "STATED", "coverage", "sentences"]
+__all__ = ["BAND", "STATED", "coverage"]
 
 STATED = CONFIDENCE
 BAND = (0.92, 0.98)
@@ -175,46 +174,3 @@ def _claims(group: pd.DataFrame) -> dict[str, Any]:
         "beyond": int((group["bounded"] & group["beyond"]).sum()),
         "chance": float(group["chance"].mean()),
     }
-
-
-def sentences(table: pd.DataFrame) -> list[str]:
-    """How many of the stated errors and claims in `coverage` hold, in words."""
-    if table.empty:
-        return []
-    found = []
-    stated = table[table["n"] > 0]
-    if len(stated):
-        held = stated["verdict"].isin(["holds"])
-        text = (
-            f"Of {len(stated)} stated errors {int(held.sum())} hold: their 95% intervals cover the truth in "
-            f"{BAND[0]:.0%} to {BAND[1]:.0%} of {int(np.median(stated['n']))} repetitions"
-        )
-        for verdict in ("too small", "too large", "unclear"):
-            some = stated[stated["verdict"] == verdict]
-            if len(some):
-                worst = some.loc[(some["covered"] - STATED).abs().idxmax()]
-                text += (
-                    f"; {len(some)} {'are ' if verdict != 'unclear' else ''}{verdict} "
-                    f"({worst['metric']} on {worst['problem']}: {worst['covered']:.0%})"
-                )
-        found.append(text + ".")
-    none = table[table["verdict"] == "states none"]
-    if len(none):
-        names = ", ".join(dict.fromkeys(none["metric"]))
-        found.append(f"{len(none)} answers are by chance and state no error ({names}).")
-    claimed = table[table["claim_verdict"] != ""]
-    if len(claimed):
-        kept = (claimed["claim_verdict"] == "holds").sum()
-        text = (
-            f"Of {len(claimed)} claims to have converged {kept} hold ({int(claimed['false'].sum())} of "
-            f"{int(claimed['claims'].sum())} answers were false)"
-        )
-        broken = claimed[claimed["claim_verdict"] != "holds"]
-        if len(broken):
-            worst = broken.loc[(broken["false"] / broken["claims"]).idxmax()]
-            text += (
-                f"; worst: {worst['metric']} on {worst['problem']}, {worst['false']} of "
-                f"{worst['claims']}"
-            )
-        found.append(text + ".")
-    return found

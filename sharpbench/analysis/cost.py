@@ -8,31 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import names_but_for
+from sharpbench.analysis.problems import known
 from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import Estimate, line
 
-__all__ = ["AXES", "FOREIGN_CORES", "cost_table", "device_ratios", "exponents", "scaling", "sweeps"]
+__all__ = ["FOREIGN_CORES", "cost_table", "device_ratios", "exponents", "scaling", "sweeps"]
 
-AXES = {
-    "network_parameters": "parameters",
-    "samples": "samples",
-    "classes": "classes",
-    "inputs": "input dimension",
-    "order": "highest order",
+_PARAMETERS, _ORDER = "network_parameters", "order"
+
+_AXES = {
+    _PARAMETERS: "parameters",
+    "problem.samples": "samples",
+    "problem.classes": "classes",
+    "problem.inputs": "input dimension",
+    _ORDER: "highest order",
 }
-"""Columns along which cost is swept, with what a reader calls them."""
+"""Columns along which cost is swept, with what a reader calls them. A size of a problem that is none of the
+data's is one of its network, which is swept by the number of its parameters."""
 
 FOREIGN_CORES = 0.5
 """Cores kept busy by other processes beyond which a time was not taken alone."""
-
-_WORKLOAD = ("kind", "activation", "width", "inputs", "classes", "samples")
-
-
-_MOVES_WITH = {
-    "network_parameters": "width",
-    "inputs": "network_parameters",
-    "classes": "network_parameters",
-}
 
 
 @computed_once
@@ -99,26 +95,32 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
 
 @computed_once
 def sweeps(results: Results) -> pd.DataFrame:
-    """Costs of workloads along each axis of `AXES`: a row a metric, axis and size.
+    """Costs along each size that is varied alone: a row a metric, axis and size.
 
-    A row belongs to an axis if at least two others differ from it in that alone. Columns: ``metric``,
-    ``axis``, ``size``, ``group`` (the rest of the workload), ``seconds``, ``spread``, ``peak_bytes``,
-    ``gradients``, ``gradient_times``, ``device``, ``shared``, ``unstable``.
+    Of problems of which nothing is known, which are there for their cost. An axis is the number of
+    network parameters (as one parameter of the problem varies), a size of the data, or the highest order of
+    the metric; a row belongs to it if at least two others differ from it in that alone. Columns:
+    ``metric``, ``axis`` (what a reader calls it), ``size``, ``group`` (the rest of the workload, in words
+    and by what tells it from others), ``seconds``, ``spread``, ``peak_bytes``, ``gradients``,
+    ``gradient_times``, ``device``, ``shared``, ``unstable``.
     """
     rows = results.of_kind("problem")
-    rows = rows[rows["status"] == "ok"]
-    if "problem" not in rows or not (rows["problem"] == "workload").any():
+    if rows.empty:
         return pd.DataFrame()
-    rows = _timed(rows[rows["problem"] == "workload"])
+    rows = _timed(rows[(rows["status"] == "ok") & ~known(rows)])
     if rows.empty:
         return pd.DataFrame()
     orders = rows["parameters"].map(lambda p: max(p["orders"]) if "orders" in p else math.nan)
-    table = pd.DataFrame(
-        {
-            "metric": rows["metric_short"].where(orders.isna(), rows["name"].str.replace("_", " ")),
-            **{key: rows[f"problem.{key}"] for key in _WORKLOAD},
-            "network_parameters": rows["network_parameters"],
-            "order": orders,
+    titles = rows["name"].map(lambda name: results.titles.get(name, name.replace("_", " ")))
+    problem = rows[[c for c in rows if c.startswith("problem.")]]
+    words = [c for c in problem if not pd.api.types.is_numeric_dtype(problem[c])]
+    problem = problem.assign(**{c: problem[c].map(str, na_action="ignore") for c in words})
+    table = problem.assign(
+        **{
+            "metric": names_but_for("orders", rows["label"], titles, rows["parameters"]),
+            "problem": rows["problem"],
+            _PARAMETERS: rows["network_parameters"],
+            _ORDER: orders,
             "seconds": rows["cost.median_seconds"].astype(float),
             "spread": rows["cost.spread_seconds"].astype(float),
             "peak_bytes": rows["cost.peak_bytes"].astype(float),
@@ -129,19 +131,51 @@ def sweeps(results: Results) -> pd.DataFrame:
             "unstable": rows["unstable"],
         }
     )
+    of_network = [c for c in problem if c not in {*words, *_AXES}]
     found = []
-    for axis in AXES:
-        # A width, or the size of the input or output, moves the number of parameters with it.
-        moving = {axis, _MOVES_WITH.get(axis, axis)}
-        rest = [c for c in ("metric", "device", *_WORKLOAD, "network_parameters", "order")
-                if c not in moving]  # fmt: skip
-        for _, group in table.groupby(rest, dropna=False, sort=False):
-            if group[axis].nunique() >= 3:
-                fixed = ", ".join(f"{c} {group[c].iloc[0]}" for c in ("kind", "activation"))
-                found.append(group.assign(axis=axis, size=group[axis], group=fixed))
+    for axis, title in _AXES.items():
+        if axis not in table:
+            continue
+        for moving in of_network if axis == _PARAMETERS else [axis]:
+            # The number of network parameters follows from the problem's, and moves with them.
+            held = [c for c in problem if c != moving]
+            rest = [c for c in ("metric", "device", "problem", *held, _ORDER) if c != moving]
+            for _, group in table.groupby(rest, dropna=False, sort=False):
+                if group[axis].nunique() >= 3:
+                    found.append(
+                        group.assign(
+                            axis=title,
+                            size=group[axis],
+                            held=[tuple(group[held].iloc[0].dropna().items())] * len(group),
+                        )
+                    )
     if not found:
         return pd.DataFrame()
-    return pd.concat(found).sort_values(["axis", "metric", "size"]).reset_index(drop=True)
+    swept = pd.concat(found, ignore_index=True)
+    swept["group"] = _workloads(swept, frozenset(words))
+    swept["axis"] = pd.Categorical(swept["axis"], [*_AXES.values()])
+    swept = swept.sort_values(["axis", "metric", "size"]).astype({"axis": str})
+    return swept.reset_index(drop=True)
+
+
+def _workloads(swept: pd.DataFrame, words: frozenset[str]) -> pd.Series:
+    """What is held along each row's axis: the parameters in words, and numbers that tell workloads apart."""
+    found = pd.Series("", index=swept.index)
+    for _, rows in swept.groupby(["axis", "metric", "device"]):
+        each = {held: dict(held) for held in rows["held"]}
+        columns = dict.fromkeys(column for held in each.values() for column in held)
+        told = [c for c in columns if c in words or len({str(h.get(c)) for h in each.values()}) > 1]
+        found[rows.index] = rows["held"].map(
+            {
+                held: ", ".join(
+                    f"{c.removeprefix('problem.').replace('_', ' ')} {own[c]}"
+                    for c in told
+                    if c in own
+                )
+                for held, own in each.items()
+            }
+        )
+    return found
 
 
 @computed_once
@@ -163,7 +197,7 @@ def exponents(swept: pd.DataFrame) -> pd.DataFrame:
         ["axis", "metric", "group", "device"], sort=False
     ):
         row: dict[str, Any] = {
-            "axis": AXES[str(axis)],
+            "axis": axis,
             "metric": metric,
             "workload": group_name,
             "device": device,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["short_names", "titles_of", "with_short_names"]
+__all__ = ["names_but_for", "short_names", "titles_of", "with_short_names"]
 
 
 def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -55,6 +55,18 @@ def titles_of(frame: pd.DataFrame, name: str, title: str) -> dict[str, str]:
     told = frame[frame[title].astype(bool) & frame[title].notna() & frame[name].notna()]
     first = told.drop_duplicates(name)
     return dict(zip(first[name], first[title], strict=True))
+
+
+def names_but_for(
+    left_out: str, labels: pd.Series, titles: pd.Series, parameters: pd.Series
+) -> pd.Series:
+    """The short name of each row where the parameter ``left_out`` makes no difference: what differs in
+    that alone has one name."""
+    found = {
+        label: (str(title), {k: v for k, v in own.items() if k != left_out})
+        for label, title, own in zip(labels, titles, parameters, strict=True)
+    }
+    return labels.map(short_names(found))
 
 
 _MANY = 5

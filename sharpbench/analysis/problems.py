@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import names_but_for
 from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import BEYOND
 
@@ -18,24 +19,26 @@ __all__ = [
     "by_orders",
     "definitions",
     "estimation_error",
+    "known",
     "solved",
     "traps",
 ]
 
 
-_RATE = "curvature_rate"
+_DEFINITION = ("orders", "normalization", "norm", "fit", "weight_decay", "directions",
+               "direction_law", "samples")  # fmt: skip
+"""What defines the growth of derivatives with their order: a metric with all of these parameters is one."""
 
 
 @computed_once
 def solved(results: Results) -> pd.DataFrame:
-    """Answers of the curvature rate, one row each: ``problem``, ``seed``, its parameters as columns,
-    ``first_order`` and ``last_order``, ``value``, ``standard_error``, ``expected``, ``limit``,
-    ``diverges``."""
+    """Answers of metrics that fit the growth of derivatives with their order (λ), one row each: ``problem``,
+    ``function`` (the same for one function in every dimension), ``dimension``, ``seed``, the metric's
+    parameters as columns, ``first_order`` and ``last_order``, ``value``, ``standard_error``, ``expected``,
+    ``limit``, ``diverges``."""
     rows = _answered(results)
-    rows = rows[rows["name"] == _RATE]
-    told = rows["expected"].notna() | rows["limit"].notna() | rows["diverges"].notna()
-    known = told.groupby(rows["problem_label"]).transform("any")
-    rows = rows[known.astype(bool)]  # a workload is there for its cost alone
+    rows = rows[_is_growth(rows)]
+    rows = rows[known(rows)]  # a workload is there for its cost alone
     if rows.empty:
         return pd.DataFrame()
     parameters = pd.DataFrame(rows["parameters"].tolist(), index=rows.index)
@@ -43,19 +46,21 @@ def solved(results: Results) -> pd.DataFrame:
     named = rows[
         ["seed", "value", "standard_error", "expected", "limit", "diverges", "metric_short"]
     ]
-    dimensions = (
-        rows["problem.dimension"].fillna(1).astype(int)
-        if "problem.dimension" in rows
-        else pd.Series(1, index=rows.index)
-    )
+    which = rows["name"].map(results.titles) + ": " if len(set(rows["name"])) > 1 else ""
+    columns = {c: c.removeprefix("problem.") for c in rows if c.startswith("problem.")}
+    of_problems = rows[[*columns]].rename(columns=columns)
+    dimensions = of_problems.get(_DIMENSION, pd.Series(1, index=rows.index))
+    own = pd.Series(of_problems.to_dict("records"), index=rows.index)
     return pd.concat(
         [
             named,
             parameters.drop(columns="orders"),
             pd.DataFrame(
                 {
-                    "problem": rows["problem_short"],
-                    "dimension": dimensions,
+                    "problem": which + rows["problem_short"],
+                    "function": which
+                    + names_but_for(_DIMENSION, rows["problem_label"], _titles(rows), own),
+                    "dimension": dimensions.fillna(1).astype(int),
                     "first_order": orders.map(min),
                     "last_order": orders.map(max),
                     "steps": orders.map(len),
@@ -66,14 +71,38 @@ def solved(results: Results) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
+_DIMENSION = "dimension"
+"""The parameter of a problem that is its number of variables."""
+
+
 def _answered(results: Results) -> pd.DataFrame:
     rows = results.of_kind("problem")
     return rows[rows["status"] == "ok"]
 
 
+def _is_growth(rows: pd.DataFrame) -> pd.Series:
+    return rows["parameters"].map(lambda own: set(_DEFINITION) <= own.keys()).astype(bool)
+
+
+def known(rows: pd.DataFrame) -> pd.Series:
+    """Whether of each row's problem something is known: what some metric should say of it."""
+    told = pd.Series(False, index=rows.index)
+    for column in ("expected", "limit", "diverges"):
+        if column in rows:
+            told |= rows[column].notna()
+    return told.groupby(rows["problem_label"]).transform("any").astype(bool)
+
+
+def _titles(rows: pd.DataFrame) -> pd.Series:
+    if "problem_title" not in rows:
+        return rows["problem"]
+    return rows["problem_title"].where(rows["problem_title"].notna(), rows["problem"])
+
+
 @computed_once
 def accuracy(results: Results) -> pd.DataFrame:
-    """Other metrics than λ against known answers: a row a metric (with its implementation) and problem.
+    """Metrics that are no `solved` growth against known answers: a row a metric (with its implementation)
+    and problem.
 
     ``family``: its implementation and method. ``error`` and ``worst``: median and largest
     |value − exact|/|exact| over ``n`` seeds (|value| where the exact value is 0); ``beyond``: the
@@ -81,7 +110,7 @@ def accuracy(results: Results) -> pd.DataFrame:
     ``gradients`` and ``seconds``: medians (seconds where timed).
     """
     rows = _answered(results)
-    rows = rows[(rows["name"] != _RATE) & rows["expected"].notna()]
+    rows = rows[~_is_growth(rows) & rows["expected"].notna()]
     if rows.empty:
         return pd.DataFrame()
     off = (rows["value"] - rows["expected"]).abs()
@@ -213,8 +242,7 @@ def by_dimension(results: Results) -> pd.DataFrame:
             rows["norm"] == "geometric_mean",
             rows["direction_law"],
             rows["norm"] + ", " + rows["direction_law"],
-        ),
-        function=rows["problem"].str.replace(r"dimension \d+(, )?", "", regex=True),
+        )
     )
     several = (
         laws.groupby(["law", "function", "metric_short"])["dimension"].transform("nunique") > 2
@@ -261,7 +289,7 @@ def estimation_error(results: Results) -> pd.DataFrame:
 
 @computed_once
 def answers(results: Results) -> list[dict[str, Any]]:
-    """Every answer of the curvature rate in `solved`: ``problem``, ``definition`` (in a few words), ``seed``,
+    """Every answer in `solved`: ``problem``, ``definition`` (in a few words), ``seed``,
     ``value``, ``standard_error``, ``expected``, ``limit`` (a number, or ``+∞`` or ``−∞``)."""
     return [
         {

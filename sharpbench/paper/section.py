@@ -15,6 +15,7 @@ from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES
 from sharpbench.paper.figures import figure_one
 from sharpbench.paper.questions import QUESTIONS
+from sharpbench.report.audit import reason
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["PaperSection"]
@@ -50,9 +51,12 @@ class PaperSection(Section):
 
     def tables(self, results: Results) -> Mapping[str, Any]:
         rows = _claims(results).to_dict("records")
+        if results.store:
+            rows = with_first_rules(results.store, "paper", rows)
+        questions = claims_table(_frames(results), QUESTIONS).to_dict("records")
         return {
-            "claims": with_first_rules(results.store, "paper", rows) if results.store else rows,
-            "questions": claims_table(_frames(results), QUESTIONS),
+            name: [{**row, "reason": reason(row)} for row in table]
+            for name, table in (("claims", rows), ("questions", questions))
         }
 
     def pictures(self, results: Results) -> Iterable[Picture]:

@@ -9,14 +9,17 @@ from typing import Any
 
 from sharpbench.analysis.audit import NOT_RUN
 from sharpbench.analysis.statistics import Estimate
+from sharpbench.report.audit import reason
+from sharpbench.report.format import number, prose
 
 __all__ = ["Earlier", "markdown", "read_markdown", "why_changed"]
 
 _COLUMNS = ("§", "claim", "paper", "its code printed", "measured [95%]", "verdict")
-_NUMBER = r"[-−+]?(?:[\d.]+(?:e[-+]?\d+)?|inf)"
+_NUMBER = r"[-−+]?(?:\d{1,3}(?:,\d{3})+|[\d.]+)(?:e[-+]?\d+|×10[⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|[-−+]?(?:inf|∞)"
 _FIGURE = re.compile(
     rf"(?P<value>{_NUMBER})(?: \[(?P<low>{_NUMBER}), (?P<high>{_NUMBER})\])?(?:, n=(?P<n>\d+))?"
 )
+_PLAIN = str.maketrans("−⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-+-0123456789", ",")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Earlier] | 
         cells = [
             row["section"],
             row["statement"],
-            row["stated"] or "–",
-            row["code"] or "–",
+            prose(row["stated"]) or "–",
+            prose(row["code"]) or "–",
             _measured(row),
             row["verdict"],
         ]
@@ -53,10 +56,10 @@ def markdown(rows: Sequence[Mapping[str, Any]], before: Mapping[str, Earlier] | 
 def _measured(row: Mapping[str, Any]) -> str:
     found = row["estimate"]
     if found is None:
-        return str(row["reason"])
+        return reason(row)
     if found.low == found.high:
-        return f"{found.value:.4g} (exact)"
-    return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}], n={found.n}"
+        return f"{number(found.value)} (exact)"
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}], n={found.n}"
 
 
 def read_markdown(text: str) -> dict[str, Earlier]:
@@ -89,9 +92,14 @@ def _figure(text: str) -> Estimate | None:
     match = _FIGURE.match(text)
     if match is None:
         return None
-    value = float(match["value"].replace("−", "-"))
-    low, high = (float(match[k]) if match[k] else value for k in ("low", "high"))
+    value = _read(match["value"])
+    low, high = (_read(match[k]) if match[k] else value for k in ("low", "high"))
     return Estimate(value, low, high, int(match["n"] or 1))
+
+
+def _read(text: str) -> float:
+    """A number as `report.format` writes it, or as Python does."""
+    return float(text.translate(_PLAIN).replace("×10", "e").replace("∞", "inf"))
 
 
 def why_changed(row: Mapping[str, Any], earlier: Earlier | None) -> str:
@@ -124,7 +132,7 @@ def _other_figure(found: Estimate, then: Estimate) -> str:
     digits = 1e-3 * abs(then.value)
     if abs(found.value - then.value) > max(0.1 * before, digits):
         outside = "" if then.low <= found.value <= then.high else ", outside its interval"
-        return f"another figure: {then.value:.4g} then{outside}"
+        return f"another figure: {number(then.value)} then{outside}"
     if abs(wide - before) > max(0.1 * before, digits):
-        return f"an interval of {wide:.2g} for {before:.2g}"
+        return f"an interval of {number(wide, 2)} for {number(before, 2)}"
     return "the same figure"

@@ -1,12 +1,13 @@
 """Numbers as a reader meets them: on the terminal, and in the report's tables, sentences and pictures.
 
-A minus is a minus sign (U+2212), a power of ten is written as one, a missing figure is a dash, and an
-uncertain one has the digits that its error leaves it.
+A minus is a minus sign (U+2212) and never stands before a zero, a power of ten is written as one, a missing
+figure is a dash, and an uncertain one has the digits that its error leaves it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "percent",
     "percent_figure",
     "percent_interval",
+    "prose",
     "seconds",
 ]
 
@@ -83,8 +85,8 @@ def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
         return ("+" if sign else "") + "∞" if value > 0 else f"{_MINUS}∞"
     plus = "+" if sign else ""
     if 10**digits <= abs(value) < _PLAIN:
-        return _minus(f"{value:{plus},.0f}")
-    mantissa, _, exponent = f"{value:{plus}.{digits}g}".partition("e")
+        return _minus(f"{value:{plus}z,.0f}")
+    mantissa, _, exponent = f"{value:{plus}z.{digits}g}".partition("e")
     return _minus(mantissa) + (_power(int(exponent)) if exponent else "")
 
 
@@ -92,7 +94,7 @@ def fixed(value: float | None, places: int, *, sign: bool = False) -> str:
     """``value`` to so many places behind the point."""
     if value is None or math.isnan(value):
         return MISSING
-    return _minus(f"{value:{'+' if sign else ''}.{places}f}")
+    return _minus(f"{value:{'+' if sign else ''}z.{places}f}")
 
 
 def count(value: int) -> str:
@@ -127,7 +129,7 @@ def percent(value: float | None) -> str:
     if abs(value) < 1e-2:
         return f"{number(100 * value, 2)}%"
     if abs(value) < 10:
-        return _minus(f"{value:.1%}")
+        return _minus(f"{value:z.1%}")
     return f"{number(100 * value, 3)}%"
 
 
@@ -162,6 +164,11 @@ def seconds(value: float | None) -> str:
         return MISSING
     unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("µs", 1e-6)
     return f"{number(value / size, 3)} {unit}"
+
+
+def prose(text: str) -> str:
+    """A text with the numbers in it as they are written here: a minus sign before a digit."""
+    return re.sub(r"(?<![\w.)\]])-(?=[\d.])", _MINUS, text)
 
 
 def _minus(text: str) -> str:

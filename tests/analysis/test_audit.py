@@ -15,6 +15,7 @@ from sharpbench.analysis.statistics import (
     slope,
     spearman,
 )
+from sharpbench.report.audit import reason
 from sharpbench.results.store import ResultsStore
 
 
@@ -51,10 +52,26 @@ def test_a_claim_of_ones_own_is_judged():
     assert [row["verdict"] for row in rows] == [
         "reproduced", "contradicted", "inconclusive", "not run", "not run", "can't be tested", "",
     ]  # fmt: skip
-    assert rows[2]["reason"].startswith("no larger than chance")
-    assert rows[3]["reason"] == "too few networks of mine have run"
+    assert reason(rows[2]) == (
+        "no larger than chance among the points that all are judged on (within ±2)"
+    )
+    assert reason(rows[3]) == "too few networks of mine have run"
     assert rows[4]["reason"] == "run: sharpbench run other"
     assert [row["suite"] for row in rows[:2]] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        # Four networks tell 1.5 apart from 0; 0.5 would take nine times as many.
+        ((0.5, -1.0, 2.0), "the smallest effect to be seen: 1.5; it would take some 36 networks"),
+        ((0.0, -1.0, 1.0), "the smallest effect to be seen: 1; more networks would not decide it"),
+    ],
+)
+def test_an_inconclusive_claim_says_what_it_could_have_shown(found, told):
+    (row,) = rows_of(Claim("1", "it rises", measure=Fixed(Estimate(*found, 4)), rule=Sign(1)))
+    assert row["verdict"] == "inconclusive"
+    assert reason(row) == told
 
 
 def test_the_hash_of_a_rule_stays_with_the_run_that_it_judged_first(tmp_path):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sharpbench.analysis.calibration import coverage, sentences
+from sharpbench.analysis.calibration import coverage
 from sharpbench.analysis.statistics import binomial_interval
+from sharpbench.report.sections.right import stated_error_sentences
 from sharpbench.seeds import numpy_generator
 
 COMMON = {"kind": "calibration", "status": "ok", "subject": "s", "name": "m", "label": "m",
@@ -51,7 +52,7 @@ def test_errors_are_held_against_the_truth(told, free, verdict):
     assert row["verdict"] == verdict
     assert row["truth"] == "theory"
     assert row["claims"] == 0  # without a tolerance nothing is claimed
-    assert verdict in sentences(table)[0] or verdict == "holds"
+    assert (verdict in stated_error_sentences(table)[0]) == (verdict != "holds")
 
 
 def test_without_a_truth_the_mean_of_the_repetitions_stands_for_it():
@@ -118,7 +119,7 @@ def test_an_error_whose_size_is_never_told_counts_neither_as_covered_nor_as_fail
     row = table.iloc[0]
     assert (row["n"], row["untold"], row["verdict"]) == (0, 2, "states none")
     assert np.isnan(row["covered"])
-    assert sentences(table) == ["1 answers are by chance and state no error (m)."]
+    assert stated_error_sentences(table) == ["1 answer is by chance, without an error stated (m)."]
 
 
 @pytest.mark.parametrize(("source", "claims", "false"), [("other", 2, 1), ("probes", 0, 0)])
@@ -148,4 +149,4 @@ def test_a_bound_beside_a_random_error_widens_the_interval():
 
 def test_other_suites_have_none():
     assert coverage(answers([1.0], [None], kind="problem")).empty
-    assert sentences(pd.DataFrame()) == []
+    assert stated_error_sentences(pd.DataFrame()) == []

@@ -16,6 +16,7 @@ def workloads(shared_at=None, noise=0.0):
         rows.append(
             {
                 "kind": "problem", "status": "ok", "problem": "workload", "name": "hessian_trace",
+                "problem_label": f"workload(samples={samples})",
                 "label": "hessian_trace", "metric_short": "trace", "parameters": {},
                 "problem.kind": "mlp", "problem.activation": "tanh", "problem.width": 8,
                 "problem.inputs": 4, "problem.classes": 3, "problem.samples": samples,
@@ -70,6 +71,45 @@ def test_two_sizes_are_too_few_for_an_exponent():
 
 def test_a_single_size_is_no_sweep():
     assert sweeps(Results(workloads().iloc[:2])).empty
+
+
+def varied(**columns):
+    """A row for each entry of the columns, the rest as of the first of `workloads`."""
+    first = workloads().iloc[[0] * max(len(c) for c in columns.values() if isinstance(c, list))]
+    first = first.reset_index(drop=True)
+    labels = [f"workload({i})" for i in range(len(first))]
+    return first.assign(**columns, problem_label=labels)
+
+
+def test_a_problem_of_any_name_is_swept_along_what_varies_alone():
+    """Width and depth each move the number of parameters; a size that varies with another is no axis."""
+    mine = {"problem": "towers", "problem.width": 8, "problem.depth": 2}
+    wide = varied(**{**mine, "problem.width": [8, 16, 32], "network_parameters": [200, 600, 2000]})
+    deep = varied(**{**mine, "problem.depth": [3, 4, 5], "network_parameters": [270, 340, 410]})
+    both = varied(**mine | {"problem.classes": [4, 5, 6], "problem.samples": [10, 20, 30]})
+    found = sweeps(Results(pd.concat([wide, deep, both], ignore_index=True)))
+    assert set(found["axis"]) == {"parameters"}
+    assert found.groupby("group")["size"].apply(list).to_dict() == {
+        "kind mlp, activation tanh, depth 2": [200, 600, 2000],
+        "kind mlp, activation tanh, width 8": [200, 270, 340, 410],
+    }
+
+
+def test_orders_of_one_metric_are_an_axis_of_their_own_for_each_precision():
+    parameters = [{"orders": list(range(1, n)), "dtype": d} for d in ("a", "b") for n in (3, 5, 7)]
+    frame = varied(parameters=parameters, label=[str(p) for p in parameters])
+    found = sweeps(Results(frame.assign(title="rate λ")))
+    assert found.groupby("metric")["size"].apply(list).to_dict() == {
+        "rate λ (a)": [2, 4, 6],
+        "rate λ (b)": [2, 4, 6],
+    }
+    assert set(found["axis"]) == {"highest order"}
+
+
+def test_a_problem_whose_answer_is_known_is_not_there_for_its_cost():
+    frame = workloads().assign(problem_label="same")
+    assert sweeps(Results(frame.assign(expected=[1.0] + [np.nan] * 4))).empty
+    assert not sweeps(Results(frame.assign(expected=np.nan))).empty
 
 
 def test_costs_of_two_result_sets():

@@ -16,6 +16,7 @@ from sharpbench.report.format import (
     percent,
     percent_figure,
     percent_interval,
+    prose,
     seconds,
 )
 
@@ -171,3 +172,19 @@ def test_times(value, text):
 )
 def test_sizes(value, text):
     assert byte_size(value) == text
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-9])
+def test_no_minus_stands_before_a_zero(value):
+    assert fixed(value, 2) == "0.00"
+    assert fixed(value, 2, sign=True) == "+0.00"
+    assert number(-0.0) == "0"
+    assert percent(-0.0) == "0%"
+    assert interval(Estimate(value, -0.004, 0.5, 3), 2) == "0.00 [0.00, 0.50]"
+
+
+def test_numbers_in_a_text_get_their_minus_signs():
+    assert prose("Δλ = -0.39 ± 0.1, in [-1, -.5]") == "Δλ = −0.39 ± 0.1, in [−1, −.5]"
+    assert prose("orders 1-4 and x-2, 2023-01-02, well-known -x") == (
+        "orders 1-4 and x-2, 2023-01-02, well-known -x"
+    )

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
 from sharpbench.analysis.cost import cost_table
 from sharpbench.analysis.results import TRAINED, Results
-from sharpbench.report import figures
+from sharpbench.report.drawing import MARKERS, colours_of, legend, plain_log_ticks
 from sharpbench.report.format import fixed
 from sharpbench.report.sections.base import Picture, Section
 
@@ -46,7 +50,38 @@ class Costly(Section):
         if len(cost_table(results)):
             yield Picture(
                 "cost",
-                functools.partial(figures.cost_figure, cost_table(results)),
+                functools.partial(_cost_figure, cost_table(results)),
                 "Wall time and peak memory of one measurement against its work, medians; bars are the "
                 "interquartile range over the repeats.",
             )
+
+
+def _cost_figure(table: pd.DataFrame) -> Figure:
+    """Wall time and peak memory against work, a point a metric and kind of network."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
+    colours = colours_of(table["metric"])
+    shapes = dict(zip(dict.fromkeys(table["subject"]), MARKERS, strict=False))
+    for axis, column, scale, label in (
+        (axes[0], "seconds", 1.0, "wall time (s)"),
+        (axes[1], "peak_bytes", 2.0**-20, "peak memory above the baseline (MiB)"),
+    ):
+        for row in table.itertuples():
+            height = getattr(row, column) * scale
+            if not height > 0:
+                continue
+            spread = row.spread / 2 if column == "seconds" and row.spread == row.spread else 0
+            axis.errorbar(
+                row.gradients,
+                height,
+                yerr=spread,
+                fmt=shapes[row.subject],
+                color=colours[row.metric],
+                markersize=7,
+                markeredgewidth=0,
+                elinewidth=0.8,
+            )
+        axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
+        plain_log_ticks(axis.xaxis)
+        plain_log_ticks(axis.yaxis)
+    figure.legend(handles=legend(colours, shapes), loc="outside lower center", ncols=2)
+    return figure

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sharpbench.analysis.cost import AXES, device_ratios, scaling, sweeps
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from sharpbench.analysis.cost import device_ratios, scaling, sweeps
 from sharpbench.analysis.results import Results
-from sharpbench.report import figures
+from sharpbench.report.drawing import colours_of, legend, plain_log_ticks
 from sharpbench.report.format import interval
 from sharpbench.report.sections.base import Picture, Section
 
@@ -48,7 +52,46 @@ class Growth(Section):
     def pictures(self, results: Results) -> Iterable[Picture]:
         yield Picture(
             "scaling",
-            functools.partial(figures.scaling_figure, sweeps(results), AXES),
+            functools.partial(_scaling_figure, sweeps(results)),
             "Wall time and peak memory of one measurement against size, one axis varied at a time "
             "(medians over the repeats; a dashed line is a GPU; a hollow point ran beside other work).",
         )
+
+
+def _scaling_figure(swept: pd.DataFrame) -> Figure:
+    """Wall time (top) and peak memory (bottom) against size, a column an axis, log-log.
+
+    ``swept``: the table of `analysis.cost.sweeps`; figures taken beside other work are hollow.
+    """
+    axes_named = list(dict.fromkeys(swept["axis"]))
+    figure, axes = plt.subplots(
+        2, len(axes_named), figsize=(2.9 * len(axes_named) + 0.6, 6.2), sharex="col", squeeze=False
+    )
+    colours = colours_of(swept["metric"])
+    for column, name in enumerate(axes_named):
+        rows = swept[swept["axis"] == name]
+        for axis, cost, scale in (
+            (axes[0, column], "seconds", 1.0),
+            (axes[1, column], "peak_bytes", 2.0**-20),
+        ):
+            for (metric, _, device), group in rows.groupby(
+                ["metric", "group", "device"], sort=False
+            ):
+                line = group.sort_values("size")
+                style = "-" if device == "cpu" else "--"
+                axis.plot(
+                    line["size"], scale * line[cost], style, color=colours[metric], linewidth=1
+                )
+                for shared, own in line.groupby("shared"):
+                    axis.plot(
+                        own["size"], scale * own[cost], "o", color=colours[metric], markersize=5,
+                        markerfacecolor="none" if shared else colours[metric],
+                    )  # fmt: skip
+            axis.set(xscale="log", yscale="log")
+            plain_log_ticks(axis.xaxis)
+            plain_log_ticks(axis.yaxis)
+        axes[1, column].set_xlabel(name)
+    axes[0, 0].set_ylabel("wall time (s)")
+    axes[1, 0].set_ylabel("peak memory (MiB)")
+    figure.legend(handles=legend(colours, {}), loc="outside lower center", ncols=2)
+    return figure

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from sharpbench.analysis.invariance import (
     NOT_TOLD,
@@ -18,7 +23,7 @@ from sharpbench.analysis.invariance import (
     reachable,
 )
 from sharpbench.analysis.results import TRAINED, Results
-from sharpbench.report import figures
+from sharpbench.report.drawing import MARKERS, MOST_DRAWN, colours_of, legend
 from sharpbench.report.format import number, percent
 from sharpbench.report.sections.base import Picture, Section
 
@@ -81,7 +86,7 @@ class Invariant(Section):
             parameter = rows["parameter"].iloc[0]
             yield Picture(
                 f"gauge{number_ or ''}",
-                functools.partial(figures.gauge_figure, rows),
+                functools.partial(_gauge_figure, rows),
                 f"Gauge orbits: each metric along {str(family).replace('_', ' ')}, the same function "
                 f"throughout, against its {parameter.replace('_', ' ')} (line: median over "
                 f"{rows['subject'].nunique()} networks, band: full range). A metric of the function is flat; "
@@ -91,7 +96,7 @@ class Invariant(Section):
         if len(moved):
             yield Picture(
                 "invariance",
-                functools.partial(figures.invariance_figure, moved),
+                functools.partial(_invariance_figure, moved),
                 "Relative change of each metric, a point a network, same random seeds before and after. "
                 "Crosses move by more than 2% and three standard errors of the random numbers that the two "
                 "figures do not share; changes below 10⁻¹⁶ are drawn there.",
@@ -127,3 +132,103 @@ def _sentence(name: str, every: pd.DataFrame) -> str:
 
 def _size(change: float) -> str:
     return percent(change) if change < 2 else f"{number(change, 3)} times its value"
+
+
+def _gauge_figure(orbits: pd.DataFrame) -> Figure:
+    """after/before of each metric against the strength, log-log: median line and full range over networks.
+
+    ``orbits``: ``parameter``, ``strength``, ``metric``, ``ratio``. Ratios that are not positive have no
+    logarithm and are left out.
+    """
+    figure, axis = plt.subplots(figsize=(8.4, 4.6))
+    colours = colours_of(orbits["metric"])
+    shapes = dict(zip(dict.fromkeys(orbits["metric"]), itertools.cycle(MARKERS), strict=False))
+    for metric, group in orbits[orbits["ratio"] > 0].groupby("metric", sort=False):
+        range_ = group.groupby("strength")["ratio"].agg(["median", "min", "max"])
+        axis.fill_between(
+            range_.index,
+            range_["min"],
+            range_["max"],
+            color=colours[metric],
+            alpha=0.15,
+            linewidth=0,
+        )
+        axis.plot(
+            range_.index,
+            range_["median"],
+            marker=shapes[metric],
+            color=colours[metric],
+            markersize=5,
+        )
+    symbol = _symbol(orbits["parameter"].iloc[0])
+    axis.set(yscale="log", xlabel=symbol, ylabel="after / before")
+    if (orbits["strength"] > 0).all():
+        axis.set_xscale("log")
+    handles = legend(colours, {})
+    for handle, shape in zip(handles, shapes.values(), strict=True):
+        handle.set_marker(shape)
+    figure.legend(handles=handles, loc="outside right upper", ncols=1)
+    return figure
+
+
+def _invariance_figure(changes: pd.DataFrame) -> Figure:
+    """Relative change of each metric on each subject, one panel a transformation, log axis.
+
+    Changes below 1e-16 are drawn at 1e-16: they are exactly or nearly zero.
+    """
+    transformations = list(dict.fromkeys(changes["transformation"]))
+    metrics = list(dict.fromkeys(changes["metric"]))
+    columns = min(4, len(transformations))
+    bands = int(np.ceil(len(transformations) / columns))
+    figure, axes = plt.subplots(
+        bands,
+        columns,
+        figsize=(
+            2.4 + 2.7 * columns,
+            bands * (0.9 + 0.3 * len(metrics)) + 0.3 + 0.12 * len(metrics),
+        ),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    colours = colours_of(changes["metric"])
+    for axis in axes.flat[len(transformations) :]:
+        axis.set_visible(False)
+    for axis, transformation in zip(axes.flat, transformations, strict=False):
+        rows = changes[changes["transformation"] == transformation]
+        for height, metric in enumerate(metrics):
+            group = rows[rows["metric"] == metric]
+            jitter = (
+                np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
+            )
+            for moved, marker in ((True, "X"), (False, "o")):
+                chosen = (group["moved"] == moved).to_numpy()
+                axis.scatter(
+                    group["relative_change"].clip(lower=1e-16)[chosen],
+                    height + jitter[chosen],
+                    s=16,
+                    marker=marker,
+                    color=colours[metric],
+                    alpha=0.75,
+                    linewidths=0,
+                    rasterized=len(changes) > MOST_DRAWN,
+                )
+        axis.set_title(transformation.replace("_", " "))
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(metrics)), metrics)
+        axis.set_ylim(len(metrics) - 0.4, -0.6)
+    figure.supxlabel("|after − before| / |before|", size=10)
+    figure.legend(
+        handles=legend({}, {"beyond its noise": "X", "within its noise, or noise not told": "o"}),
+        loc="outside upper right",
+        ncols=2,
+    )
+    return figure
+
+
+def _symbol(parameter: str) -> str:
+    """A parameter in symbols: a Greek letter where it is named after one."""
+    try:
+        return unicodedata.lookup(f"GREEK SMALL LETTER {parameter}")
+    except KeyError:
+        return parameter.replace("_", " ")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from sharpbench.analysis.prediction import (
     associations,
@@ -16,7 +21,16 @@ from sharpbench.analysis.prediction import (
     side_by_side,
 )
 from sharpbench.analysis.results import TRAINED, Results
-from sharpbench.report import figures
+from sharpbench.report.drawing import (
+    DIVERGING,
+    MARKERS,
+    MOST_DRAWN,
+    axis_label,
+    colours_of,
+    legend,
+    log_scaled,
+    plain_log_ticks,
+)
 from sharpbench.report.format import fixed, interval
 from sharpbench.report.sections.base import Picture, Section
 
@@ -47,7 +61,7 @@ class Predictive(Section):
         if len(networks):
             yield Picture(
                 "scatter",
-                functools.partial(figures.scatter_figure, networks, results.units),
+                functools.partial(_scatter_figure, networks, results.units),
                 f"Each metric against the test error, a point a trained network (n = "
                 f"{networks['subject'].nunique()}). Bars are standard errors; colour is data and model, "
                 "shape the recipe. Compare points of one colour: other differences are not the metric's.",
@@ -56,7 +70,7 @@ class Predictive(Section):
             return
         yield Picture(
             "associations",
-            functools.partial(figures.association_heatmap, table),
+            functools.partial(_association_heatmap, table),
             "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
             "all networks pooled; right: only pairs of equal data and model. A star: p ≤ 5% after Holm's "
             "adjustment for the number of metrics, with errors over seeds.",
@@ -65,7 +79,7 @@ class Predictive(Section):
         if 1 < len(each.columns) - 1 <= _MOST_IN_PAIRS:
             yield Picture(
                 "pairs",
-                functools.partial(figures.pairs_figure, each, results.units),
+                functools.partial(_pairs_figure, each, results.units),
                 "Metrics against each other, a point a network; other implementations of a metric are "
                 "left out.",
             )
@@ -73,7 +87,7 @@ class Predictive(Section):
         if len(agreement) > 1:
             yield Picture(
                 "metrics",
-                functools.partial(figures.metric_heatmap, agreement),
+                functools.partial(_metric_heatmap, agreement),
                 "Rank correlation between metrics, within equal data and model: metrics that rank "
                 "networks alike.",
             )
@@ -133,3 +147,147 @@ def _networks(rows: list[Any]) -> str:
     """``n = 640`` or the range."""
     fewest, most = min(r.within.n for r in rows), max(r.within.n for r in rows)
     return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+
+
+def _scatter_figure(points: pd.DataFrame, units: Mapping[str, str]) -> Figure:
+    """Each metric against the test error: one panel a metric, colour by stratum, shape by recipe.
+
+    ``points``: ``metric``, ``value``, ``standard_error``, ``test_error``,
+    ``test_error_standard_error``, ``stratum``, ``recipe``. ``units``: of metrics, where they have one.
+    """
+    names = list(dict.fromkeys(points["metric"]))
+    columns = min(3, len(names))
+    rows = int(np.ceil(len(names) / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 2.9 * rows + 1.0), squeeze=False
+    )
+    colours = colours_of(points["stratum"])
+    shapes = dict(zip(dict.fromkeys(points["recipe"]), itertools.cycle(MARKERS), strict=False))
+    for axis, name in zip(axes.flat, names, strict=False):
+        for (stratum, recipe), group in points[points["metric"] == name].groupby(
+            ["stratum", "recipe"], sort=False
+        ):
+            axis.errorbar(
+                group["value"],
+                100 * group["test_error"],
+                xerr=group["standard_error"].fillna(0),
+                yerr=100 * group["test_error_standard_error"],
+                fmt=shapes[recipe],
+                color=colours[stratum],
+                markersize=5,
+                elinewidth=0.6,
+                alpha=0.85,
+                markeredgewidth=0,
+                rasterized=len(points) > MOST_DRAWN,
+            )
+        if log_scaled(points.loc[points["metric"] == name, "value"], units.get(name)):
+            axis.set_xscale("log")
+            plain_log_ticks(axis.xaxis)
+        axis.set_xlabel(axis_label(name, units))
+        axis.set_ylabel("test error (%)")
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    handles = legend(colours, shapes)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 if len(handles) > 6 else len(handles)
+    )
+    return figure
+
+
+def _association_heatmap(table: pd.DataFrame) -> Figure:
+    """Kendall's τ of metrics (rows) with targets (columns), pooled and within strata side by side."""
+    metrics = list(dict.fromkeys(table["metric"]))
+    targets = list(dict.fromkeys(table["target"]))
+    figure, axes = plt.subplots(
+        1, 2, figsize=(4.7 + 1.15 * len(targets), 1.3 + 0.48 * len(metrics)), sharey=True
+    )
+    for axis, which, title in (
+        (axes[0], "pooled", "pooled over all networks"),
+        (axes[1], "within", "within equal data and model"),
+    ):
+        values = np.full((len(metrics), len(targets)), np.nan)
+        marks = np.full(values.shape, "", dtype=object)
+        for row in table.itertuples():
+            found = getattr(row, which)
+            if found is not None:
+                at = metrics.index(row.metric), targets.index(row.target)
+                values[at] = found.value
+                marks[at] = fixed(found.value, 2, sign=True) + ("*" if found.clear else "")
+        sns.heatmap(
+            values,
+            ax=axis,
+            annot=marks,
+            fmt="",
+            cmap=DIVERGING,
+            vmin=-1,
+            vmax=1,
+            cbar=axis is axes[1],
+            cbar_kws={"label": "Kendall's τ"},
+            linewidths=0.5,
+            linecolor="none",
+            xticklabels=[t.replace("_", " ") for t in targets],
+            yticklabels=metrics,
+            annot_kws={"size": 9},
+        )
+        axis.set_title(title)
+        axis.tick_params(axis="x", rotation=45, length=0)
+        axis.tick_params(axis="y", rotation=0, length=0)
+    return figure
+
+
+def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
+    """Metrics against each other: a panel a pair, a point a network, colour by stratum.
+
+    ``table``: one column a metric and ``stratum``. ``units``: of metrics, where they have one.
+    """
+    metrics = [column for column in table if column != "stratum"]
+    size = len(metrics) - 1
+    figure, axes = plt.subplots(
+        size, size, figsize=(2.7 * size + 0.6, 2.2 * size + 1.0), squeeze=False
+    )
+    colours = colours_of(table["stratum"])
+    for i, row in enumerate(metrics[1:]):
+        for j, column in enumerate(metrics[:-1]):
+            axis = axes[i, j]
+            if j > i:
+                axis.set_visible(False)
+                continue
+            sns.scatterplot(
+                table, x=column, y=row, hue="stratum", palette=colours, ax=axis, s=22, alpha=0.85,
+                linewidth=0, legend=False,
+            )  # fmt: skip
+            for name, scale, own in (
+                (column, axis.set_xscale, axis.xaxis),
+                (row, axis.set_yscale, axis.yaxis),
+            ):
+                if log_scaled(table[name], units.get(name)):
+                    scale("log")
+                    plain_log_ticks(own)
+            axis.set_xlabel(axis_label(column, units) if i == size - 1 else "")
+            axis.set_ylabel(axis_label(row, units) if j == 0 else "")
+    figure.legend(handles=legend(colours, {}), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _metric_heatmap(agreement: pd.DataFrame) -> Figure:
+    """Kendall's τ within strata between every two metrics."""
+    size = len(agreement)
+    figure, axis = plt.subplots(figsize=(4.6 + 0.55 * size, 2.6 + 0.45 * size))
+    sns.heatmap(
+        agreement,
+        ax=axis,
+        annot=agreement.map(lambda tau: fixed(tau, 2, sign=True)),
+        fmt="",
+        cmap=DIVERGING,
+        vmin=-1,
+        vmax=1,
+        linewidths=0.5,
+        linecolor="none",
+        annot_kws={"size": 9},
+        cbar_kws={"label": "Kendall's τ within data and model"},
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=45, length=0)
+    plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+    axis.tick_params(axis="y", rotation=0, length=0)
+    return figure

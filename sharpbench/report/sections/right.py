@@ -18,12 +18,12 @@ from sharpbench.analysis.correctness import (
 )
 from sharpbench.analysis.rate_fit import fitted_orders
 from sharpbench.analysis.results import TRAINED, Results, computed_once
-from sharpbench.report import figures, rate_figures
-from sharpbench.report.format import number, percent
+from sharpbench.report.drawing import MOST_PANELS
+from sharpbench.report.format import fixed, number, percent
+from sharpbench.report.sections import right_figures as figures
 from sharpbench.report.sections.base import Picture, Section
-from sharpbench.report.sections.reliability import MOST_STRATA
 
-__all__ = ["Right"]
+__all__ = ["Right", "stated_error_sentences"]
 
 
 @computed_once
@@ -55,7 +55,7 @@ class Right(Section):
         found = [
             *_of_the_rate(results),
             *_of_others(problems.accuracy(results)),
-            *calibration.sentences(coverage(results)),
+            *stated_error_sentences(coverage(results)),
             *_of_implementations(results),
         ]
         return found or ["Each metric has a single implementation here, so none could be compared."]
@@ -79,7 +79,7 @@ class Right(Section):
         if len(growth):
             yield Picture(
                 "growth",
-                functools.partial(rate_figures.growth_figure, growth),
+                functools.partial(figures.growth_figure, growth),
                 "λ against the highest order fitted, from order 1 on. Dashed: the limit, where there is one "
                 "(a line that never levels off has none). Dotted: order 4, where the paper stops.",
             )
@@ -87,7 +87,7 @@ class Right(Section):
         if len(dimensions) or len(errors):
             yield Picture(
                 "estimation",
-                functools.partial(rate_figures.estimation_figure, dimensions, errors),
+                functools.partial(figures.estimation_figure, dimensions, errors),
                 "One tanh unit in ever more dimensions under each law of directions (unit directions lose "
                 "½ log d a order), and the root mean square error over seeds of λ against directions and "
                 "points.",
@@ -116,10 +116,10 @@ class Right(Section):
                 f"(n = {pairs['subject'].nunique()}).",
             )
         orders = fitted_orders(results)
-        if len(orders) > 0 and orders["stratum"].nunique() <= MOST_STRATA:
+        if len(orders) > 0 and orders["stratum"].nunique() <= MOST_PANELS:
             yield Picture(
                 "fit",
-                functools.partial(rate_figures.fit_figure, orders),
+                functools.partial(figures.fit_figure, orders),
                 f"What {orders['metric'].iloc[0]} is fitted to: the mean of log |dₙ| over points and "
                 "directions by order, mean over seeds with their full range; λ is the slope of the line.",
             )
@@ -213,3 +213,52 @@ def _of_the_rate(results: Results) -> list[str]:
             f"and {number(max(limited), 2)} at most."
         )
     return found
+
+
+def stated_error_sentences(table: pd.DataFrame) -> list[str]:
+    """How many of the stated errors and claims in `calibration.coverage` hold, in words."""
+    if table.empty:
+        return []
+    found = []
+    low, high = calibration.BAND
+    stated = table[table["n"] > 0]
+    if len(stated):
+        held = stated["verdict"].isin(["holds"])
+        text = (
+            f"Of {len(stated)} stated errors {int(held.sum())} hold: their 95% intervals cover the truth in "
+            f"{_share(low)} to {_share(high)} of {int(np.median(stated['n']))} repetitions"
+        )
+        for verdict in ("too small", "too large", "unclear"):
+            some = stated[stated["verdict"] == verdict]
+            if len(some):
+                worst = some.loc[(some["covered"] - calibration.STATED).abs().idxmax()]
+                text += (
+                    f"; {len(some)} {'are ' if verdict != 'unclear' else ''}{verdict} "
+                    f"({worst['metric']} on {worst['problem']}: {_share(worst['covered'])})"
+                )
+        found.append(text + ".")
+    none = table[table["verdict"] == "states none"]
+    if len(none):
+        names = ", ".join(dict.fromkeys(none["metric"]))
+        several = "answers are" if len(none) > 1 else "answer is"
+        found.append(f"{len(none)} {several} by chance, without an error stated ({names}).")
+    claimed = table[table["claim_verdict"] != ""]
+    if len(claimed):
+        kept = (claimed["claim_verdict"] == "holds").sum()
+        text = (
+            f"Of {len(claimed)} claims to have converged {kept} hold ({int(claimed['false'].sum())} of "
+            f"{int(claimed['claims'].sum())} answers were false)"
+        )
+        broken = claimed[claimed["claim_verdict"] != "holds"]
+        if len(broken):
+            worst = broken.loc[(broken["false"] / broken["claims"]).idxmax()]
+            text += (
+                f"; worst: {worst['metric']} on {worst['problem']}, {worst['false']} of "
+                f"{worst['claims']}"
+            )
+        found.append(text + ".")
+    return found
+
+
+def _share(value: float) -> str:
+    return f"{fixed(100 * value, 0)}%"

@@ -6,9 +6,15 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.trajectory import trajectories
-from sharpbench.report import figures
+from sharpbench.report.drawing import wrapped
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Training"]
@@ -29,7 +35,48 @@ class Training(Section):
         for number, (metric, rows) in enumerate(along.groupby("metric", sort=False)):
             yield Picture(
                 f"trajectory{number}",
-                functools.partial(figures.trajectory_figure, rows),
+                functools.partial(_trajectory_figure, rows),
                 f"{metric} and test error along training. Lines are means over the seeds, bands the full "
                 f"range ({rows['seed'].nunique()} seeds).",
             )
+
+
+def _trajectory_figure(rows: pd.DataFrame) -> Figure:
+    """A metric (top) and the test error (bottom) along training; a line a recipe, a band over seeds."""
+    strata = list(dict.fromkeys(rows["stratum"]))
+    columns = min(4, len(strata))
+    bands = int(np.ceil(len(strata) / columns))
+    figure, axes = plt.subplots(
+        2 * bands, columns, figsize=(2.9 * columns, 3.9 * bands), sharex=True, squeeze=False
+    )
+    for place, stratum in enumerate(strata):
+        top = 2 * (place // columns)
+        column = place % columns
+        group = rows[rows["stratum"] == stratum]
+        for axis, value, label in (
+            (axes[top, column], group["value"], group["metric"].iloc[0]),
+            (axes[top + 1, column], 100 * group["test_error"], "test error (%)"),
+        ):
+            sns.lineplot(
+                x=group["epoch"],
+                y=value,
+                hue=group["recipe"],
+                style=group["recipe"],
+                markers=True,
+                errorbar=("pi", 100),
+                ax=axis,
+                legend=place == 0 and axis is axes[top, column],
+                palette="colorblind",
+            )
+            axis.set(xlabel="epoch", ylabel=label if column == 0 else "")
+        axes[top, column].set_title(wrapped(stratum), size=9)
+    for place in range(len(strata), bands * columns):
+        top = 2 * (place // columns)
+        axes[top, place % columns].set_visible(False)
+        axes[top + 1, place % columns].set_visible(False)
+    legend = axes[0, 0].get_legend()
+    if legend is not None:
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        legend.remove()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure

@@ -1,0 +1,103 @@
+"""What the pictures of several sections share: colours, marks, legends, ticks and grids of panels."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.ticker
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+
+from sharpbench.report.format import number
+
+__all__ = [
+    "DIVERGING",
+    "MARKERS",
+    "MOST_DRAWN",
+    "MOST_PANELS",
+    "axis_label",
+    "colours_of",
+    "finish_panels",
+    "legend",
+    "log_scaled",
+    "panels_size",
+    "plain_log_ticks",
+    "wrapped",
+]
+
+MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h", "<", ">", "d", "p", "8")
+DIVERGING = mpl.colormaps["PuOr"]
+
+MOST_DRAWN = 2000
+"""Beyond this many points they are drawn as an image: as shapes they would weigh megabytes."""
+
+MOST_PANELS = 12
+"""Beyond this many data sets and models a figure with a panel for each is no longer readable."""
+
+
+def legend(colours: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
+    """Legend entries: a dot of each colour, then a grey mark of each shape."""
+    marks = [(label, "o", colour) for label, colour in colours.items()]
+    marks += [(label, shape, "#777777") for label, shape in shapes.items()]
+    return [
+        plt.Line2D([], [], marker=shape, linestyle="", color=colour, label=label)
+        for label, shape, colour in marks
+    ]
+
+
+def colours_of(values: pd.Series) -> dict[str, Any]:
+    names = list(dict.fromkeys(values))
+    palette = sns.color_palette("colorblind", max(len(names), 1))
+    return dict(zip(names, palette, strict=False))
+
+
+def axis_label(metric: str, units: Mapping[str, str]) -> str:
+    return f"{metric}\n({units[metric]})" if metric in units else metric
+
+
+def log_scaled(values: pd.Series, unit: str | None) -> bool:
+    """Whether a metric is drawn on a logarithmic axis: positive throughout and no logarithm already."""
+    return bool((values.dropna() > 0).all()) and not (unit or "").startswith("log")
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2, 5 × powers of ten (1 alone over more than two decades), as plain numbers."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low) if low > 0 else np.inf
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if decades <= 2 else (1,)))
+    axis.set_major_formatter(lambda value, _: number(value))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def wrapped(text: str, width: int = 30) -> str:
+    """``text`` in lines of at most ``width`` characters."""
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def finish_panels(figure: Figure, axes: Any, used: int) -> None:
+    """Hide the panels left over, and explain every series once below the others."""
+    for axis in axes.flat[used:]:
+        axis.set_visible(False)
+    handles: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    # A letter takes about a fourteenth of an inch; a legend wider than the figure would be cut off.
+    fitting = int(figure.get_figwidth() / (max(map(len, handles), default=1) / 14 + 0.5))
+    columns = max(1, min(3, len(handles), fitting))
+    # One row is in the size already; more would be taken from the panels.
+    figure.set_figheight(figure.get_figheight() + 0.21 * (math.ceil(len(handles) / columns) - 1))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
+def panels_size(columns: int, bands: int) -> tuple[float, float]:
+    """Inches of a grid of panels: never so narrow that the page would blow it up."""
+    return max(3.0 * columns, 8.0), 2.9 * bands + 0.6
