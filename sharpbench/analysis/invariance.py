@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from sharpbench.analysis.results import (
     Results,
     computed_once,
     error_on_other_directions,
+    error_on_same_points,
+    scatter_of_error,
     seeds,
     stratum,
 )
-from sharpbench.analysis.statistics import BEYOND, mean_over_blocks
+from sharpbench.analysis.statistics import beyond, mean_over_blocks, networks_to_bound
 
 __all__ = [
     "NOT_TOLD",
@@ -51,12 +54,19 @@ def changes(results: Results) -> pd.DataFrame:
     ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
     (its size without the expectation), ``noise`` (relative standard error of the random numbers that the
     two figures do not share; NaN where one of them does not tell its error), ``moved`` (beyond the
-    tolerance by more than three times the noise and what both iterations may be off; False where the noise
-    is not known), ``deviates`` (the same, from the expectation), ``function_change``.
+    tolerance by more than three times the noise, by more still where that is estimated from few random
+    numbers (`beyond`), and by what both iterations may be off; False where the noise is not known),
+    ``deviates`` (the same, from the expectation), ``function_change``.
     """
-    columns = ["subject", "label", "value", "own_error", "turned_error", "unfinished"]
+    columns = ["subject", "label", "value", "unfinished", *_NOISE]
     base, rows = (
-        found.assign(unfinished=_unfinished(found), turned_error=error_on_other_directions(found))
+        found.assign(
+            unfinished=_unfinished(found),
+            same=error_on_same_points(found),
+            same_scatter=scatter_of_error(found, error_on_same_points),
+            turned=error_on_other_directions(found),
+            turned_scatter=scatter_of_error(found, error_on_other_directions),
+        )
         for found in (results.measured, results.transformed)
     )
     joined = rows.merge(base[columns], on=["subject", "label"], suffixes=("", "_before"))
@@ -65,12 +75,10 @@ def changes(results: Results) -> pd.DataFrame:
     usual = before.abs().groupby(joined["label"]).transform("median")
     size = np.maximum(before.abs(), 0.1 * usual)
     expected = _column(joined, "expected").astype(float)
-    same_directions = np.hypot(joined["own_error"], joined["own_error_before"])
-    turned = np.hypot(joined["turned_error"], joined["turned_error_before"])
-    of_units = _column(joined, "transformation_kind") == "units"
-    noise = same_directions.where(~of_units, turned) / size
+    noise, needed = _noise(joined)
+    noise = noise / size
     unfinished = (joined["unfinished"] + joined["unfinished_before"]) / size
-    allowed = TOLERANCE + unfinished + BEYOND * noise
+    allowed = TOLERANCE + unfinished + needed * noise
     relative = (after - before).abs() / size
     change = (after - expected.fillna(before)) / size
     return pd.DataFrame(
@@ -96,6 +104,27 @@ def changes(results: Results) -> pd.DataFrame:
             "function_change": joined["function_change"],
         }
     )
+
+
+_NOISE = ["same", "same_scatter", "turned", "turned_scatter"]
+
+
+def _noise(joined: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
+    """The standard error of each change, and how many of them it must exceed: where the error is estimated
+    from few random numbers, more than where it is known."""
+    of_units = _column(joined, "transformation_kind") == "units"
+    one, other = (
+        [
+            joined[f"same{part}{end}"].where(~of_units, joined[f"turned{part}{end}"])
+            for part in ("", "_scatter")
+        ]
+        for end in ("", "_before")
+    )
+    noise = np.hypot(one[0], other[0])
+    scatter = (one[1] + other[1]).to_numpy(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        free = np.where(scatter > 0, noise.to_numpy(float) ** 4 / scatter, np.inf)
+    return noise, beyond(free)
 
 
 def _unfinished(rows: pd.DataFrame) -> pd.Series:
@@ -154,6 +183,10 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
     (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
 
+    What would decide an ``unclear`` one if everything else stayed as it is: ``networks``, how many of them,
+    or else ``precision``, how many times smaller the errors that the two figures do not share would have to
+    be. Both are NaN where the metric does not tell these errors.
+
     ``theory`` is ``invariant``, ``equivariant``, ``not told`` (by records of an older version) or empty (it
     promises nothing), ``disagrees`` says where measurement and theory part: ``promise broken``, ``invariant
     though not promised`` or ``a control does not move it``.
@@ -187,6 +220,7 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
                 "function_change": float(found["function_change"].max()),
                 "theory": theory,
                 "verdict": verdict,
+                **_what_would_tell(found, verdict, low, high, bound),
                 "disagrees": _disagreement(theory, verdict, control=bool(found["control"].any())),
             }
         )
@@ -234,6 +268,26 @@ def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
         return "moves"
     certain = bool((by_itself & (found["noise"] == 0)).any())
     return "mixed" if certain or by_itself.mean() > _CHANCE else "unclear"
+
+
+def _what_would_tell(
+    found: pd.DataFrame, verdict: str, low: float, high: float, bound: float
+) -> dict[str, float]:
+    told = {"networks": math.nan, "precision": math.nan}
+    if verdict != "unclear" or found["subject"].nunique() < 2:
+        return told
+    each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
+    changed = each["change"].to_numpy(float)
+    largest, centre = float(found["change"].abs().max()), abs(float(changed.mean()))
+    if largest <= TOLERANCE:
+        enough = networks_to_bound(changed, each["seed"].to_numpy(), TOLERANCE)
+        return told if enough is None else told | {"networks": float(enough)}
+    if (found["noise"] > 0).any():
+        return told | {"precision": max(bound, largest) / TOLERANCE}
+    if centre > TOLERANCE and math.isfinite(high):
+        half = 0.5 * (high - low)
+        told["networks"] = math.ceil(len(each) * (half / (centre - TOLERANCE)) ** 2)
+    return told
 
 
 @computed_once

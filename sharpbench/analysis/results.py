@@ -25,6 +25,7 @@ __all__ = [
     "error_on_same_points",
     "error_without_random_numbers",
     "random_error",
+    "scatter_of_error",
     "seeds",
     "stratum",
 ]
@@ -184,7 +185,7 @@ def seeds(frame: pd.DataFrame) -> np.ndarray:
 
 def random_error(frame: pd.DataFrame) -> pd.Series:
     """The standard error of each figure: 0 of an exact one, NaN where a component's size is not told."""
-    return _sum_of_components(frame, leaving_out=frozenset())
+    return _sum_of_components(frame, leaving_out=_LEFT_OUT[random_error])
 
 
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
@@ -193,7 +194,7 @@ def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
     Figures of one seed, by two implementations or before and after a transformation, are measured on
     the same points along the same directions: what these add to the error is the same in both.
     """
-    return _sum_of_components(frame, leaving_out=frozenset({"points", "directions"}))
+    return _sum_of_components(frame, leaving_out=_LEFT_OUT[error_on_same_points])
 
 
 def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
@@ -202,7 +203,23 @@ def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
     A change of the input's units, a rotation above all, meets the same directions with another function
     of them: what they add to the error is not the same before and after.
     """
-    return _sum_of_components(frame, leaving_out=frozenset({"points"}))
+    return _sum_of_components(frame, leaving_out=_LEFT_OUT[error_on_other_directions])
+
+
+def scatter_of_error(frame: pd.DataFrame, error: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
+    """How uncertain each ``error`` (one of the functions above) is itself: Σ size⁴/(degrees of freedom) over
+    its components, 0 where all are known. The degrees of freedom of several errors together are their sum
+    in quadrature, to the fourth power, over the sum of these (Welch 1947, Satterthwaite 1946)."""
+    if "errors" not in frame:
+        return pd.Series(0.0, index=frame.index)
+    out = _LEFT_OUT[error]
+    return frame["errors"].map(
+        lambda errors: sum(
+            e["size"] ** 4 / e["degrees_of_freedom"]
+            for e in (errors if isinstance(errors, list) else ())
+            if e["source"] not in out and e["size"] and e.get("degrees_of_freedom")
+        )
+    )
 
 
 def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
@@ -217,6 +234,11 @@ def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
 
 
 _OF_RANDOM_NUMBERS = frozenset({"points", "directions", "probes", "draws"})
+_LEFT_OUT: dict[Callable[[pd.DataFrame], pd.Series], frozenset[str]] = {
+    random_error: frozenset(),
+    error_on_same_points: frozenset({"points", "directions"}),
+    error_on_other_directions: frozenset({"points"}),
+}
 
 
 def _sum_of_components(frame: pd.DataFrame, *, leaving_out: frozenset[str]) -> pd.Series:

@@ -14,6 +14,7 @@ __all__ = [
     "CONFIDENCE",
     "LEVEL",
     "Estimate",
+    "beyond",
     "binomial_interval",
     "effective_number",
     "exactly",
@@ -22,6 +23,7 @@ __all__ = [
     "mean",
     "mean_and_error",
     "mean_over_blocks",
+    "networks_to_bound",
     "over_seeds",
     "partial_spearman",
     "pearson",
@@ -37,7 +39,8 @@ CONFIDENCE = 1 - LEVEL
 """What every interval covers."""
 
 BEYOND = 3.0
-"""Standard errors by which a single difference must exceed what is allowed to count as one."""
+"""Standard errors by which a single difference must exceed what is allowed to count as one, where these are
+known; see `beyond` for estimated ones."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ def exactly(value: float, n: int = 1) -> Estimate:
 def students(free: float) -> float:
     """Student's t of a two-sided 95% interval with so many degrees of freedom."""
     return float(stats.t.ppf(1 - LEVEL / 2, free))
+
+
+def beyond(free: np.ndarray) -> np.ndarray:
+    """The estimated standard errors that are exceeded by chance as seldom as `BEYOND` known ones, for so many
+    degrees of freedom (…,); infinitely many for known ones."""
+    known = ~np.isfinite(free)
+    estimated = stats.t.isf(stats.norm.sf(BEYOND), np.where(known, 1.0, free))
+    return np.asarray(np.where(known, BEYOND, estimated))
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -98,11 +109,27 @@ def mean_over_blocks(values: np.ndarray, blocks: np.ndarray) -> tuple[Estimate, 
         return Estimate(centre, centre - width, centre + width, len(values)), abs(centre) + width
     deviation = float(values.std(ddof=1))
     half = students(size - 1) * deviation / math.sqrt(size)
-    factor = stats.norm.ppf(0.5 * (1 + CONFIDENCE)) * math.sqrt(
-        (size - 1) * (1 + 1 / size) / stats.chi2.ppf(LEVEL, size - 1)
-    )
-    bound = abs(centre) + float(factor) * deviation
+    bound = abs(centre) + _tolerance_factor(size) * deviation
     return Estimate(centre, centre - half, centre + half, len(values)), bound
+
+
+def _tolerance_factor(size: float) -> float:
+    free = size - 1
+    spread = math.sqrt(free * (1 + 1 / size) / stats.chi2.ppf(LEVEL, free))
+    return float(stats.norm.ppf(0.5 * (1 + CONFIDENCE)) * spread)
+
+
+def networks_to_bound(values: np.ndarray, blocks: np.ndarray, limit: float) -> int | None:
+    """How many values would bring the bound of `mean_over_blocks` within ``limit`` if mean, spread and
+    likeness within a block stayed as they are; None where no number would."""
+    centre, deviation = abs(float(values.mean())), float(values.std(ddof=1))
+    worth = effective_number(values, blocks) / len(values)
+    if centre + stats.norm.ppf(0.5 * (1 + CONFIDENCE)) * deviation >= limit:
+        return None
+    size = 2.0
+    while centre + _tolerance_factor(size) * deviation > limit:
+        size *= 1.05
+    return math.ceil(size / worth)
 
 
 def effective_number(values: np.ndarray, blocks: np.ndarray) -> float:

@@ -90,6 +90,65 @@ def test_a_change_must_exceed_the_tolerance_by_three_times_the_noise():
     assert not moved(1.019, 0.0)
 
 
+def test_an_error_estimated_from_few_random_numbers_excuses_more():
+    """Two errors of 3 degrees of freedom each and equal size: 6 together, 4.90 for 3 (0.135% on a side)."""
+    frame = records("hessian_trace", [(1.0, 1.06), (1.0, 1.08)], **PERMUTED)
+    part = {"source": "probes", "size": 0.01, "degrees_of_freedom": 3}
+    few = frame.assign(errors=[[part]] * len(frame))
+    edge = stats.t.isf(stats.norm.sf(3), 6) * math.sqrt(2) * 0.01
+    assert edge == pytest.approx(0.0693, abs=1e-4)
+    beyond = [(1.0, 1.02 + 0.99 * edge), (1.0, 1.02 + 1.01 * edge)]
+    few["value"] = records("hessian_trace", beyond, **PERMUTED)["value"]
+    assert changes(Results(few))["moved"].tolist() == [False, True]
+    known = few.assign(errors=[[part | {"degrees_of_freedom": None}]] * len(few))
+    assert changes(Results(known))["moved"].tolist() == [True, True]
+    # One seed's points are on both sides: how well their error is known is no matter.
+    shared = {"source": "points", "size": 1.0, "degrees_of_freedom": 1}
+    both = few.assign(errors=[[part, shared]] * len(few))
+    assert changes(Results(both))["moved"].tolist() == [False, True]
+
+
+def what_would_tell(change, error):
+    pairs = [(1.0, 1.0 + c) for c in change]
+    frame = records("hessian_trace", pairs, **PERMUTED, promised=True)
+    part = {"source": "probes", "size": error, "degrees_of_freedom": None}
+    frame["errors"] = [[part]] * len(frame)
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
+    assert row["verdict"] == "unclear"
+    return row
+
+
+def test_an_unclear_one_says_what_would_tell():
+    # 24% at most, and by its own noise: within 2% with errors twelve times smaller.
+    row = what_would_tell([0.24, -0.2, 0.1, -0.1, 0.0, -0.04], 0.1)
+    assert row["precision"] == pytest.approx(max(0.24, row["bound"]) / 0.02)
+    assert math.isnan(row["networks"])
+    # A metric that doesn't tell its error can't be asked for a smaller one.
+    row = what_would_tell([0.24, -0.2, 0.1, -0.1, 0.0, -0.04], None)
+    assert math.isnan(row["networks"])
+    assert math.isnan(row["precision"])
+
+
+def test_a_bound_that_more_networks_would_bring_down():
+    change = np.tile([0.008, -0.008], 4)
+    row = what_would_tell(change, 0.01)
+    n = int(row["networks"])
+    deviation = change.std(ddof=1)
+    bounds = [
+        stats.norm.ppf(0.975)
+        * math.sqrt((k - 1) * (1 + 1 / k) / stats.chi2.ppf(0.05, k - 1))
+        * deviation
+        for k in (8, n / 1.06, n)
+    ]
+    assert bounds[0] == pytest.approx(row["bound"])
+    assert bounds[1] > 0.02 > bounds[2]
+    # A mean of 3% with an interval of ±x: it excludes 2% once x is 1%.
+    change = np.array([0.21, -0.15, 0.12, -0.06])
+    row = what_would_tell(change, None)
+    half = stats.t.ppf(0.975, 3) * change.std(ddof=1) / 2
+    assert row["networks"] == math.ceil(4 * (half / 0.01) ** 2)
+
+
 def test_how_far_one_network_can_be_pushed():
     frame = pd.concat(
         [
@@ -136,6 +195,15 @@ def test_verdicts_against_theory():
     # Small changes to both sides: no change beyond 2% for most, but not shown to be equivalent.
     unsure = [(1.0, 1.019), (1.0, 0.981), (1.0, 1.018)]
     assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
+
+
+def test_one_network_that_changes_is_enough_to_be_no_invariance():
+    """One of 200 by 5%: 95% of networks are bounded by 0.8%, and yet one was seen to move."""
+    pairs = [(1.0, 1.05)] + [(1.0, 1.0)] * 199
+    frame = records("hessian_trace", pairs, **PERMUTED, promised=True)
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
+    assert row["bound"] < 0.01
+    assert (row["verdict"], row["disagrees"]) == ("mixed", "promise broken")
 
 
 @pytest.mark.parametrize("told", [None, "without the field"])

@@ -24,7 +24,7 @@ from sharpbench.analysis.invariance import (
 )
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MARKERS, MOST_DRAWN, colours_of, legend
-from sharpbench.report.format import number, percent
+from sharpbench.report.format import count, number, percent
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Invariant"]
@@ -99,7 +99,7 @@ class Invariant(Section):
                 functools.partial(_invariance_figure, moved),
                 "Relative change of each metric, a point a network, same random seeds before and after. "
                 "Crosses move by more than 2% and three standard errors of the random numbers that the two "
-                "figures do not share; changes below 10⁻¹⁶ are drawn there.",
+                "figures do not share (more where these are few); changes below 10⁻¹⁶ are drawn there.",
             )
 
 
@@ -110,7 +110,7 @@ def _sentence(name: str, every: pd.DataFrame) -> str:
     transformation = str(strength) if len(set(every["transformation"])) > 1 else name
     applied = group[group["n"] > 0]
     if applied.empty:
-        return f"{transformation} applied to none of the networks."
+        return f"{_heading(transformation)} applied to none of the networks."
     change = applied["function_change"].max()
     kept = f"moves the logits by up to {percent(change)}"
     if change < _ROUNDING:
@@ -118,16 +118,33 @@ def _sentence(name: str, every: pd.DataFrame) -> str:
     parts = []
     for verdict, what in _VERDICTS.items():
         names = [
-            row.metric + ("" if verdict in _KEPT else f" ({_size(row.median_change)})")
+            row.metric + (f" ({_told(row)})" if verdict not in _KEPT else "")
             for row in applied[applied["verdict"] == verdict].itertuples()
         ]
         if names:
             parts.append(f"{what} {', '.join(names)}")
     told = "; ".join(parts)
     return (
-        f"{transformation.replace('_', ' ')} {kept} (n = {applied['n'].max()}). "
+        f"{_heading(transformation)} {kept} (n = {applied['n'].max()}). "
         f"{told[:1].upper()}{told[1:]}."
     )
+
+
+def _heading(transformation: str) -> str:
+    words = transformation.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _told(row: Any) -> str:
+    """How far a metric moves; of one that isn't told to move or not, what would tell."""
+    if row.verdict != "unclear":
+        return _size(row.median_change)
+    most = f"single networks by up to {_size(row.largest_change)}"
+    if row.networks == row.networks:
+        return f"{most}; some {count(int(row.networks))} networks would tell"
+    if row.precision == row.precision:
+        return f"{most}; errors {number(row.precision, 2)} times smaller would tell"
+    return f"{most}; it tells no error of its own"
 
 
 def _size(change: float) -> str:
