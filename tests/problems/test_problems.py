@@ -5,7 +5,6 @@ import torch
 
 from sharpbench.metrics import metrics
 from sharpbench.problems import problems
-from sharpbench.problems.single_index import SingleIndex
 from sharpbench.taylor.expansion import taylor
 from sharpbench.truth import KnownDerivatives
 
@@ -64,8 +63,8 @@ def test_every_problem_is_a_function_of_its_seed(name):
     a, b, c = (problem.subject(seed=s) for s in (1, 1, 2))
     assert torch.equal(a.inputs, b.inputs)
     assert torch.equal(a.model(a.inputs), b.model(b.inputs))
-    drawn = not isinstance(problem, SingleIndex) or problem.inputs > 1
-    assert torch.equal(a.model(a.inputs), c.model(a.inputs)) != drawn
+    nothing_drawn = name in {"cubic_pole", "exponential", "gaussian", "power_pole", "runge"}
+    assert torch.equal(a.model(a.inputs), c.model(a.inputs)) == nothing_drawn
 
 
 @pytest.mark.parametrize(
