@@ -12,7 +12,7 @@ import typer
 from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
-from sharpbench.errors import InputError, PluginWarning
+from sharpbench.errors import InputError, LeftOutWarning, PluginWarning
 
 __all__ = ["app", "main"]
 
@@ -74,10 +74,10 @@ def main() -> NoReturn:
 
 
 def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
-    """Plug-ins that aren't used, as a sentence in place of a place in the code."""
+    """What isn't used, plug-ins or results, as a sentence in place of a place in the code."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, PluginWarning):
+        if issubclass(category, (PluginWarning, LeftOutWarning)):
             err.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
         else:
             otherwise(message, category, *place, **more)

@@ -151,6 +151,14 @@ def _print_outcomes(outcomes: list[SubjectOutcome]) -> list[str]:
         f"{len(outcomes)} subjects: {trained} trained, {len(outcomes) - trained} from the results "
         f"folder; {measured} records written"
     )
+    for mended in (text for o in outcomes for text in o.mended):
+        err.print(f"[yellow]set aside:[/] {escape(mended)}", soft_wrap=True)
+    if unproven := sum(o.unproven for o in outcomes):
+        err.print(
+            f"[yellow]note:[/] {unproven} records or descriptions were written without checksums, by an "
+            "earlier version: a changed digit in them would not be noticed",
+            soft_wrap=True,
+        )
     for problem in problems[:10]:
         err.print(f"[yellow]failed:[/] {escape(problem)}", soft_wrap=True)
     if len(problems) > 10:

@@ -16,6 +16,7 @@ __all__ = [
     "change_key",
     "content_key",
     "evaluation_question",
+    "expected_key",
     "figure_key",
     "part_of_figure",
     "question_key",
@@ -29,6 +30,9 @@ _SEEDING = 2
 2: one seed for all metrics of a subject, so that they measure the same points, and a transformation's
 random numbers of its own for each network.
 """
+
+_PARTS = frozenset({"evaluation", "decision_map", "reliability"})
+"""Kinds of records that are found together, under one question."""
 
 
 def content_key(identity: Any) -> str:
@@ -72,6 +76,16 @@ def part_of_figure(key: str, name: str) -> str:
 def trajectory_figure_key(subject: str, question: str, epoch: int) -> str:
     """Of the answer at the end of an epoch."""
     return content_key([subject, question, "epoch", epoch])
+
+
+def expected_key(
+    kind: str, subject: str, weights: str, question: str, *, name: str, epoch: int | None
+) -> str:
+    """That of a record of ``kind``, if it is an answer of this subject with these weights."""
+    if kind == "trajectory":
+        return trajectory_figure_key(subject, question, -1 if epoch is None else epoch)
+    key = figure_key(subject, weights, question)
+    return part_of_figure(key, name) if kind in _PARTS else key
 
 
 def change_key(transformation: Plugin, draw: int) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sharpbench.results.checksum import Damaged, json_object, sealed, unsealed
 
 __all__ = ["FINAL", "Kind", "Record", "Status"]
 
@@ -24,6 +28,8 @@ Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
 """Statuses that depend on the inputs alone. Errors and time-outs are tried again by the next run."""
 
+_WITHOUT_VALUE: frozenset[Kind] = frozenset({"decision_map", "reliability"})
+
 
 @dataclass(frozen=True)
 class Record:
@@ -33,6 +39,8 @@ class Record:
     ``plan_key`` the question, which is the same for every subject. ``name`` is the metric or the
     evaluated quantity, ``label`` adds the parameters that differ from their defaults.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
     key: str
     plan_key: str
@@ -98,14 +106,56 @@ class Record:
     run: str = ""
 
     def to_line(self) -> str:
-        """One line of JSON. Raises ValueError for NaN or infinity: they are not results."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False, ensure_ascii=False)
+        """One line of JSON with its checksum. Raises ValueError for what could not be read again: NaN, a
+        value that is no number, nests without end."""
+        try:
+            text = json.dumps(dataclasses.asdict(self), allow_nan=False, ensure_ascii=False)
+        except RecursionError:
+            raise ValueError("it nests without end") from None
+        line = sealed(text)
+        Record.from_line(line.encode())
+        return line
 
     @classmethod
-    def from_line(cls, line: str) -> Record:
-        """The record of a line. Unknown fields, written by a newer sharpbench, are left out."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in json.loads(line).items() if k in known})
+    def from_line(cls, line: bytes) -> tuple[Record, bool]:
+        """The record of a line, and whether the line's checksum proves it.
+
+        Fields that a newer sharpbench wrote are left out. Raises Damaged, with the reason, for a line that
+        no sharpbench wrote like this.
+        """
+        body, proven = unsealed(line)
+        if not proven:
+            # Only older versions wrote no checksum, and they knew no field that we don't.
+            unknown = json_object(body)[0].keys() - _FIELDS
+            if unknown:
+                raise Damaged(
+                    f"it has no checksum, and an entry {min(unknown)!r} that was never written"
+                )
+        try:
+            record = _RECORDS.validate_json(body, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the line"
+            raise Damaged(f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+        if fault := record._fault():
+            raise Damaged(fault)
+        return record, proven
+
+    def _fault(self) -> str | None:
+        """What no answer looks like, beyond the types of its fields."""
+        if self.status == "ok" and self.value is None and self.kind not in _WITHOUT_VALUE:
+            return "value: there is none, and the status is 'ok'"
+        if not (self.key and self.plan_key and self.name):
+            return "key, plan_key or name: empty"
+        for component in self.errors:
+            size = component.get("size")
+            if not isinstance(component.get("source"), str) or not (size is None or _error(size)):
+                return f"errors: {component} is no component of an error"
+        for name in ("standard_error", "error_bound"):
+            size = getattr(self, name)
+            if not (size is None or _error(size)):
+                return f"{name}: {size} is no error"
+        return None
 
     def figure(self) -> tuple[object, ...]:
         """What must not change between two runs of the same suite: all but cost and run."""
@@ -119,3 +169,11 @@ class Record:
             json.dumps(self.details, sort_keys=True),
             json.dumps(self.work, sort_keys=True),
         )
+
+
+_RECORDS = TypeAdapter(Record)
+_FIELDS = frozenset(f.name for f in dataclasses.fields(Record))
+
+
+def _error(size: Any) -> bool:
+    return type(size) in (int, float) and size >= 0

@@ -1,36 +1,87 @@
-"""The results folder: one folder a subject, appended to crash-safely by one writer at a time."""
+"""The results folder: one folder a subject, appended to crash-safely by one writer at a time.
+
+What is read is proven first: a record by its line's checksum, its schema and its key, which is that of the
+subject, of its weights and of the question. What can't be is left out and named; a run moves it out of the
+way and never deletes it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 import pandas as pd
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from sharpbench.errors import InputError, nearest_names
+from sharpbench.errors import InputError, LeftOutWarning, first_line, nearest_names
+from sharpbench.results.checksum import Damaged, json_object, sealed
+from sharpbench.results.description import ANSWERED, FOLDER_NAME, read_description
+from sharpbench.results.disk import fault_of, read_file, set_aside, write_atomically
+from sharpbench.results.keys import expected_key
 from sharpbench.results.record import Record
 from sharpbench.seeds import STREAMS
 
-__all__ = ["ResultsBusy", "ResultsStore", "SubjectFolder", "load_records"]
+__all__ = [
+    "LeftOut",
+    "ResultsBusy",
+    "ResultsStore",
+    "Stored",
+    "SubjectFolder",
+    "load_records",
+    "tell_left_out",
+]
 
-
-_SPOILT = (
-    "the file was edited or the disk is failing. Delete the folder to measure this subject again."
-)
+_DESCRIPTION, _LINES, _WEIGHTS = "subject.json", "measurements.jsonl", "weights.safetensors"
+_DAMAGED = "damaged"
+_DOCUMENTS = ("suites", "runs", "rules")
+_TORN = "torn by a crash, dropped"
 
 
 class ResultsBusy(InputError):
     """Another run is writing to the results folder."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something stored that is not believed.
+
+    ``place`` in the results folder, with the numbers of the ``lines`` from 1 where it is some of a file.
+    """
+
+    place: str
+    reason: str
+    lines: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.lines[:3]))
+        more = f" and {len(self.lines) - 3} more" if len(self.lines) > 3 else ""
+        where = f", line{'s'[: len(self.lines) > 1]} {numbers}{more}" if self.lines else ""
+        return f"{self.place}{where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a subject's folder holds that is proven to belong there, and what it holds besides."""
+
+    description: dict[str, Any] | None
+    """None where the subject was never completed, or its description is damaged."""
+    records: tuple[Record, ...] = ()
+    """The last one of each key."""
+    left_out: tuple[LeftOut, ...] = ()
+    unproven: int = 0
+    """Lines and descriptions of an older version, which wrote no checksums."""
 
 
 class SubjectFolder:
@@ -41,76 +92,266 @@ class SubjectFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._told: list[str] = []
+        self._loaded: tuple[object, Stored] | None = None
+
+    def load(self) -> Stored:
+        """Everything that is proven; read again only if a file has changed."""
+        signature = tuple(_signature(self.path / name) for name in (_DESCRIPTION, _LINES))
+        if self._loaded is None or self._loaded[0] != signature:
+            self._loaded = signature, self._load()
+        return self._loaded[1]
 
     def read(self) -> dict[str, Any] | None:
-        """The subject's description, or None if it was never completed."""
-        path = self.path / "subject.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise InputError(f"{path}: not a description; {_SPOILT}") from None
-        return content
+        """The subject's description, or None if it was never completed or is damaged."""
+        return self._description()[0]
+
+    def records(self) -> list[Record]:
+        """Every record, the last one of each key."""
+        return list(self.load().records)
 
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Write the weights, then the description that makes them count."""
         self.path.mkdir(parents=True, exist_ok=True)
         if weights is not None:
             contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-            _write_atomically(self.path / "weights.safetensors", save(contiguous))
+            content = save(contiguous)
+            write_atomically(self.path / _WEIGHTS, content)
+            description = {**description, "weights_file": hashlib.sha256(content).hexdigest()}
         text = json.dumps(description, indent=1, allow_nan=False, ensure_ascii=False)
-        _write_atomically(self.path / "subject.json", text.encode())
+        write_atomically(self.path / _DESCRIPTION, sealed(text).encode())
 
     def weights(self) -> dict[str, Tensor]:
-        return dict(load_file(self.path / "weights.safetensors"))
+        """The tensors that are stored. Raises Damaged for a file that is not what was written."""
+        description = self.read() or {}
+        content = read_file(self.path / _WEIGHTS)
+        if content is None:
+            raise Damaged("it is missing")
+        known = description.get("weights_file")
+        if known is not None and hashlib.sha256(content).hexdigest() != known:
+            raise Damaged("its SHA-256 is not that of the trained weights")
+        try:
+            return dict(load(content))
+        except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+            raise Damaged(f"it is no whole safetensors file: {first_line(error)}") from None
 
-    def records(self) -> list[Record]:
-        """Every record, the last one of each key; a torn last line is dropped with a warning."""
-        return list({record.key: record for record in self._lines()}.values())
+    def weights_fault(self) -> str | None:
+        """Why there is no file with the weights, or None. Opens nothing."""
+        return fault_of(self.path / _WEIGHTS)
+
+    def set_weights_aside(self, reason: str) -> str:
+        """Move a damaged file of weights out of the way; what was done, in a sentence."""
+        return self._set_aside(_WEIGHTS, reason, "the network is trained again")
 
     def append(self, records: list[Record]) -> None:
         """Add records; they are on the disk when this returns."""
-        path = self.path / "measurements.jsonl"
         self.path.mkdir(parents=True, exist_ok=True)
-        self._cut_torn_line(path)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(record.to_line() + "\n" for record in records))
+        lines = "".join(record.to_line() + "\n" for record in records).encode()
+        with (self.path / _LINES).open("ab+") as file:
+            _mend_tail(file)
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the folder: a second writer waits."""
+        if os.path.lexists(self.path) and not self.path.is_dir():
+            moved = set_aside(self.path, self.path.parent / _DAMAGED, self.path.name)
+            self._told.append(f"{self.path.name}: it is no folder; it was moved to {moved}")
         self.path.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(self.path / ".lock"):
             yield
 
-    def _lines(self) -> Iterator[Record]:
-        path = self.path / "measurements.jsonl"
-        if not path.exists():
-            return
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = file.readlines()  # str.splitlines would also split inside a text, at U+2028
+    def mend(self) -> list[str]:
+        """Move what is damaged out of the way, while the folder is held; what was done, in sentences.
+
+        A subject whose description is damaged goes as a whole to ``damaged/<folder>-<n>/``, so does a
+        file that is none or holds other weights; single lines go to ``measurements.damaged.jsonl``.
+        """
+        told, self._told = self._told, []
+        description, fault, _ = self._description()
+        if fault:
+            return [*told, self._set_aside("", f"{_DESCRIPTION}: {fault}", "it is done again")]
+        try:
+            content = read_file(self.path / _LINES) or b""
+        except Damaged as error:
+            told.append(self._set_aside(_LINES, str(error), "what it held is measured again"))
+            content = b""
+        if description is not None and description["status"] in ANSWERED:
+            told += self._mend_lines(content, description)
+        if description is not None and description["status"] == "trained":
+            try:
+                self.weights()
+            except Damaged as error:
+                if os.path.lexists(self.path / _WEIGHTS):
+                    told.append(self.set_weights_aside(str(error)))
+                else:
+                    told.append(f"{self._place(_WEIGHTS)}: {error}; the network is trained again")
+        return told
+
+    def _mend_lines(self, content: bytes, description: dict[str, Any]) -> list[str]:
+        found = _Lines(content, description)
+        if found.faults:
+            aside = self.path / "measurements.damaged.jsonl"
+            if os.path.lexists(aside) and fault_of(aside):
+                self._set_aside(aside.name, "", "")
+            lines = content.split(b"\n")
+            with aside.open("ab") as file:
+                file.write(b"".join(lines[n - 1] + b"\n" for n in sorted(found.faults)))
+                file.flush()
+                os.fsync(file.fileno())
+            kept = [line for n, line in enumerate(lines, 1) if n not in found.faults]
+            write_atomically(self.path / _LINES, b"\n".join(kept))
+        if found.torn:
+            with (self.path / _LINES).open("ab+") as file:
+                _mend_tail(file)
+        moved = "; moved to measurements.damaged.jsonl, and measured again if it is still asked for"
+        return [
+            f"{left_out}{'' if left_out.reason == _TORN else moved}"
+            for left_out in found.left_out(self._place(_LINES))
+        ]
+
+    def _set_aside(self, name: str, reason: str, then: str) -> str:
+        """Move a file of the folder, or with ``""`` all of them, into ``damaged``."""
+        root = self.path.parent / _DAMAGED
+        moving = [self.path / name] if name else sorted(self.path.iterdir())
+        # The description first: without it nothing else counts, should this be interrupted.
+        moving.sort(key=lambda path: path.name != _DESCRIPTION)
+        target: Path | None = None
+        for path in moving:
+            if path.name == ".lock":
+                continue
+            if target is None:
+                target = set_aside(path, root, self.path.name).parent
+            else:
+                os.rename(path, target / path.name)
+        place = self._place(name) if name else self.path.name
+        where = f"{_DAMAGED}/{target.name}" if target else _DAMAGED
+        return f"{place}: {reason}; moved to {where}, {then}"
+
+    def _place(self, name: str) -> str:
+        return f"{self.path.name}/{name}"
+
+    def _description(self) -> tuple[dict[str, Any] | None, str | None, bool]:
+        """The description, what is wrong with it, and whether its checksum proves it."""
+        try:
+            content = read_file(self.path / _DESCRIPTION)
+            if content is None:
+                return None, None, True
+            found, proven = read_description(content, self.path.name)
+        except Damaged as error:
+            return None, str(error), True
+        return found, None, proven
+
+    def _load(self) -> Stored:
+        description, fault, proven = self._description()
+        if fault:
+            return Stored(None, left_out=(LeftOut(self._place(_DESCRIPTION), fault),))
+        if description is None:
+            return Stored(None)
+        if description["status"] not in ANSWERED:
+            return Stored(description, unproven=not proven)
+        try:
+            content = read_file(self.path / _LINES) or b""
+        except Damaged as error:
+            left_out = (LeftOut(self._place(_LINES), str(error)),)
+            return Stored(description, left_out=left_out, unproven=not proven)
+        found = _Lines(content, description)
+        return Stored(
+            description,
+            tuple(found.records.values()),
+            tuple(found.left_out(self._place(_LINES))),
+            found.unproven + (not proven),
+        )
+
+
+class _Lines:
+    """The lines of ``measurements.jsonl``, each of them proven or at fault.
+
+    Lines end at ``\\n`` alone. The last one counts without it too, if it is whole.
+    """
+
+    def __init__(self, content: bytes, description: dict[str, Any]) -> None:
+        self.records: dict[str, Record] = {}
+        self.faults: dict[int, str] = {}
+        """By the number of the line, what is wrong with it."""
+        self.torn: int | None = None
+        """The number of a last line that was never finished."""
+        self.unproven = 0
+        self._subject, self._weights = description["key"], description["weights"]
+        self._along: list[str] | None = description.get("trajectories")
+        *lines, tail = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
-                yield Record.from_line(line)
-            except (json.JSONDecodeError, TypeError):
-                if number < len(lines):
-                    raise InputError(f"{path}, line {number}: not a record; {_SPOILT}") from None
-                warnings.warn(
-                    f"{path}, line {number}: torn by a crash, dropped", RuntimeWarning, stacklevel=4
-                )
+                self._add(line)
+            except Damaged as error:
+                self.faults[number] = str(error)
+        if tail:
+            try:
+                self._add(tail.rstrip(b"\0"))
+            except Damaged:
+                self.torn = len(lines) + 1
 
-    @staticmethod
-    def _cut_torn_line(path: Path) -> None:
-        if not path.exists():
-            return
-        with path.open("rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                file.truncate(whole)
+    def left_out(self, place: str) -> Iterator[LeftOut]:
+        """What is at fault, lines of one reason together."""
+        reasons: dict[str, list[int]] = {}
+        for number, reason in self.faults.items():
+            reasons.setdefault(reason, []).append(number)
+        for reason, numbers in reasons.items():
+            yield LeftOut(place, reason, tuple(numbers))
+        if self.torn:
+            yield LeftOut(place, _TORN, (self.torn,))
+
+    def _add(self, line: bytes) -> None:
+        record, proven = Record.from_line(line)
+        expected = expected_key(
+            record.kind,
+            self._subject,
+            self._weights,
+            record.plan_key,
+            name=record.name,
+            epoch=record.epoch,
+        )
+        if record.key != expected:
+            raise Damaged("it is of another subject, or of other weights than the stored ones")
+        self.unproven += not proven
+        if record.kind != "trajectory" or self._along is None or record.plan_key in self._along:
+            self.records[record.key] = record
+        # Else it is of a training that was not finished, and is measured again with it.
+
+
+def _mend_tail(file: BinaryIO) -> None:
+    """End the last line of a file opened for appending: a whole one with its newline, else cut it off."""
+    end = position = file.seek(0, os.SEEK_END)
+    tail = b""
+    while position and b"\n" not in tail:
+        step = min(position, 1 << 16)
+        position -= step
+        file.seek(position)
+        tail = file.read(step) + tail
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    whole = tail.rstrip(b"\0")
+    start = end - len(tail)
+    try:
+        Record.from_line(whole)
+    except Damaged:
+        file.truncate(start)
+        return
+    file.truncate(start + len(whole))
+    file.seek(0, os.SEEK_END)
+    file.write(b"\n")
+
+
+def _signature(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file does."""
+    try:
+        state = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 class ResultsStore:
@@ -120,33 +361,67 @@ class ResultsStore:
         self.root = root
 
     def subject(self, key: str) -> SubjectFolder:
-        return SubjectFolder(self.root / key[:20])
+        return SubjectFolder(self.root / key[:FOLDER_NAME])
 
     def subjects(self) -> list[SubjectFolder]:
-        """Every completed subject."""
-        return [SubjectFolder(path.parent) for path in sorted(self.root.glob("*/subject.json"))]
+        """Every folder with a description of a subject, be it damaged or another folder's."""
+        with os.scandir(self.root) as entries:
+            names = sorted(e.name for e in entries if _is_folder(e))
+        folders = (self.root / n for n in names if n not in {*_DOCUMENTS, _DAMAGED})
+        return [SubjectFolder(path) for path in folders if os.path.lexists(path / _DESCRIPTION)]
 
     def write_document(self, kind: str, name: str, content: dict[str, Any]) -> None:
-        """Write ``<kind>/<name>.json`` (a suite's manifest, a run's provenance) atomically."""
-        (self.root / kind).mkdir(parents=True, exist_ok=True)
+        """Write ``<kind>/<name>.json`` (a suite's manifest, a run's provenance) atomically.
+
+        One that stands there and is damaged is moved to ``damaged``.
+        """
+        folder = self.root / kind
+        if os.path.lexists(folder) and not folder.is_dir():
+            set_aside(folder, self.root / _DAMAGED, kind)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.json"
+        try:
+            _document(kind, path)
+        except Damaged:
+            set_aside(path, self.root / _DAMAGED, kind)
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        _write_atomically(self.root / kind / f"{name}.json", text.encode())
+        write_atomically(path, sealed(text, place=f"{kind}/{name}").encode())
 
     def documents(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Every ``<kind>/*.json`` by name."""
-        return {
-            p.stem: json.loads(p.read_text("utf-8"))
-            for p in sorted(self.root.glob(f"{kind}/*.json"))
-        }
+        """Every ``<kind>/*.json`` by name; `damaged_documents` names those that are not believed."""
+        return self._documents(kind)[0]
+
+    def damaged_documents(self) -> list[LeftOut]:
+        """The manifests, provenances and rules that are not what was written."""
+        return [left_out for kind in _DOCUMENTS for left_out in self._documents(kind)[1]]
+
+    def _documents(self, kind: str) -> tuple[dict[str, dict[str, Any]], list[LeftOut]]:
+        found, left_out = {}, []
+        for path in sorted(self.root.glob(f"{kind}/*.json")):
+            try:
+                content = _document(kind, path)
+            except Damaged as error:
+                left_out.append(LeftOut(f"{kind}/{path.name}", str(error)))
+            else:
+                if content is not None:
+                    found[path.stem] = content
+        return found, left_out
 
     def manifest(self, suite: str) -> dict[str, Any]:
-        """What a suite asked for when it last ran here. Raises InputError if it never did."""
-        manifests = self.documents("suites")
-        if suite not in manifests:
-            raise InputError(
-                f"no results of suite {suite!r} in {self.root}. {nearest_names(suite, manifests)}"
-            )
-        return manifests[suite]
+        """What a suite asked for when it last ran here. Raises InputError if it never did, or if what it
+        asked for is damaged."""
+        manifests, left_out = self._documents("suites")
+        if suite in manifests:
+            return manifests[suite]
+        for damaged in left_out:
+            if damaged.place == f"suites/{suite}.json":
+                raise InputError(
+                    f"{self.root}/{damaged}. The next run of the suite writes it again: its networks "
+                    "and figures are kept"
+                )
+        raise InputError(
+            f"no results of suite {suite!r} in {self.root}. {nearest_names(suite, manifests)}"
+        )
 
     @contextmanager
     def locked(self, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
@@ -158,7 +433,7 @@ class ResultsStore:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            who = holder.read_text("utf-8") if holder.exists() else "another process"
+            who = _text(holder) or "another process"
             if not wait:
                 raise ResultsBusy(f"{self.root} is in use by {who}") from None
             say(f"{self.root} is in use by {who}; waiting for it to finish")
@@ -201,17 +476,47 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
         keys = [*manifest["subjects"], *manifest.get("problems", [])]
         folders = [store.subject(key) for key in keys]
     rows: list[dict[str, Any]] = []
+    left_out: list[LeftOut] = []
+    unproven = 0
     for folder in folders:
-        rows += _rows_of(folder, wanted)
+        stored = folder.load()
+        rows += _rows_of(stored, wanted)
+        left_out += stored.left_out
+        unproven += stored.unproven
+    told = tell_left_out(root, left_out, unproven)
     if not rows:
-        raise InputError(f"no results in {root}" + (f" of suite {suite!r}" if suite else ""))
+        why = "".join(f"\n  {line}" for line in map(str, left_out))
+        of = f" of suite {suite!r}" if suite else ""
+        raise InputError(f"no results in {root}{of}" + (f". Left out:{why}" if why else ""))
     frame = pd.DataFrame(rows)
+    frame.attrs["left_out"] = told
     for field in dataclasses.fields(Record):
         if field.name not in frame.columns and field.name != "cost":
             frame[field.name] = None  # nothing of the kind was recorded
     for column in _REAL_COLUMNS & set(frame.columns):
         frame[column] = frame[column].astype(float)  # also where every entry is missing
     return frame
+
+
+def tell_left_out(root: Path, left_out: Iterable[LeftOut], unproven: int) -> list[str]:
+    """Warn of what is not believed, and of what nothing proves; the same as sentences."""
+    told = list(map(str, left_out))
+    if told:
+        shown = "".join(f"\n  {line}" for line in told[:10])
+        more = f"\n  and {len(told) - 10} more" if len(told) > 10 else ""
+        warnings.warn(
+            f"left out of {root}, and measured again by the next run:{shown}{more}",
+            LeftOutWarning,
+            stacklevel=3,
+        )
+    if unproven:
+        old = (
+            f"{unproven} records or descriptions in {root} were written without checksums, by an "
+            "earlier version: a changed digit in them would not be noticed"
+        )
+        warnings.warn(old, LeftOutWarning, stacklevel=3)
+        told.append(old)
+    return told
 
 
 _REAL_COLUMNS = {
@@ -226,12 +531,12 @@ _REAL_COLUMNS = {
 }
 
 
-def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, Any]]:
-    description = folder.read()
+def _rows_of(stored: Stored, wanted: set[str] | None) -> list[dict[str, Any]]:
+    description = stored.description
     if description is None:
         return []
     common = _subject_columns(description)
-    if description["status"] not in {"trained", "known"}:
+    if description["status"] not in ANSWERED:
         outcome = {"kind": "subject", "name": "training", "label": "training"}
         return [
             {
@@ -242,13 +547,13 @@ def _rows_of(folder: SubjectFolder, wanted: set[str] | None) -> list[dict[str, A
             }
         ]
     rows = []
-    for row in description.get("training", {}).get("epochs", []):
+    for row in (description.get("training") or {}).get("epochs", []):
         for name, value in row.items():
             if name != "epoch":
                 figure = {"kind": "training", "name": name, "label": name, "status": "ok"}
                 rows.append({**common, **figure, "epoch": int(row["epoch"]), "value": value})
                 rows[-1]["cost.shared_machine"] = description.get("shared_machine")
-    for record in folder.records():
+    for record in stored.records:
         if wanted is not None and record.plan_key not in wanted:
             continue
         fields = dict(record.__dict__)
@@ -284,10 +589,33 @@ def _seed_columns(seed: int | dict[str, int]) -> dict[str, int]:
     return {"seed": streams["data"], **{f"seed.{name}": streams[name] for name in STREAMS}}
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def _document(kind: str, path: Path) -> dict[str, Any] | None:
+    """A document's content, None if there is none. Raises Damaged."""
+    content = read_file(path)
+    if content is None:
+        return None
+    found, _ = json_object(content, place=f"{kind}/{path.stem}")
+    for key, types in _DOCUMENT_TYPES.get(kind, {}).items():
+        if not isinstance(found.get(key), types):
+            raise Damaged(f"its entry {key!r} is missing or of another type")
+    return found
+
+
+_DOCUMENT_TYPES: dict[str, dict[str, type]] = {
+    "suites": {"run": str},
+    "runs": {"versions": dict, "settings": dict},
+}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return (read_file(path) or b"").decode("utf-8", "replace")
+    except Damaged:
+        return ""

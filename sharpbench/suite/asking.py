@@ -53,6 +53,8 @@ class Run:
         self.plan, self.label = task.plan, task.subject.label
         self.device = torch.device(task.subject.device)
         self.problems: list[str] = []
+        self.mended: list[str] = []
+        self.unproven = 0
         self.written, self.trained = 0, False
         self._step: Step | None = None
         self._gradients: dict[tuple[str, int], float] = {}
@@ -61,7 +63,13 @@ class Run:
     def outcome(self) -> SubjectOutcome:
         """What came of it so far."""
         return SubjectOutcome(
-            self.task.subject.key, self.label, self.trained, self.written, tuple(self.problems)
+            self.task.subject.key,
+            self.label,
+            self.trained,
+            self.written,
+            tuple(self.problems),
+            mended=tuple(self.mended),
+            unproven=self.unproven,
         )
 
     @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpbench.evaluation.classification import FIGURES
+from sharpbench.results.description import ANSWERED
 from sharpbench.results.keys import figure_key, part_of_figure
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
@@ -43,18 +44,19 @@ def remaining(
     Reads the folder and nothing else. A training that diverged is an answer: it leaves nothing to do.
     What failed in ``run``, which goes on in another process, is left to the next one.
     """
-    description = folder.read()
+    stored = folder.load()
+    description = stored.description
     asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
     if description is None:
-        return Remaining("new" if trains else None, trains, asked)
-    failed = description["status"] not in {"trained", "known"}
+        why = f"again: {stored.left_out[0]}" if stored.left_out else "new"
+        return Remaining(why if trains else None, trains, asked)
+    failed = description["status"] not in ANSWERED
     if description["status"] == "diverged" or (failed and run and description["run"] == run):
         return Remaining(None, False, ())
     if failed:
         return Remaining(f"again: {description['reason']}", trains, asked)
     weights = description["weights"]
-    records = folder.records()
-    final = {r.key: r for r in records if r.status in FINAL or r.run == run}
+    final = {r.key: r for r in stored.records if r.status in FINAL or r.run == run}
     keys = {m.key: figure_key(subject.key, weights, m.key) for m in asked}
     questions = tuple(m for m in asked if keys[m.key] not in final)
     answered = tuple(final[key] for key in keys.values() if key in final)
@@ -64,12 +66,15 @@ def remaining(
     # All of them: a crash can have cut off the last lines.
     evaluated = all(part_of_figure(evaluation, name) in final for name in FIGURES)
     along = {plan.trajectory.metric_key(metric) for metric in plan.trajectory.metrics}
+    training = None if along <= _measured_along(description) else "again: to measure along the way"
+    if fault := folder.weights_fault():
+        training = f"again: {folder.path.name}/weights.safetensors: {fault}"
     return Remaining(
-        None if along <= _measured_along(description) else "again: to measure along the way",
+        training,
         not evaluated,
         questions,
         answered,
-        tuple(record for record in records if record.plan_key in along),
+        tuple(record for record in stored.records if record.plan_key in along),
     )
 
 

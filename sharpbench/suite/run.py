@@ -21,7 +21,7 @@ __all__ = ["run_subject"]
 
 
 def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches) -> SubjectOutcome:
-    """Bring the records of one subject up to the plan; what is there already is left alone.
+    """Bring the records of one subject up to the plan; what is there already, and proven, is left alone.
 
     Raises InputError or OSError for a results folder that can't be used; anything else is in the outcome.
     """
@@ -33,6 +33,8 @@ def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches
         run = SubjectRun(task, task.subject, folder, notify, watch)
     with folder.writing(), _settings(task):
         try:
+            run.mended += folder.mend()
+            run.unproven = folder.load().unproven
             run.run()
         except (InputError, OSError):
             raise

@@ -6,10 +6,10 @@ import copy
 import dataclasses
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sharpbench.cost import Cost
-from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused
+from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused, first_line
 from sharpbench.evaluation.classification import (
     EVALUATION_VERSION,
     FIGURES,
@@ -23,6 +23,7 @@ from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash, unit_of_task
+from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import (
     change_key,
     figure_key,
@@ -76,13 +77,28 @@ class SubjectRun(Run):
         """Bring weights and records up to the plan."""
         left = remaining(self.plan, self.subject, self.folder, run=self.task.run)
         if left.training:
-            try:
-                self.trained = self._train(self.folder.read())["status"] == "trained"
-            except TimeLimitExceeded as error:
-                self._give_up("timeout", str(error))
-            except Exception as error:
-                self._give_up("error", explain(error))
-            left = remaining(self.plan, self.subject, self.folder, run=self.task.run)
+            left = self._trained()
+        try:
+            self._bring_up(left)
+        except Damaged as error:
+            if (
+                self.folder.weights_fault() is None
+            ):  # they are there, and not those that were measured
+                self.mended.append(self.folder.set_weights_aside(str(error)))
+                self._bring_up(self._trained())
+
+    def _trained(self) -> Remaining:
+        """Train, if that can be done; what is left then."""
+        try:
+            self.trained = self._train(self.folder.read())["status"] == "trained"
+        except TimeLimitExceeded as error:
+            self._give_up("timeout", str(error))
+        except Exception as error:
+            self._give_up("error", explain(error))
+        return remaining(self.plan, self.subject, self.folder, run=self.task.run)
+
+    def _bring_up(self, left: Remaining) -> None:
+        """Measure what is missing. Raises Damaged if the stored weights are not the described ones."""
         description = self.folder.read()
         assert description is not None
         if description["status"] == "trained":
@@ -125,13 +141,15 @@ class SubjectRun(Run):
         weights = state_hash(model)
         done = set()
         if before and before["status"] == "trained":
-            if before["weights"] != weights:
+            kept = self.folder.weights_fault() is None
+            if before["weights"] != weights and kept:
                 raise RuntimeError(
                     "training again, to measure along the way, gave other weights than the stored "
                     "ones: another version of torch or another machine? Delete the results folder "
                     f"{self.folder.path} to start over"
                 )
-            done = set(before.get("trajectories", []))
+            if before["weights"] == weights:
+                done = set(before.get("trajectories", []))
         if along:
             self.write(along)
         description = {
@@ -244,6 +262,8 @@ class SubjectRun(Run):
 
     def _measure(self, weights: str, left: Remaining) -> None:
         """Write the records that are missing; those that failed before are named again."""
+        needed = bool(left.questions or left.evaluation or left.untold)
+        subject = self._stored_subject(weights) if needed else None
         for record in left.answered:
             self.note(record)
             self.notify("", 1)
@@ -252,20 +272,11 @@ class SubjectRun(Run):
         for record in left.along:
             if record.run != self.task.run:
                 self.note(record)
-        if not (left.questions or left.evaluation or left.untold):
-            return
-        try:
-            model = self._build()
-            with self.step(Step("weights", "loading its weights", self.plan.training_seconds)):
-                model.load_state_dict(self.folder.weights())
-                model.to(self.device).eval()
-                subject = self._as_subject(model)
-        except Exception as error:
-            self.problems.append(f"{self.label}: {explain(error)}")
+        if subject is None:
             return
         if left.evaluation:
             key = figure_key(self.subject.key, weights, self.plan.evaluation_key)
-            self.write(self._evaluation_records(model, key))
+            self.write(self._evaluation_records(subject.model, key))
         if left.untold:
             self.write([self._completed(record, subject) for record in left.untold])
         for question in left.questions:
@@ -274,6 +285,26 @@ class SubjectRun(Run):
             key = figure_key(self.subject.key, weights, question.key)
             self.write([self._measurement_record(key, question, subject)])
             self.notify(what, 1)
+
+    def _stored_subject(self, weights: str) -> Subject | None:
+        """The trained network on its data; None, with the reason told, if it can't be built.
+
+        Raises Damaged unless the hash of what is stored is ``weights``.
+        """
+        stored = self.folder.weights()
+        try:
+            model = self._build()
+            with self.step(Step("weights", "loading its weights", self.plan.training_seconds)):
+                misfit = _misfit(model, stored)
+                model.to(self.device).eval()
+        except Exception as error:
+            self.problems.append(f"{self.label}: {explain(error)}")
+            return None
+        if misfit:
+            raise Damaged(f"it is of another network: {misfit}")
+        if state_hash(model) != weights:
+            raise Damaged("its weights are not the trained ones: their hash is another")
+        return self._as_subject(model)
 
     def _as_subject(self, model: nn.Module) -> Subject:
         splits = self.splits
@@ -387,3 +418,12 @@ def _evaluated(record: Record, figure: Figure) -> Record:
         samples=figure.samples,
         details={"interval": list(figure.interval)} if figure.interval else {},
     )
+
+
+def _misfit(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
+    """Load ``weights`` into ``model``; why they don't fit, if they don't."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        return first_line(error)
+    return None

@@ -101,3 +101,7 @@ class SubjectOutcome:
     """New records written."""
     problems: tuple[str, ...] = ()
     """Trainings and measurements that failed, by label with the reason."""
+    mended: tuple[str, ...] = ()
+    """What was damaged in the results folder, and where it was moved to."""
+    unproven: int = 0
+    """Records and descriptions of an older version, which wrote no checksums."""

@@ -183,7 +183,8 @@ def test_a_line_from_before_these_fields_is_read():
         '{"key": "a", "plan_key": "b", "kind": "measurement", "name": "m", "label": "m", "value": 1.5,'
         ' "transformation": "sign_flip", "transformation_name": "sign_flip"}'
     )
-    record = Record.from_line(line)
+    record, proven = Record.from_line(line.encode())
+    assert not proven
     assert record.value == 1.5
     assert (record.title, record.unit, record.space) == ("", "", "")
     assert record.transformation_kind is record.preserves is record.promised is None

@@ -1,0 +1,91 @@
+"""``subject.json``: what a subject is, what became of it, and the hash of its weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sharpbench.results.checksum import Damaged, json_object
+from sharpbench.results.keys import content_key
+
+__all__ = ["ANSWERED", "FOLDER_NAME", "Outcome", "read_description"]
+
+Outcome = Literal["trained", "known", "diverged", "timeout", "error"]
+"""What became of a subject: a problem is ``known``, the others are of a training."""
+
+ANSWERED: frozenset[Outcome] = frozenset({"trained", "known"})
+"""The outcomes that leave a network to be measured."""
+
+FOLDER_NAME = 20
+"""How much of a subject's key its folder is called by."""
+
+_PARTS = ("dataset", "model", "recipe")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Named(_Strict):
+    name: str
+
+
+class _Identity(_Strict):
+    seed: int | dict[Literal["data", "initialization", "training"], int]
+    device: str
+    dataset: _Named | None = None
+    model: _Named | None = None
+    recipe: _Named | None = None
+    problem: _Named | None = None
+
+
+class _Training(_Strict):
+    epochs: list[dict[str, float]]
+
+
+class _Description(_Strict):
+    key: str
+    label: str
+    identity: _Identity
+    status: Outcome
+    reason: str | None
+    run: str = ""
+    weights: str | None = None
+    parameters: int | None = None
+    training: _Training | None = None
+    shared_machine: bool | None = None
+    trajectories: list[str] = []
+    dataset_label: str | None = None
+    model_label: str | None = None
+    recipe_label: str | None = None
+    problem_label: str | None = None
+
+
+def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]:
+    """The description of the subject in ``folder``, and whether its checksum proves it.
+
+    Raises Damaged for one that no sharpbench wrote like this, and for that of another folder.
+    """
+    found, proven = json_object(content)
+    try:
+        told = _Description.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Damaged(
+            f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        ) from None
+    if content_key(found["identity"]) != told.key:
+        raise Damaged("its key is not that of its content")
+    if told.key[:FOLDER_NAME] != folder:
+        raise Damaged(f"it belongs into the folder {told.key[:FOLDER_NAME]}")
+    needed = ("problem",) if told.status == "known" else _PARTS
+    if any(getattr(told.identity, part) is None for part in needed):
+        raise Damaged(f"identity: {' or '.join(needed)} is missing")
+    if any(found.get(f"{part}_label") is None for part in needed):
+        raise Damaged("a label is missing")
+    if told.status in ANSWERED and not told.weights:
+        raise Damaged("weights: the hash is missing")
+    if isinstance(told.identity.seed, dict) and len(told.identity.seed) != len(_PARTS):
+        raise Damaged("identity.seed: a stream is missing")
+    return found, proven

@@ -1,0 +1,96 @@
+"""Files of the results folder: read without waiting, written whole, set aside and never deleted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from sharpbench.results.checksum import Damaged
+
+__all__ = ["fault_of", "read_file", "set_aside", "write_atomically"]
+
+_SPOILT = {
+    errno.EACCES: "may not be read",
+    errno.EPERM: "may not be read",
+    errno.EIO: "can't be read from the disk",
+    errno.ELOOP: "is a link that leads to itself",
+    errno.ENOTDIR: "leads through a file",
+    errno.EISDIR: "is a folder",
+    errno.ENXIO: "is no file",
+}
+"""What is wrong with the file itself; any other error is the machine's, and nothing is said of the file."""
+
+
+def read_file(path: Path) -> bytes | None:
+    """The bytes of a regular file, None if there is none.
+
+    Nothing else is opened for reading: a FIFO would wait for ever. Raises Damaged for what is no readable
+    file.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise Damaged(f"it {_kind(path)}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise Damaged("it is a link that leads nowhere") from None
+        return None
+    except OSError as error:
+        if error.errno in _SPOILT:
+            raise Damaged(f"it {_SPOILT[error.errno]}") from None
+        raise
+
+
+def fault_of(path: Path) -> str | None:
+    """Why ``path`` is no regular file that is there; opens nothing."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else f"it {_kind(path)}"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        if error.errno in _SPOILT:
+            return f"it {_SPOILT[error.errno]}"
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk, whole, when this returns; what stood there stays until then."""
+    partial = path.with_name(path.name + ".partial")
+    if os.path.lexists(partial) and fault_of(partial):
+        set_aside(partial, path.parent, "strange")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def set_aside(path: Path, root: Path, folder: str) -> Path:
+    """Move ``path`` into a folder of its own, ``root/folder-<n>``; where it is then.
+
+    Counted up, so that nothing set aside before is overwritten.
+    """
+    number = 1
+    while True:
+        target = root / f"{folder}-{number}"
+        try:
+            target.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+    os.rename(path, target / path.name)
+    return target / path.name
+
+
+def _kind(path: Path) -> str:
+    mode = path.stat().st_mode
+    for test, name in (
+        (stat.S_ISDIR, "folder"),
+        (stat.S_ISFIFO, "FIFO"),
+        (stat.S_ISSOCK, "socket"),
+    ):
+        if test(mode):
+            return f"is a {name}"
+    return "is no file"
