@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 __all__ = [
     "DataUnavailable",
@@ -21,6 +27,9 @@ __all__ = [
     "first_line",
     "in_words",
     "nearest_names",
+    "no_file",
+    "own_interrupts",
+    "shortened",
 ]
 
 
@@ -66,7 +75,10 @@ class WorkerDied(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """An exception in one line."""
-    text = str(error).strip().partition("\n")[0]
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception as failed:
+        text = f"(its message can't be read: {type(failed).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -78,11 +90,45 @@ def in_words(error: Exception) -> str:
 
 @contextmanager
 def exits_as_errors() -> Iterator[None]:
-    """Inside, a plug-in that wants to end the program raises a RuntimeError like any other fault of it."""
+    """Inside, a plug-in that wants to end the program raises a RuntimeError like any other fault of it.
+
+    The user's own Ctrl-C goes through.
+    """
+    with own_interrupts() as interrupted:
+        try:
+            yield
+        except SystemExit as error:
+            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+        except KeyboardInterrupt as error:
+            if interrupted():
+                raise
+            raise RuntimeError("it raised KeyboardInterrupt") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"it raised {first_line(error)}") from error
+
+
+@contextmanager
+def own_interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether the user pressed Ctrl-C inside: an exception alone doesn't tell who raised it."""
+    pressed = False
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: pressed
+        return
+    handler = before
+
+    def note(number: int, frame: FrameType | None) -> Any:
+        nonlocal pressed
+        pressed = True
+        return handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
     try:
-        yield
-    except SystemExit as error:
-        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:
@@ -92,3 +138,33 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
     return f"Known names: {', '.join(known) or 'none'}."
+
+
+def no_file(path: str | os.PathLike[str]) -> str | None:
+    """Why there is no file to read at ``path``, in a few words; None where there is one.
+
+    Only a regular file is one: to read a FIFO or a device may never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        leads = f" (a link to {os.readlink(path)!r})" if os.path.islink(path) else ""
+        return f"there is no file {str(path)!r}{leads}"
+    except (OSError, ValueError) as error:  # a circle of links, a name too long, a NUL in it
+        return f"{shortened(os.fspath(path))} can't be opened: {getattr(error, 'strerror', error)}"
+    if stat.S_ISREG(mode):
+        return None
+    known = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
+    kind = next((name for test, name in known.items() if test(mode)), "device")
+    return f"{str(path)!r} is a {kind}, not a file"
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """``repr(value)`` in at most so many characters, also where Python refuses to write it."""
+    try:
+        text = repr(value)
+    except Exception:
+        if isinstance(value, int):  # of thousands of digits
+            return f"an integer of {value.bit_length():,} bits"
+        return f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 1]}…"

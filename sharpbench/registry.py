@@ -12,18 +12,23 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
-import signal
-import threading
+import math
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sharpbench.errors import InputError, PluginWarning, nearest_names
+from sharpbench.errors import (
+    InputError,
+    PluginWarning,
+    exits_as_errors,
+    first_line,
+    nearest_names,
+    own_interrupts,
+    shortened,
+)
 
 __all__ = ["Plugin", "Registry", "import_object"]
 
@@ -92,6 +97,8 @@ class Registry(Generic[P]):
         self._builtins = dict(builtins)
         self._pointers: dict[str, str] = dict(builtins)
         self._classes: dict[str, type[P]] = {}
+        self._types: dict[type[P], dict[str, Any]] = {}
+        self._adapters: dict[tuple[type[P], str], TypeAdapter[Any]] = {}
         self._sound: set[str] = set()
         """Names of classes whose parameters were looked at, too."""
         self._refused: dict[str, list[str]] = {}
@@ -130,7 +137,7 @@ class Registry(Generic[P]):
                 raise TypeError(f"it {fault}")
         except Exception as error:
             raise InputError(
-                f"{self.kind} {name!r} ({pointer}) is unavailable: {type(error).__name__}: {error}"
+                f"{self.kind} {name!r} ({pointer}) is unavailable: {first_line(error)}"
             ) from error
         self._sound.add(name)
         for reason in self.refused(name):
@@ -183,25 +190,46 @@ class Registry(Generic[P]):
                     f"{self.kind} {name!r} has no parameter {key!r}. {nearest_names(key, types)}"
                 )
             try:
-                values[key] = TypeAdapter(types[key]).validate_python(value)
-            except ValidationError as error:
-                reason = "; ".join(e["msg"] for e in error.errors())
+                values[key] = self.value_of(name, key, value)
+            except ValueError as error:
                 raise InputError(
-                    f"{self.kind} {name!r}, parameter {key!r} = {value!r}: {reason}"
+                    f"{self.kind} {name!r}, parameter {key!r} = {shortened(value)}: {error}"
                 ) from None
         try:
-            return cls(**values)
+            with exits_as_errors():
+                return cls(**values)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.kind} {name!r}: {error}") from None
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise InputError(f"{self.kind} {name!r}: {reason}") from error
+            raise InputError(f"{self.kind} {name!r}: {first_line(error)}") from error
 
     def parameter_types(self, name: str) -> dict[str, Any]:
         """Field name to resolved type annotation."""
         cls = self.get(name)
-        hints = typing.get_type_hints(cls, include_extras=True)
-        return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if cls not in self._types:
+            hints = typing.get_type_hints(cls, include_extras=True)
+            self._types[cls] = {
+                field.name: hints[field.name]
+                for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            }
+        return dict(self._types[cls])
+
+    def value_of(self, name: str, key: str, value: Any) -> Any:
+        """``value`` as parameter ``key`` of ``name`` takes it. Raises ValueError that says what is wrong.
+
+        Nothing is taken for what it isn't: ``true`` is no number, nor is a text that spells one; NaN and
+        infinity aren't numbers of a parameter, and integers fit into 64 bits.
+        """
+        try:
+            cls = self.get(name)
+            if (cls, key) not in self._adapters:
+                self._adapters[cls, key] = TypeAdapter(self.parameter_types(name)[key])
+            taken = self._adapters[cls, key].validate_python(value)
+        except ValidationError as error:
+            raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
+        if fault := _other_kind(value, taken):
+            raise ValueError(fault)
+        return taken
 
     def forget(self, name: str) -> None:
         """Remove a registered class (for tests)."""
@@ -272,42 +300,20 @@ def import_object(pointer: str) -> Any:
     if not module or not qualname:
         raise ImportError(f"{pointer!r} must be package.module:name")
     try:
-        with _own_interrupts() as interrupted:
+        with own_interrupts() as interrupted:
             target: Any = importlib.import_module(module)
     except ImportError:
         raise
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and interrupted():
             raise
-        raise ImportError(f"{module!r} raised {type(error).__name__}: {error}") from error
+        raise ImportError(f"{module!r} raised {first_line(error)}") from error
     for part in qualname.split("."):
         try:
             target = getattr(target, part)
         except AttributeError:
             raise ImportError(f"{module!r} has no {qualname!r}") from None
     return target
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether the user pressed Ctrl-C inside: an exception alone doesn't tell who raised it."""
-    pressed = False
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield lambda: pressed
-        return
-    handler = before
-
-    def note(number: int, frame: FrameType | None) -> Any:
-        nonlocal pressed
-        pressed = True
-        return handler(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _parameter_fault(cls: type) -> str | None:
@@ -324,6 +330,25 @@ def _parameter_fault(cls: type) -> str | None:
         except Exception as error:
             reason = str(error).partition("\n")[0]
             return f"has a parameter {field.name!r} that no suite file could set: {reason}"
+    return None
+
+
+def _other_kind(written: Any, taken: Any) -> str | None:
+    """Why ``taken``, which pydantic made of what was ``written``, isn't what was meant; None if it is."""
+    if isinstance(taken, bool):
+        return None if isinstance(written, bool) else "Input should be true or false"
+    if isinstance(taken, (int, float)):
+        if isinstance(written, (bool, str, bytes)):
+            return "Input should be a number"
+        if isinstance(taken, float) and not math.isfinite(taken):
+            return "Input should be a finite number"
+        if isinstance(taken, int) and not -(2**63) <= taken < 2**63:
+            return "Input should be a number of at most 64 bits"
+    elif isinstance(taken, Mapping) and isinstance(written, Mapping):
+        return _other_kind(list(written.values()), list(taken.values()))
+    elif isinstance(taken, (list, tuple, set, frozenset)):
+        pairs = zip(written, taken, strict=False) if isinstance(written, (list, tuple)) else ()
+        return next((fault for pair in pairs if (fault := _other_kind(*pair))), None)
     return None
 
 

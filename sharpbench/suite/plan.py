@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sharpbench.datasets import Dataset, datasets
 from sharpbench.errors import InputError
@@ -31,11 +34,16 @@ from sharpbench.suite.spec import (
     SeedsSpec,
     SuiteFile,
     expand,
+    grid_size,
+    number_of_seeds,
     seeds_of,
 )
 from sharpbench.training import Recipe, recipes
 
 __all__ = [
+    "MOST_FIGURES",
+    "MOST_QUESTIONS",
+    "MOST_SUBJECTS",
     "MeasurementPlan",
     "Plan",
     "ProblemPlan",
@@ -201,21 +209,37 @@ class Plan:
         return dataclasses.replace(self, subjects=kept)
 
 
+MOST_SUBJECTS = 100_000
+"""Networks and problems of a suite."""
+
+MOST_QUESTIONS = 100_000
+"""Measurements asked of one of them, and metrics along training."""
+
+MOST_FIGURES = 100_000_000
+"""All measurements of a suite."""
+
+T = TypeVar("T")
+
+
 def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
     """Expand the grids of a suite; equal subjects or measurements stand once.
 
-    Raises InputError, with file and line, for unknown names, parameters and values.
+    Raises InputError, with file and line, for unknown names, parameters and values, and for a grid that is
+    larger than any run: its size is known before anything of it is made.
     """
     spec = suite.spec
+    _check_sizes(suite)
     subjects: dict[str, SubjectPlan | ProblemPlan] = {}
     for i, block in enumerate(spec.subjects):
         at = ("subjects", i)
-        for dataset in _expand_all(suite, datasets, block.dataset, (*at, "dataset")):
-            for model in _expand_all(suite, models, block.model, (*at, "model")):
-                for recipe in _expand_all(suite, recipes, block.recipe, (*at, "recipe")):
-                    for seeds in seeds_of(block.seeds or spec.seeds):
-                        subject = SubjectPlan(dataset, model, recipe, seeds, device)
-                        subjects.setdefault(subject.key, subject)
+        for dataset, model, recipe, seeds in itertools.product(
+            _expand_all(suite, datasets, block.dataset, (*at, "dataset")),
+            _expand_all(suite, models, block.model, (*at, "model")),
+            _expand_all(suite, recipes, block.recipe, (*at, "recipe")),
+            seeds_of(block.seeds or spec.seeds),
+        ):
+            subject = SubjectPlan(dataset, model, recipe, seeds, device)
+            subjects.setdefault(subject.key, subject)
     for problem_plan in _problem_plans(suite, device):
         subjects[problem_plan.key] = problem_plan
     chosen = [
@@ -228,14 +252,11 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
         plain = MeasurementPlan(metric)
         measurements.setdefault(plain.key, plain)
     for i, entry in enumerate(spec.transformations):
-        at = ("transformations", i)
-        draws = entry.get("draws", 1)
-        if not isinstance(draws, int) or draws < 1:
-            raise suite.error((*at, "draws"), f"must be a positive whole number, got {draws!r}")
-        parameters = {k: v for k, v in entry.items() if k != "draws"}
-        for transformation in _expand_all(suite, transformations, [parameters], at):
+        for transformation in _expand_all(
+            suite, transformations, [entry], ("transformations", i), also=("draws",)
+        ):
             for metric in chosen:
-                for draw in range(draws):
+                for draw in range(entry.get("draws", 1)):
                     changed = MeasurementPlan(metric, transformation, draw)
                     measurements.setdefault(changed.key, changed)
     along: list[Metric] = []
@@ -280,15 +301,110 @@ def _seeds_of_problems(suite: SuiteFile) -> list[int]:
 
 
 def _expand_all(
-    suite: SuiteFile, registry: Registry[P], blocks: list[Block], at: tuple[str | int, ...]
+    suite: SuiteFile,
+    registry: Registry[P],
+    blocks: list[Block],
+    at: tuple[str | int, ...],
+    also: tuple[str, ...] = (),
 ) -> list[P]:
-    found: list[P] = []
-    for block in blocks:
-        try:
-            found += expand(registry, block)
-        except InputError as error:
-            # Point at the key the message complains of, if it is one of the block's own.
-            key = next((k for k in block if k != "name" and repr(k) in str(error)), "name")
-            value = str(block.get("name")) if key == "name" else None
-            raise suite.error((*at, key), str(error), value=value) from None
-    return found
+    return [
+        plugin
+        for block in blocks
+        for plugin in _located(suite, block, at, lambda b: expand(registry, b, also))
+    ]
+
+
+def _size(
+    suite: SuiteFile,
+    registry: Registry[P],
+    blocks: list[Block],
+    at: tuple[str | int, ...],
+    also: tuple[str, ...] = (),
+) -> int:
+    """How many plug-ins the blocks stand for."""
+    return sum(
+        _located(suite, block, at, lambda b: grid_size(registry, b, also)) for block in blocks
+    )
+
+
+def _located(
+    suite: SuiteFile, block: Block, at: tuple[str | int, ...], read: Callable[[Block], T]
+) -> T:
+    """``read(block)``; its InputError points at the key that it complains of, if it is the block's own."""
+    try:
+        return read(block)
+    except InputError as error:
+        told = str(error)
+        named = [k for k in block if k != "name" and repr(k) in told]
+        named += [k for k in block if k != "name" and re.search(rf"\b{re.escape(k)}\b", told)]
+        key = named[0] if named else "name"
+        value = str(block.get("name")) if key == "name" else None
+        raise suite.error((*at, key), told, value=value) from None
+
+
+def _check_sizes(suite: SuiteFile) -> None:
+    """Raises InputError for a grid that is larger than any run. Nothing is expanded."""
+    spec = suite.spec
+    asked = sum(
+        _size(suite, metrics, [entry], ("metrics", i)) for i, entry in enumerate(spec.metrics)
+    )
+    _limit(suite, ("metrics",), {"metrics": asked}, MOST_QUESTIONS, "metrics")
+    views = 1
+    where: tuple[str | int, ...]
+    for i, entry in enumerate(spec.transformations):
+        at = ("transformations", i)
+        draws = entry.get("draws", 1)
+        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+            raise suite.error((*at, "draws"), f"must be a positive whole number, got {draws!r}")
+        parts = {"transformations": _size(suite, transformations, [entry], at, ("draws",))}
+        views += parts["transformations"] * draws
+        parts |= {"draws": draws, "metrics": asked}
+        where = (*at, "draws") if draws > 1 else at
+        _limit(suite, where, parts, MOST_QUESTIONS, "measurements of one network")
+        _limit(suite, at, {"changes": views, "metrics": asked}, MOST_QUESTIONS, "measurements")
+    if spec.trajectory:
+        where = ("trajectory", "metrics")
+        along = {"metrics": _size(suite, metrics, spec.trajectory.metrics, where)}
+        _limit(suite, where, along, MOST_QUESTIONS, "metrics along training")
+    subjects = figures = 0
+    for i, block in enumerate(spec.subjects):
+        at = ("subjects", i)
+        parts = {
+            "datasets": _size(suite, datasets, block.dataset, (*at, "dataset")),
+            "models": _size(suite, models, block.model, (*at, "model")),
+            "recipes": _size(suite, recipes, block.recipe, (*at, "recipe")),
+            "seeds": number_of_seeds(block.seeds or spec.seeds),
+        }
+        here = _limit(suite, at, parts, MOST_SUBJECTS, "networks")
+        subjects, figures = subjects + here, figures + here * asked * views
+    for i, problem in enumerate(spec.problems):
+        at = ("problems", i)
+        questions = {
+            "metrics": _size(suite, metrics, problem.metrics, (*at, "metrics")),
+            "repetitions": problem.repetitions,
+        }
+        where = (*at, "repetitions") if problem.repetitions > 1 else (*at, "metrics")
+        each = _limit(suite, where, questions, MOST_QUESTIONS, "questions of one problem")
+        parts = {
+            "problems": _size(suite, problems, problem.problem, (*at, "problem")),
+            "seeds": len(problem.seeds or _seeds_of_problems(suite)),
+        }
+        here = _limit(suite, at, parts, MOST_SUBJECTS, "problems")
+        subjects, figures = subjects + here, figures + here * each
+    _limit(suite, (), {"subjects": subjects}, MOST_SUBJECTS, "subjects in all")
+    _limit(suite, (), {"figures": figures}, MOST_FIGURES, "measurements in all")
+
+
+def _limit(
+    suite: SuiteFile, at: tuple[str | int, ...], parts: dict[str, int], most: int, what: str
+) -> int:
+    """The product of ``parts``. Raises InputError, with the parts, where it is more than ``most``."""
+    size = math.prod(parts.values())
+    if size > most:
+        each = " × ".join(f"{n:,} {name}" for name, n in parts.items())
+        spelled = f" ({each})" if len(parts) > 1 else ""
+        raise suite.error(
+            at,
+            f"a grid of {size:,} {what}{spelled}, and at most {most:,} can be asked: shorten an axis",
+        )
+    return size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -11,19 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AllowInfNan,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    Strict,
     Tag,
-    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from sharpbench.errors import InputError, nearest_names
+from sharpbench.errors import InputError, nearest_names, no_file, shortened
 from sharpbench.registry import Plugin, Registry
 from sharpbench.seeds import STREAMS, Seeds
 
@@ -31,16 +33,31 @@ __all__ = [
     "SeedsSpec",
     "SuiteFile",
     "SuiteSpec",
+    "axes",
     "expand",
     "find_suite",
+    "grid_size",
     "known_suites",
     "load_suite",
+    "number_of_seeds",
     "seeds_of",
 ]
 
 P = TypeVar("P", bound=Plugin)
 Block = dict[str, Any]
 Blocks = Annotated[list[Block], Field(min_length=1)]
+
+
+def _number(value: object) -> object:
+    """Neither ``true`` nor a text that spells a number is one."""
+    if isinstance(value, (bool, str)):
+        raise ValueError(f"a number is meant, got {shortened(value)}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number), AllowInfNan(False)]
+Flag = Annotated[bool, Strict()]
 
 
 class _Strict(BaseModel):
@@ -56,11 +73,11 @@ def _seed_list(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         if not 1 <= value <= _MOST_SEEDS:
             raise ValueError(
-                f"a number stands for that many seeds, from 1 to {_MOST_SEEDS}, got {value}; "
+                f"a number stands for that many seeds, from 1 to {_MOST_SEEDS}, got {shortened(value)}; "
                 f"one seed is written as a list of one"
             )
         return list(range(value))
-    if isinstance(value, list) and len(set(map(str, value))) != len(value):
+    if isinstance(value, list) and len(set(map(repr, value))) != len(value):
         raise ValueError("a seed stands twice")
     return value
 
@@ -79,7 +96,7 @@ class SeedsSpec(_Strict):
     data: SeedList = [0]
     initialization: SeedList = [0]
     training: SeedList = [0]
-    zip: bool = False
+    zip: Flag = False
 
     @model_validator(mode="after")
     def _fit(self) -> SeedsSpec:
@@ -93,6 +110,11 @@ class SeedsSpec(_Strict):
 
     def _streams(self) -> tuple[list[int], ...]:
         return self.data, self.initialization, self.training
+
+    def count(self) -> int:
+        """How many combinations there are."""
+        lengths = [*map(len, self._streams())]
+        return max(lengths) if self.zip else math.prod(lengths)
 
     def combinations(self) -> list[Seeds]:
         """The seeds of every network that these stand for, those of one data seed together."""
@@ -112,6 +134,11 @@ SubjectSeeds = Annotated[
     Discriminator(_kind_of_seeds),
 ]
 """One list for all streams, or a table by stream."""
+
+
+def number_of_seeds(spec: list[int] | SeedsSpec) -> int:
+    """How many networks each dataset, model and recipe stands for."""
+    return spec.count() if isinstance(spec, SeedsSpec) else len(spec)
 
 
 def seeds_of(spec: list[int] | SeedsSpec) -> list[Seeds]:
@@ -150,7 +177,7 @@ class ProblemsSpec(_Strict):
     problem: Blocks
     metrics: Blocks
     seeds: SeedList | None = None
-    repetitions: int = Field(1, ge=1)
+    repetitions: Whole = Field(1, ge=1)
 
     @field_validator("problem", "metrics", mode="before")
     @classmethod
@@ -159,7 +186,7 @@ class ProblemsSpec(_Strict):
 
 
 class EvaluationSpec(_Strict):
-    ece_bins: int = Field(15, ge=2)
+    ece_bins: Whole = Field(15, ge=2, le=100_000)
 
 
 class CostSpec(_Strict):
@@ -170,34 +197,34 @@ class CostSpec(_Strict):
     ``flops``: count floating-point operations too.
     """
 
-    repeats: int = Field(3, ge=0)
-    spread: float | None = Field(None, gt=0)
+    repeats: Whole = Field(3, ge=0, le=100_000)
+    spread: Real | None = Field(None, gt=0)
     memory: Literal["resident", "process"] = "resident"
-    flops: bool = False
+    flops: Flag = False
 
 
 class TrajectorySpec(_Strict):
     """Metrics measured along training: after epoch 1, every ``every`` epochs and after the last."""
 
     metrics: Blocks
-    every: int = Field(5, ge=1)
+    every: Whole = Field(5, ge=1)
 
 
 class LimitsSpec(_Strict):
     """Seconds after which a training or a measurement is given up and recorded as timed out."""
 
-    training_seconds: float | None = Field(None, gt=0)
-    measurement_seconds: float | None = Field(None, gt=0)
+    training_seconds: Real | None = Field(None, gt=0, le=1e8)
+    measurement_seconds: Real | None = Field(None, gt=0, le=1e8)
 
 
 class SuiteSpec(_Strict):
     """What a suite file may say."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
     title: str = ""
     description: str = ""
     seeds: SubjectSeeds
-    threads: int = Field(1, ge=1)
+    threads: Whole = Field(1, ge=1, le=1024)
     subjects: list[SubjectsSpec] = []
     problems: list[ProblemsSpec] = []
     metrics: list[Block] = []
@@ -250,39 +277,131 @@ def find_suite(name: str) -> Path:
     """The suite file for a path or the name of a shipped suite. Raises InputError if there is none."""
     if name in (suites := known_suites()):
         return suites[name]
-    if Path(name).is_file():
+    fault = no_file(name)
+    if fault is None:
         return Path(name)
     looks_like_path = name.endswith(".toml") or "/" in name
-    what = f"no file {name!r}" if looks_like_path else f"unknown suite {name!r}"
+    what = fault if looks_like_path or not fault.startswith("there is no file") else None
+    what = what or f"unknown suite {name!r}"
     raise InputError(f"{what}. {nearest_names(name, suites)} Or name the path of a suite file.")
+
+
+_MOST_BYTES = 8 * 2**20
+"""Of a suite file: a list of a million seeds fits."""
+
+_DEEPEST = 64
+"""Levels of lists and tables in a suite file."""
+
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+_DOTTED = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*({_PART})(?:[ \t]*\.[ \t]*{_PART}){{{_DEEPEST}}}", re.MULTILINE
+)
+"""A key of more parts than that: tomllib takes time with the square of their number."""
 
 
 def load_suite(path: Path) -> SuiteFile:
     """Parse and validate a suite file. Raises InputError with file, line, key and nearest names."""
+    text = _read(path)
+    source = SuiteFile(SuiteSpec.model_construct(), path, text)
     try:
-        text = path.read_text(encoding="utf-8")
+        if dotted := _DOTTED.search(text):
+            raise _too_deep(path, text.count("\n", 0, dotted.start(1)) + 1)
         content = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text in UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise _too_deep(path, _line_too_deep(text)) from None
+    except InputError:
+        raise
+    except ValueError:  # Python's limit for the digits of an integer
+        found = (i for i, line in enumerate(text.split("\n"), 1) if _MANY_DIGITS.search(line))
+        told = "a number has thousands of digits: at most 64 bits are taken"
+        raise InputError(f"{path}, line {next(found, 1)}: {told}") from None
+    _check_content(source, content, ())
     try:
         spec = SuiteSpec.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = next((e for e in error.errors() if e["type"] in _KEY_FAULTS), error.errors()[0])
         location = tuple(part for part in first["loc"] if part not in {"list", "streams"})
-        unknown = first["type"] == "extra_forbidden"
-        told = first["msg"].removeprefix("Value error, ")  # pydantic's, before a reason of our own
-        message = "unknown key. " + _nearest_keys(location) if unknown else told
-        source = SuiteFile(SuiteSpec.model_construct(), path, text)
+        if first["type"] == "extra_forbidden":
+            message = "unknown key. " + _nearest_keys(location)
+        elif first["type"] == "missing":
+            message = "is missing, and has no default"
+        else:
+            message = first["msg"].removeprefix("Value error, ")  # before a reason of our own
         raise source.error(location, message) from None
     return SuiteFile(spec, path, text)
 
 
-def expand(registry: Registry[P], block: Block) -> list[P]:
-    """Every plug-in that a block stands for: a list where a scalar is expected is an axis.
+def _too_deep(path: Path, line: int) -> InputError:
+    return InputError(
+        f"{path}, line {line}: nested too deep: at most {_DEEPEST} levels of lists and tables"
+    )
 
-    Raises InputError for an unknown name or parameter or a value that doesn't fit.
+
+def _line_too_deep(text: str) -> int:
+    """The line on which more brackets are open than a suite may open (those in texts counted, too)."""
+    depth, line = 0, 1
+    for sign in text:
+        line += sign == "\n"
+        depth += (sign in "[{") - (sign in "]}")
+        if depth > _DEEPEST:
+            break
+    return line
+
+
+_MANY_DIGITS = re.compile(r"[0-9][0-9_]{3000}")
+_KEY_FAULTS = ("extra_forbidden",)
+"""Told before others: a misspelt key is the reason why the right one is missing."""
+
+
+def _read(path: Path) -> str:
+    """The text of a suite file. Raises InputError."""
+    if fault := no_file(path):
+        raise InputError(f"{fault}: name the path of a suite file")
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{path}: larger than {_MOST_BYTES >> 20} MiB, which no suite is")
+    if not data.strip():
+        raise InputError(
+            f'{path}: the file is empty; a suite begins with name = "…" and seeds = […]'
+        )
+    try:
+        # Some editors begin a file with a byte-order mark; lines may end as on any system.
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not a text in UTF-8 ({error.reason}): save the file as UTF-8"
+        ) from None
+    return text
+
+
+def _check_content(source: SuiteFile, value: Any, at: tuple[str | int, ...]) -> None:
+    """Raises InputError for what no key of a suite takes: too many levels, integers beyond 64 bits."""
+    if len(at) > _DEEPEST:
+        raise source.error(
+            at[:3], f"nested too deep: at most {_DEEPEST} levels of lists and tables"
+        )
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_content(source, inner, (*at, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            if isinstance(inner, (dict, list)):
+                _check_content(source, inner, (*at, i))
+            elif type(inner) is int and not -(2**63) <= inner < 2**63:
+                raise source.error((*at, i), f"{shortened(inner)} does not fit into 64 bits")
+    elif type(value) is int and not -(2**63) <= value < 2**63:
+        raise source.error(at, f"{shortened(value)} does not fit into 64 bits")
+
+
+def axes(registry: Registry[P], block: Block, also: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """The values of every parameter that a block names: a list where a scalar is expected is an axis.
+
+    ``also``: keys that the block may have beside the parameters, which are left out. Raises InputError for
+    an unknown name or parameter.
     """
     if not isinstance(block.get("name"), str):
         raise InputError(
@@ -290,24 +409,47 @@ def expand(registry: Registry[P], block: Block) -> list[P]:
         )
     name = block["name"]
     types = registry.parameter_types(name)
-    combinations: list[dict[str, Any]] = [{}]
+    found: dict[str, list[Any]] = {}
     for key, value in block.items():
-        if key == "name":
+        if key == "name" or key in also:
             continue
-        values = _axis(types[key], value) if key in types else [value]
-        combinations = [{**c, key: v} for c in combinations for v in values]
-    return [registry.create(name, parameters) for parameters in combinations]
+        if key not in types:
+            near = nearest_names(key, [*types, *also])
+            raise InputError(f"{registry.kind} {name!r} has no parameter {key!r}. {near}")
+        found[key] = _axis(registry, name, key, value)
+    return found
 
 
-def _axis(annotation: Any, value: Any) -> list[Any]:
-    """The values of an axis: the list itself if it fits the parameter whole, else its elements."""
+def expand(registry: Registry[P], block: Block, also: tuple[str, ...] = ()) -> list[P]:
+    """Every plug-in that a block stands for, in the order of its axes; see `axes`.
+
+    Raises InputError for an unknown name or parameter or a value that doesn't fit.
+    """
+    found = axes(registry, block, also)
+    return [
+        registry.create(block["name"], dict(zip(found, values, strict=True)))
+        for values in itertools.product(*found.values())
+    ]
+
+
+def grid_size(registry: Registry[P], block: Block, also: tuple[str, ...] = ()) -> int:
+    """How many plug-ins a block stands for; none is made."""
+    return math.prod(map(len, axes(registry, block, also).values()))
+
+
+def _axis(registry: Registry[P], name: str, key: str, value: Any) -> list[Any]:
+    """The values of an axis: the list itself if it fits the parameter whole, or no element of it does."""
     if not isinstance(value, list):
         return [value]
-    try:
-        TypeAdapter(annotation).validate_python(value)
-    except ValidationError:
-        return value or [value]
-    return [value]
+
+    def fits(written: Any) -> bool:
+        try:
+            registry.value_of(name, key, written)
+        except ValueError:
+            return False
+        return True
+
+    return value if not fits(value) and any(map(fits, value)) else [value]
 
 
 def _nearest_keys(location: tuple[str | int, ...]) -> str:
@@ -342,7 +484,7 @@ def _line_of(text: str, location: tuple[str | int, ...], value: str | None) -> i
     keys = [part for part in location if isinstance(part, str)]
     if not keys:
         return None
-    lines = text.splitlines()
+    lines = text.split("\n")
     index = location[1] if len(location) > 1 and isinstance(location[1], int) else 0
     headers = [
         i for i, line in enumerate(lines) if re.match(rf"\s*\[+\s*{re.escape(keys[0])}\b", line)

@@ -215,5 +215,5 @@ def test_a_number_of_seeds_and_seeds_of_a_block(mini_suite):
 
 def test_a_file_that_is_no_text_is_told_so(tmp_path):
     (tmp_path / "suite.toml").write_bytes(b"\xff\xfename")
-    with pytest.raises(InputError, match=r"suite\.toml: not a text in UTF-8"):
+    with pytest.raises(InputError, match=r"suite\.toml, line 1: not a text in UTF-8"):
         load_suite(tmp_path / "suite.toml")
