@@ -197,6 +197,28 @@ def test_verdicts_against_theory():
     assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "expected"),
+    [
+        # ±5% at random: 0 in the mean of 38, and no invariance of any single network.
+        (np.tile([0.05, -0.05], 19), None, "unclear"),
+        (np.tile([0.05, -0.05], 19), 0.05, "unclear"),
+        (np.tile([0.05, -0.05], 19), 1e-3, "moves"),
+        # 30% on all of them: no noise of a single figure hides what 38 agree in.
+        (np.linspace(0.25, 0.35, 38), 0.3, "moves"),
+        (np.linspace(0.25, 0.35, 38), None, "moves"),
+        (np.linspace(-0.35, -0.25, 38), None, "moves"),
+        (np.linspace(-0.005, 0.005, 38), 0.3, "invariant"),
+    ],
+)
+def test_single_networks_decide_invariance_and_all_of_them_a_move(change, error, expected):
+    frame = records("hessian_trace", [(1.0, 1.0 + c) for c in change], **PERMUTED)
+    part = {"source": "probes", "size": error, "degrees_of_freedom": None}
+    frame["errors"] = [[part]] * len(frame)
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
+    assert row["verdict"] == expected
+
+
 def test_one_network_that_changes_is_enough_to_be_no_invariance():
     """One of 200 by 5%: 95% of networks are bounded by 0.8%, and yet one was seen to move."""
     pairs = [(1.0, 1.05)] + [(1.0, 1.0)] * 199
