@@ -1,4 +1,5 @@
-"""CONTRIBUTING.md as a newcomer follows it, in a copy of the package: each addition one file and one line."""
+"""CONTRIBUTING.md as a newcomer follows it, in a copy of the package: five additions of one file and one
+line each, and a new question in one file beside it."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ENTRY_POINTS = re.compile(r"^```toml\n(\[project\.entry-points.*?)^```$", re.MULTILINE | re.DOTALL)
+
+DOCUMENT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 SUITE = """
 name = "additions"
@@ -58,9 +63,10 @@ def newcomer(tmp_path_factory):
     shutil.copytree(
         ROOT / "sharpbench", copy / "sharpbench", ignore=shutil.ignore_patterns("__pycache__")
     )
-    blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    blocks = BLOCK.findall(DOCUMENT)
     lines = [(place, text) for place, text in blocks if place.endswith("__init__.py")]
     files = [(place, text) for place, text in blocks if not place.endswith("__init__.py")]
+    files = [(place, text) for place, text in files if "/" in place]
     assert len(files) == len(lines) == 5
     for place, text in files:
         assert not (copy / place).exists()
@@ -77,7 +83,7 @@ def newcomer(tmp_path_factory):
 def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer):
     (newcomer / "additions.toml").write_text(SUITE)
     listed = _run(newcomer, "-m", "sharpbench", "list")
-    names = ("weight_norm", "linear_classifier", "circles", "weight_shrinking", "average")
+    names = ("weight_norm", "linear_classifier", "circles", "weight_shrinking", "converged")
     rows = [line for line in listed.splitlines() if line.strip().split(" ")[0] in names]
     assert len(rows) == len(names)
     assert "unavailable" not in listed
@@ -86,8 +92,31 @@ def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer):
     page = (newcomer / "reports" / "additions" / "index.html").read_text(encoding="utf-8")
     assert "weight norm" in page
     assert "weight_shrinking" in page
+    assert 'id="converged"' in page
+    assert 'id="average"' not in page
+
+
+def test_a_new_question_is_one_file_beside_the_package(newcomer):
+    """The sixth addition: nothing of the package is touched, and the results that are there answer it."""
+    (file,) = [(place, text) for place, text in BLOCK.findall(DOCUMENT) if "/" not in place]
+    (newcomer / file[0]).write_text(file[1], encoding="utf-8")
+    told = [
+        tomllib.loads(text)["project"]["entry-points"] for text in ENTRY_POINTS.findall(DOCUMENT)
+    ]
+    (points,) = [
+        groups["sharpbench.sections"] for groups in told if "sharpbench.sections" in groups
+    ]
+    info = newcomer / "question-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: question\nVersion: 1.0\n")
+    lines = "\n".join(f"{name} = {pointer}" for name, pointer in points.items())
+    (info / "entry_points.txt").write_text(f"[sharpbench.sections]\n{lines}\n")
+    assert "average" in _run(newcomer, "-m", "sharpbench", "list")
+    _run(newcomer, "-m", "sharpbench", "report", "additions")
+    page = (newcomer / "reports" / "additions" / "index.html").read_text(encoding="utf-8")
     assert 'id="average"' in page
-    assert "1 metrics have a mean." in page
+    assert re.search(r"weight norm is [\d.]+ \[[−\d.]+, [\d.]+\] on average\.", page)
+    assert 'id="missing"' not in page
 
 
 def test_the_metric_of_the_document_stands_alone_too(newcomer, tmp_path):
@@ -107,7 +136,6 @@ def test_the_metric_of_the_document_stands_alone_too(newcomer, tmp_path):
 def test_the_document_names_every_floor():
     from tests.imports import FLOORS
 
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    table = [line for line in text.splitlines() if line.startswith("| `")]
+    table = [line for line in DOCUMENT.splitlines() if line.startswith("| `")]
     named = [sorted(re.findall(r"`([a-z_]+)/?`", line.split("|")[1])) for line in table]
     assert named == [sorted(set(floor) - {"__main__"}) for floor in reversed(FLOORS)]
