@@ -185,7 +185,7 @@ def seeds(frame: pd.DataFrame) -> np.ndarray:
 
 def random_error(frame: pd.DataFrame) -> pd.Series:
     """The standard error of each figure: 0 of an exact one, NaN where a component's size is not told."""
-    return _sum_of_components(frame, leaving_out=_LEFT_OUT[random_error])
+    return _sum_of_components(frame, _all)
 
 
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
@@ -194,16 +194,17 @@ def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
     Figures of one seed, by two implementations or before and after a transformation, are measured on
     the same points along the same directions: what these add to the error is the same in both.
     """
-    return _sum_of_components(frame, leaving_out=_LEFT_OUT[error_on_same_points])
+    return _sum_of_components(frame, _off_points_and_directions)
 
 
 def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
-    """`random_error` without the component ``points`` alone.
+    """`random_error` without the component ``points``, where that of ``directions`` stands beside it.
 
     A change of the input's units, a rotation above all, meets the same directions with another function
-    of them: what they add to the error is not the same before and after.
+    of them: what they add to the error is not the same before and after. Where they are not told apart from
+    the points, whose spread may hold theirs, both count.
     """
-    return _sum_of_components(frame, leaving_out=_LEFT_OUT[error_on_other_directions])
+    return _sum_of_components(frame, _off_points)
 
 
 def scatter_of_error(frame: pd.DataFrame, error: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
@@ -212,12 +213,12 @@ def scatter_of_error(frame: pd.DataFrame, error: Callable[[pd.DataFrame], pd.Ser
     in quadrature, to the fourth power, over the sum of these (Welch 1947, Satterthwaite 1946)."""
     if "errors" not in frame:
         return pd.Series(0.0, index=frame.index)
-    out = _LEFT_OUT[error]
+    chosen = _CHOSEN[error]
     return frame["errors"].map(
         lambda errors: sum(
             e["size"] ** 4 / e["degrees_of_freedom"]
-            for e in (errors if isinstance(errors, list) else ())
-            if e["source"] not in out and e["size"] and e.get("degrees_of_freedom")
+            for e in chosen(errors if isinstance(errors, list) else [])
+            if e["size"] and e.get("degrees_of_freedom")
         )
     )
 
@@ -227,33 +228,49 @@ def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
 
     0 where there are no components: a standard error that is stated whole is one of random numbers.
     """
-    left = _sum_of_components(frame, leaving_out=_OF_RANDOM_NUMBERS)
+    left = _sum_of_components(frame, _off_random_numbers)
     if "errors" not in frame:
         return 0 * left
     return left.where(frame["errors"].map(lambda e: isinstance(e, list) and bool(e)), 0.0)
 
 
-_OF_RANDOM_NUMBERS = frozenset({"points", "directions", "probes", "draws"})
-_LEFT_OUT: dict[Callable[[pd.DataFrame], pd.Series], frozenset[str]] = {
-    random_error: frozenset(),
-    error_on_same_points: frozenset({"points", "directions"}),
-    error_on_other_directions: frozenset({"points"}),
+_Components = list[dict[str, Any]]
+
+
+def _all(errors: _Components) -> _Components:
+    return errors
+
+
+def _off_points(errors: _Components) -> _Components:
+    apart = any(e["source"] == "directions" for e in errors)
+    return [e for e in errors if not apart or e["source"] != "points"]
+
+
+def _off_points_and_directions(errors: _Components) -> _Components:
+    return [e for e in errors if e["source"] not in {"points", "directions"}]
+
+
+def _off_random_numbers(errors: _Components) -> _Components:
+    random = {"points", "directions", "probes", "draws"}
+    return [e for e in errors if e["source"] not in random]
+
+
+_CHOSEN: dict[Callable[[pd.DataFrame], pd.Series], Callable[[_Components], _Components]] = {
+    random_error: _all,
+    error_on_same_points: _off_points_and_directions,
+    error_on_other_directions: _off_points,
 }
 
 
-def _sum_of_components(frame: pd.DataFrame, *, leaving_out: frozenset[str]) -> pd.Series:
+def _sum_of_components(
+    frame: pd.DataFrame, chosen: Callable[[_Components], _Components]
+) -> pd.Series:
     total = frame["standard_error"].astype(float).fillna(0)
     if "errors" not in frame:
         return total
     return pd.Series(
         [
-            math.hypot(
-                *(
-                    math.nan if e["size"] is None else e["size"]
-                    for e in errors
-                    if e["source"] not in leaving_out
-                )
-            )
+            math.hypot(*(math.nan if e["size"] is None else e["size"] for e in chosen(errors)))
             if isinstance(errors, list) and errors
             else float(known)
             for errors, known in zip(frame["errors"], total, strict=True)

@@ -256,6 +256,21 @@ def test_directions_are_noise_where_the_input_is_turned(kind, noise):
     assert row["moved"] == (kind == "linear_gauge")
 
 
+def test_an_error_that_does_not_tell_directions_from_points_holds_both():
+    """λ's jackknife over points, each with directions of its own: a rotation moves λ by the directions."""
+    pairs = [(2.0, 2.0 + 0.06 * (-1) ** i) for i in range(8)]
+    frame = records("λ", pairs, transformation="turned", parameters={}, kind="units", promised=True)
+    part = {"source": "points", "size": 0.04, "degrees_of_freedom": 127}
+    frame["errors"] = [[part]] * len(frame)
+    assert changes(Results(frame))["noise"].to_numpy() == pytest.approx(math.hypot(0.02, 0.02))
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
+    assert (row["verdict"], row["disagrees"]) == ("unclear", "")
+    # On the same directions the same change is no noise.
+    same = frame.assign(transformation_kind=frame["transformation_kind"].replace("units", "chart"))
+    (row,) = invariance_matrix(Results(same)).to_dict("records")
+    assert (row["verdict"], row["disagrees"]) == ("moves", "promise broken")
+
+
 def test_orbits_and_rankings():
     pairs = [(float(i + 1), float(30 - i)) for i in range(30)]
     frame = pd.concat(
