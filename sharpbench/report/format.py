@@ -167,8 +167,8 @@ def seconds(value: float | None) -> str:
 
 
 def prose(text: str) -> str:
-    """A text with the numbers in it as they are written here: a minus sign before a digit."""
-    return re.sub(r"(?<![\w.)\]])-(?=[\d.])", _MINUS, text)
+    """A text with the numbers in it as they are written here: a minus sign before a digit, ∞."""
+    return re.sub(r"(?<![\w.)\]])-(?=[\d.∞])", _MINUS, re.sub(r"\binf\b", "∞", text))
 
 
 def _minus(text: str) -> str:

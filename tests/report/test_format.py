@@ -185,6 +185,7 @@ def test_no_minus_stands_before_a_zero(value):
 
 def test_numbers_in_a_text_get_their_minus_signs():
     assert prose("Δλ = -0.39 ± 0.1, in [-1, -.5]") == "Δλ = −0.39 ± 0.1, in [−1, −.5]"
+    assert prose("in [-inf, inf], information") == "in [−∞, ∞], information"
     assert prose("orders 1-4 and x-2, 2023-01-02, well-known -x") == (
         "orders 1-4 and x-2, 2023-01-02, well-known -x"
     )
