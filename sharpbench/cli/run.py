@@ -79,9 +79,9 @@ def run(
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
     check_device(device)
     suite_file = load_suite(find_suite(suite))
-    full_plan = make_plan(suite_file, device=device)
-    plan = full_plan.only(only or [])
     root = data_dir or data_root()
+    full_plan = make_plan(suite_file, device=device, data=root)
+    plan = full_plan.only(only or [])
     if dry_run:
         _print_plan(plan, results, root)
         return

@@ -39,9 +39,14 @@ class Dataset(Plugin, ABC):
     def clean(self, root: Path, *, seed: int) -> Splits:
         """The splits before label noise. Raises DataUnavailable if files are missing or wrong."""
 
-    def fingerprint(self) -> str:
-        """What identifies the raw data apart from the parameters, without loading it."""
-        return ""
+    def fingerprint(self, root: Path) -> str | None:
+        """What identifies the data apart from the parameters, without loading it: a part of every key.
+
+        ``""`` for data that the parameters and the seed make. For files under ``root``, their hash or
+        version; it must not fail where they are missing. None, where it can't be told: what is loaded is
+        then compared by each run with what the network was trained on.
+        """
+        return None
 
     def missing(self, root: Path) -> str | None:
         """None if `load` will find its data under ``root``, else what is missing (no hashing)."""

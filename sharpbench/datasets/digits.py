@@ -36,6 +36,9 @@ class Digits(Dataset):
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"test_fraction must lie in (0, 1), got {self.test_fraction}")
 
+    def fingerprint(self, root: Path) -> str:
+        return ""
+
     def clean(self, root: Path, *, seed: int) -> Splits:
         from sklearn.datasets import load_digits
 

@@ -34,7 +34,7 @@ class _IdxImages(Dataset, ABC):
             if size is not None and not 10 <= size <= limit:
                 raise ValueError(f"{key} must lie between 10 and {limit}, got {size}")
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, root: Path) -> str:
         return files.FILE_SETS[self.name].fingerprint()
 
     def missing(self, root: Path) -> str | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharpbench.results.checksum import Damaged, json_object
 from sharpbench.results.keys import content_key
 
-__all__ = ["ANSWERED", "FOLDER_NAME", "Outcome", "read_description"]
+__all__ = ["ANSWERED", "FOLDER_NAME", "SCHEMA", "Outcome", "read_description"]
 
 Outcome = Literal["trained", "known", "diverged", "timeout", "error"]
 """What became of a subject: a problem is ``known``, the others are of a training."""
 
 ANSWERED: frozenset[Outcome] = frozenset({"trained", "known"})
 """The outcomes that leave a network to be measured."""
+
+SCHEMA = 2
+"""Raised when a folder is written in another way. 1: descriptions and lines may lack checksums."""
 
 FOLDER_NAME = 20
 """How much of a subject's key its folder is called by."""
@@ -45,6 +48,7 @@ class _Training(_Strict):
 
 
 class _Description(_Strict):
+    schema_: int = Field(alias="schema")
     key: str
     label: str
     identity: _Identity
@@ -55,7 +59,8 @@ class _Description(_Strict):
     parameters: int | None = None
     training: _Training | None = None
     shared_machine: bool | None = None
-    trajectories: list[str] = []
+    trajectories: list[str] | None = None
+    trajectory_epochs: dict[str, list[int]] | None = None
     dataset_label: str | None = None
     model_label: str | None = None
     recipe_label: str | None = None
@@ -75,6 +80,8 @@ def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]
         raise Damaged(
             f"{'.'.join(map(str, first['loc']))}: {first['msg'][:1].lower()}{first['msg'][1:]}"
         ) from None
+    if told.schema_ >= SCHEMA and not proven:
+        raise Damaged("its checksum is missing")
     if content_key(found["identity"]) != told.key:
         raise Damaged("its key is not that of its content")
     if told.key[:FOLDER_NAME] != folder:

@@ -59,6 +59,7 @@ def collect(command: str, *, device: str, workers: int, threads: int) -> dict[st
             "device": device,
             "workers": workers,
             "threads": threads,
+            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "cudnn_tf32": torch.backends.cudnn.allow_tf32,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError, LeftOutWarning, first_line, nearest_names
 from sharpbench.results.checksum import Damaged, json_object, sealed
-from sharpbench.results.description import ANSWERED, FOLDER_NAME, read_description
+from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA, read_description
 from sharpbench.results.disk import fault_of, read_file, set_aside, write_atomically
 from sharpbench.results.keys import expected_key
 from sharpbench.results.record import Record
@@ -88,10 +88,13 @@ class SubjectFolder:
     """``subject.json``, ``weights.safetensors`` and ``measurements.jsonl`` of one subject.
 
     ``subject.json`` is written last and atomically: a folder without it holds no trained subject.
+    ``threads`` tells with how many a run computed, where that is known: versions that wrote no checksums
+    kept figures of different numbers under one key.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: Callable[[str], int | None] | None = None) -> None:
         self.path = path
+        self._threads = threads or (lambda run: None)
         self._told: list[str] = []
         self._loaded: tuple[object, Stored] | None = None
 
@@ -113,6 +116,8 @@ class SubjectFolder:
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Write the weights, then the description that makes them count."""
         self.path.mkdir(parents=True, exist_ok=True)
+        before = self.read()
+        description = {"schema": SCHEMA if before is None else before["schema"], **description}
         if weights is not None:
             contiguous = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
             content = save(contiguous)
@@ -143,6 +148,10 @@ class SubjectFolder:
         """Move a damaged file of weights out of the way; what was done, in a sentence."""
         return self._set_aside(_WEIGHTS, reason, "the network is trained again")
 
+    def set_aside(self, reason: str) -> str:
+        """Move the whole subject out of the way; what was done, in a sentence."""
+        return self._set_aside("", reason, "it is done again")
+
     def append(self, records: list[Record]) -> None:
         """Add records; they are on the disk when this returns."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -172,7 +181,7 @@ class SubjectFolder:
         told, self._told = self._told, []
         description, fault, _ = self._description()
         if fault:
-            return [*told, self._set_aside("", f"{_DESCRIPTION}: {fault}", "it is done again")]
+            return [*told, self.set_aside(f"{_DESCRIPTION}: {fault}")]
         try:
             content = read_file(self.path / _LINES) or b""
         except Damaged as error:
@@ -191,7 +200,7 @@ class SubjectFolder:
         return told
 
     def _mend_lines(self, content: bytes, description: dict[str, Any]) -> list[str]:
-        found = _Lines(content, description)
+        found = _Lines(content, description, self._check_threads)
         if found.faults:
             aside = self.path / "measurements.damaged.jsonl"
             if os.path.lexists(aside) and fault_of(aside):
@@ -240,9 +249,16 @@ class SubjectFolder:
             if content is None:
                 return None, None, True
             found, proven = read_description(content, self.path.name)
+            if not proven:
+                self._check_threads(found, found.get("run", ""))
         except Damaged as error:
             return None, str(error), True
         return found, None, proven
+
+    def _check_threads(self, description: dict[str, Any], run: str) -> None:
+        used, asked = self._threads(run), description["identity"].get("threads", 1)
+        if used not in (None, asked):
+            raise Damaged(f"it was computed with {used} threads, and {asked} are asked for")
 
     def _load(self) -> Stored:
         description, fault, proven = self._description()
@@ -257,7 +273,7 @@ class SubjectFolder:
         except Damaged as error:
             left_out = (LeftOut(self._place(_LINES), str(error)),)
             return Stored(description, left_out=left_out, unproven=not proven)
-        found = _Lines(content, description)
+        found = _Lines(content, description, self._check_threads)
         return Stored(
             description,
             tuple(found.records.values()),
@@ -272,13 +288,19 @@ class _Lines:
     Lines end at ``\\n`` alone. The last one counts without it too, if it is whole.
     """
 
-    def __init__(self, content: bytes, description: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        description: dict[str, Any],
+        check_threads: Callable[[dict[str, Any], str], None],
+    ) -> None:
         self.records: dict[str, Record] = {}
         self.faults: dict[int, str] = {}
         """By the number of the line, what is wrong with it."""
         self.torn: int | None = None
         """The number of a last line that was never finished."""
         self.unproven = 0
+        self._description, self._check_threads = description, check_threads
         self._subject, self._weights = description["key"], description["weights"]
         self._along: list[str] | None = description.get("trajectories")
         *lines, tail = content.split(b"\n")
@@ -315,6 +337,10 @@ class _Lines:
         )
         if record.key != expected:
             raise Damaged("it is of another subject, or of other weights than the stored ones")
+        if not proven:
+            if self._description["schema"] >= SCHEMA:
+                raise Damaged("its checksum is missing")
+            self._check_threads(self._description, record.run)
         self.unproven += not proven
         if record.kind != "trajectory" or self._along is None or record.plan_key in self._along:
             self.records[record.key] = record
@@ -359,16 +385,29 @@ class ResultsStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._threads_of: dict[str, int | None] = {}
 
     def subject(self, key: str) -> SubjectFolder:
-        return SubjectFolder(self.root / key[:FOLDER_NAME])
+        return SubjectFolder(self.root / key[:FOLDER_NAME], self._threads)
 
     def subjects(self) -> list[SubjectFolder]:
         """Every folder with a description of a subject, be it damaged or another folder's."""
         with os.scandir(self.root) as entries:
             names = sorted(e.name for e in entries if _is_folder(e))
         folders = (self.root / n for n in names if n not in {*_DOCUMENTS, _DAMAGED})
-        return [SubjectFolder(path) for path in folders if os.path.lexists(path / _DESCRIPTION)]
+        there = (path for path in folders if os.path.lexists(path / _DESCRIPTION))
+        return [SubjectFolder(path, self._threads) for path in there]
+
+    def _threads(self, run: str) -> int | None:
+        """With how many threads a run computed, where its provenance tells."""
+        if run not in self._threads_of:
+            try:
+                found = _document("runs", self.root / "runs" / f"{run}.json")
+            except (Damaged, OSError, ValueError):
+                found = None
+            threads = (found or {}).get("settings", {}).get("threads")
+            self._threads_of[run] = threads if isinstance(threads, int) else None
+        return self._threads_of[run]
 
     def write_document(self, kind: str, name: str, content: dict[str, Any]) -> None:
         """Write ``<kind>/<name>.json`` (a suite's manifest, a run's provenance) atomically.

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpbench.datasets import Dataset, datasets
-from sharpbench.errors import InputError
+from sharpbench.datasets.files import data_root
+from sharpbench.errors import InputError, exits_as_errors
 from sharpbench.evaluation.classification import EVALUATION_VERSION
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
@@ -62,6 +63,9 @@ class SubjectPlan:
     recipe: Recipe
     seeds: Seeds
     device: str = "cpu"
+    threads: int = 1
+    data: str | None = ""
+    """The fingerprint of the data; None where only loading it tells."""
 
     @property
     def seed(self) -> int:
@@ -72,11 +76,11 @@ class SubjectPlan:
     def identity(self) -> dict[str, Any]:
         """Everything the trained weights depend on, defaults resolved."""
         return {
-            "dataset": {**self.dataset.identity(), "data": self.dataset.fingerprint()},
+            "dataset": {**self.dataset.identity(), "data": self.data or ""},
             "model": self.model.identity(),
             "recipe": self.recipe.identity(),
             "seed": self.seeds.identity(),
-            "device": self.device,
+            **_computed_on(self.device, self.threads),
         }
 
     @cached_property
@@ -101,6 +105,7 @@ class ProblemPlan:
     measurements: tuple[MeasurementPlan, ...]
     seed: int
     device: str = "cpu"
+    threads: int = 1
 
     @property
     def seeds(self) -> Seeds:
@@ -108,7 +113,11 @@ class ProblemPlan:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        return {"problem": self.problem.identity(), "seed": self.seed, "device": self.device}
+        return {
+            "problem": self.problem.identity(),
+            "seed": self.seed,
+            **_computed_on(self.device, self.threads),
+        }
 
     @cached_property
     def key(self) -> str:
@@ -221,14 +230,18 @@ MOST_FIGURES = 100_000_000
 T = TypeVar("T")
 
 
-def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
+def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None) -> Plan:
     """Expand the grids of a suite; equal subjects or measurements stand once.
+
+    ``data`` is where the files of datasets are, `data_root` by default: what is there enters the keys.
 
     Raises InputError, with file and line, for unknown names, parameters and values, and for a grid that is
     larger than any run: its size is known before anything of it is made.
     """
     spec = suite.spec
     _check_sizes(suite)
+    root = data or data_root()
+    fingerprints: dict[str, str | None] = {}
     subjects: dict[str, SubjectPlan | ProblemPlan] = {}
     for i, block in enumerate(spec.subjects):
         at = ("subjects", i)
@@ -238,7 +251,12 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
             _expand_all(suite, recipes, block.recipe, (*at, "recipe")),
             seeds_of(block.seeds or spec.seeds),
         ):
-            subject = SubjectPlan(dataset, model, recipe, seeds, device)
+            name = repr(dataset)
+            if name not in fingerprints:
+                fingerprints[name] = _fingerprint(dataset, root)
+            subject = SubjectPlan(
+                dataset, model, recipe, seeds, device, spec.threads, fingerprints[name]
+            )
             subjects.setdefault(subject.key, subject)
     for problem_plan in _problem_plans(suite, device):
         subjects[problem_plan.key] = problem_plan
@@ -275,6 +293,22 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu") -> Plan:
     )
 
 
+def _computed_on(device: str, threads: int) -> dict[str, Any]:
+    """What the order of sums depends on: the kind of device, and the threads unless there is one."""
+    kind = {"device": device.partition(":")[0]}
+    return kind if threads == 1 else {**kind, "threads": threads}
+
+
+def _fingerprint(dataset: Dataset, root: Path) -> str | None:
+    """The dataset's own; None if it has none or fails to tell it."""
+    try:
+        with exits_as_errors():
+            told = dataset.fingerprint(root)
+    except Exception:
+        return None
+    return told if isinstance(told, str) else None
+
+
 def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
     """Every problem with the questions of all blocks that name it, each once."""
     found: dict[str, ProblemPlan] = {}
@@ -287,7 +321,7 @@ def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
         ]
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
             for seed in block.seeds or _seeds_of_problems(suite):
-                plan = ProblemPlan(problem, (), seed, device)
+                plan = ProblemPlan(problem, (), seed, device, suite.spec.threads)
                 before = found.get(plan.key, plan).measurements
                 together = {m.key: m for m in (*before, *asked)}
                 found[plan.key] = dataclasses.replace(plan, measurements=tuple(together.values()))

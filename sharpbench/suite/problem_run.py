@@ -92,7 +92,6 @@ class ProblemRun(Run):
 
     def _description(self, subject: Subject, weights: str) -> dict[str, Any]:
         return {
-            "schema": 1,
             "key": self.problem.key,
             "label": self.label,
             "problem_label": self.problem.problem.label,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sharpbench.evaluation.classification import FIGURES
 from sharpbench.results.description import ANSWERED
-from sharpbench.results.keys import figure_key, part_of_figure
+from sharpbench.results.keys import figure_key, part_of_figure, trajectory_figure_key
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
@@ -66,7 +66,8 @@ def remaining(
     # All of them: a crash can have cut off the last lines.
     evaluated = all(part_of_figure(evaluation, name) in final for name in FIGURES)
     along = {plan.trajectory.metric_key(metric) for metric in plan.trajectory.metrics}
-    training = None if along <= _measured_along(description) else "again: to measure along the way"
+    measured = _measured_along(description, {record.key for record in stored.records})
+    training = None if along <= measured else "again: to measure along the way"
     if fault := folder.weights_fault():
         training = f"again: {folder.path.name}/weights.safetensors: {fault}"
     return Remaining(
@@ -78,5 +79,14 @@ def remaining(
     )
 
 
-def _measured_along(description: dict[str, Any]) -> set[str]:
-    return set(description.get("trajectories", []))
+def _measured_along(description: dict[str, Any], there: set[str]) -> set[str]:
+    """The questions that were asked along training, and whose answers are all there."""
+    epochs = description.get("trajectory_epochs") or {}  # older versions told none
+    return {
+        question
+        for question in description.get("trajectories") or []
+        if all(
+            trajectory_figure_key(description["key"], question, epoch) in there
+            for epoch in epochs.get(question, [])
+        )
+    }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sharpbench.cost import Cost
@@ -76,6 +78,8 @@ class SubjectRun(Run):
     def run(self) -> None:
         """Bring weights and records up to the plan."""
         left = remaining(self.plan, self.subject, self.folder, run=self.task.run)
+        if left.training is None and self.subject.data is None:
+            left = self._on_the_same_data(left)
         if left.training:
             left = self._trained()
         try:
@@ -95,6 +99,22 @@ class SubjectRun(Run):
             self._give_up("timeout", str(error))
         except Exception as error:
             self._give_up("error", explain(error))
+        return remaining(self.plan, self.subject, self.folder, run=self.task.run)
+
+    def _on_the_same_data(self, left: Remaining) -> Remaining:
+        """``left``, or everything where the data, of which only loading tells, are others or not known."""
+        description = self.folder.read()
+        if description is None or description["status"] != "trained":
+            return left
+        try:
+            found = _data_hash(self.splits)
+        except Exception as error:
+            self.problems.append(f"{self.label}: {explain(error)}")
+            return left
+        if found == description.get("data"):
+            return left
+        known = "have changed" if "data" in description else "were not recorded"
+        self.mended.append(self.folder.set_aside(f"the data it was trained and judged on {known}"))
         return remaining(self.plan, self.subject, self.folder, run=self.task.run)
 
     def _bring_up(self, left: Remaining) -> None:
@@ -139,7 +159,7 @@ class SubjectRun(Run):
         if log.diverged:
             return self._give_up("diverged", log.diverged, dataclasses.asdict(log))
         weights = state_hash(model)
-        done = set()
+        done: dict[str, list[int]] = {}
         if before and before["status"] == "trained":
             kept = self.folder.weights_fault() is None
             if before["weights"] != weights and kept:
@@ -149,16 +169,23 @@ class SubjectRun(Run):
                     f"{self.folder.path} to start over"
                 )
             if before["weights"] == weights:
-                done = set(before.get("trajectories", []))
+                known = before.get("trajectory_epochs") or {}
+                done = {q: known.get(q, []) for q in before.get("trajectories") or []}
+        done |= {trajectory.metric_key(metric): [] for metric in trajectory.metrics}
+        for record in along:
+            done[record.plan_key].append(record.epoch or 0)
         if along:
             self.write(along)
         description = {
             **self._description("trained", None),
             "weights": weights,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
+            "data": _data_hash(self.splits),
             "training": dataclasses.asdict(log),
             "shared_machine": self.task.shared_machine,
-            "trajectories": sorted(done | {trajectory.metric_key(m) for m in trajectory.metrics}),
+            "trajectories": sorted(done),
+            "trajectory_epochs": done,
         }
         self.folder.commit(description, model.state_dict())
         return description
@@ -177,7 +204,6 @@ class SubjectRun(Run):
 
     def _description(self, status: str, reason: str | None) -> dict[str, Any]:
         return {
-            "schema": 1,
             "key": self.subject.key,
             "label": self.label,
             "dataset_label": self.subject.dataset.label,
@@ -427,3 +453,13 @@ def _misfit(model: nn.Module, weights: dict[str, Tensor]) -> str | None:
     except RuntimeError as error:
         return first_line(error)
     return None
+
+
+def _data_hash(splits: Splits) -> str:
+    """SHA-256 of everything that is trained on and judged by."""
+    digest = hashlib.sha256()
+    for name in ("train_inputs", "train_targets", "test_inputs", "test_targets"):
+        part = getattr(splits, name).detach().cpu().contiguous()
+        digest.update(f"{name}:{part.dtype}:{tuple(part.shape)}".encode())
+        digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

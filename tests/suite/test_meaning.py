@@ -149,6 +149,10 @@ def test_records_of_an_older_version_are_told_their_meaning_by_the_next_run(fram
     kept |= {"gradient_equivalents", "work", "cost", "details", "limit", "diverges"}
     kept |= {"function_change"}
     older = 0
+    for path in results.glob("*/subject.json"):
+        told = json.loads(path.read_text())
+        del told["checksum"]
+        path.write_text(json.dumps({**told, "schema": 1}))
     for path in results.glob("*/measurements.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
