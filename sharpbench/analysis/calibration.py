@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from sharpbench.analysis.statistics import CONFIDENCE, binomial_interval
+from sharpbench.analysis.statistics import CONFIDENCE, NORMAL, binomial_interval
 from sharpbench.measurement import ErrorComponent, Measurement
 
 __all__ = ["BAND", "STATED", "coverage"]
@@ -111,7 +111,7 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     claim = of_all and known and (exact or to_tolerance)
     allowed = rounding
     if not exact and tolerance is not None:
-        allowed += tolerance * abs(truth) * (1.96 if told else 1.0)
+        allowed += tolerance * abs(truth) * (NORMAL if told else 1.0)
     return {
         "inside": inside,
         "unwidened": unwidened,

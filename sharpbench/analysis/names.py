@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from sharpbench.analysis.numbers import number
+
 __all__ = ["names_but_for", "short_names", "titles_of", "with_short_names"]
 
 
@@ -105,7 +107,7 @@ def _spell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_spell(v)}" for k, v in value.items())
     if isinstance(value, float):
-        return f"{value:g}"
+        return number(value, 6)
     if isinstance(value, list):
         if len(value) > 4 and value == list(range(value[0], value[0] + len(value))):
             return f"{value[0]}–{value[-1]}"

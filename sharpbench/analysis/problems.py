@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.names import names_but_for
+from sharpbench.analysis.numbers import number
 from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import BEYOND
 
@@ -311,5 +312,5 @@ def _definition(row: dict[str, Any]) -> str:
     if row["fit"] != "least_squares":
         words.append(row["fit"].replace("_", " "))
     if row["weight_decay"]:
-        words.append(f"weights 1/(1 + {row['weight_decay']:g} n)")
+        words.append(f"weights 1/(1 + {number(row['weight_decay'], 6)} n)")
     return ", ".join(words)

@@ -13,6 +13,7 @@ __all__ = [
     "BEYOND",
     "CONFIDENCE",
     "LEVEL",
+    "NORMAL",
     "Estimate",
     "beyond",
     "binomial_interval",
@@ -37,6 +38,9 @@ LEVEL = 0.05
 
 CONFIDENCE = 1 - LEVEL
 """What every interval covers."""
+
+NORMAL = 1.96
+"""Standard errors on each side of a normal 95% interval, where they are known."""
 
 BEYOND = 3.0
 """Standard errors by which a single difference must exceed what is allowed to count as one, where these are

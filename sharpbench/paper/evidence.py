@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.audit import Evidence, Missing
-from sharpbench.analysis.statistics import Estimate, exactly, mean, over_seeds, slope
+from sharpbench.analysis.statistics import NORMAL, Estimate, exactly, mean, over_seeds, slope
 from sharpbench.metrics import metrics
 
 __all__ = [
@@ -208,7 +208,7 @@ class Difference(_OfNetworks):
             return found
         floor = _column(base, _FLOOR).mean()
         spreads = [math.hypot(_column(rows, _FLOOR).mean(), floor) for rows in there]
-        return dataclasses.replace(found, noise=1.96 * float(np.mean(spreads)))
+        return dataclasses.replace(found, noise=NORMAL * float(np.mean(spreads)))
 
 
 def _by_seed(rows: pd.DataFrame, column: Column) -> pd.Series:
@@ -258,7 +258,7 @@ class Correlation(_OfNetworks):
         found = _over_seeds(self.statistic, rows, self.columns, self.within, correlation=True)
         if ECE not in self.columns or found is None:
             return found
-        by_chance = 1.96 * math.sqrt(2) * _column(rows, _FLOOR).mean()
+        by_chance = NORMAL * math.sqrt(2) * _column(rows, _FLOOR).mean()
         alike = np.ptp(_column(rows, ECE)) < by_chance
         return dataclasses.replace(found, noise=math.inf if alike else 0.0)
 

@@ -7,10 +7,10 @@ figure is a dash, and an uncertain one has the digits that its error leaves it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sharpbench.analysis.numbers import MISSING, PLAIN, count, fixed, minus, number, power, prose
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.measurement import ErrorComponent
 
@@ -27,12 +27,6 @@ __all__ = [
     "prose",
     "seconds",
 ]
-
-MISSING = "–"
-_MINUS = "\N{MINUS SIGN}"
-_RAISED = str.maketrans("+-0123456789", "⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_PLAIN = 1e6
-"""From here on numbers are written with a power of ten."""
 
 
 def figure(
@@ -53,7 +47,7 @@ def figure(
     ``1.234, within 0.001``.
     """
     if value is None or math.isnan(value):
-        return "–"
+        return MISSING
     if standard_error is not None and math.isnan(standard_error):
         standard_error = None
     if error_bound is not None and math.isnan(error_bound):
@@ -75,31 +69,6 @@ def figure(
     elif parts == [] and not standard_error:
         text += ", exact"
     return text
-
-
-def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
-    """``value`` to so many significant digits: ``−0.5``, ``12,345``, ``2×10⁻⁵``."""
-    if value is None or math.isnan(value):
-        return MISSING
-    if math.isinf(value):
-        return ("+" if sign else "") + "∞" if value > 0 else f"{_MINUS}∞"
-    plus = "+" if sign else ""
-    if 10**digits <= abs(value) < _PLAIN:
-        return _minus(f"{value:{plus}z,.0f}")
-    mantissa, _, exponent = f"{value:{plus}z.{digits}g}".partition("e")
-    return _minus(mantissa) + (_power(int(exponent)) if exponent else "")
-
-
-def fixed(value: float | None, places: int, *, sign: bool = False) -> str:
-    """``value`` to so many places behind the point."""
-    if value is None or math.isnan(value):
-        return MISSING
-    return _minus(f"{value:{'+' if sign else ''}z.{places}f}")
-
-
-def count(value: int) -> str:
-    """``12,345``."""
-    return f"{value:,}"
 
 
 def interval(estimate: Estimate, places: int | None = None, *, sign: bool = False) -> str:
@@ -129,7 +98,7 @@ def percent(value: float | None) -> str:
     if abs(value) < 1e-2:
         return f"{number(100 * value, 2)}%"
     if abs(value) < 10:
-        return _minus(f"{value:z.1%}")
+        return minus(f"{value:z.1%}")
     return f"{number(100 * value, 3)}%"
 
 
@@ -166,19 +135,6 @@ def seconds(value: float | None) -> str:
     return f"{number(value / size, 3)} {unit}"
 
 
-def prose(text: str) -> str:
-    """A text with the numbers in it as they are written here: a minus sign before a digit, ∞."""
-    return re.sub(r"(?<![\w.)\]])-(?=[\d.∞])", _MINUS, re.sub(r"\binf\b", "∞", text))
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", _MINUS)
-
-
-def _power(exponent: int) -> str:
-    return f"×10{str(exponent).translate(_RAISED)}"
-
-
 def _source_and_size(error: ErrorComponent | Mapping[str, Any]) -> tuple[str, float | None]:
     if isinstance(error, ErrorComponent):
         return error.source, error.size
@@ -194,11 +150,11 @@ def _rounded(value: float, error: float | None, digits: int) -> str:
     if not error:
         return number(value, digits)
     places = 1 - math.floor(math.log10(error))
-    if places <= 8 and abs(value) < _PLAIN:
+    if places <= 8 and abs(value) < PLAIN:
         return f"{fixed(value, max(0, places))} ± {fixed(error, max(0, places))}"
     exponent = math.floor(math.log10(max(abs(value), error)))
     places += exponent
     if places > 8:  # so precise that one power of ten does not do for both
         return f"{number(value, 9)} ± {number(error, 2)}"
     told = [fixed(v / 10.0**exponent, max(0, places)) for v in (value, error)]
-    return f"({told[0]} ± {told[1]}){_power(exponent)}"
+    return f"({told[0]} ± {told[1]}){power(exponent)}"

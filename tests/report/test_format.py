@@ -179,6 +179,7 @@ def test_no_minus_stands_before_a_zero(value):
     assert fixed(value, 2) == "0.00"
     assert fixed(value, 2, sign=True) == "+0.00"
     assert number(-0.0) == "0"
+    assert (number(9999.4), number(9999.6), number(-9999.6)) == ("9999", "10,000", "−10,000")
     assert percent(-0.0) == "0%"
     assert interval(Estimate(value, -0.004, 0.5, 3), 2) == "0.00 [0.00, 0.50]"
 
