@@ -15,6 +15,7 @@ from typing import Any
 __all__ = [
     "DataUnavailable",
     "InputError",
+    "InputWarning",
     "LeftOutWarning",
     "MetricFailed",
     "MetricUnsupported",
@@ -23,8 +24,8 @@ __all__ = [
     "TimeLimitExceeded",
     "TransformationRefused",
     "WorkerDied",
-    "exits_as_errors",
     "first_line",
+    "guarded",
     "in_words",
     "nearest_names",
     "no_file",
@@ -55,6 +56,10 @@ class MetricUnsupported(MetricFailed):
 
 class TransformationRefused(RuntimeError):
     """A transformation does not apply to a model, or broke its promise; the message says why."""
+
+
+class InputWarning(UserWarning):
+    """What the user gave was taken in one of several ways; the message says in which."""
 
 
 class PluginWarning(UserWarning):
@@ -89,7 +94,7 @@ def in_words(error: Exception) -> str:
 
 
 @contextmanager
-def exits_as_errors() -> Iterator[None]:
+def guarded() -> Iterator[None]:
     """Inside, a plug-in that wants to end the program raises a RuntimeError like any other fault of it.
 
     The user's own Ctrl-C goes through.

@@ -23,8 +23,8 @@ from pydantic import TypeAdapter, ValidationError
 from sharpbench.errors import (
     InputError,
     PluginWarning,
-    exits_as_errors,
     first_line,
+    guarded,
     nearest_names,
     own_interrupts,
     shortened,
@@ -196,7 +196,7 @@ class Registry(Generic[P]):
                     f"{self.kind} {name!r}, parameter {key!r} = {shortened(value)}: {error}"
                 ) from None
         try:
-            with exits_as_errors():
+            with guarded():
                 return cls(**values)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.kind} {name!r}: {error}") from None

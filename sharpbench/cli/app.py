@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import typer
 from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
-from sharpbench.errors import InputError, LeftOutWarning, PluginWarning
+from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning
 
 __all__ = ["app", "main"]
 
@@ -56,6 +57,9 @@ def _options(
 def main() -> NoReturn:
     """Run the command; bad input prints one message and exits with 2."""
     warnings.showwarning = _told(warnings.showwarning)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it can't write doesn't end the program
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except InputError as error:
@@ -74,10 +78,10 @@ def main() -> NoReturn:
 
 
 def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
-    """What isn't used, plug-ins or results, as a sentence in place of a place in the code."""
+    """What isn't used, plug-ins or results, and how input was taken, in a sentence alone."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, (PluginWarning, LeftOutWarning)):
+        if issubclass(category, (InputWarning, PluginWarning, LeftOutWarning)):
             err.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
         else:
             otherwise(message, category, *place, **more)

@@ -6,15 +6,18 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from sharpbench.cli.console import err, escape, out
+from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import DataOption, DeviceOption
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, first_line, shortened
+
+if TYPE_CHECKING:
+    from sharpbench.measurement import Measurement
+    from sharpbench.metrics import Metric
 
 __all__ = ["measure"]
 
@@ -53,7 +56,6 @@ def measure(
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
     from sharpbench.metrics import metrics
-    from sharpbench.report.format import figure
     from sharpbench.suite.own import answers, own_subject
 
     check_device(device)
@@ -62,37 +64,72 @@ def measure(
     subject = own_subject(
         model, weights, dataset, seed=seed, device=device, data=data_dir or data_root()
     )
-    failed, notes = False, []
-    table = Table("metric", "value ± standard error", "converged", "samples", "gradients")
+    failed, shown = False, False
+    names = [one.label for one in chosen]
     for one, m in answers(subject, chosen, seed=seed):
-        if isinstance(m, str):
+        try:
+            lines = (
+                m if isinstance(m, str) else _lines(one, m, names, as_json=as_json, head=not shown)
+            )
+            notes = [] if isinstance(m, str) else [*one.notes(m.details)]
+        except Exception as error:  # an answer that can't be told is none
+            lines, notes = first_line(error), []
+        if isinstance(lines, str):
             failed = True
-            err.print(f"[yellow]failed:[/] {escape(f'{one.label}: {m}')}", soft_wrap=True)
+            err.print(f"[yellow]failed:[/] {escape(f'{one.label}: {lines}')}", soft_wrap=True)
             continue
-        if as_json:
-            print(json.dumps({"metric": one.label, **dataclasses.asdict(m)}))
-        notes += [f"{one.label}: {note}" for note in one.notes(m.details)]
-        told = figure(m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6)
-        table.add_row(
-            one.label, escape(told), "yes" if m.converged else "[red]no[/]",
-            str(m.samples), f"{m.work.gradient_equivalents(m.samples):.1f}",
-        )  # fmt: skip
-    if not as_json and table.row_count:
-        out.print(table)
-        for note in notes:
-            err.print(escape(note), soft_wrap=True)
+        # At once: what comes later may fail, or take until Ctrl-C.
+        print(*lines, sep="\n", flush=True)
+        shown = True
+        for note in [] if as_json else notes:
+            err.print(escape(f"{one.label}: {note}"), soft_wrap=True)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+_COLUMNS = ("value ± standard error", "converged", "samples", "gradients")
+
+
+def _lines(
+    metric: Metric, m: Measurement, names: list[str], *, as_json: bool, head: bool
+) -> list[str]:
+    """An answer in lines that stand under each other as they come, after a ``head`` once."""
+    from sharpbench.report.format import figure
+
+    if as_json:
+        return [json.dumps({"metric": metric.label, **dataclasses.asdict(m)})]
+    told = figure(m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6)
+    work = f"{m.work.gradient_equivalents(m.samples):.1f}" if m.samples else "–"
+    cells = (told, "yes" if m.converged else "no", str(m.samples), work)
+    name = max(map(len, ["metric", *names]))
+
+    def line(first: str, rest: tuple[str, ...]) -> str:
+        return f"{first:<{name}}  {rest[0]:<28}  {rest[1]:<9}  {rest[2]:>7}  {rest[3]:>9}"
+
+    return [*([line("metric", _COLUMNS)] if head else []), line(metric.label, cells)]
 
 
 def _parse_parameters(pairs: list[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
-        if not separator:
-            raise InputError(f"--param {pair!r} must be KEY=VALUE")
-        try:
-            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed[key.strip()] = value
+        key = key.strip()
+        if not separator or not key:
+            raise InputError(f"--param {shortened(pair)} must be KEY=VALUE, e.g. samples=100")
+        if key in parsed:
+            raise InputError(f"--param {key!r} stands twice: a metric takes one value")
+        parsed[key] = _parse_value(key, value)
     return parsed
+
+
+def _parse_value(key: str, text: str) -> Any:
+    """A value as TOML writes it, or the text itself: a word needs no quotation marks."""
+    try:
+        content = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise InputError(f"--param {key!r}: its value is nested too deep") from None
+    except tomllib.TOMLDecodeError:
+        return text
+    except ValueError:  # Python's limit for the digits of an integer
+        raise InputError(f"--param {key!r}: its value has thousands of digits") from None
+    return content["value"] if content.keys() == {"value"} else text

@@ -18,7 +18,7 @@ from sharpbench.errors import (
     TimeLimitExceeded,
     TransformationRefused,
     WorkerDied,
-    exits_as_errors,
+    guarded,
 )
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
@@ -84,7 +84,7 @@ class Run:
         around = self._step
         self._at(step)
         try:
-            with exits_as_errors(), time_limit(step.seconds, step.what):
+            with guarded(), time_limit(step.seconds, step.what):
                 yield
         finally:
             self._at(around)
@@ -153,7 +153,7 @@ class Run:
         """A record that an older version wrote, with what it says today: its name alone if that fails."""
         draft = Draft(record)
         try:
-            with exits_as_errors():
+            with guarded():
                 draft.add(**told())
             draft.record.to_line()
         except Exception:

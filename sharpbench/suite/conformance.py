@@ -21,7 +21,7 @@ from sharpbench.errors import (
     MetricFailed,
     MetricUnsupported,
     TransformationRefused,
-    exits_as_errors,
+    guarded,
 )
 from sharpbench.invariance import transformations
 from sharpbench.measurement import Measurement
@@ -56,7 +56,7 @@ def check_metric(name: str) -> list[Finding]:
     answers = 0
     for title, subject in _subjects().items():
         try:
-            with exits_as_errors():
+            with guarded():
                 first = metric.checked_measure(subject, seed=0)
         except MetricUnsupported as reason:
             findings.append(Finding(f"supports {title}", True, f"declines: {reason}"))
@@ -138,7 +138,7 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
 
     hook = register_module_forward_hook(count)
     try:
-        with exits_as_errors():
+        with guarded():
             again = metric.checked_measure(subject, seed=0)
     except Exception as error:
         told = f"the second time it raised {type(error).__name__}: {error}"
@@ -168,7 +168,7 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
     findings = []
     for name in transformations.available():
         try:
-            with exits_as_errors():
+            with guarded():
                 found = _under(name, metric, subject, first, title)
         except Exception as error:
             found = Finding(f"{name} of {title}", False, f"{type(error).__name__}: {error}")
@@ -188,7 +188,7 @@ def _under(
     promised = metric.promises(transformation)
     before = copy.deepcopy(subject.model).double()
     try:
-        with exits_as_errors():
+        with guarded():
             after = transformation.transform(before, seed=1, splits=subject.splits)
         moved = subject.with_model(after.model).mapped(after.points)
     except TransformationRefused:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sharpbench.datasets import Dataset, datasets
 from sharpbench.datasets.files import data_root
-from sharpbench.errors import InputError, exits_as_errors
+from sharpbench.errors import InputError, guarded
 from sharpbench.evaluation.classification import EVALUATION_VERSION
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
@@ -302,7 +302,7 @@ def _computed_on(device: str, threads: int) -> dict[str, Any]:
 def _fingerprint(dataset: Dataset, root: Path) -> str | None:
     """The dataset's own; None if it has none or fails to tell it."""
     try:
-        with exits_as_errors():
+        with guarded():
             told = dataset.fingerprint(root)
     except Exception:
         return None

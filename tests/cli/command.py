@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["sharpbench"]
+import pytest
+
+__all__ = ["Told", "in_process", "sharpbench"]
 
 
 def sharpbench(*arguments: str, cwd: Path | None = None, **environment: str):
@@ -16,3 +19,23 @@ def sharpbench(*arguments: str, cwd: Path | None = None, **environment: str):
         capture_output=True, text=True, timeout=300, cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
     )  # fmt: skip
+
+
+class Told(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def in_process(capsys, monkeypatch, *arguments: str) -> Told:
+    """The command in this process, which has imported everything; an exception it lets out is raised."""
+    from sharpbench import cli
+
+    monkeypatch.setattr(sys, "argv", ["sharpbench", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return Told(ended.value.code, *capsys.readouterr())

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from sharpbench.cost import end_with_parent
-from sharpbench.errors import InputError, exits_as_errors, first_line
+from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.run import run_subject
 from sharpbench.suite.task import Doing, Fatal, Notify, Step, SubjectOutcome, SubjectTask
@@ -318,7 +318,7 @@ def _serve(pipe: Connection) -> None:
         except (EOFError, OSError):
             return
         try:
-            with exits_as_errors():
+            with guarded():
                 task = pickle.loads(message)
         except Exception as error:
             pipe.send(f"its classes can't be read by another process ({first_line(error)})")
