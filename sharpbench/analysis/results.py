@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ class Results:
     manifest: what the suite asked for when it last ran.
     runs: the provenance of each run by its name.
     store: the folder that all of this comes from, if it comes from one.
+    left_out: what is stored there and not believed, in sentences.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class Results:
         manifest: Mapping[str, Any] | None = None,
         runs: Mapping[str, dict[str, Any]] | None = None,
         store: ResultsStore | None = None,
+        left_out: Sequence[str] = (),
     ) -> None:
         self.frame = frame
         self.suite = suite
         self.manifest = dict(manifest or {})
         self.runs = dict(runs or {})
         self.store = store
+        self.left_out = list(left_out)
         self._tables: dict[Callable[[Results], Any], Any] = {}
 
     @classmethod
@@ -75,9 +78,11 @@ class Results:
         """The results of ``suite`` under ``root``. Raises InputError if there are none."""
         store = ResultsStore(Path(root))
         manifest = store.manifest(suite)
-        frame = with_short_names(load_records(root, suite=suite))
+        records = load_records(root, suite=suite)
+        left_out = [*records.attrs.get("left_out", ()), *map(str, store.damaged_documents())]
         runs = store.documents("runs")
-        return cls(frame, suite=suite, manifest=manifest, runs=runs, store=store)
+        frame = with_short_names(records)
+        return cls(frame, suite=suite, manifest=manifest, runs=runs, store=store, left_out=left_out)
 
     def once(self, compute: Callable[[Results], T]) -> T:
         """``compute(self)``, from memory if it was asked for before."""
@@ -148,6 +153,25 @@ class Results:
         return self.evaluated.pivot_table(
             index="subject", columns="name", values="value", observed=True
         )
+
+    def mixed_versions(self, kinds: Iterable[str] = ()) -> list[str]:
+        """Of each library that figures depend on, its versions, where the records of ``kinds`` (of all, if
+        none are named) were computed with several."""
+        rows = self.of_kind(*kinds) if kinds else self.frame
+        if "run" not in rows:
+            return []
+        figures = rows["run"].replace("", None).value_counts()
+        told = []
+        for library in ("torch", "numpy", "scikit-learn"):
+            by_version: dict[str, int] = {}
+            for run, count in figures.items():
+                versions = self.runs.get(str(run), {}).get("versions", {})
+                version = versions.get(library, "of an unknown version")
+                by_version[version] = by_version.get(version, 0) + int(count)
+            if len(by_version) > 1:
+                parts = [f"{v} ({n} figures)" for v, n in sorted(by_version.items())]
+                told.append(f"{library} {' and '.join(parts)}")
+        return told
 
     def of_kind(self, *kinds: str) -> pd.DataFrame:
         """The records of these kinds."""

@@ -42,6 +42,7 @@ class _Shown:
     link: str
     subtitle: str
     sentences: list[str]
+    mixed: list[str]
     body: Markup
 
 
@@ -104,6 +105,7 @@ def _show(section: Section, view: Results, environment: jinja2.Environment) -> _
         link=section.link or section.title,
         subtitle=section.subtitle(view),
         sentences=section.sentences(view),
+        mixed=view.mixed_versions(section.needs) if section.needs else [],
         body=Markup(body),
     )
 
@@ -123,6 +125,8 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "present": view.present,
         "answered": len(view.of_kind("problem", "calibration")),
         "figures_total": len(view.of_kind(*_FIGURES)),
+        "left_out": view.left_out,
+        "mixed": view.mixed_versions(),
         "last_run": view.runs.get(view.manifest["run"], {}),
         "css": _asset("report.css"),
         "script": _asset("report.js"),

@@ -634,15 +634,17 @@ def _document(kind: str, path: Path) -> dict[str, Any] | None:
     if content is None:
         return None
     found, _ = json_object(content, place=f"{kind}/{path.stem}")
-    for key, types in _DOCUMENT_TYPES.get(kind, {}).items():
-        if not isinstance(found.get(key), types):
-            raise Damaged(f"its entry {key!r} is missing or of another type")
+    for key, type_ in _DOCUMENT_TYPES.get(kind, {}).items():
+        if key in found and not isinstance(found[key], type_):
+            raise Damaged(f"its entry {key!r} is of another type")
+    if "run" not in found and kind == "suites":
+        raise Damaged("its entry 'run' is missing")
     return found
 
 
 _DOCUMENT_TYPES: dict[str, dict[str, type]] = {
-    "suites": {"run": str},
-    "runs": {"versions": dict, "settings": dict},
+    "suites": {"run": str, "suite": str, "subjects": list, "problems": list, "plan_keys": list},
+    "runs": {"versions": dict, "settings": dict, "machine": dict, "device": dict},
 }
 
 
