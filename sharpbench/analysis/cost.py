@@ -111,7 +111,7 @@ def sweeps(results: Results) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     orders = rows["parameters"].map(lambda p: max(p["orders"]) if "orders" in p else math.nan)
-    titles = rows["name"].map(lambda name: results.titles.get(name, name.replace("_", " ")))
+    titles = rows["name"].map(results.title)
     problem = rows[[c for c in rows if c.startswith("problem.")]]
     words = [c for c in problem if not pd.api.types.is_numeric_dtype(problem[c])]
     problem = problem.assign(**{c: problem[c].map(str, na_action="ignore") for c in words})

@@ -32,9 +32,10 @@ KINDS = ("pooled", "within", "between_recipes", "between_seeds")
 def associations(results: Results) -> pd.DataFrame:
     """One row a metric and target with its rank correlation over four kinds of pairs.
 
-    Columns: ``metric``, ``target``; each an `Association` or None: ``pooled`` over all networks; ``within``
-    over those of equal data and model; of these, ``between_recipes`` over the pairs of equal seeds and
-    ``between_seeds`` over the pairs of one recipe. p is adjusted over the metrics of each target and kind.
+    Columns: ``metric``, ``target``, ``target_title``; each an `Association` or None: ``pooled`` over all
+    networks; ``within`` over those of equal data and model; of these, ``between_recipes`` over the pairs of
+    equal seeds and ``between_seeds`` over the pairs of one recipe. p is adjusted over the metrics of each
+    target and kind.
     ``simpson``: pooled and within are both clear of zero and of opposite sign.
     """
     values, judged = results.measured, results.evaluations
@@ -46,7 +47,11 @@ def associations(results: Results) -> pd.DataFrame:
                 continue
             complete = joined.dropna(subset=["value", target])
             x, y = complete["value"].to_numpy(float), complete[target].to_numpy(float)
-            row: dict[str, Any] = {"metric": metric, "target": target}
+            row: dict[str, Any] = {
+                "metric": metric,
+                "target": target,
+                "target_title": results.title(target),
+            }
             for kind, strata in _kinds(complete).items():
                 row[kind] = kendall(x, y, strata, seeds(complete))
             rows.append(row)
@@ -58,7 +63,7 @@ def associations(results: Results) -> pd.DataFrame:
     for row in rows:
         a, b = row["pooled"], row["within"]
         row["simpson"] = bool(a and b and a.clear and b.clear and a.value * b.value < 0)
-    return pd.DataFrame(rows, columns=["metric", "target", *KINDS, "simpson"])
+    return pd.DataFrame(rows, columns=["metric", "target", "target_title", *KINDS, "simpson"])
 
 
 def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def solved(results: Results) -> pd.DataFrame:
     named = rows[
         ["seed", "value", "standard_error", "expected", "limit", "diverges", "metric_short"]
     ]
-    which = rows["name"].map(results.titles) + ": " if len(set(rows["name"])) > 1 else ""
+    which = rows["name"].map(results.title) + ": " if len(set(rows["name"])) > 1 else ""
     columns = {c: c.removeprefix("problem.") for c in rows if c.startswith("problem.")}
     of_problems = rows[[*columns]].rename(columns=columns)
     dimensions = of_problems.get(_DIMENSION, pd.Series(1, index=rows.index))

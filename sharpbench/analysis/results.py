@@ -114,8 +114,12 @@ class Results:
 
     @functools.cached_property
     def titles(self) -> dict[str, str]:
-        """What each metric is called, by its name; those of which no record tells it are missing."""
+        """What each metric and evaluated quantity is called, by its name; those not told are missing."""
         return titles_of(self.frame, "name", "title")
+
+    def title(self, name: str) -> str:
+        """What a metric or an evaluated quantity is called; in records of older versions its name."""
+        return self.titles.get(name) or name.replace("_", " ")
 
     @functools.cached_property
     def units(self) -> dict[str, str]:

@@ -30,8 +30,9 @@ def spreads(results: Results) -> pd.DataFrame:
     """How far a figure of one data set, model and recipe spreads as one seed alone is exchanged.
 
     A row a stratum, recipe and figure (every metric, and what networks are judged by): ``stratum``,
-    ``recipe``, ``figure``, ``unit``, ``n`` networks, ``together`` (the standard deviation over all of them)
-    and one column a stream of `STREAMS`, an `Estimate` or None where no two networks differ in it alone.
+    ``recipe``, ``figure`` (in words), ``name``, ``unit``, ``n`` networks, ``together`` (the standard deviation
+    over all of them) and one column a stream of `STREAMS`, an `Estimate` or None where no two networks
+    differ in it alone.
     """
     if not apart(results):
         return pd.DataFrame()
@@ -39,7 +40,7 @@ def spreads(results: Results) -> pd.DataFrame:
     figures = pd.concat(
         [
             results.measured.assign(figure=results.measured["metric_short"]),
-            judged.assign(figure=judged["name"].str.replace("_", " ")),
+            judged.assign(figure=judged["name"].map(results.title)),
         ]
     )
     figures = figures.assign(stratum=stratum(figures))
@@ -52,6 +53,7 @@ def spreads(results: Results) -> pd.DataFrame:
             "stratum": where,
             "recipe": recipe,
             "figure": figure,
+            "name": group["name"].iloc[0],
             "unit": results.units.get(str(figure), ""),
             "n": len(group),
             "together": float(values.std(ddof=1)) if len(group) > 1 else math.nan,

@@ -15,7 +15,8 @@ def tau(value, low, high, n=40):
 
 def row(metric, within, pooled, *, target="test_error", simpson=False):
     taus = {"within": within, "pooled": pooled, "simpson": simpson}
-    return {"metric": metric, "target": target, **taus}
+    titles = {"test_error": "test error", "ece": "ECE"}
+    return {"metric": metric, "target": target, "target_title": titles[target], **taus}
 
 
 def test_metrics_with_one_conclusion_share_a_sentence():
@@ -35,7 +36,7 @@ def test_metrics_with_one_conclusion_share_a_sentence():
         "(Kendall's τ, 95% interval): b −0.30 [−0.40, −0.20].",
         "No clear rank correlation with the test error within data and model: d.",
         "Simpson's paradox, τ over all networks, but within data and model: b with the test error +0.10, "
-        "but −0.30; b with the ece +0.20, but −0.20.",
+        "but −0.30; b with the ECE +0.20, but −0.20.",
         "Seems to rank the test error over all networks, but does not within data and model (τ): "
         "d −0.40, but +0.00 [−0.10, +0.10].",
     ]

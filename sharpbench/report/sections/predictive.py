@@ -117,8 +117,7 @@ def predictive_sentences(table: pd.DataFrame) -> list[str]:
             f"No clear rank correlation with the test error within data and model: {', '.join(unclear)}."
         )
     reversed_ = [
-        f"{r.metric} with the {r.target.replace('_', ' ')} {_tau(r.pooled.value)}, but "
-        f"{_tau(r.within.value)}"
+        f"{r.metric} with the {r.target_title} {_tau(r.pooled.value)}, but {_tau(r.within.value)}"
         for r in table[table["simpson"].astype(bool)].itertuples()
     ]
     if reversed_:
@@ -197,7 +196,7 @@ def _scatter_figure(points: pd.DataFrame, units: Mapping[str, str]) -> Figure:
 def _association_heatmap(table: pd.DataFrame) -> Figure:
     """Kendall's τ of metrics (rows) with targets (columns), pooled and within strata side by side."""
     metrics = list(dict.fromkeys(table["metric"]))
-    targets = list(dict.fromkeys(table["target"]))
+    targets = list(dict.fromkeys(table["target_title"]))
     figure, axes = plt.subplots(
         1, 2, figsize=(4.7 + 1.15 * len(targets), 1.3 + 0.48 * len(metrics)), sharey=True
     )
@@ -210,7 +209,7 @@ def _association_heatmap(table: pd.DataFrame) -> Figure:
         for row in table.itertuples():
             found = getattr(row, which)
             if found is not None:
-                at = metrics.index(row.metric), targets.index(row.target)
+                at = metrics.index(row.metric), targets.index(row.target_title)
                 values[at] = found.value
                 marks[at] = fixed(found.value, 2, sign=True) + ("*" if found.clear else "")
         sns.heatmap(
@@ -225,7 +224,7 @@ def _association_heatmap(table: pd.DataFrame) -> Figure:
             cbar_kws={"label": "Kendall's τ"},
             linewidths=0.5,
             linecolor="none",
-            xticklabels=[t.replace("_", " ") for t in targets],
+            xticklabels=targets,
             yticklabels=metrics,
             annot_kws={"size": 9},
         )

@@ -134,7 +134,7 @@ def _against_cost(results: Results) -> Iterable[Picture]:
         yield Picture(
             f"truth{place}",
             functools.partial(figures.error_against_cost_figure, group),
-            f"{results.titles.get(str(name), str(name).replace('_', ' '))}: true error against cost. A large "
+            f"{results.title(str(name))}: true error against cost. A large "
             "mark is the median over the problems of one setting (its tolerance or number of probes), a "
             "hollow one did not claim to have converged every time; faint marks are the problems (medians "
             "over seeds). Lower and further left is better; dashed: the Pareto front. Errors below 10⁻¹⁶ "

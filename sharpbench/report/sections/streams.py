@@ -30,7 +30,7 @@ class Streams(Section):
     def sentences(self, results: Results) -> list[str]:
         rows = spreads(results)
         clear = []
-        for row in rows[rows["figure"] == "test error"].to_dict("records"):
+        for row in rows[rows["name"] == "test_error"].to_dict("records"):
             told = {s: row[s] for s in STREAMS if row[s] is not None}
             most = max(told, key=lambda s: told[s].value, default="")
             if len(told) > 1 and all(told[most].low > told[s].high for s in told if s != most):
