@@ -30,9 +30,9 @@ def spreads(results: Results) -> pd.DataFrame:
     """How far a figure of one data set, model and recipe spreads as one seed alone is exchanged.
 
     A row a stratum, recipe and figure (every metric, and what networks are judged by): ``stratum``,
-    ``recipe``, ``figure`` (in words), ``name``, ``unit``, ``n`` networks, ``together`` (the standard deviation
-    over all of them) and one column a stream of `STREAMS`, an `Estimate` or None where no two networks
-    differ in it alone.
+    ``recipe``, ``figure`` (in words), ``name``, ``unit``, ``n`` networks, ``together`` (the standard
+    deviation over all of them) and one column a stream of `STREAMS`, an `Estimate` or None where no two
+    networks differ in it alone.
     """
     if not apart(results):
         return pd.DataFrame()
