@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run
+from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run, verify
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning
@@ -38,6 +38,7 @@ app.command()(measure.measure)
 app.command()(check.check)
 app.command()(compare.compare)
 app.command()(compare.export)
+app.command()(verify.verify)
 app.command()(env.env)
 app.add_typer(data.app, name="data")
 app.add_typer(perf.app, name="perf")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sharpbench.registry import Plugin
@@ -20,6 +21,7 @@ __all__ = [
     "figure_key",
     "part_of_figure",
     "question_key",
+    "question_keys_of",
     "trajectory_figure_key",
     "trajectory_question",
 ]
@@ -43,12 +45,25 @@ def content_key(identity: Any) -> str:
 
 def question_key(metric: Plugin, transformation: Plugin | None, draw: int) -> str:
     """Of a metric, asked after a draw of a transformation or, without one, as often as ``draw`` counts."""
+    changed = transformation.identity() if transformation else None
+    return _question(metric.identity(), changed, draw, _SEEDING)
+
+
+def question_keys_of(metric: Mapping[str, Any], draw: int) -> list[str]:
+    """Those that a metric of this identity, asked without a transformation, has or had: under the seeding
+    of today and under earlier ones."""
+    return [_question(metric, None, draw, seeding) for seeding in range(_SEEDING, 0, -1)]
+
+
+def _question(
+    metric: Mapping[str, Any], transformation: Mapping[str, Any] | None, draw: int, seeding: int
+) -> str:
     return content_key(
         {
-            "metric": metric.identity(),
-            "transformation": transformation.identity() if transformation else None,
+            "metric": dict(metric),
+            "transformation": transformation,
             "draw": draw,
-            "seeding": _SEEDING,
+            "seeding": seeding,
         }
     )
 
