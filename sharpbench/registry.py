@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import inspect
 import math
+import multiprocessing
 import typing
 import warnings
 from collections.abc import Iterator, Mapping
@@ -140,8 +141,6 @@ class Registry(Generic[P]):
                 f"{self.kind} {name!r} ({pointer}) is unavailable: {first_line(error)}"
             ) from error
         self._sound.add(name)
-        for reason in self.refused(name):
-            warnings.warn(reason, PluginWarning, stacklevel=2)
         return cls
 
     def names(self) -> list[str]:
@@ -241,7 +240,7 @@ class Registry(Generic[P]):
         """Note where other packages' plug-ins are; none is imported.
 
         A name of a built-in stays the built-in's. A name that two packages give is neither's: which one
-        would be used must not hang on the order in which they are found.
+        would be used must not hang on the order in which they are found. A PluginWarning announces both.
         """
         if self._entry_points_read:
             return
@@ -260,9 +259,14 @@ class Registry(Generic[P]):
                 ]
             elif len(pointers) > 1:
                 places = " and ".join(sorted(pointers))
-                self._refused[name] = [f"{places} both take the name"]
+                self._refused[name] = [
+                    f"{places} both take the name {self.kind} {name!r}: neither is used"
+                ]
             elif name not in self._pointers:
                 self._pointers[name] = pointers[0]
+        if multiprocessing.parent_process() is None:  # once, not by every worker
+            for reason in (r for reasons in self._refused.values() for r in reasons):
+                warnings.warn(reason, PluginWarning, stacklevel=3)
 
     def _loaded(self, name: str, pointer: str) -> type[P]:
         """The class at ``pointer``, registered. Raises if it is no plug-in called ``name``."""

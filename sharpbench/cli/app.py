@@ -67,9 +67,9 @@ def main() -> NoReturn:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(BAD_INPUT)
     except OSError as error:  # a folder named as a file, or one that can't be written to
-        if error.filename is None:
+        if error.errno is None or isinstance(error, BrokenPipeError):
             raise
-        told = f"{error.filename}: {error.strerror}"
+        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         err.print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:

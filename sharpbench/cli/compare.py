@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sharpbench.cli.console import out
+from sharpbench.cli.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import ResultsOption
 
@@ -29,21 +29,23 @@ def compare(
 
     first, second = load_records(before), load_records(after)
     moved = compare_records(first, second)
-    out.print(moved.sentence, soft_wrap=True)
+    out.print(escape(moved.sentence), soft_wrap=True)
     costs = compare_costs(first, second)
     if len(costs):
         table = Table("metric", "n", "time B/A", "smallest", "largest", "memory B/A", "work B/A")
         for row in costs.itertuples():
             numbers = (row.time, row.smallest, row.largest, row.memory, row.work)
             table.add_row(
-                str(row.metric), str(row.n), *("–" if v != v else f"{v:.2f}" for v in numbers)
+                escape(str(row.metric)),
+                str(row.n),
+                *("–" if v != v else f"{v:.2f}" for v in numbers),
             )
         out.print(table)
     if len(moved.rows):
         table = Table("subject", "figure", "A", "B", "standard errors")
         for row in moved.rows.head(50).itertuples():
             table.add_row(
-                str(row.subject_label), str(row.figure), f"{row.a:.6g}", f"{row.b:.6g}",
+                escape(str(row.subject_label)), escape(str(row.figure)), f"{row.a:.6g}", f"{row.b:.6g}",
                 "unknown" if math.isnan(row.standard_errors) else f"{row.standard_errors:.1f}",
             )  # fmt: skip
         out.print(table)
@@ -60,4 +62,4 @@ def export(
     from sharpbench.results.store import load_records
 
     rows = write_table(load_records(results, suite=suite), target)
-    out.print(f"{target}: {rows} rows", soft_wrap=True)
+    out.print(escape(f"{target}: {rows} rows"), soft_wrap=True)

@@ -7,5 +7,5 @@ from rich.markup import escape
 
 __all__ = ["err", "escape", "out"]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)

@@ -41,7 +41,7 @@ def data_prepare(
     for name in names:
         files.require_file_set(name)
     for name in names:
-        out.print(f"[bold]{name}[/]")
+        out.print(f"[bold]{escape(name)}[/]")
         for line in files.prepare(name, root, given=source):
             out.print(f"  {escape(line)}", soft_wrap=True)
 
@@ -52,6 +52,6 @@ def data_status(data_dir: DataOption = None) -> None:
     from sharpbench.datasets.files import data_root, status
 
     root = data_dir or data_root()
-    out.print(f"data folder: {root}", soft_wrap=True)
+    out.print(escape(f"data folder: {root}"), soft_wrap=True)
     for state, text in status(root):
         out.print(f"{_MARKS[state]} {escape(text)}", soft_wrap=True)

@@ -35,7 +35,7 @@ def list_(
         from sharpbench.suite.spec import known_suites, load_suite
 
         titles = {name: load_suite(path).spec.title for name, path in known_suites().items()}
-        out.print(_table("suites", titles.items()))
+        out.print(_table("suites", ((name, escape(title)) for name, title in titles.items())))
 
 
 def show(
@@ -48,7 +48,8 @@ def show(
     """Show one plug-in: its documentation, parameters with defaults, and source."""
     registry = registry_of(kind)
     cls = registry.get(name)
-    out.print(f"[bold]{name}[/]  ({kind}, version {cls.version}, {registry.origin(name)})")
+    told = f"({kind}, version {cls.version}, {registry.origin(name)})"
+    out.print(f"[bold]{escape(name)}[/]  {escape(told)}", soft_wrap=True)
     out.print(escape(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
     if unit := getattr(cls, "unit", ""):
         out.print(f"\nUnit: {escape(unit)}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.console import out
+from sharpbench.cli.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
 
 __all__ = ["app"]
@@ -60,7 +60,7 @@ def perf_publish() -> None:
 
     status, page = perf.publish()
     _exit_unless_done(status)
-    out.print(f"{page}: see it with `asv preview`, or publish the folder", soft_wrap=True)
+    out.print(escape(f"{page}: see it with `asv preview`, or publish the folder"), soft_wrap=True)
 
 
 def _exit_unless_done(status: int) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.console import err, out
+from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.options import ReportsOption, ResultsOption
 
 __all__ = ["report", "write_report"]
@@ -27,4 +27,4 @@ def write_report(results: Path, suite: str, reports: Path) -> None:
 
     with err.status("writing the report"):
         page = write_report(results, suite, reports / suite)
-    out.print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)
+    out.print(escape(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)

