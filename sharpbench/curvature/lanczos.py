@@ -38,6 +38,9 @@ _UNSETTLED = 0.5
 _DENSE = 8
 """Up to so many unknowns an eigenvalue the whole matrix takes no more products than iterating."""
 
+_SHORTENED = 0.7
+"""A vector that orthogonalisation leaves longer than that is orthogonal to rounding (Kahan)."""
+
 _SETTLED = 1e-12
 """Of the spectrum's size: below that an eigenvalue is as good as float64 can tell."""
 
@@ -473,14 +476,15 @@ class _Lanczos:
         k = self.steps
         known = self._basis[: k + 1]
         product = self.sign * self.operator.matvec(known[k]).to(torch.float64)
-        self._diagonal.append(float(product @ known[k]))
+        *off, diagonal = (known[max(k - 1, 0) :] @ product).tolist()
+        self._diagonal.append(diagonal)
         self.scale = max(self.scale, float(product.norm()))
-        if k:
-            self._check_symmetric(float(product @ known[k - 1]))
         self._left.append(self.against.T @ product)
-        for _ in range(2):  # twice is enough (Parlett, §6.9)
-            product = self._complement(product)
-            product = product - known.T @ (known @ product)
+        product = product - diagonal * known[k]
+        if off:
+            self._check_symmetric(off[0])
+            product -= off[0] * known[k - 1]
+        product = self._orthogonal(product)
         self.steps = k + 1
         residual = 0.0 if self.steps == self.free else float(product.norm())
         self.exhausted = residual <= self._indistinct * self.scale
@@ -563,6 +567,20 @@ class _Lanczos:
         diagonal = torch.tensor(self._diagonal, dtype=torch.float64)
         side = torch.tensor(self._side[:-1], dtype=torch.float64)
         return torch.diag(diagonal) + torch.diag(side, 1) + torch.diag(side, -1)
+
+    def _orthogonal(self, vector: Tensor) -> Tensor:
+        """The vector without what lies along the known ones.
+
+        Once is enough, unless it shortens the vector much (Parlett, §6.9: then twice is).
+        """
+        known = self._basis[: self.steps + 1]
+        for _ in range(2):
+            before = float(vector.norm())
+            vector = self._complement(vector)
+            vector = vector - known.T @ (known @ vector)
+            if float(vector.norm()) > _SHORTENED * before:
+                break
+        return vector
 
     def _complement(self, vector: Tensor) -> Tensor:
         if not self.against.shape[1]:

@@ -24,6 +24,7 @@ from sharpbench.curvature.product_check import (
 )
 from sharpbench.errors import MetricFailed, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
+from sharpbench.formulas.convolution import ConvolutionsByFormula
 from sharpbench.measurement import Work
 from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
@@ -212,7 +213,7 @@ class _LossOperator(SymmetricOperator):
 
     def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
         self.work.hessian_vector += samples * vectors.shape[1]
-        with repeatedly_differentiable(), _named_reasons():
+        with _products():
             if vectors.shape[1] > 1 and self._takes_blocks(samples):
                 try:
                     return self._batched(graph, vectors)
@@ -288,7 +289,9 @@ class _LossOperator(SymmetricOperator):
 
     def _gradient(self, x: Tensor, y: Tensor, *, create_graph: bool) -> Graph:
         """Gradient of this chunk's share of the mean loss."""
-        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+        # The plain gradient, which products are checked by, is torch's own.
+        context = _products() if create_graph else _first_derivatives()
+        with context, torch.enable_grad():
             gradient = torch.autograd.grad(
                 self._share(x, y),
                 self.parameters,
@@ -395,7 +398,7 @@ class GaussNewtonOperator(_LossOperator):
     """
 
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
-        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+        with _products(), torch.enable_grad():
             outputs = self.model(x)
             free = outputs.detach().requires_grad_()
             (slope,) = torch.autograd.grad(
@@ -442,7 +445,7 @@ class GaussNewtonOperator(_LossOperator):
 
     def _slopes(self, x: Tensor, y: Tensor, vector: Tensor) -> Tensor:
         graph = self._graph(x, y)
-        with repeatedly_differentiable(), _named_reasons():
+        with _products():
             along = self.samples * graph[2].detach() * self._forward(graph, vector)
         self.work.gradient += len(x)
         return along.flatten(1).sum(1)
@@ -454,7 +457,7 @@ class GaussNewtonOperator(_LossOperator):
     def parts(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """J·v and ΛJ·v of all samples, of the outputs' shape."""
         graph = self._graph(self.inputs, self.targets)
-        with repeatedly_differentiable(), _named_reasons():
+        with _products():
             forward = self._forward(graph, vector)
         _, free, slope, *_ = graph
         if not slope.requires_grad:
@@ -464,7 +467,7 @@ class GaussNewtonOperator(_LossOperator):
     def curvature(self, outputs: Tensor, along: Tensor) -> Tensor:
         """Λ·``along`` at other outputs."""
         free = outputs.detach().requires_grad_()
-        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+        with _products(), torch.enable_grad():
             share = self.loss(free, self.targets).sum() / self.samples
             (slope,) = torch.autograd.grad(share, free, create_graph=True)
             if not slope.requires_grad:
@@ -546,7 +549,7 @@ class InputHessianOperator(SymmetricOperator):
         self.model, self.loss, self.points, self.targets = model, loss, inputs, targets
         self.dimension, self.dtype, self.device = inputs.numel(), inputs.dtype, inputs.device
         x = inputs.clone().requires_grad_()
-        with repeatedly_differentiable(), torch.enable_grad(), _named_reasons():
+        with _products(), torch.enable_grad():
             (gradient,) = torch.autograd.grad(
                 loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
             )
@@ -585,7 +588,7 @@ class InputHessianOperator(SymmetricOperator):
         shape = self._at.inputs.shape
         columns = []
         for v in vectors.to(self._at.inputs).unbind(1):
-            with repeatedly_differentiable(), _named_reasons():
+            with _products():
                 (product,) = torch.autograd.grad(
                     self._at.gradient,
                     self._at.inputs,
@@ -600,6 +603,19 @@ class InputHessianOperator(SymmetricOperator):
 
 def _double(targets: Tensor) -> Tensor:
     return targets.double() if targets.is_floating_point() else targets
+
+
+@contextmanager
+def _first_derivatives() -> Iterator[None]:
+    with repeatedly_differentiable(), _named_reasons():
+        yield
+
+
+@contextmanager
+def _products() -> Iterator[None]:
+    """What a graph is made in, and differentiated again."""
+    with _first_derivatives(), ConvolutionsByFormula():
+        yield
 
 
 @contextmanager
