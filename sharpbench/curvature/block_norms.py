@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.lanczos import failure_probability, least_share
+from sharpbench.curvature.lanczos import SHORTENED, failure_probability, least_share
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed
 
@@ -17,6 +17,13 @@ __all__ = ["BlockNorms", "block_norms"]
 _ASYMMETRY = 1e-2
 _SETTLED = 1e-12
 """Of a block's size: below that float64 can't tell."""
+
+_OCTAVES = 16
+"""Beyond so many above what is allowed a bound is not told."""
+
+_OCTAVES_A_STEP = 6
+"""The mean of the bounds hardly falls by more a step (on trained networks 1 to 6, hard blocks last): how
+far they are from what is allowed tells when to look again."""
 
 _DENSE = 8
 """Up to so many unknowns a block the whole blocks take no more products than iterating."""
@@ -69,13 +76,18 @@ def block_norms(
     failure = failure_probability(tolerance) if chance is None else chance
     share = least_share(size, failure / blocks)
     iteration = _Iterations(operator, blocks, min(max_products, size), generator)
+    wait = 0
     while iteration.steps < iteration.most:
         iteration.step()
-        allowed = tolerance * (weights * iteration.norms).mean()
         if iteration.exhausted.all():
             break
-        if iteration.settled(allowed / weights, share):
-            break
+        wait -= 1
+        if wait <= 0:
+            allowed = tolerance * (weights * iteration.norms).mean()
+            reached = iteration.reached(allowed / weights, share)
+            if reached <= 1:
+                break
+            wait = 1 + int(math.log2(min(reached, 2**_OCTAVES)) / _OCTAVES_A_STEP)
     bounds = iteration.bounds(share)
     met = (weights * bounds).mean() <= tolerance * (weights * iteration.norms).mean()
     exact = bool(iteration.exhausted.all())
@@ -118,30 +130,30 @@ class _Iterations:
         self.steps = 0
         self._indistinct = max(_SETTLED, 30 * torch.finfo(operator.dtype).eps)
         self.scale, self.noise = (torch.zeros(blocks, dtype=torch.float64) for _ in range(2))
-        self.norms = torch.zeros(blocks, dtype=torch.float64)
+        self._norms: Tensor | None = None
         self.exhausted = torch.zeros(blocks, dtype=torch.bool)
         self._diagonal: list[Tensor] = []
         self._side: list[Tensor] = []
         start = torch.randn(blocks, self.size, generator=generator, dtype=torch.float64)
         start = start.to(operator.device)
         self._basis = self._rows(min(most, 8) + 1)
-        self._basis[0] = start / start.norm(dim=1, keepdim=True)
+        self._basis[:, 0] = start / start.norm(dim=1, keepdim=True)
 
     def step(self) -> None:
         """One product with the operator."""
         k = self.steps
-        known = self._basis[: k + 1]
-        product = self.operator.matvec(known[k].reshape(-1)).double().view_as(known[k])
-        overlaps = torch.einsum("knd,nd->kn", known, product)
-        self._diagonal.append(overlaps[k].cpu())
+        last = self._basis[:, k]
+        product = self.operator.matvec(last.reshape(-1)).double().view_as(last)
+        pair = self._basis[:, max(k - 1, 0) : k + 1]
+        overlaps = torch.bmm(pair, product.unsqueeze(2))
+        *off, diagonal = overlaps[..., 0].cpu().unbind(1)
+        self._diagonal.append(diagonal)
         self.scale = torch.maximum(self.scale, product.norm(dim=1).cpu())
-        if k:
-            off = (overlaps[k - 1].cpu() - self._side[-1]).abs()
-            self.noise = torch.where(self.exhausted, self.noise, torch.maximum(self.noise, off))
+        if off:
+            apart = (off[0] - self._side[-1]).abs()
+            self.noise = torch.where(self.exhausted, self.noise, torch.maximum(self.noise, apart))
             _check_symmetric(self.noise, self.scale)
-        product = product - torch.einsum("kn,knd->nd", overlaps, known)
-        again = torch.einsum("knd,nd->kn", known, product)
-        product = product - torch.einsum("kn,knd->nd", again, known)
+        product = self._orthogonal(product - torch.bmm(overlaps.mT, pair).squeeze(1))
         self.steps = k + 1
         side = product.norm(dim=1).cpu()
         self.exhausted = self.exhausted | (side <= self._indistinct * self.scale)
@@ -149,21 +161,29 @@ class _Iterations:
             self.exhausted = torch.ones_like(self.exhausted)
         side = side.masked_fill(self.exhausted, 0.0)
         self._side.append(side)
-        if self.steps == len(self._basis):
-            grown = self._rows(min(2 * len(self._basis), self.most + 1))
-            grown[: len(self._basis)] = self._basis
+        if self.steps == self._basis.shape[1]:
+            grown = self._rows(min(2 * self.steps, self.most + 1))
+            grown[:, : self.steps] = self._basis
             self._basis = grown
         inverse = torch.where(self.exhausted, 0.0, 1 / side.clamp_min(1e-300))
-        self._basis[self.steps] = product * inverse.to(product).unsqueeze(1)
-        self.norms = torch.linalg.eigvalsh(self._tridiagonal()).abs().amax(1)
+        self._basis[:, self.steps] = product * inverse.to(product).unsqueeze(1)
+        self._norms = None
 
-    def settled(self, excess: Tensor, share: float) -> bool:
-        """Whether the mean of the bounds, in units of ``excess`` (N,), is at most one, to half an octave."""
-        octaves = torch.arange(-6, 10.5, 0.5, dtype=torch.float64)
+    @property
+    def norms(self) -> Tensor:
+        """The largest magnitudes of Ritz values (N,), once a step and only where someone asks."""
+        if self._norms is None:
+            self._norms = torch.linalg.eigvalsh(self._tridiagonal()).abs().amax(1)
+        return self._norms
+
+    def reached(self, excess: Tensor, share: float) -> float:
+        """The mean of the bounds in units of ``excess`` (N,), each rounded up: from 1/16 to 256 to half an
+        octave, from there on to an octave."""
+        octaves = torch.cat([torch.arange(-4, 8, 0.5), torch.arange(8, _OCTAVES + 1.0)]).double()
         first = self._first_excluded(octaves.exp2().unsqueeze(1) * excess, share)
-        reached = torch.cat([octaves.exp2(), torch.tensor([torch.inf])])[first]
+        bounds = torch.cat([octaves.exp2(), torch.tensor([torch.inf])])[first]
         rounding = _rounding(self.operator, self.scale, self.noise) / excess
-        return bool((reached.masked_fill(self.exhausted, 0.0) + rounding).mean() <= 1)
+        return float((bounds.masked_fill(self.exhausted, 0.0) + rounding).mean())
 
     def bounds(self, share: float) -> Tensor:
         """By how much each norm may be larger (N,), to 0.2%."""
@@ -192,12 +212,23 @@ class _Iterations:
         first: Tensor = possible.sum(0)
         return first
 
+    def _orthogonal(self, vectors: Tensor) -> Tensor:
+        """The vectors (N, d) without what lies along those known: as in `extreme_eigenvalues`."""
+        known = self._basis[:, : self.steps + 1]
+        for _ in range(2):
+            before = vectors.norm(dim=1)
+            along = torch.bmm(known, vectors.unsqueeze(2))
+            vectors = vectors - torch.bmm(along.mT, known).squeeze(1)
+            if (vectors.norm(dim=1) > SHORTENED * before).all():
+                break
+        return vectors
+
     def _tridiagonal(self) -> Tensor:
         diagonal, side = torch.stack(self._diagonal, 1), torch.stack(self._side, 1)[:, :-1]
         return torch.diag_embed(diagonal) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
 
     def _rows(self, count: int) -> Tensor:
-        shape = (count, self.blocks, self.size)
+        shape = (self.blocks, count, self.size)
         return torch.empty(shape, dtype=torch.float64, device=self.operator.device)
 
 

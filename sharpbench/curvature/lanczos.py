@@ -14,6 +14,7 @@ from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed
 
 __all__ = [
+    "SHORTENED",
     "EigenResult",
     "SpectralDensity",
     "Which",
@@ -38,7 +39,7 @@ _UNSETTLED = 0.5
 _DENSE = 8
 """Up to so many unknowns an eigenvalue the whole matrix takes no more products than iterating."""
 
-_SHORTENED = 0.7
+SHORTENED = 0.7
 """A vector that orthogonalisation leaves longer than that is orthogonal to rounding (Kahan)."""
 
 _SETTLED = 1e-12
@@ -578,7 +579,7 @@ class _Lanczos:
             before = float(vector.norm())
             vector = self._complement(vector)
             vector = vector - known.T @ (known @ vector)
-            if float(vector.norm()) > _SHORTENED * before:
+            if float(vector.norm()) > SHORTENED * before:
                 break
         return vector
 
