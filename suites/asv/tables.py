@@ -1,24 +1,29 @@
-"""The tables "Top eigenvalue" and "Trace" of the README, as Markdown on the standard output.
+"""The speed tables of the README, as Markdown on the standard output; run it alone on the machine.
 
-    python -m suites.asv.tables --seconds 180 digits_mlp_26k mnist_cnn_26k
+    python -m suites.asv.tables --table derivatives
+    python -m suites.asv.tables --table eigenvalue digits_mlp_26k mnist_cnn_26k
+    python -m suites.asv.tables --table trace digits_mlp_26k mnist_cnn_26k
 
-Every implementation is asked for the same tolerance, without looking at the truth, which stands beside
-what it gives: seconds (the best of interleaved rounds on one thread, float32), Hessian-vector products,
-and the relative difference from a reference in float64.
+Without ``--table`` all three, and without names all workloads. Derivatives of the loss are told in forward
+passes. For eigenvalue and trace every implementation is asked for the same tolerance, without looking at the
+truth, which stands beside what it gives: seconds (the best of interleaved rounds on one thread, float32),
+Hessian-vector products, and the relative difference from a reference in float64.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import time
 from collections.abc import Callable
 
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import metrics
 
-from . import workloads
+from . import curvature_rate, workloads
 
+TABLES = ("derivatives", "eigenvalue", "trace")
 ROUNDS = 5
 EIGENVALUE = 1e-3
 TRACE = 1e-2
@@ -26,8 +31,43 @@ _TRIAL = 32
 """Probes whose time and spread tell how long a method takes."""
 
 
+ORDERS = (4, 6, 7)
+_MLP = (784, 256, 256, 10)
+
+
+def derivatives(order: int) -> dict[str, str]:
+    """A row of the first table: orders 1 … ``order`` of the loss of the tanh MLP at 1000 points."""
+    bench = curvature_rate.DerivativesOfTheLoss()
+    bench.setup(order)
+    steps = {
+        name: functools.partial(curvature_rate.WAYS[name], bench.loss, bench.x, bench.v, order)
+        for name in ("forward_pass", "taylor_mode", "nested_reverse")
+    }
+    found = curvature_rate.best(steps)
+    once, ours, theirs = found.values()
+    layers = [a * b for a, b in itertools.pairwise(_MLP)]
+    least = (2 * layers[0] + (order + 1) * sum(layers[1:])) / sum(layers)
+    return {
+        "Taylor mode, in forward passes": f"{ours / once:.2g}",
+        "its multiplications alone": f"{least:.2g}",
+        "nested reverse mode": f"{theirs / once:.3g}",
+        "times faster": f"{theirs / ours:.2g}",
+        "of its peak memory": f"{bench.track_memory_of_nested_reverse(order):.2g}",
+    }
+
+
+def training_steps() -> dict[str, str]:
+    """What stands below the first table: the paper's ReLU network, and CRR steps in SAM steps."""
+    linear, crr = curvature_rate.PiecewiseLinear(), curvature_rate.CrrStep()
+    linear.setup(4)
+    told = {"forward passes of the ReLU network, orders 1-4": linear.track_forward_passes(4)}
+    for activation in ("relu", "tanh", "gelu"):
+        told[f"CRR step with {activation}, in SAM steps"] = crr.track_over_sam(activation, "live")
+    return {what: f"{ratio:.2g}" for what, ratio in told.items()}
+
+
 def top_eigenvalues(name: str, limit: float) -> dict[str, str]:
-    """A row of the first table: a cell for each implementation."""
+    """A row of the second table: a cell for each implementation."""
     truth = workloads.truth(name)
     calls = {
         who: workloads.top_eigenvalue(name, who, EIGENVALUE)
@@ -37,7 +77,7 @@ def top_eigenvalues(name: str, limit: float) -> dict[str, str]:
 
 
 def traces(name: str, limit: float) -> dict[str, str]:
-    """A row of the second table. curvlinops has no tolerance: it takes 100 probes, its manual's number."""
+    """A row of the third table. curvlinops has no tolerance: it takes 100 probes, its manual's number."""
     truth = _trace(name, dtype="float64", tolerance=TRACE / 10)().value
     first = _trace(name, method="hutchinson", tolerance=0.0, max_probes=_TRIAL)
     start = time.perf_counter()
@@ -90,28 +130,32 @@ def _cells(
 
 def _print(title: str, rows: dict[str, dict[str, str]]) -> None:
     columns = list(dict.fromkeys(who for row in rows.values() for who in row))
-    print(f"\n{title}\n\n| trained network | {' | '.join(columns)} |")
+    print(f"\n{title}\n\n| | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for name, row in rows.items():
         print(f"| {name} | {' | '.join(row.get(who, '') for who in columns)} |", flush=True)
 
 
 def main() -> None:
-    """Print both tables for the workloads named."""
+    """Print the tables, those of Hessians for the workloads named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workloads", nargs="*", default=list(workloads.WORKLOADS))
     parser.add_argument(
         "--seconds", type=float, default=180.0, help="for one run; beyond: left out"
     )
-    parser.add_argument("--table", choices=["both", "eigenvalue", "trace"], default="both")
+    parser.add_argument("--table", choices=["all", *TABLES], default="all")
     asked = parser.parse_args()
+    wanted = TABLES if asked.table == "all" else (asked.table,)
+    if "derivatives" in wanted:
+        _print("Derivatives of the loss", {f"1-{n}": derivatives(n) for n in ORDERS})
+        _print("In ratios", {"": training_steps()})
     for name in asked.workloads:
-        if asked.table != "trace":
+        if "eigenvalue" in wanted:
             _print(
                 f"Top eigenvalue, tolerance {EIGENVALUE:g}",
                 {name: top_eigenvalues(name, asked.seconds)},
             )
-        if asked.table != "eigenvalue":
+        if "trace" in wanted:
             _print(f"Trace, tolerance {TRACE:g}", {name: traces(name, asked.seconds)})
 
 
