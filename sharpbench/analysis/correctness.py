@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.results import Results, computed_once
-from sharpbench.analysis.statistics import BEYOND
+from sharpbench.analysis.results import (
+    Results,
+    computed_once,
+    error_on_same_points,
+    scatter_of_error,
+)
+from sharpbench.analysis.statistics import beyond
 
 __all__ = ["convergence", "implementation_agreement", "implementation_pairs"]
 
@@ -20,14 +25,19 @@ def implementation_pairs(results: Results) -> pd.DataFrame:
 
     Columns: ``subject``, ``metric``, ``a``, ``b`` (short names), ``value_a``, ``value_b``,
     ``difference`` (b − a, relative to |a|), ``standard_errors`` (|b − a| over the combined standard
-    error without that of the points, which are the same; NaN where neither has one or one isn't told).
+    error without that of the points, which are the same; NaN where neither has one or one isn't told),
+    ``beyond`` (whether these are more than three, or as many more as few random numbers excuse).
     """
     rows = results.measured
     rows = rows[rows["parameters"].map(lambda p: "implementation" in p).astype(bool)]
     same = ["subject", "name", "others"]
+    rows = rows.assign(scatter=scatter_of_error(rows, error_on_same_points))
     asked = pd.DataFrame(
         {
-            **{column: rows[column] for column in ("subject", "name", "value", "own_error")},
+            **{
+                column: rows[column]
+                for column in ("subject", "name", "value", "own_error", "scatter")
+            },
             "short": rows["metric_short"],
             "others": rows["parameters"].map(_others),
             # The native one comes first, the others by their labels.
@@ -39,6 +49,7 @@ def implementation_pairs(results: Results) -> pd.DataFrame:
     both = both[both["place_a"] < both["place_b"]].sort_values([*same, "place_a", "place_b"])
     gap = both["value_b"] - both["value_a"]
     error = np.hypot(both["own_error_a"], both["own_error_b"])
+    standard_errors = gap.abs() / error.where(error > 0)
     return pd.DataFrame(
         {
             "subject": both["subject"],
@@ -48,7 +59,8 @@ def implementation_pairs(results: Results) -> pd.DataFrame:
             "value_a": both["value_a"],
             "value_b": both["value_b"],
             "difference": gap / both["value_a"].abs().where(both["value_a"] != 0),
-            "standard_errors": gap.abs() / error.where(error > 0),
+            "standard_errors": standard_errors,
+            "beyond": standard_errors > beyond(error, both["scatter_a"] + both["scatter_b"]),
         }
     ).reset_index(drop=True)
 
@@ -63,7 +75,7 @@ def implementation_agreement(results: Results) -> pd.DataFrame:
     """`implementation_pairs` summed up, one row a pair of implementations.
 
     ``n``, median and largest |relative difference|, and the share of subjects on which they differ
-    by more than three combined standard errors (NaN where the figures carry none).
+    ``beyond`` three combined standard errors (NaN where the figures carry none).
     """
     rows = []
     for (a, b), group in implementation_pairs(results).groupby(["a", "b"]):
@@ -77,7 +89,7 @@ def implementation_agreement(results: Results) -> pd.DataFrame:
                 "median_difference": float(sizes.median()),
                 "largest_difference": float(sizes.max()),
                 "median_signed_difference": float(group["difference"].median()),
-                "beyond_3_errors": float((errors > BEYOND).mean())
+                "beyond_3_errors": float(group["beyond"].mean())
                 if errors.notna().any()
                 else np.nan,
             }

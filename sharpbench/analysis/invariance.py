@@ -121,10 +121,7 @@ def _noise(joined: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
         for end in ("", "_before")
     )
     noise = np.hypot(one[0], other[0])
-    scatter = (one[1] + other[1]).to_numpy(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        free = np.where(scatter > 0, noise.to_numpy(float) ** 4 / scatter, np.inf)
-    return noise, beyond(free)
+    return noise, beyond(noise, one[1] + other[1])
 
 
 def _unfinished(rows: pd.DataFrame) -> pd.Series:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from sharpbench.analysis.names import names_but_for
 from sharpbench.analysis.numbers import number
-from sharpbench.analysis.results import Results, computed_once
-from sharpbench.analysis.statistics import BEYOND
+from sharpbench.analysis.results import Results, computed_once, random_error, scatter_of_error
+from sharpbench.analysis.statistics import beyond
 
 __all__ = [
     "accuracy",
@@ -107,8 +107,9 @@ def accuracy(results: Results) -> pd.DataFrame:
 
     ``family``: its implementation and method. ``error`` and ``worst``: median and largest
     |value − exact|/|exact| over ``n`` seeds (|value| where the exact value is 0); ``beyond``: the
-    share beyond three standard errors told (NaN where none is); ``converged``: the share that said so;
-    ``gradients`` and ``seconds``: medians (seconds where timed).
+    share beyond three standard errors told, or as many more as few random numbers excuse (NaN where none
+    is told); ``converged``: the share that said so; ``gradients`` and ``seconds``: medians (seconds where
+    timed).
     """
     rows = _answered(results)
     rows = rows[~_is_growth(rows) & rows["expected"].notna()]
@@ -116,6 +117,7 @@ def accuracy(results: Results) -> pd.DataFrame:
         return pd.DataFrame()
     off = (rows["value"] - rows["expected"]).abs()
     timed = "cost.median_seconds" in rows
+    needed = beyond(rows["standard_error"], scatter_of_error(rows, random_error))
     errors = pd.DataFrame(
         {
             "name": rows["name"],
@@ -123,7 +125,7 @@ def accuracy(results: Results) -> pd.DataFrame:
             "family": rows["parameters"].map(_family),
             "problem": rows["problem_short"],
             "error": off / rows["expected"].abs().replace(0.0, 1.0),
-            "beyond": (off > BEYOND * rows["standard_error"]).where(rows["standard_error"].notna()),
+            "beyond": (off > needed * rows["standard_error"]).where(rows["standard_error"].notna()),
             "converged": rows["converged"].astype(bool),
             "gradients": rows["gradient_equivalents"],
             "seconds": rows["cost.median_seconds"] if timed else np.nan,
@@ -156,15 +158,16 @@ def traps(results: Results) -> list[dict[str, Any]]:
     """Where implementations are known to go wrong: a row a problem, metric and implementation.
 
     ``trap``: the wrong answer that the problem provokes. Of the lowest seed: ``exact``, ``value`` or the
-    ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard errors
-    or 1%), ``wrong``, ``wrong, and says converged`` or ``no answer``. Empty for records of older versions,
-    which tell no trap.
+    ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard
+    errors, more where few random numbers tell them, or 1%), ``wrong``, ``wrong, and says converged`` or
+    ``no answer``. Empty for records of older versions, which tell no trap.
     """
     rows = results.of_kind("problem")
     if "trap" not in rows:
         return []
     rows = rows[rows["trap"].notna() & rows["expected"].notna()]
     rows = rows[rows["seed"] == rows["seed"].min()]
+    rows = rows.assign(needed=beyond(rows["standard_error"], scatter_of_error(rows, random_error)))
     table = []
     for row in rows.to_dict("records"):
         answered = row["status"] == "ok"
@@ -182,7 +185,9 @@ def traps(results: Results) -> list[dict[str, Any]]:
         }
         if answered:
             error = row["standard_error"]
-            allowed = max(BEYOND * error if error == error else 0.0, 0.01 * abs(row["expected"]))
+            allowed = max(
+                row["needed"] * error if error == error else 0.0, 0.01 * abs(row["expected"])
+            )
             right = abs(row["value"] - row["expected"]) <= allowed
             claimed = ", and says converged" if entry["converged"] else ""
             entry["verdict"] = "right" if right else f"wrong{claimed}"

@@ -236,9 +236,8 @@ def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
 
 
 def scatter_of_error(frame: pd.DataFrame, error: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
-    """How uncertain each ``error`` (one of the functions above) is itself: Σ size⁴/(degrees of freedom) over
-    its components, 0 where all are known. The degrees of freedom of several errors together are their sum
-    in quadrature, to the fourth power, over the sum of these (Welch 1947, Satterthwaite 1946)."""
+    """How uncertain each ``error`` (one of the functions above) is itself, for `statistics.beyond`: Σ
+    size⁴/(degrees of freedom) over its components, 0 where all are known. Of several errors these add up."""
     if "errors" not in frame:
         return pd.Series(0.0, index=frame.index)
     chosen = _CHOSEN[error]

@@ -72,12 +72,17 @@ def students(free: float) -> float:
     return float(stats.t.ppf(1 - LEVEL / 2, free))
 
 
-def beyond(free: np.ndarray) -> np.ndarray:
-    """The estimated standard errors that are exceeded by chance as seldom as `BEYOND` known ones, for so many
-    degrees of freedom (…,); infinitely many for known ones."""
-    known = ~np.isfinite(free)
-    estimated = stats.t.isf(stats.norm.sf(BEYOND), np.where(known, 1.0, free))
-    return np.asarray(np.where(known, BEYOND, estimated))
+def beyond(error: np.ndarray, scatter: np.ndarray) -> np.ndarray:
+    """How many estimated standard errors ``error`` (…,) are exceeded by chance as seldom as `BEYOND` known
+    ones, by Student's t.
+
+    ``scatter``: Σ size⁴/(degrees of freedom) over the components of the error, 0 where all are known; the
+    degrees of freedom are error⁴/scatter (Welch 1947, Satterthwaite 1946).
+    """
+    error, scatter = np.asarray(error, dtype=float), np.asarray(scatter, dtype=float)
+    estimated = scatter > 0
+    free = np.divide(error**4, scatter, out=np.ones_like(error), where=estimated)
+    return np.asarray(np.where(estimated, stats.t.isf(stats.norm.sf(BEYOND), free), BEYOND))
 
 
 def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

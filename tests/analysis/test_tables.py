@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sharpbench.analysis.comparison import compare_records
 from sharpbench.analysis.correctness import implementation_agreement
@@ -145,6 +146,15 @@ def test_implementations_are_compared_on_the_same_subject():
     assert found["median_difference"] == pytest.approx(0.02)
     assert found["largest_difference"] == pytest.approx(0.30)
     assert found["beyond_3_errors"] == pytest.approx(1 / 3)  # 0.30 > 3·√2·0.05 = 0.21
+    # From five random numbers each, 8 degrees of freedom together, 4.28 errors are no more than that.
+    few = [{"source": "probes", "size": 0.05, "degrees_of_freedom": 4}]
+    assert 1.302 < 1 + stats.t.isf(stats.norm.sf(3), 8) * math.sqrt(2) * 0.05 < 1.304
+    for theirs, share in ((1.302, 0.0), (1.304, 1 / 3)):
+        rows[-1]["value"] = theirs
+        (found,) = implementation_agreement(
+            Results(pd.DataFrame([r | {"errors": few} for r in rows]))
+        ).to_dict("records")
+        assert found["beyond_3_errors"] == pytest.approx(share)
 
 
 def test_costs_are_medians_and_mark_a_shared_machine():

@@ -9,12 +9,13 @@ from sharpbench.analysis.results import Results
 TRAP = "the mean of two runs stops at the wrong eigenvalue"
 
 
-def verdict(value, error, *, converged=True, status="ok"):
+def verdict(value, error, *, converged=True, status="ok", free=None):
     """Of an answer where 200 is right."""
     asked = {
         "kind": "problem", "status": status, "problem_label": "hard", "problem_short": "hard",
         "metric_short": "m", "name": "m", "expected": 200.0, "value": value, "seed": 0,
         "standard_error": error, "converged": converged, "reason": None,
+        "errors": [{"source": "probes", "size": error, "degrees_of_freedom": free}],
         "trap": TRAP, "trap_kind": "two runs",
     }  # fmt: skip
     frame = pd.DataFrame([asked, {**asked, "seed": 1, "value": 0.0}])
@@ -37,6 +38,12 @@ def verdict(value, error, *, converged=True, status="ok"):
 def test_right_is_within_three_standard_errors_or_one_percent(value, error, right):
     assert verdict(value, error) == ("right" if right else "wrong, and says converged")
     assert verdict(value, error, converged=False) == ("right" if right else "wrong")
+
+
+def test_an_error_from_three_probes_excuses_twenty_times_its_size():
+    """Student's t of two degrees of freedom is exceeded at 19.2 as seldom as a known error at 3."""
+    assert verdict(200 + 19.1 * 3, 3.0, free=2) == "right"
+    assert verdict(200 + 19.3 * 3, 3.0, free=2) == "wrong, and says converged"
 
 
 def test_no_answer_is_neither_right_nor_wrong():

@@ -151,7 +151,8 @@ def _of_implementations(results: Results) -> list[str]:
         )
         if row.beyond_3_errors == row.beyond_3_errors:
             text += (
-                f"; beyond three combined standard errors on {percent(row.beyond_3_errors)} of them"
+                f"; on {percent(row.beyond_3_errors)} of them beyond three combined standard errors, or as "
+                "many more as few random numbers excuse"
             )
         sentences.append(text + ".")
     for row in convergence(results).itertuples():
