@@ -160,19 +160,19 @@ class Results:
 
     def mixed_versions(self, kinds: Iterable[str] = ()) -> list[str]:
         """Of each library that figures depend on, its versions, where the records of ``kinds`` (of all, if
-        none are named) were computed with several."""
+        none are named) were computed with several, or with one that their runs no longer tell."""
         rows = self.of_kind(*kinds) if kinds else self.frame
         if "run" not in rows:
             return []
         figures = rows["run"].replace("", None).value_counts()
-        told = []
+        told, unknown = [], "of an unknown version"
         for library in ("torch", "numpy", "scikit-learn"):
             by_version: dict[str, int] = {}
             for run, count in figures.items():
                 versions = self.runs.get(str(run), {}).get("versions", {})
-                version = versions.get(library, "of an unknown version")
+                version = versions.get(library, unknown)
                 by_version[version] = by_version.get(version, 0) + int(count)
-            if len(by_version) > 1:
+            if len(by_version) > 1 or unknown in by_version:
                 parts = [f"{v} ({n} figures)" for v, n in sorted(by_version.items())]
                 told.append(f"{library} {' and '.join(parts)}")
         return told

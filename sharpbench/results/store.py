@@ -392,6 +392,8 @@ class ResultsStore:
 
     def subjects(self) -> list[SubjectFolder]:
         """Every folder with a description of a subject, be it damaged or another folder's."""
+        if not self.root.is_dir():
+            return []
         with os.scandir(self.root) as entries:
             names = sorted(e.name for e in entries if _is_folder(e))
         folders = (self.root / n for n in names if n not in {*_DOCUMENTS, _DAMAGED})

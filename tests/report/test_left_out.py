@@ -35,6 +35,7 @@ def test_the_page_lists_what_was_left_out(results, tmp_path):
     left_out = text[text.index('id="left-out"') :]
     assert "measurements.jsonl, line 1: its checksum is not that of its content" in left_out
     assert f"runs/{path.name}: its checksum is not that of its content" in left_out
+    assert "torch of an unknown version (" in text
 
 
 def test_figures_of_two_versions_of_torch_are_marked_where_they_stand_together(results, tmp_path):
@@ -57,5 +58,8 @@ def test_figures_of_two_versions_of_torch_are_marked_where_they_stand_together(r
     assert told.startswith("torch 1.0 (4 figures) and ")
     assert told.endswith("(8 figures)")
     text = text_of(mixed, tmp_path)
-    assert "not all computed with the same versions: torch 1.0 (" in text
+    assert (
+        "Not all of these figures are known to be computed with the same versions: torch 1.0 ("
+        in text
+    )
     assert "stand side by side here: torch 1.0 (" in text
