@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,10 @@ def publish() -> tuple[int, Path]:
 
 
 def _run_arguments(sha: str, bench: str | None, quick: bool) -> list[str]:
+    try:
+        re.compile(bench or "")
+    except re.error as error:
+        raise InputError(f"--bench {bench!r} is not a regular expression: {error}") from None
     # Results in the running environment are kept only for a commit that is named.
     arguments = ["run", "-E", f"existing:{sys.executable}", "--set-commit-hash", sha]
     arguments += ["--bench", bench] if bench else []
@@ -86,7 +91,12 @@ def _worktree(root: Path, sha: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="sharpbench-perf-") as folder:
         tree = Path(folder) / "tree"
         git = ["git", "-C", str(root), "worktree"]
-        subprocess.run([*git, "add", "--detach", "--quiet", str(tree), sha], check=True)
+        added = subprocess.run(
+            [*git, "add", "--detach", "--quiet", str(tree), sha],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if added.returncode:
+            raise InputError(f"git can't bring the files of {sha[:10]}: {added.stderr.strip()}")
         try:
             yield tree
         finally:

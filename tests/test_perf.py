@@ -34,6 +34,11 @@ def test_an_unknown_commit(checkout):
         perf.compare("nonsense", "HEAD", None, quick=True, factor=1.1)
 
 
+def test_a_pattern_that_is_none(checkout):
+    with pytest.raises(InputError, match=r"--bench '\(' is not a regular expression"):
+        perf.run("(", quick=True)
+
+
 def test_each_commit_is_measured_from_its_own_files(checkout, monkeypatch):
     seen = []
 

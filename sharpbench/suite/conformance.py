@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from sharpbench.errors import (
     MetricFailed,
     MetricUnsupported,
     TransformationRefused,
+    first_line,
     guarded,
 )
 from sharpbench.invariance import transformations
@@ -52,28 +54,38 @@ def check_metric(name: str) -> list[Finding]:
     Raises InputError if there is no such metric.
     """
     metric = _find(name)
-    findings = [_documentation(metric)]
+    findings = _told("says what it is", _documentation, metric)
     answers = 0
     for title, subject in _subjects().items():
         try:
             with guarded():
                 first = metric.checked_measure(subject, seed=0)
+                figure = f"{first.value:.6g}"
         except MetricUnsupported as reason:
             findings.append(Finding(f"supports {title}", True, f"declines: {reason}"))
             continue
         except Exception as error:
-            findings.append(
-                Finding(f"answers on {title}", False, f"{type(error).__name__}: {error}")
-            )
+            findings.append(Finding(f"answers on {title}", False, first_line(error)))
             continue
         answers += 1
-        findings.append(Finding(f"answers on {title}", True, f"{first.value:.6g}, model unchanged"))
-        findings += _contract(metric, subject, first, title)
+        findings.append(Finding(f"answers on {title}", True, f"{figure}, model unchanged"))
+        findings += _told(
+            f"keeps its contract on {title}", _contract, metric, subject, first, title
+        )
         findings += _invariance(metric, subject, first, title)
     findings.append(
         Finding("measures something", answers > 0, f"answered on {answers} of {len(_subjects())}")
     )
     return findings
+
+
+def _told(title: str, check: Callable[..., list[Finding]], *of: object) -> list[Finding]:
+    """The findings of a check, or that what was checked raised."""
+    try:
+        with guarded():
+            return check(*of)
+    except Exception as error:
+        return [Finding(title, False, first_line(error))]
 
 
 def _find(name: str) -> Metric:
@@ -117,15 +129,16 @@ def _subjects() -> dict[str, Subject]:
     return built
 
 
-def _documentation(metric: Metric) -> Finding:
+def _documentation(metric: Metric) -> list[Finding]:
     missing = [key for key in ("title", "space") if not getattr(metric, key, None)]
     if not isinstance(getattr(metric, "unit", None), str):
         missing.append('unit ("" for a pure number)')
-    return Finding(
+    found = Finding(
         "says what it is",
         not missing,
         f"missing class attributes: {', '.join(missing)}" if missing else metric.title,
     )
+    return [found]
 
 
 def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) -> list[Finding]:
@@ -141,7 +154,7 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
         with guarded():
             again = metric.checked_measure(subject, seed=0)
     except Exception as error:
-        told = f"the second time it raised {type(error).__name__}: {error}"
+        told = f"the second time it raised {first_line(error)}"
         return [Finding(f"deterministic on {title}", False, told)]
     finally:
         hook.remove()
@@ -171,7 +184,7 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
             with guarded():
                 found = _under(name, metric, subject, first, title)
         except Exception as error:
-            found = Finding(f"{name} of {title}", False, f"{type(error).__name__}: {error}")
+            found = Finding(f"{name} of {title}", False, first_line(error))
         if found is not None:
             findings.append(found)
     return findings
@@ -194,7 +207,7 @@ def _under(
     except TransformationRefused:
         return None
     except Exception as error:  # the transformation's fault, not the metric's
-        return Finding(f"{name} of {title}: not applied", True, f"{type(error).__name__}: {error}")
+        return Finding(f"{name} of {title}: not applied", True, first_line(error))
     try:
         changed = metric.checked_measure(moved, seed=0)
     except MetricFailed as error:
