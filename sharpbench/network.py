@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
 
-__all__ = ["TRIED", "Network", "private_copy", "uncompiled", "unwrapped"]
+__all__ = ["TRIED", "Network", "Precisions", "as_written", "private_copy", "unwrapped"]
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
+
+_FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+
+_MOVED = 1.02
+"""By what parameters are multiplied to see whether a network follows."""
 
 
 class Network:
@@ -53,6 +60,7 @@ class Network:
         self.coupled = False
         """Whether a sample's outputs depend on the other samples of its batch."""
         self._writes = False
+        self._computes_in: dict[torch.dtype, torch.dtype] = {}
         original = unwrapped(model)
         _check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
@@ -76,6 +84,18 @@ class Network:
         if self._adapted:
             model.register_forward_hook(_as_matrix)
         return model
+
+    def computes_in(self, dtype: torch.dtype) -> torch.dtype:
+        """The least accurate of ``dtype`` and of what a copy in it computes in, by its own wish."""
+        if dtype not in self._computes_in:
+            seen = Precisions()
+            with suppress(Exception), _quiet(self.device), torch.no_grad():
+                model, few = self.copy(dtype), self._few.to(dtype)
+                with seen:
+                    _run(model, few)
+            found = {dtype, *(seen.dtypes & {torch.float32, torch.bfloat16, torch.float16})}
+            self._computes_in[dtype] = max(found, key=lambda one: torch.finfo(one).eps)
+        return self._computes_in[dtype]
 
     def tried(self, copied: nn.Module, dtype: torch.dtype) -> Tensor:
         """Outputs of a copy in ``dtype`` for the few samples. Raises InputError where it doesn't run."""
@@ -147,8 +167,8 @@ class Network:
                     return None
         return (
             "torch's gradient of this network in its inputs is not the derivative of its outputs: a "
-            "detach(), torch.no_grad(), a straight-through or custom backward stands in the way; measure "
-            "the network without it"
+            "detach(), torch.no_grad(), a straight-through or custom backward, or a part in half precision "
+            "stands in the way; measure the network without it"
         )
 
     def _examine(self, original: nn.Module) -> Tensor:
@@ -159,6 +179,7 @@ class Network:
     def _examined(self, original: nn.Module) -> Tensor:
         duplicate = _private(original)
         theirs = {id(p): p for p in original.parameters()}  # held: an id can be given again
+        versions = [p._version for p in duplicate.parameters()]
         given = self._few.clone()
         version = given._version
         torch.manual_seed(0)
@@ -166,6 +187,7 @@ class Network:
             raw = _run(duplicate, given)
         found = _tensor_of(raw)
         _check_outputs(found, len(given))
+        _check_unwritten(duplicate, original, versions)
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
             fewer = _tensor_of(_run(duplicate, self._few[1:].clone()))
         _check_outputs(fewer, TRIED - 1)
@@ -183,6 +205,17 @@ class Network:
             )
         found = _as_matrix(None, None, found).detach()
         torch.manual_seed(0)
+        with torch.no_grad():
+            second = _as_matrix(None, None, _run(duplicate, self._few.clone()))
+        if not _close(second, found):
+            raise InputError(
+                "the network gives other outputs when it is called again with the same inputs: its forward "
+                "pass keeps a state (statistics or a counter that it updates in evaluation mode too, a "
+                "random generator of its own); make it a function of its inputs alone"
+            )
+        self._check_fused(duplicate, found)
+        self._check_follows(original, duplicate)
+        torch.manual_seed(0)
         with _evaluated_untouched(original):
             expected = _as_matrix(None, None, _run(original, self._few.clone()))
             if not _close(found, expected):
@@ -196,6 +229,65 @@ class Network:
                         "forward pass read something that copy.deepcopy doesn't bring along?"
                     )
         return found
+
+    def _check_fused(self, duplicate: nn.Module, found: Tensor) -> None:
+        """Raises InputError where torch's fused transformer layers compute another function."""
+        if not any(isinstance(module, _FUSED) for module in duplicate.modules()):
+            return
+        off = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(True)
+        try:
+            with torch.no_grad():
+                fused = _as_matrix(None, None, _run(duplicate, self._few.clone()))
+        finally:
+            torch.backends.mha.set_fastpath_enabled(off)
+        if not _close(fused, found):
+            raise InputError(
+                "the network gives other outputs without gradients than with them: torch's fused transformer "
+                "layers put zeros in the place of padded tokens; leave these out of what the network reads, "
+                "or build nn.TransformerEncoder with enable_nested_tensor=False"
+            )
+
+    def _check_follows(self, original: nn.Module, used: nn.Module) -> None:
+        """Raises InputError where a network that ran before gives other outputs than a fresh copy with the
+        same, moved parameters: it kept what it had computed from the old ones.
+        """
+        fresh, outputs = _private(original), []
+        inner = (m for m in original.modules() if unwrapped(m) is m)
+        for theirs, ours in zip(inner, fresh.modules(), strict=True):
+            for name, value in vars(theirs).items():
+                # Made by an earlier call, and either made anew at each or kept.
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    vars(ours)[name] = _MOVED * vars(ours)[name]
+        for model in (used, fresh):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.is_floating_point() or parameter.is_complex():
+                        parameter.mul_(_MOVED)
+                torch.manual_seed(0)
+                try:
+                    outputs.append(_as_matrix(None, None, _run(model, self._few.clone())))
+                except InputError:  # not defined there
+                    return
+        if not _close(*outputs):
+            raise InputError(
+                "the network does not follow when its parameters move: its forward pass keeps what it "
+                "computed from them in an earlier call (a merged or cached weight); derive it anew in each "
+                "call"
+            )
+
+
+class Precisions(TorchDispatchMode):
+    """Notes of which types everything is that is computed within."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.dtypes |= {leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
+        return result
 
 
 def _apart(difference: Callable[[float], float], slope: float, size: float, noise: float) -> float:
@@ -240,6 +332,18 @@ def _check_outputs(outputs: Tensor, samples: int) -> None:
         raise InputError(f"the network returned nothing: outputs of shape {tuple(outputs.shape)}")
 
 
+def _check_unwritten(duplicate: nn.Module, original: nn.Module, versions: Sequence[int]) -> None:
+    """Raises InputError where a forward pass wrote into a parameter of the copy that it was made with."""
+    every = zip(duplicate.named_parameters(), original.parameters(), versions, strict=True)
+    for (name, now), before, version in every:
+        if now._version != version or not torch.equal(now, before):
+            raise InputError(
+                f"the network's forward pass writes into its own parameter {name!r} (an embedding with "
+                "max_norm does that), so that it is no function of its parameters: derive what it needs from "
+                "the parameter, e.g. by torch.nn.utils.parametrize"
+            )
+
+
 def _as_matrix(module: Any, args: Any, output: Any) -> Tensor:
     tensor = _tensor_of(output)
     return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
@@ -262,6 +366,7 @@ def _run(model: nn.Module, inputs: Tensor) -> Any:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
+    one, other = one.detach(), other.detach()
     if one.shape != other.shape:
         return False
     size = other.abs().nan_to_num(0, 0, 0).max()
@@ -440,20 +545,30 @@ def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @contextmanager
 def _quiet(device: torch.device) -> Iterator[None]:
-    """Global random state stays; what torch.compile would compile runs as it is written."""
+    """Global random state stays, and networks run as they are written."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), uncompiled():
+    with torch.random.fork_rng(devices=devices), as_written():
         yield
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
-    """Within it what torch.compile was asked to compile runs as written: it has no second derivative."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+def as_written() -> Iterator[None]:
+    """Within it networks run as they are written.
+
+    What torch.compile was asked to compile runs eagerly: compiled code has no second derivative and makes no
+    calls to see. torch's fused transformer layers, taken only where no gradient is asked for, stay off: the
+    function is the one that is differentiated.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if "torch._dynamo" not in sys.modules:  # seconds to import; else nothing is compiled
+            yield
+            return
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @contextmanager

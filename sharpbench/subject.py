@@ -164,6 +164,10 @@ class Subject:
         """
         return self._network.copy(dtype)
 
+    def computes_in(self, dtype: torch.dtype) -> torch.dtype:
+        """The least accurate of ``dtype`` and of what the network computes in when it is run in it."""
+        return self._network.computes_in(dtype)
+
     def input_fault(self, dtype: torch.dtype, work: Work) -> str | None:
         """Why derivatives in the inputs are not those of the network's function, or None if they are.
 

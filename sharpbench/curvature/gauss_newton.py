@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from sharpbench.curvature.taps import Taps
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
+from sharpbench.network import as_written
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
 from sharpbench.taylor.expansion import propagated
@@ -116,7 +115,7 @@ def gauss_newton_trace(
     Raises MetricFailed, with the reason, where one of this does not hold.
     """
     parameters = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
-    with _as_written():
+    with as_written():
         plan = _verified(model, loss, inputs, targets, parameters, work)
         terms, start = [], 0
         for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
@@ -179,7 +178,7 @@ def affine_in_each_parameter(
     ``inputs``: a few samples.
     """
     generator = torch_generator(0)
-    with _as_written(), torch.enable_grad():
+    with as_written(), torch.enable_grad():
         step = torch.zeros((), dtype=inputs.dtype, device=inputs.device, requires_grad=True)
 
         def moved(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -453,13 +452,3 @@ def _require(deviation: float, dtype: torch.dtype, fault: str) -> None:
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-
-
-@contextmanager
-def _as_written() -> Iterator[None]:
-    """Modules that torch.compile wrapped run as they are written: compiled code makes no calls to see."""
-    eager: Callable[[str], AbstractContextManager[Any]] | None = None
-    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and importing it takes seconds
-        eager = torch.compiler.set_stance
-    with nullcontext() if eager is None else eager("force_eager"):
-        yield

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
@@ -319,6 +321,8 @@ class _LossOperator(SymmetricOperator):
         saved: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
+            if tensor.layout != torch.strided:  # an adjacency matrix: no sample's own
+                return tensor
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
                 saved[storage.data_ptr()] = storage.nbytes()
@@ -327,8 +331,15 @@ class _LossOperator(SymmetricOperator):
         probe = min(_PROBE, self.samples)
         # Copies: a slice would share, and count, the storage of all the data.
         x, y = self.inputs[:probe].clone(), self.targets[:probe].clone()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            graph = self._graph(x, y)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                graph = self._graph(x, y)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            # torch.func within the network takes no hooks: everything computed is as much, and more.
+            with _Results(note):
+                graph = self._graph(x, y)
         _check_twice_differentiable(graph)
         per_sample = max(_HELD * sum(saved.values()) // probe, 1)
         return max(1, min(self.samples, memory_budget // per_sample))
@@ -603,6 +614,21 @@ class InputHessianOperator(SymmetricOperator):
 
 def _double(targets: Tensor) -> Tensor:
     return targets.double() if targets.is_floating_point() else targets
+
+
+class _Results(TorchDispatchMode):
+    """Shows ``note`` every tensor that is computed."""
+
+    def __init__(self, note: Callable[[Tensor], object]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.note = note
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.note(leaf)
+        return result
 
 
 @contextmanager

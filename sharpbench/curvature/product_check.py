@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
+from sharpbench.network import Precisions
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
 
@@ -39,9 +39,25 @@ __all__ = [
 Checks = dict[str, float | str]
 
 _FEW = 4
-_STEPS = (1e-4, 1e-5, 1e-3, 1e-6, 1e-2)
-_ALLOWED, _ALLOWED_LOW = 1e-5, 1e-2
-"""Relative deviations: in float64 throughout, and where the network computes in less by its own wish."""
+
+
+@dataclass(frozen=True)
+class _Accuracy:
+    """What differences can tell of a network by the lowest precision in which it computes.
+
+    ``steps`` in units of the direction; ``allowed`` relative deviation; ``rounding``: what a gradient may be
+    off, relative to its length.
+    """
+
+    steps: tuple[float, ...]
+    allowed: float
+    rounding: float
+
+
+_FULL = _Accuracy((1e-4, 1e-5, 1e-3, 1e-6, 1e-2), 1e-5, 1e2 * torch.finfo(torch.float64).eps)
+_SINGLE = _Accuracy((1e-2, 3e-3, 1e-3, 3e-2), 1e-2, 1e2 * torch.finfo(torch.float32).eps)
+"""Of a network in float64 that computes in float32 by its own wish."""
+_HALF = _Accuracy((0.1, 0.2, 0.05), 0.2, 2 * torch.finfo(torch.bfloat16).eps)
 
 _ASIDE = (0.0, 1e-3)
 """Where the product is checked: at the weights, and a little aside, since zero biases sit on kinks."""
@@ -151,7 +167,7 @@ def check_hessian(operator: OfParameters, *, blocks: bool) -> Checks:
         operator.batches_agree(_block_agrees(twin, u, v, single))
     scale = float(twin.plain_gradient().norm())
 
-    def compare(shift: float, low: bool) -> tuple[float, Tensor, float]:
+    def compare(shift: float, accuracy: _Accuracy) -> tuple[float, Tensor, float]:
         first, second = (twin.matvec(u), twin.matvec(v)) if shift else single.unbind(1)
         uneven = abs(float(u @ second) - float(v @ first))
         size = float(u.norm() * second.norm() + v.norm() * first.norm())
@@ -165,13 +181,14 @@ def check_hessian(operator: OfParameters, *, blocks: bool) -> Checks:
             kept: Tensor = found.where(_reached(twin, skipped), torch.zeros_like(found))
             return kept
 
-        apart, where = _least(difference, second, scale, low)
+        apart, where = _least(difference, second, scale, accuracy)
         return apart, where, uneven / max(size, 1e-300)
 
-    apart, _, uneven = compare(0.0, False)
-    if not (apart <= _ALLOWED and uneven <= 1e-3 * _ALLOWED):
-        low = _computed_in_less(twin.plain_gradient)
-        apart, uneven = _settled(twin, partial(compare, low=low), low, "the Hessian's")
+    apart, _, uneven = compare(0.0, _FULL)
+    if not (apart <= _FULL.allowed and uneven <= 1e-3 * _FULL.allowed):
+        accuracy = _accuracy_of(twin.plain_gradient)
+        asked = partial(compare, accuracy=accuracy)
+        apart, uneven = _settled(twin, asked, accuracy, "the Hessian's")
     return {**checks, "product": apart, "symmetry": uneven}
 
 
@@ -203,7 +220,7 @@ def check_gauss_newton(operator: LinearPart) -> Checks:
         c = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
         pulled = torch.autograd.grad(outputs, twin.parameters, c, materialize_grads=True)
     along, image = twin.parts(v)
-    low = _computed_in_less(twin.outputs)
+    accuracy = _accuracy_of(twin.outputs)
     transposed = float(twin.flat(pulled) @ v)
     size = max(float(along.norm() * c.norm()), float(twin.flat(pulled).norm() * v.norm()), 1e-300)
     apart = abs(float((c * along).sum()) - transposed) / size
@@ -226,11 +243,11 @@ def check_gauss_newton(operator: LinearPart) -> Checks:
         def difference(h: float, z: Tensor = z) -> Tensor:
             return (slope(z + h * step) - slope(z - h * step)) / (2 * h * scale)
 
-        bent = min(bent, _least(difference, own, float(slope(z).norm()) / scale, low)[0])
-        if bent <= (_ALLOWED_LOW if low else _ALLOWED):
+        bent = min(bent, _least(difference, own, float(slope(z).norm()) / scale, accuracy)[0])
+        if bent <= accuracy.allowed:
             break
     found = max(apart, bent)
-    if found > (_ALLOWED_LOW if low else _ALLOWED):
+    if found > accuracy.allowed:
         raise MetricFailed(_sentence("the Gauss-Newton matrix's", found, None, twin.plain_share))
     return {**checks, "product": found}
 
@@ -247,7 +264,7 @@ def check_input_hessian(operator: OfInputs) -> Checks:
     size = x.square().mean().sqrt().clamp_min(1e-3)
     v, aside = (size * torch.randn(x.shape, generator=generator).double().to(x) for _ in range(2))
 
-    def compare(shift: float, low: bool) -> float:
+    def compare(shift: float, accuracy: _Accuracy) -> float:
         here = twin.at(x + shift * aside) if shift else twin
         product = here.matmat(v.reshape(-1, 1))[:, 0]
         place = here.points
@@ -255,15 +272,15 @@ def check_input_hessian(operator: OfInputs) -> Checks:
         def difference(h: float) -> Tensor:
             return ((gradient(place + h * v) - gradient(place - h * v)) / (2 * h)).reshape(-1)
 
-        return _least(difference, product, float(here.gradient.norm()), low)[0]
+        return _least(difference, product, float(here.gradient.norm()), accuracy)[0]
 
-    apart = compare(0.0, False)
-    if apart <= _ALLOWED:
+    apart = compare(0.0, _FULL)
+    if apart <= _FULL.allowed:
         return {"product": apart}
-    low = _computed_in_less(lambda: gradient(x))
+    accuracy = _accuracy_of(lambda: gradient(x))
     for shift in _ASIDE:
-        apart = min(apart, compare(shift, low))
-        if apart <= (_ALLOWED_LOW if low else _ALLOWED):
+        apart = min(apart, compare(shift, accuracy))
+        if apart <= accuracy.allowed:
             return {"product": apart}
 
     def share() -> Tensor:
@@ -309,10 +326,10 @@ def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
         before = float(twin.share())
         with _moved(twin, _direction(twin, others, 4), 1e-3):
             after = float(twin.share())
-    if abs(after - before) <= 1e-12 * max(abs(before), 1e-12):
-        return {}
     names = {id(p): n for n, p in twin.model.named_parameters()}
     told = ", ".join(names[id(twin.parameters[i])] for i in numbers)
+    if abs(after - before) <= 1e-12 * max(abs(before), 1e-12):
+        return {"parameters without effect": told}
     x = twin.inputs.clone().requires_grad_()
     with torch.enable_grad():
         loss = twin.loss(twin.model(x), twin.targets).sum()
@@ -369,22 +386,21 @@ def _moved(twin: OfParameters, direction: Tensor, length: float) -> Iterator[Non
 
 
 def _least(
-    difference: Callable[[float], Tensor], product: Tensor, slope: float, low: bool
+    difference: Callable[[float], Tensor], product: Tensor, slope: float, accuracy: _Accuracy
 ) -> tuple[float, Tensor]:
     """The least relative deviation of a difference from the product over the steps, and where it is.
 
     What rounding of the ``slope`` may add to a difference counts as none.
     """
-    eps = torch.finfo(torch.float32 if low else torch.float64).eps
     best, where = math.inf, torch.zeros_like(product)
-    for h in _STEPS:
+    for h in accuracy.steps:
         gap = difference(h) - product
         size = max(float(product.norm()), float((gap + product).norm()))
-        excess = max(float(gap.norm()) - 1e2 * eps * slope / h, 0.0)
+        excess = max(float(gap.norm()) - accuracy.rounding * slope / h, 0.0)
         apart = excess / size if size > 0 else 0.0
         if apart < best:
             best, where = apart, gap
-        if best <= (_ALLOWED_LOW if low else _ALLOWED):
+        if best <= accuracy.allowed:
             break
     return best, where
 
@@ -392,11 +408,11 @@ def _least(
 def _settled(
     twin: OfParameters,
     compare: Callable[[float], tuple[float, Tensor, float]],
-    low: bool,
+    accuracy: _Accuracy,
     whose: str,
 ) -> tuple[float, float]:
     """Deviation and asymmetry, each the better of the two places. Raises MetricFailed."""
-    allowed = _ALLOWED_LOW if low else _ALLOWED
+    allowed = accuracy.allowed
     best, uneven, where = math.inf, math.inf, torch.empty(0)
     for shift in _ASIDE:
         with _moved(twin, _direction(twin, [], 5), shift) if shift else nullcontext():
@@ -446,28 +462,15 @@ def _suspects(run: Callable[[], Any]) -> str:
     return f" (its autograd.Functions: {', '.join(names)})" if names else ""
 
 
-class _Precisions(TorchDispatchMode):
-    """Whether anything is computed in less than float64."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.low: bool = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.low |= leaf.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        return result
-
-
-def _computed_in_less(run: Callable[[], Tensor]) -> bool:
-    """Whether the network, though in float64, computes in lower precision on the way: looked for where
+def _accuracy_of(run: Callable[[], Tensor]) -> _Accuracy:
+    """What can be told of a network in float64 that computes on the way as ``run`` does: looked for where
     what is asked of float64 is not met."""
-    seen = _Precisions()
-    with seen:
+    precisions = Precisions()
+    with precisions:
         run()
-    return seen.low
+    if precisions.dtypes & {torch.bfloat16, torch.float16}:
+        return _HALF
+    return _SINGLE if torch.float32 in precisions.dtypes else _FULL
 
 
 def _block_agrees(twin: OfParameters, u: Tensor, v: Tensor, single: Tensor) -> bool:

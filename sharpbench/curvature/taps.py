@@ -308,7 +308,7 @@ def _embedding(
     sparse: bool = False,
 ) -> Any:
     alias = call.alias(weight)
-    if alias is None or max_norm is not None or scale_grad_by_freq or sparse:
+    if alias is None or max_norm is not None:
         return NotImplemented
     call.terms.append(Embedding(alias, input.long(), padding=padding_idx))
     return F.embedding(input, weight.detach(), padding_idx)

@@ -33,6 +33,8 @@ def repeatedly_differentiable() -> Iterator[None]:
       classes run by their formulas: torch's own have one derivative alone; so do CELU, whose slope torch
       rounds to single precision, and GELU by tanh, whose third derivative it makes NaN far out.
     - Cross-entropy, softplus and the losses like them keep the relative precision of confident points.
+    - Embeddings have dense gradients, not scaled by how often a row is taken (``sparse``,
+      ``scale_grad_by_freq``), which is their derivative.
     - What a reentrant checkpoint wraps runs as if it wasn't: its parameters would get no gradient.
     """
     with sdpa_kernel(SDPBackend.MATH), _ByFormula(), plain_checkpoints():
@@ -79,6 +81,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.cdist: layers.cdist,
     F.pdist: layers.pdist,
     F.native_channel_shuffle: layers.native_channel_shuffle,
+    F.embedding: layers.embedding,
     F.embedding_bag: layers.embedding_bag,
     F.softplus: losses.softplus,
     **{loss: losses.reducing(single) for loss, single in losses.BY_FORMULA.items()},

@@ -17,6 +17,7 @@ __all__ = [
     "cdist",
     "celu",
     "celu_",
+    "embedding",
     "embedding_bag",
     "gelu",
     "hardsigmoid",
@@ -63,6 +64,19 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 
 def native_channel_shuffle(input: Tensor, groups: int) -> Tensor:
     return F.channel_shuffle(input, groups)
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """Rows of ``weight``, with the derivative of that: dense, and not scaled by how often a row is taken."""
+    return F.embedding(input, weight, padding_idx, max_norm, norm_type)
 
 
 def embedding_bag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,8 @@ from torch.nn.parameter import is_lazy
 from sharpbench.change import PROPERTIES, Change, Property
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.formulas.context import plain_checkpoints
-from sharpbench.measurement import Measurement, Work
-from sharpbench.network import uncompiled
+from sharpbench.measurement import ErrorComponent, Measurement, Work
+from sharpbench.network import as_written
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, Task
@@ -101,11 +102,14 @@ class Metric(Plugin, ABC):
         """What a reader must know of a figure with these ``details``: points left out, a method that gave
         way. Never numbers, so that the notes of many figures can be counted."""
         why = details.get("why")
-        ignored = details.get("ignored_samples")
-        return [
-            *([str(why)] if why else []),
-            *(["samples that the loss is told to ignore are left out"] if ignored else []),
-        ]
+        found = [str(why)] if why else []
+        if details.get("ignored_samples"):
+            found.append("samples that the loss is told to ignore are left out")
+        if "parameters without effect" in details.get("checks", {}):
+            found.append("the loss does not depend on some of the parameters (unused, or merged)")
+        if low := details.get("computes_in"):
+            found.append(f"a part of the network computes in {low}, whose rounding no error tells")
+        return found
 
     def checked_measure(self, subject: Subject, *, seed: int) -> Measurement:
         """`measure`, after `unsupported`, with the promise checked that the subject stays as it was.
@@ -122,7 +126,7 @@ class Metric(Plugin, ABC):
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
-            with uncompiled(), plain_checkpoints():
+            with as_written(), plain_checkpoints():
                 finding = Work()
                 if self.space == "input" and (fault := subject.input_fault(dtype, finding)):
                     raise MetricUnsupported(f"{self.name} is not defined here: {fault}")
@@ -147,7 +151,20 @@ class Metric(Plugin, ABC):
             )
         if subject.ignored:
             measurement.details["ignored_samples"] = subject.ignored
+        return _with_precision(measurement, subject, dtype)
+
+
+def _with_precision(measurement: Measurement, subject: Subject, dtype: torch.dtype) -> Measurement:
+    """A network that computes in half precision on its way rounds by as much as no other component tells."""
+    taken = subject.computes_in(dtype)
+    if taken not in (torch.bfloat16, torch.float16):
         return measurement
+    return dataclasses.replace(
+        measurement,
+        details={**measurement.details, "computes_in": str(taken).removeprefix("torch.")},
+        errors=(*measurement.errors, ErrorComponent("rounding", None)),
+        standard_error=None,
+    )
 
 
 def unit_of_task(unit: str, task: Task | None) -> str:

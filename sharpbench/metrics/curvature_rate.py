@@ -30,9 +30,10 @@ from sharpbench.metrics.base import (
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.taylor.directional import directional_derivatives
 from sharpbench.taylor.expansion import is_piecewise_linear, log_factorials, signed_sums, taylor
 from sharpbench.taylor.growth import Fit, growth_rate
-from sharpbench.taylor.series_check import check_series, check_values
+from sharpbench.taylor.series_check import BENT, check_reverse_mode, check_series, check_values
 from sharpbench.truth import Known, KnownDerivatives, Truth
 
 __all__ = ["PROTOCOLS", "CurvatureRate"]
@@ -65,6 +66,14 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 
 _CHUNK = 256
 
+_NESTED = 6
+"""The highest order by nested reverse mode, where each order doubles the cost."""
+
+Coefficients = Callable[
+    [Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, int, Work], Tensor
+]
+"""Normalised coefficients (order + 1, N) from scalar, inputs, targets, directions and order."""
+
 
 @metrics.register
 @dataclass(frozen=True)
@@ -73,7 +82,9 @@ class CurvatureRate(Metric):
 
     For a point x and a random direction u, dₙ = Dⁿf(x)[u, …, u] of a scalar f (by default the loss
     of that point) are taken exactly, all orders in one Taylor-mode pass. yₙ is the logarithm of a
-    mean of |dₙ| over points and directions; λ is the slope of a line through (n, yₙ).
+    mean of |dₙ| over points and directions; λ is the slope of a line through (n, yₙ). A network that
+    Taylor mode can't follow is differentiated by nested reverse mode instead, up to order 6 (``why`` in the
+    details). Either is checked on a few of the points (``checks``).
 
     The unit of λ is 1/order: with the input scaled by 1/c it grows by log c. It depends on the range
     of orders: for analytic networks the raw slope grows without bound with it, since the derivatives
@@ -107,7 +118,7 @@ class CurvatureRate(Metric):
     name = "curvature_rate"
     title = "curvature rate λ"
     unit = "log 1/[input]"
-    version = 4
+    version = 5
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = SAME_FUNCTION | {"logit_shift", "input_isometry"}
@@ -210,8 +221,20 @@ class CurvatureRate(Metric):
         work = Work()
         inputs, targets, chosen = self._points(subject, model, dtype, work, seed)
         scalar = self._scalar(subject, model)
-        checks = self._checks(subject, model, inputs, targets, work, seed)
-        logs = self._log_derivatives(scalar, inputs, targets, work, seed)
+        coefficients: Coefficients = _by_taylor_mode
+        arguments = (subject, model, inputs, targets, seed)
+        try:
+            checks = self._checks(*arguments, work)
+        except NotImplementedError as reason:
+            if max(self.orders) > _NESTED:
+                raise
+            try:
+                checks = self._checks(*arguments, work, series=False)
+            except MetricFailed as more:
+                raise MetricFailed(f"{reason}; {more}") from reason
+            coefficients = _by_reverse_mode
+            chosen["why"] = f"by nested reverse mode: {reason}"
+        logs = self._log_derivatives(scalar, inputs, targets, work, seed, coefficients)
         if torch.isnan(logs).any() or torch.isposinf(logs).any():
             bad = (torch.isnan(logs) | torch.isposinf(logs)).any(1).any(0)
             first = next(n for n, b in zip(self.orders, bad, strict=True) if b)
@@ -260,6 +283,11 @@ class CurvatureRate(Metric):
             found.append("points whose derivatives are zero or not finite are left out")
         if details.get("fallback_to_nearest"):
             found.append("no point lies in the band of confidence: the nearest ones were taken")
+        if BENT in details.get("checks", {}):
+            found.append(
+                "the network is bent where points stand (several largest entries, a unit at its kink): "
+                "derivatives there are those of one side"
+            )
         return found
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
@@ -384,10 +412,15 @@ class CurvatureRate(Metric):
         model: nn.Module,
         inputs: Tensor,
         targets: Tensor,
-        work: Work,
         seed: int,
+        work: Work,
+        *,
+        series: bool = True,
     ) -> dict[str, float | str]:
-        """Outputs and target of a few points by Taylor mode against other means; see `check_series`."""
+        """Outputs and target of a few points by Taylor mode against other means; see `check_series`.
+
+        ``series`` False: by nested reverse mode.
+        """
         generator = torch_generator(derive_seed(seed, "checks"))
         chosen = torch.randperm(len(inputs), generator=generator)[: 2 + len(inputs) // 64]
         chosen = chosen.to(inputs.device)
@@ -404,6 +437,8 @@ class CurvatureRate(Metric):
         def arguments(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
             return partial(both, targets[rows]), inputs[rows], along[: len(rows)].to(inputs)
 
+        if not series:
+            return check_reverse_mode(*arguments(chosen[:2]), max(self.orders), work=work)
         checks = check_series(*arguments(chosen[:2]), max(self.orders), work=work)
         if len(chosen) > 2:
             more = check_values(*arguments(chosen), work=work)
@@ -417,6 +452,7 @@ class CurvatureRate(Metric):
         targets: Tensor,
         work: Work,
         seed: int,
+        coefficients: Coefficients,
     ) -> Tensor:
         """log|dₙ|, (N, directions, orders)."""
         generator = torch_generator(derive_seed(seed, "directions"))
@@ -425,10 +461,10 @@ class CurvatureRate(Metric):
         collected = []
         for _ in range(repeats):
             if self.norm == "frobenius":
-                logs = self._log_mixed(scalar, inputs, targets, work, generator)
+                logs = self._log_mixed(scalar, inputs, targets, work, generator, coefficients)
             else:
                 u = self._direction(scalar, inputs, targets, work, generator)
-                c = _coefficients(scalar, inputs, targets, u, max(self.orders), work)
+                c = coefficients(scalar, inputs, targets, u, max(self.orders), work)
                 logs = c[list(self.orders)].abs().log().T + shifts
             collected.append(logs)
         stacked = torch.stack(collected, 1)
@@ -460,6 +496,7 @@ class CurvatureRate(Metric):
         targets: Tensor,
         work: Work,
         generator: torch.Generator,
+        coefficients: Coefficients,
     ) -> Tensor:
         """log|Dⁿf[u₁, …, uₙ]| with independent uᵢ, (N, orders)."""
         draws = torch.stack(
@@ -472,7 +509,7 @@ class CurvatureRate(Metric):
         for n in self.orders:
             total = torch.zeros(len(inputs), dtype=inputs.dtype, device=inputs.device)
             for sign, u in signed_sums(draws[:n]):
-                total += sign * _coefficients(scalar, inputs, targets, u, n, work)[n]
+                total += sign * coefficients(scalar, inputs, targets, u, n, work)[n]
             # Unit vectors have E uuᵀ = I/d: without the factor d^(n/2) the norm would be too small.
             unit = 0.5 * n * math.log(inputs[0].numel()) if self.direction_law == "sphere" else 0.0
             columns.append((total / 2 ** (n - 1)).abs().log() + unit)
@@ -502,7 +539,7 @@ class CurvatureRate(Metric):
         return 0.5 * ((squares.sum(0) - squares).clamp_min(0) / rest).log() + top
 
 
-def _coefficients(
+def _by_taylor_mode(
     scalar: Callable[[Tensor, Tensor], Tensor],
     inputs: Tensor,
     targets: Tensor,
@@ -520,6 +557,26 @@ def _coefficients(
             ],
             dim=1,
         )
+
+
+def _by_reverse_mode(
+    scalar: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    directions: Tensor,
+    order: int,
+    work: Work,
+) -> Tensor:
+    """The same by `directional_derivatives`, for networks that Taylor mode can't follow."""
+    parts = (t.split(_CHUNK) for t in (inputs, targets, directions))
+    found = torch.cat(
+        [
+            directional_derivatives(partial(_at, scalar, y), x, u, order, work=work)
+            for x, y, u in zip(*parts, strict=True)
+        ],
+        dim=1,
+    )
+    return found / log_factorials(order).exp().to(found).unsqueeze(1)
 
 
 def _at(scalar: Callable[[Tensor, Tensor], Tensor], targets: Tensor, points: Tensor) -> Tensor:

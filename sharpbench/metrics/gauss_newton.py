@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -254,6 +255,10 @@ class FisherRaoNorm(CurvatureMetric):
     gauss_newton = True
 
     labels: Literal["model", "observed"] = "model"
+
+    def notes(self, details: Mapping[str, Any]) -> list[str]:
+        whose = "that the model predicts" if self.labels == "model" else "given"
+        return [*super().notes(details), f"its Fisher matrix is of the labels {whose}"]
 
     def unit_on(self, subject: Subject) -> str:
         return unit_of_task("√[loss]" if self.labels == "model" else "[loss]", subject.task)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sharpbench.errors import MetricFailed, TimeLimitExceeded
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, first_line
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Work
+from sharpbench.network import as_written
 from sharpbench.taylor.dispatch import Propagation
 from sharpbench.taylor.jet import Jet, Tally
 from sharpbench.taylor.rules import (  # noqa: F401 - their rules enter the table
@@ -180,27 +181,21 @@ def propagated(run: Callable[[], Any], degree: int, tally: Tally) -> Jet:
     """The series that ``run()`` returns; within it series up to ``degree`` are defined."""
     # What is run again in a backward pass would meet series after their propagation.
     with (
+        as_written(),
         sdpa_kernel(SDPBackend.MATH),
         plain_checkpoints(every=True),
         Propagation(degree, tally) as propagation,
     ):
         try:
             result = run()
-        except (
-            AttributeError,
-            TypeError,
-            IndexError,
-            RecursionError,
-            ZeroDivisionError,
-        ) as error:
-            # The network runs on tensors: what fails is that a series stands in for one.
-            raise NotImplementedError(f"Taylor mode can't follow it: {error}") from error
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             known = (NotImplementedError, MetricFailed, TimeLimitExceeded, torch.OutOfMemoryError)
-            if isinstance(error, known) or "memory" in str(error):
+            if isinstance(error, (*known, MemoryError)) or "memory" in str(error):
                 raise
-            said = str(error).strip().partition("\n")[0]
-            raise NotImplementedError(f"Taylor mode can't follow it: {said}") from error
+            # The network runs on tensors: what fails is that a series stands in for one.
+            raise NotImplementedError(
+                f"Taylor mode can't follow it: {first_line(error)}"
+            ) from error
         if isinstance(result, Tensor):
             series = propagation.series_of(result)
             result = Jet(result.unsqueeze(0), (0,), degree, tally) if series is None else series

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 from sharpbench.taylor.expansion import derivatives, taylor
 
-__all__ = ["check_series", "check_values"]
+__all__ = ["BENT", "check_reverse_mode", "check_series", "check_values"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -45,8 +46,8 @@ def check_values(function: Function, points: Tensor, directions: Tensor, *, work
                 )
             raise MetricFailed(
                 f"Taylor mode's value deviates by {deviation:.2g} from the network's own: it writes into "
-                "a tensor, or leaves torch, in a way that can't be followed; write it without in-place "
-                "operations"
+                "a tensor, or leaves torch, in a way that can't be followed, or computes in half precision "
+                "(autocast); write it without in-place operations"
             )
     return {"coefficient 0": deviation}
 
@@ -64,7 +65,8 @@ def check_series(
 
     All outputs of all points are weighed by ±1 and summed, which is right too where points depend on
     each other. Where reverse mode has no answer, or another one, central differences of the order below
-    decide, down to differences of the function itself: torch's own rules aren't all right.
+    decide, down to differences of the function itself: torch's own rules aren't all right. Where the function
+    is bent right at the points (`BENT` in the checks), the orders are compared a little beside them.
 
     Parameters
     ----------
@@ -80,6 +82,95 @@ def check_series(
     order = min(order, _HIGHEST)
     if not order:
         return checks
+    try:
+        return checks | _check_orders(function, points, directions, order, work, parameters)
+    except _Deviation:
+        with torch.no_grad():
+            bent = _bent(
+                lambda x: derivatives(taylor(function, x, directions, order, work=work)).flatten(1),
+                points,
+                directions,
+            )
+        if not bent:
+            raise
+    beside = _aside(points)
+    checks |= _check_orders(function, beside, directions, order, work, parameters)
+    return checks | {BENT: _BESIDE}
+
+
+def check_reverse_mode(
+    function: Function, points: Tensor, directions: Tensor, order: int, *, work: Work
+) -> Checks:
+    """Nested reverse mode along t ↦ f(x + t·u), up to order 4, against differences of the order below.
+
+    For functions that Taylor mode can't follow. Raises MetricFailed where torch has no such derivatives, or
+    wrong ones.
+    """
+    order = min(order, _HIGHEST)
+    where = points
+    try:
+        apart = _reverse_mode_apart(function, where, directions, order, work)
+        if apart > _TOLERANCE_OF_DIFFERENCES[points.dtype]:
+            with torch.no_grad():
+                signs = _signs(function(points.clone()).flatten())
+            reverse = partial(_by_reverse_mode, function)
+            if _bent(
+                lambda x: reverse(x, directions, order, signs, work).detach()[:, None],
+                points,
+                directions,
+            ):
+                where = _aside(points)
+                apart = _reverse_mode_apart(function, where, directions, order, work)
+    except RuntimeError as error:
+        if isinstance(error, (TimeLimitExceeded, torch.OutOfMemoryError)):
+            raise
+        raise MetricFailed(
+            f"torch can't differentiate it {order} times: {in_words(error)}"
+        ) from error
+    if apart > _TOLERANCE_OF_DIFFERENCES[points.dtype]:
+        raise MetricFailed(
+            f"torch's derivatives deviate by {apart:.2g} from central differences of the order below: an "
+            "operation in the network has a derivative that isn't the one of its outputs"
+        )
+    checks: Checks = {"reverse mode against central differences": apart}
+    return checks if where is points else checks | {BENT: _BESIDE}
+
+
+def _reverse_mode_apart(
+    function: Function, points: Tensor, directions: Tensor, order: int, work: Work
+) -> float:
+    with torch.no_grad():
+        signs = _signs(function(points.clone()).flatten())
+
+    def at(t: float, highest: int) -> Tensor:
+        x = _moved(points, directions, t)
+        return _by_reverse_mode(function, x, directions, highest, signs, work).detach()
+
+    found = at(0.0, order)
+    best = math.inf
+    for h in (f * _STEP[points.dtype] for f in _FACTORS):
+        sides = [(at(s, order - 1), at(-s, order - 1)) for s in (h, h / 2)]
+        slopes = [(a - b) / (2 * s) for (a, b), s in zip(sides, (h, h / 2), strict=True)]
+        expected = torch.cat([found[:1], (4 * slopes[1] - slopes[0]) / 3])
+        best = min(best, _largest(found, expected, torch.maximum(found.abs(), expected.abs())))
+        if best <= _TOLERANCE_OF_DIFFERENCES[points.dtype]:
+            break
+    return best
+
+
+class _Deviation(MetricFailed):
+    """The series of some points are not those of the function."""
+
+
+def _check_orders(
+    function: Function,
+    points: Tensor,
+    directions: Tensor,
+    order: int,
+    work: Work,
+    parameters: Sequence[Tensor],
+) -> Checks:
+    checks: Checks = {}
     with torch.set_grad_enabled(bool(parameters)):
         series = derivatives(taylor(function, points, directions, order, work=work)).flatten(1)
     signs = _signs(series[0])
@@ -102,13 +193,13 @@ def check_series(
     if deviation <= tolerance:
         return checks
     if "gradients of orders" in checks:
-        raise MetricFailed(
+        raise _Deviation(
             f"the gradients of Taylor mode's derivatives deviate by {deviation:.2g} from reverse mode's"
         )
     decided = _against_differences(function, points, directions, order, signs, found, scale, work)
     if decided > _TOLERANCE_OF_DIFFERENCES[points.dtype]:
         said = f"by {deviation:.2g} " if math.isfinite(deviation) else ""
-        raise MetricFailed(
+        raise _Deviation(
             f"Taylor mode's derivatives deviate {said}from reverse mode and by {decided:.2g} from central "
             "differences: the network leaves torch, or has a derivative of its own making that isn't the "
             "one of its outputs"
@@ -121,10 +212,48 @@ def check_series(
     return checks
 
 
+def _bent(orders: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> bool:
+    """Whether some derivative jumps right where the points stand: there each mode may take another side's.
+
+    So it is where several entries are the largest (a black border under max-pooling) or a ReLU's argument
+    is zero, up to rounding. A jump stays as the distance over which it is seen shrinks.
+
+    ``orders``: derivatives (order + 1, …) at other points, along the directions.
+    """
+    jumps = []
+    for length in (_JUMP[points.dtype], _JUMP[points.dtype] / 10):
+        ahead, behind = (
+            orders(_moved(points, directions, t))[1:].flatten(1) for t in (length, -length)
+        )
+        scale = torch.maximum(ahead.abs().sum(1), behind.abs().sum(1))
+        jumps.append((ahead - behind).abs().sum(1) / scale.clamp_min(1e-300))
+    far, near = jumps
+    if not bool(torch.isfinite(near).all()):
+        return False
+    return bool(((near > 0.5 * far) & (near > _TOLERANCE_OF_DIFFERENCES[points.dtype])).any())
+
+
+def _aside(points: Tensor) -> Tensor:
+    """The points a little off, in every entry."""
+    generator = torch.Generator().manual_seed(len(points))
+    drawn = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
+    size = points.flatten(1).square().mean(1).sqrt().clamp_min(1e-3)
+    return points + 1e-2 * size.view(-1, *[1] * (points.ndim - 1)) * drawn
+
+
+BENT = "points"
+"""The entry of the checks that tells of points at which the function is not smooth."""
+
+_BESIDE = "the function is bent where a point stands: its orders were checked beside it"
+
+_FACTORS = (1.0, 0.1, 0.02)
+"""Of the step of a difference: a kink near a point spoils some."""
+
 _TOLERANCE_OF_VALUES = {torch.float64: 1e-8, torch.float32: 1e-3}
 _TOLERANCE_OF_ORDERS = {torch.float64: 1e-6, torch.float32: 2e-2}
 _TOLERANCE_OF_DIFFERENCES = {torch.float64: 1e-4, torch.float32: 0.1}
 _STEP = {torch.float64: 2e-4, torch.float32: 2e-2}
+_JUMP = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def _deviation(found: Tensor, plain: Tensor) -> float:
@@ -250,8 +379,7 @@ def _against_differences(
         return torch.cat(values) @ signs
 
     best = math.inf
-    for step in (1.0, 0.1, 0.02):
-        h = step * _STEP[points.dtype]
+    for h in (f * _STEP[points.dtype] for f in _FACTORS):
         slopes = [(below(s) - below(-s)) / (2 * s) for s in (h, h / 2)]
         estimate = (4 * slopes[1] - slopes[0]) / 3
         expected = torch.cat([found[:1].detach(), estimate])

@@ -10,6 +10,7 @@ from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOper
 from sharpbench.errors import MetricFailed
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import Work
+from sharpbench.metrics import metrics
 from sharpbench.subject import Subject
 
 CROSS_ENTROPY = per_sample_loss("classification")
@@ -179,6 +180,32 @@ def test_a_frozen_part_is_told_and_a_lost_gradient_refused():
     for metric in ("hessian_top_eigenvalue", "fisher_rao_norm"):
         with pytest.raises(MetricFailed, match=r"is lost.*use_reentrant=False"):
             sb.measure(subject(named("lossy")), metric)
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6, bias=False), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = nn.functional.linear(x.bfloat16(), self.first.weight.bfloat16()).to(x.dtype)
+        return self.last(torch.tanh(h))
+
+
+def test_parameters_without_effect_are_told():
+    net = Half()
+    net.spare = nn.Linear(3, 2).double()
+    found = sb.measure(subject(net), "hessian_top_eigenvalue")
+    assert found.details["checks"]["parameters without effect"] == "spare.weight, spare.bias"
+    note = metrics.create("hessian_top_eigenvalue").notes(found.details)[0]
+    assert "does not depend on some of the parameters" in note
+
+
+def test_half_precision_within_is_an_error_of_unknown_size():
+    found = sb.measure(subject(Half()), "hessian_trace")
+    assert [(e.source, e.size) for e in found.errors] == [("rounding", None)]
+    assert not found.exact
+    assert found.details["computes_in"] == "bfloat16"
 
 
 def test_checkpoints_have_the_figure_of_the_network_without():

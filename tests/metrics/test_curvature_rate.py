@@ -11,11 +11,13 @@ from torch import nn
 
 import sharpbench as sb
 from sharpbench.errors import InputError, MetricFailed, MetricUnsupported
+from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.curvature_rate import CurvatureRate
 from sharpbench.models import models
 from sharpbench.taylor.expansion import jet
 from sharpbench.taylor.growth import growth_rate
+from sharpbench.taylor.series_check import check_reverse_mode
 
 
 class Waves(nn.Module):
@@ -352,3 +354,71 @@ def test_the_jackknife_leaves_one_point_out_at_a_time(norm):
             rest.mean(0) if norm == "geometric_mean" else np.log((np.exp(rest) ** 2).mean(0)) / 2
         )
         assert found[i].numpy() == pytest.approx(by_hand, rel=1e-12)
+
+
+class Tied(nn.Module):
+    """e to the larger of 2x + 0.3 and 3x + 0.1 + 0.2, which at 0 differ by a rounding error."""
+
+    def forward(self, x):
+        pair = torch.stack([2 * x + 0.3, 3 * x + (0.1 + 0.2)], -1)
+        return torch.exp(F.max_pool1d(pair, 2).squeeze(-1))
+
+
+def test_points_at_which_a_network_is_bent_are_measured_on_one_side():
+    """Of entries equal but for rounding max-pooling takes the first: dₙ = 2ⁿe^0.3, λ = log 2."""
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    subject = sb.Subject(Tied(), x, x, loss=identity_loss)
+    found = sb.measure(subject, "curvature_rate", target=0, seed=0)
+    assert found.value == pytest.approx(math.log(2), rel=1e-12)
+    (note,) = metrics.create("curvature_rate").notes(found.details)
+    assert "bent where points stand" in note
+    assert found.details["checks"]["orders against reverse mode"] < 1e-10  # beside them
+    beside = sb.measure(subject.mapped(lambda x: x - 0.5), "curvature_rate", target=0, seed=0)
+    assert "points" not in beside.details["checks"]
+
+
+class Chosen(torch.autograd.Function):
+    """x² with a derivative of its own making at one point alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return slope * torch.where(x == 1, 5 * x, 2 * x)
+
+
+def test_a_derivative_wrong_at_the_points_alone_is_no_bend():
+    at = torch.ones(3, 1, dtype=torch.float64)
+    function = lambda x: Chosen.apply(x) + torch.exp(x)  # noqa: E731
+    with pytest.raises(MetricFailed, match="central differences"):
+        check_reverse_mode(function, at, at, 3, work=Work())
+    assert check_reverse_mode(function, at + 0.1, at, 3, work=Work())
+
+
+def test_a_network_out_of_sight_is_differentiated_in_reverse():
+    """A script of e^{kx}: λ = log k, and a sentence says how."""
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64).unsqueeze(1)
+
+    class Script(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k = nn.Parameter(torch.tensor(1.5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.exp(self.k * x)
+
+    scripted = torch.jit.script(Script().double())
+    subject = sb.Subject(scripted, x, torch.zeros(7, 1), loss=identity_loss)
+    for more in ({}, {"norm": "frobenius", "orders": (1, 2, 3)}, {"normalization": "factorial"}):
+        found = sb.measure(subject, "curvature_rate", target=0, **more)
+        plain = sb.Subject(Waves(1.5).double(), x, torch.zeros(7, 1), loss=identity_loss)
+        exact = sb.measure(plain, "curvature_rate", target=0, **more).value
+        assert found.value == pytest.approx(exact, rel=1e-9)
+        assert found.details["why"].startswith("by nested reverse mode")
+        assert found.details["checks"]["reverse mode against central differences"] < 1e-6
+    with pytest.raises(MetricFailed, match="differentiate"):
+        sb.measure(subject, "curvature_rate", target=0, orders=(1, 2, 9))

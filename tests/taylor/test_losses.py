@@ -62,3 +62,31 @@ def test_deprecated_switches_are_torchs(loss, switches):
 def test_an_unknown_reduction_is_refused_as_torch_does(loss):
     with pytest.raises((ValueError, NotImplementedError), match=r"avg|[Rr]eduction"):
         jet(lambda x: loss(x, *LOSSES[loss], reduction="avg"), X, U, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("switches", "reduction"),
+    [
+        ({}, "mean"),
+        ({"reduction": "none"}, "none"),
+        ({"reduction": "sum"}, "sum"),
+        ({"size_average": False, "reduction": "mean"}, "sum"),
+        ({"reduce": False}, "none"),
+        ({"reduce": True, "reduction": "none"}, "mean"),
+    ],
+    ids=str,
+)
+def test_a_weight_that_torch_does_not_hand_on_is_taken(switches, reduction):
+    """torch's l1_loss names its weight to nobody who overrides it."""
+    weight = SHARE + SIGN + 1.5
+
+    def reduced(terms):
+        total = terms.sum() if reduction != "none" else terms
+        return total / weight.sum() if reduction == "mean" else total
+
+    jets = jet(lambda x: F.l1_loss(torch.sin(x), SHARE, weight=weight, **switches), X, U, 2)
+    sign = (torch.sin(X) - SHARE).sign()
+    terms = ((torch.sin(X) - SHARE).abs(), sign * X.cos() * U, -sign * X.sin() * U**2)
+    for found, term in zip(jets, terms, strict=True):
+        torch.testing.assert_close(found, reduced(weight * term), rtol=1e-12, atol=1e-13)

@@ -519,7 +519,7 @@ def bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
     return a.like(torch.stack([parts[n] for n in orders]), orders)
 
 
-@rule("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "spmm", "sparse_mm")
 def _matmul(input: Any, other: Any) -> Any:
     if isinstance(input, Jet) and isinstance(other, Jet):
         inner, rows = input.primal.shape[-1], input.primal.numel()
@@ -534,6 +534,8 @@ def _matmul(input: Any, other: Any) -> Any:
         return input.like(mapped)
     rows = input.shape[-2] if input.ndim > 1 else 1
     other.tally.count(other.primal.numel() * rows, len(other.orders))
+    if input.layout != torch.strided:  # which torch.vmap doesn't take
+        return other.like(torch.stack([torch.matmul(input, c) for c in other.coefficients]))
     return other.like(torch.vmap(lambda c: torch.matmul(input, c))(other.coefficients))
 
 
@@ -655,11 +657,25 @@ def _type_as(input: Any, other: Any) -> Any:
 
 
 def _pooled(x: Jet, pool: Callable[[Tensor], Any], dimensions: int) -> tuple[Jet, Tensor]:
-    """Max-pooling: each coefficient of the sample that is largest at t = 0."""
-    _, index = pool(x.primal.detach())
+    """Max-pooling: each coefficient of the sample that is largest at t = 0.
+
+    Of several that are the largest but for rounding it is the first, as with torch of equal ones: a black
+    border gives the same derivative whatever rounding made of it.
+    """
+    _, index = pool(_less_precise(x.primal.detach()))
     stack = x.coefficients.flatten(-dimensions)
     places = index.flatten(-dimensions).expand(len(stack), *index.shape[:-dimensions], -1)
     return x.like(stack.gather(-1, places).unflatten(-1, index.shape[-dimensions:])), index
+
+
+def _less_precise(values: Tensor) -> Tensor:
+    """Rounded by the last bits of their mantissa, where rounding errors are (Veltkamp's splitting)."""
+    factor = {torch.float64: 2.0**16 + 1, torch.float32: 2.0**5 + 1}.get(values.dtype)
+    if factor is None:
+        return values
+    scaled = factor * values
+    rounded = scaled - (scaled - values)
+    return rounded.where(rounded.isfinite(), values)
 
 
 def _max_pool(func: Callable[..., Any], dimensions: int, *, always: bool = False) -> Rule:

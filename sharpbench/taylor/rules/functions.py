@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sharpbench.formulas import layers, losses
+from sharpbench.formulas.log_softmax import reduced
 from sharpbench.taylor.jet import Jet
 from sharpbench.taylor.rules import basic
 from sharpbench.taylor.rules.basic import (
@@ -586,9 +588,42 @@ def _triplet_margin(
     return (distance(anchor, positive) - far + margin).relu()
 
 
-@loss_rule("l1_loss")
-def _l1_losses(input: Any, target: Any, weight: Any = None) -> Any:
-    return NotImplemented if weight is not None else (input - target).abs()
+@rule("l1_loss")
+def _l1_loss(
+    input: Any,
+    target: Any,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Any:
+    if not isinstance(reduction, str):  # torch's inner function numbers them
+        return NotImplemented
+    losses = _l1_losses(input, target)
+    weight = _weight_of_l1_loss() if weight is None else weight
+    if weight is None:
+        return reduced(losses, reduction, size_average, reduce)
+    total = reduced(losses * weight, reduction, size_average, reduce)
+    averaged = size_average is None or size_average
+    if size_average is not None or reduce is not None:
+        averaged = averaged and reduce is not False
+    else:
+        averaged = reduction == "mean"
+    return total * weight.numel() / weight.sum() if averaged else total
+
+
+def _l1_losses(input: Any, target: Any) -> Any:
+    return (input - target).abs()
+
+
+def _weight_of_l1_loss() -> Any:
+    """The weight that torch's function was called with: it is the one argument that it does not hand on."""
+    frame, found = inspect.currentframe(), None
+    while frame is not None and found is None:  # modes call it again, without the weight
+        if frame.f_code is F.l1_loss.__code__:
+            found = frame.f_locals["weight"]
+        frame = frame.f_back
+    return found
 
 
 def _huber(difference: Any, delta: float) -> Any:

@@ -170,6 +170,31 @@ class TransformerEncoderPadded(nn.Module):
         return self.head(h[:2].mean(0))
 
 
+class Fused(nn.Module):
+    def __init__(self, read: int) -> None:
+        super().__init__()
+        self.read = read
+        layer = nn.TransformerEncoderLayer(2, 2, 3, batch_first=True, activation="gelu")
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(2, 3)
+
+    def forward(self, x):
+        padding = torch.arange(x.shape[1]).expand(len(x), -1) >= x.shape[1] - 1
+        h = self.encoder(x, src_key_padding_mask=padding)
+        return self.head(h[:, : self.read].square().mean(1))
+
+
+@idiom(4, 3, 2)
+def transformer_encoder_fused() -> nn.Module:
+    """nn.TransformerEncoder as torch's fused layers take it in inference, padded, batch first."""
+    return Fused(2)
+
+
+@idiom(4, 3, 2, may_refuse={"": "zeros in the place of padded tokens"})
+def transformer_encoder_fused_padding_read() -> nn.Module:
+    """The same, but what stands at the padding is read: fused layers put zeros there."""
+    return Fused(3)
+
+
 @idiom(4, 3, 4)
 class ScaledDotProduct(nn.Module):
     """One fused projection, F.scaled_dot_product_attention, heads by unflatten."""
@@ -346,7 +371,7 @@ class StateSpace(nn.Module):
         return self.head((h * torch.sigmoid(self.gate(x)))[:, -1])
 
 
-@idiom(5, 4, 2, may_refuse={"lambda": "pack"})
+@idiom(5, 4, 2)
 class PackedSequence(nn.Module):
     """Sequences of several lengths, packed for a GRU."""
 

@@ -218,6 +218,23 @@ class GraphConvolution(nn.Module):
         return self.head(nodes.amax(1))
 
 
+@idiom(5, 4, 2)
+class SparseGraph(nn.Module):
+    """A graph convolution by the product with a sparse adjacency matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 3), nn.Linear(3, 3)
+        edges = torch.tensor([[0, 1, 2, 3, 0, 2], [1, 2, 3, 0, 0, 1]])
+        values = torch.tensor([0.5, 1.0, 0.7, 0.3, 0.2, 0.4])
+        self.adjacency = nn.Buffer(torch.sparse_coo_tensor(edges, values, (4, 4)).coalesce())
+
+    def forward(self, x):
+        h = self.a(x).transpose(0, 1)
+        h = torch.sparse.mm(self.adjacency, h.flatten(1)).view_as(h).transpose(0, 1)
+        return self.b(torch.tanh(h).mean(1))
+
+
 ACTIVATIONS = {
     "smooth": [nn.Softplus(2.0), nn.Mish(), nn.SiLU(), nn.GELU(), nn.Tanhshrink(), nn.LogSigmoid()],
     "bent": [nn.ELU(0.7), nn.CELU(0.5), nn.SELU(), nn.Hardswish(), nn.Softsign(), nn.Sigmoid()],

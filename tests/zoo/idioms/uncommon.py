@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from tests.zoo.idioms.base import idiom
 
@@ -84,7 +84,7 @@ def standardised_by_constants() -> nn.Module:
     return nn.Sequential(HalfDetached(4, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
-@idiom(6, 4, may_refuse={"lambda": ""})
+@idiom(6, 4)
 class Ensemble(nn.Module):
     """Members stacked by stack_module_state and run by vmap over their weights."""
 
@@ -100,7 +100,7 @@ class Ensemble(nn.Module):
         return vmap(call)(dict(self.weights)).sum(0)
 
 
-@idiom(6, 4, may_refuse={"lambda": ""})
+@idiom(6, 4)
 class SampleByVmap(nn.Module):
     """A function of one sample, batched by torch.func.vmap, with as many units as samples."""
 
@@ -112,7 +112,7 @@ class SampleByVmap(nn.Module):
         return vmap(lambda v: self.b(torch.tanh(self.a(v))))(x)
 
 
-@idiom(6, 3, may_refuse={"lambda": ""})
+@idiom(6, 3)
 class EnergyGradient(nn.Module):
     """The outputs are the gradient of a learned energy in the input."""
 
@@ -128,6 +128,90 @@ class EnergyGradient(nn.Module):
         return force
 
 
+@idiom(6, 3)
+class SlopesInside(nn.Module):
+    """Features that are gradients by torch.func, sample by sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.b(vmap(grad(lambda v: torch.tanh(self.a(v)).square().sum()))(x))
+
+
+class Looked(nn.Module):
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        self.table, self.b = nn.Embedding(3, 2, **options), nn.Linear(4, 3)
+
+    def forward(self, x):
+        rows = (3 * x[:, 0].detach()).long().abs() % 3
+        return self.b(torch.cat([torch.tanh(self.table(rows)), torch.sin(x[:, 1:])], 1))
+
+
+@idiom(7, 3, twin=Looked)
+def embedding_sparse() -> nn.Module:
+    """Embedding(sparse=True)."""
+    return Looked(sparse=True)
+
+
+@idiom(7, 3, may_refuse={"": "writes into its own parameter 'table.weight'"})
+def embedding_renormalised() -> nn.Module:
+    """Embedding(max_norm), which writes into its weight at each call."""
+    return Looked(max_norm=0.1)
+
+
+@idiom(6, 4, may_refuse={"": "called again"})
+class StatisticsInEvaluation(nn.Module):
+    """A running mean that is updated in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.mean = nn.Buffer(torch.zeros(3))
+
+    def forward(self, x):
+        h = self.a(x)
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(0.1 * h.mean(0))
+        return self.b(torch.tanh(h - self.mean))
+
+
+class Merged(nn.Module):
+    def __init__(self, *, anew: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.anew, self.weight = anew, None
+
+    def forward(self, x):
+        if self.weight is None or self.anew:
+            self.weight = 2 * self.a.weight
+        return self.b(torch.tanh(F.linear(x, self.weight, self.a.bias)))
+
+
+@idiom(6, 4, twin=lambda: Merged(anew=True), may_refuse={"": "does not follow"})
+def merged_weight() -> nn.Module:
+    """A weight derived at the first call and kept."""
+    return Merged(anew=False)
+
+
+SECOND_OR_INPUT = (*SECOND, "lambda", "input", "gradient_change", "jacobian")
+
+
+@idiom(8, 4, may_refuse=dict.fromkeys(SECOND_OR_INPUT, "derivative"))
+class QuantisedInSingle(nn.Module):
+    """Activations quantised in float32, with torch's straight-through gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x)).float()
+        return self.b(torch.fake_quantize_per_tensor_affine(h, 0.1, 0, -128, 127).to(x.dtype))
+
+
 class Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w):
@@ -140,7 +224,7 @@ class Affine(torch.autograd.Function):
         return slope @ w, slope.t() @ x
 
 
-@idiom(8, 4, may_refuse={"lambda": ""})
+@idiom(8, 4)
 class OwnLinear(nn.Module):
     """A linear layer as the user's own autograd.Function."""
 

@@ -20,8 +20,7 @@ def compiled() -> nn.Module:
     return torch.compile(_plain(), backend="eager")
 
 
-# A script runs out of Taylor mode's sight, and torch's forward mode through one is refused where it errs.
-@idiom(8, 5, may_refuse={"lambda": "forward and reverse mode disagree"})
+@idiom(8, 5)
 def scripted() -> nn.Module:
     """torch.jit.script."""
     return torch.jit.script(_plain())
@@ -121,7 +120,7 @@ class Custom(nn.Module):
 SECOND = ("top", "smallest", "trace", "frobenius", "negative", "lambda", "input_curvature")
 
 
-@idiom(8, 5, may_refuse={"lambda": ""})
+@idiom(8, 5)
 def custom_function() -> nn.Module:
     """An autograd.Function with a backward of differentiable operations."""
     return Custom(Cube)
