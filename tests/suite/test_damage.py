@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import warnings
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 from sharpbench.errors import InputError, LeftOutWarning
 from sharpbench.results.checksum import sealed
 from sharpbench.results.store import ResultsStore, load_records
+from sharpbench.results.verify import verify_store
 from tests.suite.test_run import figures, run
 
 SUITE = """
@@ -275,6 +277,41 @@ def test_no_damage_passes_in_silence(sound, tmp_path, name):
     later, told = values(root)  # what was damaged is out of the way
     assert later == after
     assert not told
+
+
+@pytest.mark.endurance
+def test_no_random_damage_changes_a_digit(sound, tmp_path):
+    """Five hundred mutations of any file: bytes changed, cut out, doubled, moved between files."""
+    rng = random.Random(0)
+    before, _ = values(sound)
+    for turn in range(500):
+        root = tmp_path / str(turn)
+        shutil.copytree(sound, root)
+        files = sorted(p for p in root.rglob("*") if p.is_file() and p.stat().st_size)
+        path, other = rng.choices(files, k=2)
+        content = bytearray(path.read_bytes())
+        at, to = sorted(rng.choices(range(len(content)), k=2))
+        kind = rng.choice(["change", "cut", "double", "take", "end"])
+        if kind == "change":
+            content[at] = (content[at] + rng.randrange(1, 256)) % 256
+        elif kind == "cut":
+            del content[at : to + 1]
+        elif kind == "double":
+            content[at:at] = content[at : to + 1]
+        elif kind == "take":
+            content[at : to + 1] = other.read_bytes()[: to - at + 1]
+        else:
+            content += bytes(rng.randrange(256) for _ in range(20))
+        path.write_bytes(content)
+        after, _ = values(root)
+        assert after.items() <= before.items(), (turn, kind, path)
+        store = ResultsStore(root)
+        store.damaged_documents()
+        verify_store(store, lambda name: None)
+        for folder in store.subjects():
+            folder.mend()
+        assert values(root)[0] == after, (turn, kind, path)
+        shutil.rmtree(root)
 
 
 @pytest.mark.parametrize(
