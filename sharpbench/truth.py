@@ -20,10 +20,14 @@ class Known:
     ``expected``: its definition with exact derivatives, all of the points and every direction: what
     remains is error of the estimator. ``limit``: what the definition tends to as its orders grow, +∞
     or −∞ where it diverges: the difference to ``expected`` is the price of finite orders.
+    ``computed``: what the implementation says to compute where that is another figure than the metric's,
+    and ``computed_is`` its name: what its own claims are held against.
     """
 
     expected: float | None = None
     limit: float | None = None
+    computed: float | None = None
+    computed_is: str = ""
 
 
 class Truth:

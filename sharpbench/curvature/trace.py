@@ -31,8 +31,14 @@ _MIN_PROBES = 8
 """Below this the standard error itself is too uncertain to stop by."""
 
 _UNLUCKY = 0.25
-"""An estimator stops once its error would meet the tolerance even if this share of errors came out
-smaller: stopped by the error alone it would stop where that happens to be small."""
+"""A sketch stops once its error would meet the tolerance even if this share of errors came out smaller:
+stopped by the error alone it would stop where that happens to be small."""
+
+_PLANNED = 0.1
+"""The same for the number of probes that a mean plans for: it looks at its error seldom, and again only
+where it has taken as many as it had planned."""
+
+_SKEWED = 1.8
 
 _BLOCK = 8
 """Probes a block: one pass over a data set that does not fit the memory serves them all."""
@@ -55,19 +61,24 @@ class TraceResult:
 
 
 def degrees_of_freedom(values: Tensor) -> float:
-    """Those of the variance estimated from ``values`` (N,), from N − 1 down to 1 as their tails grow.
+    """Those with which Student's t covers the mean of ``values`` (N,): from N − 1 down to 1 as it is skewed.
 
-    Satterthwaite's 2σ⁴/Var(s²) with Var(s²) = σ⁴(κ/N + 2/(N − 1)), κ the excess kurtosis: three times the
-    sample's, which falls short where it is large (the suite ``calibration`` tells by how much), and none
-    below the normal distribution's.
+    1/ν = 1/(N − 1) + 1.8 γ²/N. Skewness γ lowers the coverage of a t interval at 95% by as much as t with
+    ν degrees of freedom raises it, to order 1/N (Hall, Annals of Statistics 16, 1988, §3), if 0.89 stands
+    for 1.8; the sample's γ falls short of the law's by so much that twice as many cover 94 to 96% for
+    exponential, χ² and log-normal laws at N of 16 to 512. Tails that are heavy on both sides cost nothing.
     """
     n = len(values)
+    if n < 3:
+        return float(max(n - 1, 1))
+    skewness = _skewness(values)
+    return max(1 / (_SKEWED * skewness**2 / n + 1 / (n - 1)), 1.0)
+
+
+def _skewness(values: Tensor) -> float:
     centred = (values - values.mean()).double()
     square = float(centred.square().mean())
-    if n < 3 or not square > 0:
-        return float(max(n - 1, 1))
-    kurtosis = max(float(centred.pow(4).mean()) / square**2 - 3, 0.0)
-    return max(1 / (1.5 * kurtosis / n + 1 / (n - 1)), 1.0)
+    return float(centred.pow(3).mean()) / square**1.5 if square > 0 else 0.0
 
 
 def mean_and_standard_error(values: list[float]) -> tuple[float, float | None]:
@@ -90,7 +101,11 @@ def estimate_trace(
 ) -> TraceResult:
     """``offset`` + tr A, stopped when the standard error is surely at most ``tolerance`` times it.
 
-    - ``hutchinson``: the mean of vᵀAv (Hutchinson 1990).
+    - ``hutchinson``: the mean of vᵀAv (Hutchinson 1990). A mean that stops as soon as its own error is small
+      enough stops where that happens to be too small, and these are the small means of a skewed law. So
+      the error is looked at after 8 probes, then when twice as many are taken, or as many as are surely
+      enough by the last look; and of a mean that went on and stopped the error is told that all but a
+      quarter of such errors stay below, up to the tolerance. Its intervals then cover 93 to 97%.
     - ``hutch++``: exact on a random sketch of the range, Hutchinson's on what is left (Meyer, Musco,
       Musco & Woodruff, arXiv:2010.09649). Sketch and probes grow together until the error is met;
       old probes are projected anew, which takes no product.
@@ -148,13 +163,12 @@ def _prober(
     return draw
 
 
-def _met(value: float, error: float, tolerance: float, *, samples: int) -> bool:
-    """Whether the error of so many samples' mean meets the tolerance, allowing for its own error."""
-    if samples < 2 or not math.isfinite(error):
-        return False
+def _surely(error: float, samples: int, unlucky: float) -> float:
+    """The error of so many samples' mean if all but the share ``unlucky`` of errors came out smaller."""
+    if samples < 2:
+        return math.inf
     free = samples - 1
-    surely = error * math.sqrt(free / float(special.chdtri(free, 1 - _UNLUCKY)))
-    return surely <= tolerance * abs(value)
+    return error * math.sqrt(free / float(special.chdtri(free, 1 - unlucky)))
 
 
 def _means(
@@ -164,21 +178,34 @@ def _means(
     most: int,
     offset: float,
 ) -> TraceResult:
-    """``sample``: of each probe its figure and ‖Av‖²."""
+    """``sample``: of each probe its figure and ‖Av‖². See `estimate_trace` for when it looks at its error."""
     samples: list[float] = []
     squares: list[float] = []
-    value, error, free, met = offset, math.inf, 1.0, False
-    while len(samples) < most and not met:
-        fresh, lengths = sample(probe(min(_BLOCK, most - len(samples))))
-        samples += fresh.tolist()
-        squares += lengths.tolist()
+    value, error, planned = offset, math.inf, False
+    aim = min(_MIN_PROBES, most)
+    while True:
+        while len(samples) < aim:
+            fresh, lengths = sample(probe(min(_BLOCK, aim - len(samples))))
+            samples += fresh.tolist()
+            squares += lengths.tolist()
+        n = len(samples)
         mean, found = mean_and_standard_error(samples)
         value, error = offset + mean, math.inf if found is None else found
-        free = degrees_of_freedom(torch.tensor(samples, dtype=torch.float64))
-        enough = len(samples) >= min(_MIN_PROBES, most)
-        met = enough and _met(value, error, tolerance, samples=len(samples))
+        allowed = tolerance * abs(value)
+        surely = _surely(error, n, _PLANNED)
+        met = surely <= allowed or (planned and error <= allowed)
+        if met or n >= most:
+            break
+        enough = n * (surely / allowed) ** 2 if allowed > 0 else math.inf
+        planned = enough <= 2 * n
+        aim = min(-(-math.ceil(min(enough, 2 * n)) // _BLOCK) * _BLOCK, most)
+    if (
+        met and n > _MIN_PROBES
+    ):  # it stopped where its error came out small: not told as the smaller one
+        error = max(error, min(allowed, _surely(error, n, _UNLUCKY)))
+    free = degrees_of_freedom(torch.tensor(samples, dtype=torch.float64))
     scale = math.sqrt(statistics.fmean(squares)) + abs(offset)
-    return TraceResult(value, error, met, len(samples), free, scale)
+    return TraceResult(value, error, met, n, free, scale)
 
 
 def _hutchinson(
@@ -226,7 +253,7 @@ def _hutch_plus_plus(
         mean, found = mean_and_standard_error(rest.tolist())
         value, error = value + mean, math.inf if found is None else found
         free = degrees_of_freedom(rest)
-        met = _met(value, error, tolerance, samples=len(rest))
+        met = _surely(error, len(rest), _UNLUCKY) <= tolerance * abs(value)
         size = probes.shape[1]  # doubles
     scale = math.hypot(sketch.norm, float(images.square().sum(0).mean().sqrt())) if products else 0
     return TraceResult(value, error, met, products, free, scale + abs(offset))

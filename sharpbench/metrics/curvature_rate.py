@@ -89,8 +89,8 @@ class CurvatureRate(Metric):
     The unit of λ is 1/order: with the input scaled by 1/c it grows by log c. It depends on the range
     of orders: for analytic networks the raw slope grows without bound with it, since the derivatives
     grow like n!. The error is a jackknife over the points, each with directions of
-    its own, so that it is that of both; its degrees of freedom fall where few points carry the mean, as
-    with the norms ``rms`` and ``frobenius``.
+    its own, so that it is that of both; its degrees of freedom fall where few points carry
+    the mean and skew it, as with the norms ``rms`` and ``frobenius``.
 
     Parameters:
     ``protocol`` sets the others together: ``paper_two_moons``, ``paper_mnist``, ``paper_table2`` are
@@ -118,7 +118,7 @@ class CurvatureRate(Metric):
     name = "curvature_rate"
     title = "curvature rate λ"
     unit = "log 1/[input]"
-    version = 5
+    version = 6
     space = "input"
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = SAME_FUNCTION | {"logit_shift", "input_isometry"}

@@ -160,7 +160,7 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
     name = "gauss_newton_trace"
     title = "Gauss–Newton trace"
     unit = "[loss]/[weight]²"
-    version = 5
+    version = 6
     reference = "Martens, arXiv:1412.1193; Goodfellow, arXiv:1510.01799"
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
@@ -248,7 +248,7 @@ class FisherRaoNorm(CurvatureMetric):
     name = "fisher_rao_norm"
     title = "Fisher–Rao norm"
     unit = "√[loss]"
-    version = 2
+    version = 3
     reference = "Liang et al., arXiv:1711.01530"
     # For a shift of all logits see above; other coordinates or more parameters where they grow together.
     invariant_under = frozenset({"homogeneous", "logit_shift"})

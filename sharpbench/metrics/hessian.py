@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from sharpbench.metrics.sampling import (
 )
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = [
     "HessianFrobeniusNorm",
@@ -116,6 +118,15 @@ class HessianTopEigenvalue(ProductBudget, _Selection):
         if self.which == "magnitude":
             return float(eigenvalues[eigenvalues.abs().argmax()])
         return float(eigenvalues.max() if self.which == "largest" else eigenvalues.min())
+
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
+        known = super().known(truth, subject)
+        if known is None or self.implementation != "pyhessian":
+            return known
+        assert isinstance(truth, KnownHessian)
+        eigenvalues = truth.eigenvalues(subject)
+        largest = float(eigenvalues[eigenvalues.abs().argmax()])
+        return dataclasses.replace(known, computed=largest, computed_is="largest magnitude")
 
     def by(self, backend: Backend) -> Measurement:
         return backend.top_eigenvalue(self.tolerance, self.max_products)
@@ -196,7 +207,7 @@ class HessianTrace(ProbeBudget, _TraceMethod):
     name = "hessian_trace"
     title = "Hessian trace"
     unit = "[loss]/[weight]²"
-    version = 6
+    version = 7
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )
@@ -325,7 +336,7 @@ class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
     name = "hessian_frobenius_norm"
     title = "Hessian Frobenius norm"
     unit = "[loss]/[weight]²"
-    version = 4
+    version = 5
     reference = "‖H‖²_F = E‖Hv‖²; Hutchinson (1990)"
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
@@ -365,8 +376,11 @@ class HessianSpectralDensity(_HessianMetric):
 
     The value is the negative share of the spectrum, Σ|λ|[λ < 0]/Σ|λ|: 0 at a minimum, ½ where the loss
     is as much saddle as bowl. The details hold the density itself as a curve, smoothed by Gaussians of
-    ``width`` times the range of the spectrum. The standard error is that over the ``probes``; of a
-    part of the data its size is not known, since eigenvalues near zero change their sign.
+    ``width`` times the range of the spectrum. The standard error over the ``probes`` comes from the density
+    itself, which tells the variance of a quadratic form in a probe, so that one probe has it too. Of a part
+    of the data the error's size is not known: its noise turns eigenvalues near zero negative, so that the
+    share of a small trained network's eighth is 17 times that of all of its points, and lies further
+    off than all parts of this size differ among themselves.
 
     Parameters: ``probes`` Gaussian starts of ``steps`` Lanczos steps each; ``width``; else as those of
     ``hessian_trace``. The other implementations are used for the curve: ``pyhessian`` needs
@@ -376,7 +390,7 @@ class HessianSpectralDensity(_HessianMetric):
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
     unit = ""
-    version = 3
+    version = 4
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 
     probes: int = 4
@@ -407,19 +421,16 @@ class HessianSpectralDensity(_HessianMetric):
         negative = (density.weights * sizes * (density.nodes < 0)).sum(1)
         total = (density.weights * sizes).sum(1)
         value = float(negative.sum() / total.sum())
-        # Delta method for a ratio of means over the probes.
-        spread = (negative - value * total).std() if self.probes > 1 else None
         grid, height = density.curve(width=self.width)
         trace, trace_error = density.mean(density.nodes)
         return Measurement(
             value=value,
             errors=(
-                ErrorComponent(
-                    "probes",
-                    None
-                    if spread is None
-                    else float(spread / total.mean() / math.sqrt(self.probes)),
-                    max(self.probes - 1, 1),
+                # Delta method for a ratio of means over the probes.
+                _quadrature_error(
+                    density.weights,
+                    sizes * ((density.nodes < 0).double() - value) / total.mean(),
+                    operator.dimension,
                 ),
                 *untold_points(operator.samples, self._population(subject)),
             ),
@@ -441,6 +452,21 @@ class HessianSpectralDensity(_HessianMetric):
                 },
             ),
         )
+
+
+def _quadrature_error(weights: Tensor, values: Tensor, dimension: int) -> ErrorComponent:
+    """The error of tr g(A)/P = 0 by Lanczos quadrature, from ``weights`` and g (n, k) at the probes' nodes.
+
+    A probe v, uniform on the unit sphere, has Var(vᵀg(A)v) = 2 tr g(A)²/(P(P + 2)), and the quadrature tells
+    tr g(A)² as it tells tr g(A). Degrees of freedom: those of that estimate.
+    """
+    probes = len(weights)
+    second, fourth = (float((weights * values**k).sum(1).mean()) for k in (2, 4))
+    if not second > 0:
+        return ErrorComponent("probes", 0.0)
+    size = math.sqrt(2 * second / ((dimension + 2) * probes))
+    uncertain = (fourth / second**2 - 1) / (dimension + 2)
+    return ErrorComponent("probes", size, max(probes / uncertain, 1.0) if uncertain > 0 else None)
 
 
 ProbeMethod = Literal["auto", "unit_vectors", "xtrace", "hutch++", "hutchinson"]

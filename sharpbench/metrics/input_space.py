@@ -38,7 +38,7 @@ _KRYLOV_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class _InputMetric(Metric):
-    version = 2
+    version = 3
     space = "input"
     invariant_under = SAME_FUNCTION | {"input_isometry", "logit_shift"}
 
@@ -123,7 +123,7 @@ class InputCurvature(_InputMetric):
 
     name = "input_curvature"
     title = "normalised input curvature"
-    version = 3
+    version = 4
     unit = "1/[input]"
     reference = "arXiv:2206.07144"
 

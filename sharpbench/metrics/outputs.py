@@ -28,7 +28,7 @@ __all__ = ["LogitNorm", "Margin", "MeanConfidence"]
 
 @dataclass(frozen=True)
 class _OutputMetric(Metric):
-    version = 2
+    version = 3
     space = "function"
     # The outputs at a point stay, whatever the unit or the axes its input is given in.
     invariant_under = SAME_FUNCTION | {"units", "logit_shift"}

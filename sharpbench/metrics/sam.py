@@ -67,10 +67,14 @@ class SamSharpness(Metric):
     Errors: the average case has ``draws``, from the spread over the pairs within the batches, and
     ``points`` where some of the samples are drawn, from the samples' own rises, with the factor √(1 − n/N).
     The worst case has those of the mean over the batches, as much of it ``points`` as samples are left
-    out, the rest ``draws`` of the partition: more than that where most samples are taken. A single batch of
-    drawn samples does not tell its error: the ascent follows the very samples that the rise is taken on,
-    so that it lies above that of all of them, many times above for a network at its minimum. With a
-    smaller ``m`` there are batches to compare.
+    out, the rest ``draws`` of the partition; where most samples are taken this covers more than it says, for
+    batches that share out the samples differ less in the mean than batches drawn apart. A single batch of
+    drawn samples does not tell its error: the ascent follows the very samples that the rise is taken on, so
+    that it lies above that of all of them, many times above for a network at its minimum, and where the
+    loss is curved in the ball the point found depends on the samples more than their rises there tell.
+    (Danskin's error at the given point, with the excess that an ascent on each half shows on the other,
+    covers 95% where the gradient stands out of the samples' noise, and down to none where it doesn't.)
+    With a smaller ``m`` there are batches to compare.
 
     Parameters: ``rho`` the radius; ``ball`` l2 or linf; ``eta`` of asam; ``samples`` of ``split`` drawn
     without replacement.
@@ -79,7 +83,7 @@ class SamSharpness(Metric):
     name = "sam_sharpness"
     title = "SAM sharpness"
     unit = "[loss]"
-    version = 4
+    version = 5
     space = "parameter"
     reference = "arXiv:2010.01412, equations 1-3; arXiv:2102.11600; arXiv:2302.07011"
     invariant_under = frozenset({"isometry"})

@@ -1,10 +1,10 @@
 """The component ``points`` of a figure of the training loss that part of the data gives.
 
 The samples drawn are cut at random into groups. What the figure would be without each group tells its
-error (the delete-a-group jackknife: Wolter, Introduction to Variance Estimation, 2007, ch. 4), with one
-degree of freedom less than there are groups; it takes one product with each group in place of one with
-each sample. Of N samples n drawn without replacement leave the part 1 − n/N of the variance; with all of
-them there is no such error.
+error (the delete-a-group jackknife: Wolter, Introduction to Variance Estimation, 2007, ch. 4), with at
+most one degree of freedom less than there are groups; it takes one product with each group in place of
+one with each sample. Of N samples n drawn without replacement leave the part 1 − n/N of the variance;
+with all of them there is no such error.
 
 An eigenvalue at the edge of the spectrum and a norm are further out for a part of the data than for all,
 on average. The figure of the part is left as it is, and the excess, estimated to second order, is added
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.lanczos import EigenResult
+from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent
 from sharpbench.seeds import derive_seed, torch_generator
 
@@ -232,6 +233,9 @@ def _component(
 ) -> Errors:
     """From deviations (G, K) whose squares add up to the variance, by K random probes.
 
+    Skewness counts half of what it does for single values (`degrees_of_freedom`), and as much less as
+    samples are taken; not at all beside an ``excess``, which widens the interval already.
+
     Two probes agree in what the groups add alone: Var(mean) = V + D/K and the mean of the variances is
     V + D, where D comes from the probes.
     """
@@ -246,7 +250,11 @@ def _component(
         variance = max((probes * of_mean - of_each) / (probes - 1), 0.0)
     certain = variance / of_mean if of_mean > 0 else 1.0
     size = math.hypot(math.sqrt(variance * _left(sizes, population)), excess)
-    return (ErrorComponent("points", size, max((groups - 1) * certain**2, 1.0)),)
+    free = (groups - 1) * max(certain, 1e-6) ** 2
+    if not excess:
+        skewed = 1 / degrees_of_freedom(deviations.mean(1)) - 1 / (groups - 1)
+        free = 1 / (1 / free + 0.5 * _left(sizes, population) * skewed)
+    return (ErrorComponent("points", size, max(free, 1.0)),)
 
 
 def _left(sizes: Tensor, population: int) -> float:

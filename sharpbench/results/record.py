@@ -91,7 +91,10 @@ class Record:
     change; None where it predicts none or nothing (``promised`` tells which).
     """
     expected_from: str | None = None
-    """``theory``, or ``all points``: what the metric itself says of all of them."""
+    """``theory``, or ``all points``: what the metric itself says of all of them.
+
+    ``theory: …`` names what was expected of an implementation that computes another figure than the metric's.
+    """
     adversarial: bool = False
     """Of a problem: made to be hard for estimators."""
     problem_title: str | None = None

@@ -26,6 +26,9 @@ from sharpbench.truth import Known
 
 __all__ = ["ProblemRun"]
 
+_EXACTLY, _NEAR = 1e-9, 1e-6
+"""The tolerance with which all points are asked, and how near they have to be, to be taken for a truth."""
+
 _TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks", "failure_probability"})
 """Details that repetitions keep: curves and grids of all of them would be most of the file."""
 
@@ -138,7 +141,9 @@ class ProblemRun(Run):
         limit = answer.limit
         infinite = limit is not None and math.isinf(limit)
         expected, source = answer.expected, "theory"
-        if expected is None and repeated:
+        if repeated and answer.computed is not None:
+            expected, source = answer.computed, f"theory: {answer.computed_is}"
+        elif expected is None and repeated:
             expected, source = _of_all_points(metric, subject), "all points"
         self._known[key] = {
             "unit": metric.unit_on(subject),
@@ -176,13 +181,19 @@ def _of_all_points(metric: Metric, subject: Subject) -> float | None:
     """What ``metric`` says of all points in place of some; None if it takes all, or says it by chance."""
     if getattr(metric, "samples", "all") == "all":
         return None
-    whole: Any = dataclasses.replace(metric, samples="all")  # type: ignore[call-arg]
+    changed: dict[str, Any] = {"samples": "all"}
+    if hasattr(
+        metric, "tolerance"
+    ):  # an iteration that stops early would be another figure's truth
+        changed["tolerance"] = _EXACTLY
+    whole = dataclasses.replace(metric, **changed)
     try:
         found: Measurement = whole.measure(subject, seed=0)
     except MetricFailed:
         return None
     by_chance = any(e.source != "points" for e in found.errors)
-    return None if by_chance or found.error_bound or not found.converged else found.value
+    near = (found.error_bound or 0.0) <= _NEAR * abs(found.value)
+    return found.value if near and not by_chance else None
 
 
 def _prepare(plan: ProblemPlan, metric: Metric, seed: int) -> Callable[[], object]:

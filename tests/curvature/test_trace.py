@@ -6,9 +6,10 @@ from torch import Tensor
 
 from sharpbench.curvature.operator import MatrixOperator, SymmetricOperator
 from sharpbench.curvature.rounding import relative_rounding
-from sharpbench.curvature.trace import _Sketch, estimate_trace
+from sharpbench.curvature.trace import _Sketch, estimate_trace, squared_frobenius_norm
 from sharpbench.measurement import ErrorComponent, Measurement
 from sharpbench.seeds import torch_generator
+from tests.calibration.coverage import assert_covers
 from tests.curvature.test_operators import symmetric
 
 
@@ -37,8 +38,9 @@ def test_xtrace_leaves_out_one_test_vector_and_then_another():
         assert float(without[j]) == pytest.approx(sum(own) / len(own), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
-def test_an_error_just_within_the_tolerance_is_no_reason_to_stop(method):
+@pytest.mark.parametrize(("method", "share"), [("hutchinson", 1.0), ("hutch++", 0.97)])
+def test_an_error_just_within_the_tolerance_is_no_reason_to_stop(method, share):
+    """A mean tells up to the tolerance itself where it stops, a sketch its own error."""
     operator = MatrixOperator(symmetric([0.1 + 0.003 * k for k in range(300)], 2))
     for seed in range(5):
         found = estimate_trace(
@@ -49,7 +51,7 @@ def test_an_error_just_within_the_tolerance_is_no_reason_to_stop(method):
             generator=torch_generator(seed),
         )
         assert found.converged
-        assert found.standard_error < 0.97 * 0.01 * abs(found.value)
+        assert found.standard_error <= share * 0.01 * abs(found.value)
         assert found.degrees_of_freedom >= 1
 
 
@@ -118,3 +120,24 @@ def test_intervals_in_float32_hold_the_trace_in_float64(method, spectrum):
         below, above = Measurement(found.value, errors=errors).interval(0.95)
         held += below <= float(high.matrix.trace()) <= above
     assert held >= 184  # 95% of 200 less three standard deviations, rounded up
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_mean_that_stops_at_its_tolerance_still_covers(power):
+    """A spectrum k^−1, whose few large eigenvalues skew a probe's law; power 2: the Frobenius norm's."""
+    spectrum = torch.arange(1, 41, dtype=torch.float64) ** -1.0
+    operator = MatrixOperator(torch.diag(spectrum))
+    settings = {"tolerance": 0.2, "max_products": 400, "distribution": "gaussian"}
+    of = estimate_trace if power == 1 else squared_frobenius_norm
+    found = [of(operator, generator=torch_generator(seed), **settings) for seed in range(400)]
+    truth = float((spectrum**power).sum())
+    told = [
+        Measurement(
+            f.value, errors=(ErrorComponent("probes", f.standard_error, f.degrees_of_freedom),)
+        )
+        for f in found
+    ]
+    assert_covers([interval for m in told if (interval := m.interval())], truth)
+    assert all(f.converged and f.standard_error <= 0.2 * f.value for f in found)
+    false = sum(abs(f.value - truth) > 1.96 * 0.2 * truth for f in found)
+    assert false <= 0.05 * len(found)

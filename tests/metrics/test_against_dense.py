@@ -8,7 +8,9 @@ from torch.autograd.functional import jacobian
 
 import sharpbench as sb
 from sharpbench.metrics.base import sampled
+from sharpbench.problems.quadratic import Quadratic
 from sharpbench.seeds import derive_seed, torch_generator
+from tests.calibration.coverage import assert_covers
 from tests.curvature.test_operators import dense_hessian
 
 SEED = 7
@@ -101,3 +103,25 @@ def test_curvature_rate_from_whole_derivative_tensors(tiny):
     plain = float(slopes.std()) / math.sqrt(samples)
     assert found.standard_error == pytest.approx(plain, rel=1e-6)
     assert found.details["log_derivative"] == pytest.approx(logs.mean(0).tolist(), rel=1e-9)
+
+
+def test_the_negative_share_tells_the_error_of_its_probes():
+    """Of ½wᵀAw with the eigenvalues known: Var(vᵀgv) = 2 tr g²/(P(P + 2)) on the unit sphere."""
+    problem = Quadratic(features=20, spectrum="indefinite")
+    subject = problem.subject(seed=0)
+    spectrum = problem.eigenvalues(subject)
+    sizes = spectrum.abs()
+    share = float(sizes[spectrum < 0].sum() / sizes.sum())
+    deviation = sizes * ((spectrum < 0).double() - share) / sizes.mean()
+    one = math.sqrt(2 * float(deviation.square().sum()) / (20 * 22))
+    many = sb.measure(subject, "hessian_spectral_density", probes=40, steps=20, seed=SEED)
+    assert many.standard_error == pytest.approx(one / 40**0.5, rel=0.1)
+    assert abs(many.value - share) < 3 * many.standard_error
+    few = [
+        sb.measure(subject, "hessian_spectral_density", probes=2, steps=20, seed=seed)
+        for seed in range(60)
+    ]
+    assert_covers([interval for m in few if (interval := m.interval())], share)
+    alone = sb.measure(subject, "hessian_spectral_density", probes=1, steps=20, seed=SEED)
+    assert alone.standard_error == pytest.approx(one, rel=0.6)
+    assert 1 <= alone.errors[0].degrees_of_freedom < many.errors[0].degrees_of_freedom

@@ -185,3 +185,44 @@ def test_repetitions_ask_one_problem_with_other_random_numbers(tmp_path):
     page = write_report(tmp_path / "results", "again", tmp_path / "reports").read_text()
     assert "Do they say truly how far off they are?" in page
     assert 'id="figure-coverage"' in page
+
+
+CLAIMED = """
+name = "claimed"
+title = "What an implementation says to compute"
+seeds = 1
+
+[[problems]]
+problem = { name = "quadratic", features = 20, spectrum = "indefinite" }
+metrics = { name = "hessian_top_eigenvalue", implementation = ["native", "pyhessian"], tolerance = 1e-2 }
+repetitions = 2
+
+[[problems]]
+problem = { name = "quadratic", features = 20, spectrum = "indefinite" }
+metrics = { name = "hessian_top_eigenvalue", implementation = "pyhessian", tolerance = 1e-2 }
+
+[[problems]]
+problem = { name = "tiny_network", samples = 64, training_steps = 5 }
+metrics = { name = "gauss_newton_top_eigenvalue", samples = 32, tolerance = 0.1 }
+repetitions = 2
+"""
+
+
+def test_a_claim_is_held_against_what_the_implementation_says_to_compute(tmp_path):
+    """PyHessian's own eigenvalue is −2, of largest magnitude; for the top one, 1, it is the wrong one."""
+    path = tmp_path / "claimed.toml"
+    path.write_text(CLAIMED)
+    run(path, tmp_path / "results")
+    frame = load_records(tmp_path / "results", suite="claimed")
+    asked = frame[frame["name"] == "hessian_top_eigenvalue"]
+    theirs = asked["parameters"].map(lambda p: p["implementation"]) == "pyhessian"
+    repeated = asked["kind"] == "calibration"
+    assert asked.loc[theirs & repeated, "expected"].tolist() == pytest.approx([-2, -2])
+    assert set(asked.loc[theirs & repeated, "expected_from"]) == {"theory: largest magnitude"}
+    assert asked.loc[theirs & ~repeated, "expected"].tolist() == pytest.approx([1.0])
+    assert asked.loc[~theirs, "expected"].tolist() == pytest.approx([1.0, 1.0])
+    assert set(asked.loc[~theirs, "expected_from"]) == {"theory"}
+    # Of some points an iteration is held against what it converges to on all of them.
+    gauss_newton = frame[frame["name"] == "gauss_newton_top_eigenvalue"]
+    assert set(gauss_newton["expected_from"]) == {"all points"}
+    assert gauss_newton["expected"].nunique() == 1

@@ -104,7 +104,8 @@ class Right(Section):
                     results.titles,
                 ),
                 "Share of the 95% intervals that hold the truth, a mark a metric and problem, with its own "
-                "95% binomial interval. Left of the band errors are told too small, right of it too large.",
+                "95% binomial interval. Left of the band errors are told too small; right of it intervals "
+                "cover more than they say.",
             )
         yield from _against_cost(results)
         pairs = implementation_pairs(results)
@@ -229,12 +230,13 @@ def stated_error_sentences(table: pd.DataFrame) -> list[str]:
             f"Of {len(stated)} stated errors {int(held.sum())} hold: their 95% intervals cover the truth in "
             f"{_share(low)} to {_share(high)} of {int(np.median(stated['n']))} repetitions"
         )
-        for verdict in ("too small", "too large", "unclear"):
+        words = {"too small": "are too small", calibration.WIDE: "cover more than they say"}
+        for verdict, word in {**words, "unclear": "unclear"}.items():
             some = stated[stated["verdict"] == verdict]
             if len(some):
                 worst = some.loc[(some["covered"] - calibration.STATED).abs().idxmax()]
                 text += (
-                    f"; {len(some)} {'are ' if verdict != 'unclear' else ''}{verdict} "
+                    f"; {len(some)} {word} "
                     f"({worst['metric']} on {worst['problem']}: {_share(worst['covered'])})"
                 )
         found.append(text + ".")

@@ -75,15 +75,15 @@ def coverage_figure(
     axis.axvspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.25, linewidth=0)
     axis.axvline(100 * stated, color="0.4", linewidth=0.8, linestyle="--")
     palette = sns.color_palette("colorblind")
-    colours = {"holds": palette[0], "unclear": palette[7]}
+    colours = {"holds": palette[0], "too small": palette[3]}
     top, ticks = 0.0, []
     for name, height in zip(names, heights, strict=True):
         own = rows[rows["name"] == name].sort_values("covered", ascending=False)
         places = top + height * (np.arange(len(own)) + 0.5) / len(own)
         for place, row in zip(places, own.to_dict("records"), strict=True):
-            colour = colours.get(row["verdict"], palette[3])
+            colour = colours.get(row["verdict"], palette[7])
             axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1)
-            shape = {"holds": "o", "unclear": "D"}.get(row["verdict"], "X")
+            shape = {"holds": "o", "too small": "X"}.get(row["verdict"], "D")
             axis.plot(100 * row["covered"], place, shape, color=colour, markersize=4)
         ticks.append(top + height / 2)
         top += height + 0.1
