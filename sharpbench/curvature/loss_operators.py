@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,7 +26,7 @@ from sharpbench.curvature.product_check import (
     check_hessian,
     check_input_hessian,
 )
-from sharpbench.errors import MetricFailed, nearest_names
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.formulas.convolution import ConvolutionsByFormula
 from sharpbench.measurement import Work
@@ -51,6 +53,7 @@ _SMALL = 4_000_000
 outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
 
 Graph = tuple[Tensor, ...]
+Named = dict[str, Tensor]
 
 
 def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
@@ -229,15 +232,58 @@ class _LossOperator(SymmetricOperator):
     def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
         """What each group of samples adds to A·V (P, K): together they are ``matmat``.
 
-        ``groups``: numbers of samples. Each group's gradient is built anew.
+        ``groups``: numbers of samples. Small groups are taken together in one batched pass, where it agrees
+        with the first and the last of them; else each group's gradient is built anew.
         """
         vectors = vectors.to(self.device, self.dtype)
-        for group in groups:
-            total = torch.zeros_like(vectors)
-            for members in group.to(self.device).split(self.chunk):
-                graph = self._graph(self.inputs[members], self.targets[members])
-                total += self._products(graph, vectors, len(members))
-            yield self.check_product(total)
+        small = self.kept and self.samples * self.dimension <= _SMALL
+        together = self._groups_together(vectors, groups) if small and len(groups) > 2 else None
+        one_by_one = (self._of_group(vectors, group) for group in groups)
+        yield from map(self.check_product, together or one_by_one)
+
+    def _of_group(self, vectors: Tensor, group: Tensor) -> Tensor:
+        total = torch.zeros_like(vectors)
+        for members in group.to(self.device).split(self.chunk):
+            graph = self._graph(self.inputs[members], self.targets[members])
+            total += self._products(graph, vectors, len(members))
+        return total
+
+    def _groups_together(self, vectors: Tensor, groups: Sequence[Tensor]) -> list[Tensor] | None:
+        """The same (P, K) of every group by functorch; None where it can't, or says something else."""
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        named = {names[id(p)]: p.detach() for p in self.parameters}
+        directions = dict(zip(named, self.pieces(vectors.T), strict=True))
+        found: list[Tensor] = [vectors] * len(groups)
+        try:
+            alone = copy.copy(self)  # a network may keep what it computes, which ends with the pass
+            alone.model = private_copy(self.model, self.dtype)
+            over_vectors = vmap(alone._product_at, (None, None, None, 0))
+            for size in {len(group) for group in groups}:
+                where = [i for i, group in enumerate(groups) if len(group) == size]
+                members = torch.stack([groups[i] for i in where]).to(self.device)
+                x, y = self.inputs[members], self.targets[members]
+                with _first_derivatives(), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of rules that functorch lacks
+                    products = vmap(over_vectors, (None, 0, 0, None))(named, x, y, directions)
+                rows = torch.cat([coordinates(products[n]).flatten(2) for n in named], 2)
+                for i, block in zip(where, rows.detach(), strict=True):
+                    found[i] = block.T
+            for i in (0, -1):
+                single = self._of_group(vectors, groups[i])
+                allowed = math.sqrt(torch.finfo(self.dtype).eps) * float(single.norm())
+                if not float((found[i] - single).norm()) <= allowed:
+                    return None
+        except TimeLimitExceeded:
+            raise
+        except Exception:  # what functorch can't batch
+            return None
+        self.work.gradient += self.samples
+        self.work.hessian_vector += self.samples * vectors.shape[1]
+        return found
+
+    @abstractmethod
+    def _product_at(self, parameters: Named, x: Tensor, y: Tensor, vector: Named) -> Named:
+        """What samples add to the product with one vector, as a function of the parameters' values."""
 
     @abstractmethod
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
@@ -400,6 +446,17 @@ class HessianOperator(_LossOperator):
         ]
         return torch.cat(rows, 1).T
 
+    def _product_at(self, parameters: Named, x: Tensor, y: Tensor, vector: Named) -> Named:
+        def slope(at: Named) -> Tensor:
+            return _inner(grad(self._share_at)(at, x, y), vector)
+
+        found: Named = grad(slope)(parameters)
+        return found
+
+    def _share_at(self, parameters: Named, x: Tensor, y: Tensor) -> Tensor:
+        share: Tensor = self.loss(functional_call(self.model, parameters, (x,)), y).sum()
+        return share / self.samples
+
 
 class GaussNewtonOperator(_LossOperator):
     """G = (1/N) Σᵢ JᵢᵀΛᵢJᵢ with Jᵢ = ∂f(xᵢ)/∂w and Λᵢ = ∇²_f ℓ(f(xᵢ), yᵢ), positive semidefinite for a
@@ -511,6 +568,17 @@ class GaussNewtonOperator(_LossOperator):
     def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
         return torch.stack([self._product(graph, v) for v in vectors.unbind(1)], 1)
 
+    def _product_at(self, parameters: Named, x: Tensor, y: Tensor, vector: Named) -> Named:
+        outputs, pull, *_ = vjp(lambda at: functional_call(self.model, at, (x,)), parameters)
+
+        def share(z: Tensor) -> Tensor:
+            return self.loss(z, y).sum() / self.samples
+
+        along = grad(lambda u: _inner(pull(u)[0], vector))(torch.zeros_like(outputs))
+        weighted = grad(lambda z: (grad(share)(z) * along).sum())(outputs)
+        found: Named = pull(weighted)[0]
+        return found
+
 
 class ResidualOperator(HessianOperator):
     """H − G: the part of the Hessian that comes from the network's own second derivatives.
@@ -529,6 +597,12 @@ class ResidualOperator(HessianOperator):
         with torch.enable_grad():
             (slope,) = torch.autograd.grad(self.loss(free, y).sum() / self.samples, free)
         return (slope * outputs).sum()
+
+    def _share_at(self, parameters: Named, x: Tensor, y: Tensor) -> Tensor:
+        outputs = functional_call(self.model, parameters, (x,))
+        slope = grad(lambda z: self.loss(z, y).sum() / self.samples)(outputs.detach())
+        share: Tensor = (slope.detach() * outputs).sum()
+        return share
 
     def _checked(self, blocks: bool) -> Checks:
         raise AssertionError("held to the check of the Hessian beside it")
@@ -629,6 +703,10 @@ class _Results(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self.note(leaf)
         return result
+
+
+def _inner(some: Named, others: Named) -> Tensor:
+    return torch.stack([(some[name] * others[name]).sum() for name in some]).sum()
 
 
 @contextmanager

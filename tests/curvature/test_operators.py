@@ -280,6 +280,43 @@ def test_the_input_hessian_is_block_diagonal():
         assert (dense[i, :, (i + 1) % 11] == 0).all()
 
 
+class Unbatched(nn.Module):
+    """Looks at its numbers, which functorch refuses within a batched pass."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        out = self.net(x)
+        return out if out.sum().item() > -1e9 else 2 * out
+
+
+class Otherwise(Unbatched):
+    """Another network under functorch: what only a comparison tells."""
+
+    def forward(self, x):
+        return self.net(x) * (3 if torch._C._functorch.peek_interpreter_stack() else 1)
+
+
+@pytest.mark.parametrize("kind", [HessianOperator, GaussNewtonOperator, ResidualOperator])
+@pytest.mark.parametrize("wrapped", [None, Unbatched, Otherwise])
+@pytest.mark.parametrize("sizes", [(3, 3, 3, 2), (4, 4, 3), (11,)])
+def test_groups_in_one_pass_are_those_one_by_one(kind, wrapped, sizes):
+    model, x, y = problem(widths=[5], activation="tanh")
+    model = model if wrapped is None else wrapped(model)
+    given = {"work": Work(), "verify": False}
+    operator = kind(model, CROSS_ENTROPY, x, y, **given)
+    groups = list(torch.randperm(11, generator=torch_generator(2)).split(list(sizes)))
+    v = torch.randn(operator.dimension, 2, dtype=torch.float64, generator=torch_generator(3))
+    shares = list(operator.group_products(v, groups))
+    for share, group in zip(shares, groups, strict=True):
+        alone = kind(model, CROSS_ENTROPY, x[group], y[group], **given).matmat(v)
+        assert torch.allclose(share, alone * (len(group) / 11), atol=1e-12)
+    together = operator._groups_together(v, groups)
+    assert (together is None) == (wrapped is not None)
+
+
 def test_a_subset_of_the_parameters():
     model, x, y = problem("mlp", (3,), widths=[4], activation="tanh")
     whole = HessianOperator(model, CROSS_ENTROPY, x, y, work=Work())
