@@ -52,6 +52,10 @@ _SMALL = 4_000_000
 """Up to so many samples × parameters a block of products is one batched pass: Python's overhead then
 outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
 
+_TOGETHER = 20_000_000
+"""Up to so many samples × parameters, and numbers in all their products, groups of samples are one batched
+pass (measured to 1.3e7)."""
+
 Graph = tuple[Tensor, ...]
 Named = dict[str, Tensor]
 
@@ -236,8 +240,9 @@ class _LossOperator(SymmetricOperator):
         with the first and the last of them; else each group's gradient is built anew.
         """
         vectors = vectors.to(self.device, self.dtype)
-        small = self.kept and self.samples * self.dimension <= _SMALL
-        together = self._groups_together(vectors, groups) if small and len(groups) > 2 else None
+        numbers = max(self.samples * self.dimension, len(groups) * vectors.numel())
+        small = self.kept and numbers <= _TOGETHER and len(groups) > 2
+        together = self._groups_together(vectors, groups) if small else None
         one_by_one = (self._of_group(vectors, group) for group in groups)
         yield from map(self.check_product, together or one_by_one)
 
@@ -252,7 +257,7 @@ class _LossOperator(SymmetricOperator):
         """The same (P, K) of every group by functorch; None where it can't, or says something else."""
         names = {id(p): name for name, p in self.model.named_parameters()}
         named = {names[id(p)]: p.detach() for p in self.parameters}
-        directions = dict(zip(named, self.pieces(vectors.T), strict=True))
+        at_once = vectors.shape[1] if self.samples * self.dimension <= _SMALL else 1
         found: list[Tensor] = [vectors] * len(groups)
         try:
             alone = copy.copy(self)  # a network may keep what it computes, which ends with the pass
@@ -262,11 +267,15 @@ class _LossOperator(SymmetricOperator):
                 where = [i for i, group in enumerate(groups) if len(group) == size]
                 members = torch.stack([groups[i] for i in where]).to(self.device)
                 x, y = self.inputs[members], self.targets[members]
-                with _first_derivatives(), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of rules that functorch lacks
-                    products = vmap(over_vectors, (None, 0, 0, None))(named, x, y, directions)
-                rows = torch.cat([coordinates(products[n]).flatten(2) for n in named], 2)
-                for i, block in zip(where, rows.detach(), strict=True):
+                rows = []
+                for v in vectors.T.split(at_once):
+                    directions = dict(zip(named, self.pieces(v), strict=True))
+                    with _first_derivatives(), warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # of rules that functorch lacks
+                        products = vmap(over_vectors, (None, 0, 0, None))(named, x, y, directions)
+                    pieces = [coordinates(products[n]).flatten(2) for n in named]
+                    rows.append(torch.cat(pieces, 2).detach())
+                for i, block in zip(where, torch.cat(rows, 1), strict=True):
                     found[i] = block.T
             for i in (0, -1):
                 single = self._of_group(vectors, groups[i])
