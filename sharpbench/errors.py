@@ -17,21 +17,28 @@ __all__ = [
     "InputError",
     "InputWarning",
     "LeftOutWarning",
+    "Meddled",
     "MetricFailed",
     "MetricUnsupported",
     "NotFinite",
     "PluginWarning",
+    "Terminated",
     "TimeLimitExceeded",
     "TransformationRefused",
     "WorkerDied",
     "first_line",
     "guarded",
     "in_words",
+    "message_of",
     "nearest_names",
     "no_file",
     "own_interrupts",
     "shortened",
 ]
+
+
+_LONGEST_MESSAGE = 4000
+"""Characters of an exception's message that are kept."""
 
 
 class InputError(ValueError):
@@ -74,44 +81,66 @@ class TimeLimitExceeded(RuntimeError):
     """A training or a measurement took longer than the suite allows."""
 
 
+class Meddled(MetricFailed):
+    """A plug-in changed what is not its own; it was brought back."""
+
+
+class Terminated(BaseException):
+    """The system asks this process to end, by the signal ``number``."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class WorkerDied(RuntimeError):
     """What a plug-in did ended the process that did it; the message says how."""
 
 
+def message_of(error: BaseException) -> str:
+    """What an exception says, as text that can be printed and stored, whatever made it."""
+    try:
+        text = str(error)
+    except BaseException as second:
+        text = f"(its message can't be read: {type(second).__name__})"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " …"
+
+
 def first_line(error: BaseException) -> str:
     """An exception in one line."""
-    try:
-        text = str(error).strip().partition("\n")[0]
-    except Exception as failed:
-        text = f"(its message can't be read: {type(failed).__name__})"
+    text = message_of(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def in_words(error: Exception) -> str:
     """Why a shortcut was left, in one line: our own reason, or the kind and first line of another error."""
-    reason = str(error).strip().partition("\n")[0]
+    reason = message_of(error).strip().partition("\n")[0]
     return reason if isinstance(error, MetricFailed) else first_line(error)
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, a plug-in that wants to end the program raises a RuntimeError like any other fault of it.
+    """Inside, a plug-in works: what it raises to end the program is an error like any other of its faults.
 
-    The user's own Ctrl-C goes through.
+    Only the user's own Ctrl-C and a signal that ends the program go through, also where the plug-in
+    swallows them.
     """
     with own_interrupts() as interrupted:
         try:
             yield
-        except SystemExit as error:
-            raise RuntimeError(f"it called sys.exit({error.code!r})") from error
-        except KeyboardInterrupt as error:
-            if interrupted():
-                raise
-            raise RuntimeError("it raised KeyboardInterrupt") from error
         except Exception:
+            if interrupted():
+                raise KeyboardInterrupt from None
             raise
         except BaseException as error:
+            if interrupted() or isinstance(error, Terminated):
+                raise
+            if isinstance(error, SystemExit):
+                raise RuntimeError(f"it called sys.exit({error.code!r})") from error
             raise RuntimeError(f"it raised {first_line(error)}") from error
+        if interrupted():
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from scipy import special
 
 from sharpbench.errors import NotFinite
 
-__all__ = ["ErrorComponent", "Measurement", "Source", "Work"]
+__all__ = ["ErrorComponent", "Measurement", "Source", "Work", "plain"]
 
 
 @dataclass
@@ -77,6 +77,8 @@ class ErrorComponent:
             raise ValueError(
                 f"unknown source {self.source!r}: one of {', '.join(get_args(Source))}"
             )
+        for name in ("size", "degrees_of_freedom"):
+            _set_number(self, name)
         if self.size is not None and not (math.isfinite(self.size) and self.size >= 0):
             raise NotFinite(
                 f"a standard error must be finite and not negative, got {self.size} ({self.source})"
@@ -96,7 +98,9 @@ class Measurement:
     then its best one. ``details`` is small and JSON-able; its entry ``checks`` names what was verified on
     the network at hand, with the relative deviation found.
 
-    Raises NotFinite, a MetricFailed, for a non-finite value.
+    Numbers may come as numpy's or torch's own, of one element; they are kept as Python's. Raises NotFinite,
+    a MetricFailed, for a non-finite value, TypeError and ValueError for one that is no number and for
+    an error, a bound or a count that is negative.
     """
 
     value: float
@@ -109,8 +113,24 @@ class Measurement:
     error_bound: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("value", "standard_error", "error_bound", "samples"):
+            _set_number(self, name)
+        object.__setattr__(self, "details", plain(self.details))
+        object.__setattr__(self, "converged", plain(self.converged))
         if not math.isfinite(self.value):
             raise NotFinite(f"a measurement must be finite, got {self.value}")
+        if self.error_bound is not None and not self.error_bound >= 0:
+            raise ValueError(f"an error bound must not be negative, got {self.error_bound}")
+        if self.samples < 0:
+            raise ValueError(f"samples must count them, got {self.samples}")
+        for name, kind in (
+            ("samples", int),
+            ("converged", bool),
+            ("details", dict),
+            ("work", Work),
+        ):
+            if not isinstance(given := getattr(self, name), kind):
+                raise TypeError(f"{name} must be {kind.__name__}, got {type(given).__name__}")
         if self.standard_error is not None and not self.errors:
             object.__setattr__(self, "errors", (ErrorComponent("other", self.standard_error),))
         sizes = [e.size for e in self.errors]
@@ -146,3 +166,27 @@ class Measurement:
         quantile = special.ndtri(half) if free is None else special.stdtrit(free, half)
         width = float(quantile) * self.standard_error
         return self.value - width, self.value + width
+
+
+def plain(value: Any) -> Any:
+    """``value`` with the scalars of numpy and torch in it as Python's, tuples as lists; else as it is."""
+    if value is None or type(value) in {bool, int, float, str}:
+        return value
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return value
+
+
+def _set_number(of: object, name: str) -> None:
+    """Keep a field as Python's own number. Raises TypeError for what is none; None stands for none."""
+    given = getattr(of, name)
+    if (given is None and name != "value") or type(given) in {int, float}:
+        return
+    value = plain(given)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(given).__name__}")
+    object.__setattr__(of, name, value)

@@ -26,8 +26,8 @@ from sharpbench.errors import (
     PluginWarning,
     first_line,
     guarded,
+    message_of,
     nearest_names,
-    own_interrupts,
     shortened,
 )
 
@@ -133,9 +133,10 @@ class Registry(Generic[P]):
             raise InputError(f"unknown {self.kind} {name!r}. {nearest_names(name, self.names())}")
         pointer = self._pointers.get(name) or _where(self._classes[name])
         try:
-            cls = self._classes.get(name) or self._loaded(name, pointer)
-            if fault := _parameter_fault(cls):
-                raise TypeError(f"it {fault}")
+            with guarded():
+                cls = self._classes.get(name) or self._loaded(name, pointer)
+                if fault := _parameter_fault(cls):
+                    raise TypeError(f"it {fault}")
         except Exception as error:
             raise InputError(
                 f"{self.kind} {name!r} ({pointer}) is unavailable: {first_line(error)}"
@@ -196,11 +197,13 @@ class Registry(Generic[P]):
                 ) from None
         try:
             with guarded():
-                return cls(**values)
+                made = cls(**values)
+                made.identity(), made.label  # what keys and messages are made of
         except (TypeError, ValueError) as error:
-            raise InputError(f"{self.kind} {name!r}: {error}") from None
+            raise InputError(f"{self.kind} {name!r}: {message_of(error)}") from None
         except Exception as error:
             raise InputError(f"{self.kind} {name!r}: {first_line(error)}") from error
+        return made
 
     def parameter_types(self, name: str) -> dict[str, Any]:
         """Field name to resolved type annotation."""
@@ -304,14 +307,14 @@ def import_object(pointer: str) -> Any:
     if not module or not qualname:
         raise ImportError(f"{pointer!r} must be package.module:name")
     try:
-        with own_interrupts() as interrupted:
+        with guarded():
             target: Any = importlib.import_module(module)
     except ImportError:
         raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and interrupted():
-            raise
-        raise ImportError(f"{module!r} raised {first_line(error)}") from error
+    except Exception as error:
+        ended = error.__cause__  # what it raised to end the program
+        own = error if ended is None or isinstance(ended, Exception) else ended
+        raise ImportError(f"{module!r} raised {first_line(own)}") from error
     for part in qualname.split("."):
         try:
             target = getattr(target, part)

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 FLOORS = (
     ("errors", "version", "seeds", "measurement", "registry", "change"),
     ("formulas", "loss", "samples", "network", "device"),
-    ("subject", "truth", "outputs"),
+    ("subject", "truth", "outputs", "surroundings"),
     ("taylor", "curvature"),
     ("models", "datasets"),
     ("problems",),

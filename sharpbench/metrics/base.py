@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from sharpbench.change import PROPERTIES, Change, Property
 from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import ErrorComponent, Measurement, Work
+from sharpbench.metrics.untouched import data_of, untouched
 from sharpbench.network import as_written
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
@@ -116,21 +118,33 @@ class Metric(Plugin, ABC):
 
         Raises MetricUnsupported where `unsupported` gives a reason, and for a metric of the input where
         the outputs are not differentiable in it or depend on other samples; MetricFailed for one that
-        changed the model's
-        parameters, buffers, gradients or mode or the global random state, and for a network that doesn't
+        changed the model's parameters, buffers, gradients, hooks or mode, the data, a global random state
+        or another setting of the process (all of which are brought back), and for a network that doesn't
         run in the metric's precision or that torch can't differentiate as often as the metric needs;
-        InputError for weights that are not finite.
+        TypeError for an answer that is no Measurement; InputError for weights that are not finite.
         """
+        with self.untouched(subject):
+            return self.answer(subject, seed=seed)
+
+    def untouched(self, subject: Subject) -> AbstractContextManager[None]:
+        """Inside, ``subject`` is measured; afterwards it and all that others share is as it was."""
+        return untouched(self.label, subject.model, data_of(subject), state_hash)
+
+    def answer(self, subject: Subject, *, seed: int) -> Measurement:
+        """`checked_measure`, `untouched` by the caller."""
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
-        before, random_state = _observable_state(subject.model), torch.get_rng_state()
         try:
             with as_written(), plain_checkpoints():
                 finding = Work()
                 if self.space == "input" and (fault := subject.input_fault(dtype, finding)):
                     raise MetricUnsupported(f"{self.name} is not defined here: {fault}")
                 measurement = self.measure(subject, seed=seed)
+                if not isinstance(measurement, Measurement):
+                    raise TypeError(
+                        f"{self.name} must answer with a Measurement, got {type(measurement).__name__}"
+                    )
                 measurement.work.forward += finding.forward
                 measurement.work.gradient += finding.gradient
         except NotImplementedError as error:
@@ -141,14 +155,6 @@ class Metric(Plugin, ABC):
             if reason := subject.fault(dtype):
                 raise MetricFailed(reason) from error
             raise
-        if _observable_state(subject.model) != before:
-            raise MetricFailed(f"{self.label} changed the model it measured")
-        if not torch.equal(torch.get_rng_state(), random_state):
-            torch.set_rng_state(random_state)
-            raise MetricFailed(
-                f"{self.label} drew from torch's global random state (or the network "
-                "did: is dropout or another random layer left on?)"
-            )
         if subject.ignored:
             measurement.details["ignored_samples"] = subject.ignored
         return _with_precision(measurement, subject, dtype)
@@ -253,11 +259,3 @@ def _dense_parts(tensor: Tensor) -> list[tuple[str, Tensor]]:
     if tensor.layout == torch.strided:
         return [("", tensor)]
     return [("", tensor.detach().to_dense())]
-
-
-def _observable_state(model: nn.Module) -> tuple[str, tuple[bool, ...], tuple[bool, ...]]:
-    return (
-        state_hash(model),
-        tuple(module.training for module in model.modules()),
-        tuple(p.grad is None for p in model.parameters()),
-    )

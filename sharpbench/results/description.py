@@ -12,7 +12,7 @@ from sharpbench.results.keys import content_key
 __all__ = ["ANSWERED", "FOLDER_NAME", "SCHEMA", "Outcome", "read_description"]
 
 Outcome = Literal["trained", "known", "diverged", "timeout", "error"]
-"""What became of a subject: a problem is ``known``, the others are of a training."""
+"""What became of a subject: a problem that could be built is ``known``, a network ``trained``."""
 
 ANSWERED: frozenset[Outcome] = frozenset({"trained", "known"})
 """The outcomes that leave a network to be measured."""
@@ -86,7 +86,8 @@ def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]
         raise Damaged("its key is not that of its content")
     if told.key[:FOLDER_NAME] != folder:
         raise Damaged(f"it belongs into the folder {told.key[:FOLDER_NAME]}")
-    needed = ("problem",) if told.status == "known" else _PARTS
+    is_problem = told.status == "known" or told.identity.problem is not None
+    needed = ("problem",) if is_problem else _PARTS
     if any(getattr(told.identity, part) is None for part in needed):
         raise Damaged(f"identity: {' or '.join(needed)} is missing")
     if any(found.get(f"{part}_label") is None for part in needed):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from sharpbench.errors import (
     TransformationRefused,
     WorkerDied,
     guarded,
+    message_of,
 )
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
@@ -28,6 +30,7 @@ from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Subject
 from sharpbench.suite.limits import time_limit
 from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch
+from sharpbench.surroundings import restored
 
 __all__ = ["Draft", "Run", "asked_record", "explain", "meaning"]
 
@@ -83,8 +86,10 @@ class Run:
             raise fatal.error()
         around = self._step
         self._at(step)
+        # What a plug-in leaves changed behind is brought back before anything else is done.
+        left_as_found = restored() if around is None else nullcontext()
         try:
-            with guarded(), time_limit(step.seconds, step.what):
+            with guarded(), left_as_found, time_limit(step.seconds, step.what):
                 yield
         finally:
             self._at(around)
@@ -106,18 +111,24 @@ class Run:
         try:
             with self.step(asking):
                 measurement, cost = ask(draft)
-            asked = draft.record
-            draft.add(**_answer(measurement), cost=self._cost(cost))
-            draft.add(notes=metric.notes(measurement.details))
-            _check_storable(draft, asked)
+                answered = dataclasses.replace(
+                    draft.record, **_answer(measurement), notes=metric.notes(measurement.details)
+                )
+            _check_storable(answered)
+            draft.record = dataclasses.replace(answered, cost=self._cost(cost))
         except (MetricUnsupported, TransformationRefused) as error:
-            draft.add(status="unsupported", reason=str(error))
+            draft.add(status="unsupported", reason=message_of(error))
         except MetricFailed as error:
-            draft.add(status="failed", reason=str(error))
+            draft.add(status="failed", reason=message_of(error))
         except TimeLimitExceeded as error:
-            draft.add(status="timeout", reason=str(error))
+            draft.add(status="timeout", reason=message_of(error))
         except Exception as error:
             draft.add(status="error", reason=explain(error))
+        try:
+            _check_storable(draft.record)
+        except Exception:  # not even what the plug-in says of itself can be stored
+            status, reason = draft.record.status, draft.record.reason
+            draft.record = dataclasses.replace(base, status=status, reason=reason)
         self.note(draft.record)
         return draft.record
 
@@ -130,14 +141,15 @@ class Run:
     def timed(self, metric: Metric, subject: Subject, seed: int) -> tuple[Measurement, Cost]:
         """The measurement with its cost, and the time of one gradient over as many samples."""
         asked = self.plan.cost
-        measurement, cost = measure_cost(
-            lambda: metric.measure(subject, seed=seed),
-            first=lambda: metric.checked_measure(subject, seed=seed),
-            repeats=asked.repeats,
-            spread=asked.spread,
-            count_flops=asked.flops,
-            device=self.device,
-        )
+        with metric.untouched(subject):  # its own memory is there before the first call
+            measurement, cost = measure_cost(
+                lambda: metric.measure(subject, seed=seed),
+                first=lambda: metric.answer(subject, seed=seed),
+                repeats=asked.repeats,
+                spread=asked.spread,
+                count_flops=asked.flops,
+                device=self.device,
+            )
         self._gradient_seconds = self._time_gradient(metric, subject, measurement.samples)
         return measurement, cost
 
@@ -226,20 +238,38 @@ def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) 
 def meaning(metric: Metric) -> dict[str, Any]:
     """What a record says of the metric itself, whatever was measured; the title is never empty."""
     return {
-        "title": getattr(metric, "title", "") or metric.name.replace("_", " "),
-        "space": getattr(metric, "space", ""),
+        "title": _declared(metric, "title") or metric.name.replace("_", " "),
+        "space": _declared(metric, "space"),
     }
 
 
-def _check_storable(draft: Draft, asked: Record) -> None:
-    """Raises MetricFailed, with the draft as it was ``asked``, for an answer that is not JSON."""
+def _declared(metric: Metric, name: str) -> str:
+    """A text that a metric says of itself; empty where it says none."""
     try:
-        draft.record.to_line()
-    except (TypeError, ValueError) as error:
-        draft.record = dataclasses.replace(asked, expected=None, expected_from=None, limit=None)
+        with guarded():
+            text = getattr(metric, name, "")
+            text.encode()
+    except Exception:
+        return ""
+    return str(text)
+
+
+def _check_storable(record: Record) -> None:
+    """Raises MetricFailed for an answer that is not JSON, TypeError for words that are none."""
+    words = {"unit_on": [record.unit], "notes": record.notes}
+    for name, told in words.items():
+        if not isinstance(told, list) or not all(isinstance(text, str) for text in told):
+            raise TypeError(f"{name} of {record.name} must answer with text, got {told!r}")
+    if not isinstance(record.promised, (bool, NoneType)):
+        raise TypeError(f"promises of {record.name} must be True or False, got {record.promised!r}")
+    if not isinstance(record.expected, (float, int, NoneType)):
+        raise TypeError(f"what {record.name} expects must be a number, got {record.expected!r}")
+    try:
+        record.to_line().encode()
+    except Exception as error:
         raise MetricFailed(
-            f"what {asked.name} answers can't be stored as JSON ({error}): numbers must be finite, details "
-            "lists, dicts, text and numbers"
+            f"what {record.name} answers can't be stored as JSON ({message_of(error)}): numbers must be "
+            "finite, details lists, dicts, text and numbers"
         ) from error
 
 
@@ -251,10 +281,12 @@ def _step_key(record: Record) -> str:
 def explain(error: Exception) -> str:
     """The exception in one line with the place in the code where it was raised."""
     if isinstance(error, WorkerDied):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
+        return message_of(error)
+    ended = error.__cause__  # by what wanted to end the program, it was raised elsewhere
+    raised = error if ended is None or isinstance(ended, Exception) else ended
+    frames = traceback.extract_tb(raised.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {message_of(error)}{where}"
 
 
 def _answer(measurement: Measurement) -> dict[str, Any]:

@@ -93,8 +93,12 @@ class SubjectPlan:
         return " · ".join((*parts, str(self.seeds)))
 
     def missing(self, root: Path) -> str | None:
-        """What data must be prepared first, or None."""
-        return self.dataset.missing(root)
+        """What data must be prepared first, or None: also where the dataset can't tell."""
+        try:
+            with guarded():
+                return self.dataset.missing(root)
+        except Exception:  # to load them raises it as well, and is recorded
+            return None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpbench.cost import Cost, peak_in_fresh_process
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, message_of
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
@@ -54,19 +54,26 @@ class ProblemRun(Run):
             with self.step(Step("problem", "building it", self.plan.measurement_seconds)):
                 seed = derive_seed(self.problem.seed, "problem")
                 subject = self.problem.problem.subject(seed=seed)
+                if not isinstance(subject, Subject):
+                    raise TypeError(f"a problem's subject must be a Subject, got {type(subject)}")
+                weights = state_hash(subject.model)
+                subject = dataclasses.replace(
+                    subject,
+                    model=subject.model.to(self.device),
+                    inputs=subject.inputs.to(self.device),
+                    targets=subject.targets.to(self.device),
+                )
         except Exception as error:
-            self.problems.append(f"{self.label}: {explain(error)}")
+            status = "timeout" if isinstance(error, TimeLimitExceeded) else "error"
+            reason = message_of(error) if status == "timeout" else explain(error)
+            self.problems.append(f"{self.label}: {reason}")
+            known = self.folder.read()
+            if known is None or known["status"] != "known":
+                self.folder.commit(self._description(None, None, status, reason), None)
             return
-        weights = state_hash(subject.model)
         known = self.folder.read()
         if known is None or known["weights"] != weights:
             self.folder.commit(self._description(subject, weights), None)
-        subject = dataclasses.replace(
-            subject,
-            model=subject.model.to(self.device),
-            inputs=subject.inputs.to(self.device),
-            targets=subject.targets.to(self.device),
-        )
         left = remaining(self.plan, self.problem, self.folder, run=self.task.run)
         for record in left.answered:
             self.note(record)
@@ -93,15 +100,21 @@ class ProblemRun(Run):
         if waiting:
             self.write(waiting)
 
-    def _description(self, subject: Subject, weights: str) -> dict[str, Any]:
+    def _description(
+        self,
+        subject: Subject | None,
+        weights: str | None,
+        status: str = "known",
+        reason: str | None = None,
+    ) -> dict[str, Any]:
         return {
             "key": self.problem.key,
             "label": self.label,
             "problem_label": self.problem.problem.label,
             "identity": self.problem.identity,
-            "status": "known",
-            "parameters": sum(p.numel() for p in subject.model.parameters()),
-            "reason": None,
+            "status": status,
+            "parameters": subject and sum(p.numel() for p in subject.model.parameters()),
+            "reason": reason,
             "weights": weights,
             "run": self.task.run,
         }

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.cost import Cost
-from sharpbench.errors import InputError, TimeLimitExceeded, TransformationRefused, first_line
+from sharpbench.errors import (
+    InputError,
+    Meddled,
+    TimeLimitExceeded,
+    TransformationRefused,
+    first_line,
+    message_of,
+)
 from sharpbench.evaluation.classification import (
     EVALUATION_VERSION,
     FIGURES,
@@ -25,6 +32,7 @@ from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash, unit_of_task
+from sharpbench.metrics.untouched import data_of_splits, same_data, untouched
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import (
     change_key,
@@ -96,7 +104,7 @@ class SubjectRun(Run):
         try:
             self.trained = self._train(self.folder.read())["status"] == "trained"
         except TimeLimitExceeded as error:
-            self._give_up("timeout", str(error))
+            self._give_up("timeout", message_of(error))
         except Exception as error:
             self._give_up("error", explain(error))
         return remaining(self.plan, self.subject, self.folder, run=self.task.run)
@@ -149,7 +157,8 @@ class SubjectRun(Run):
                 point = self._as_subject(current)
                 along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
 
-        with self.step(Step("training", "training", self.plan.training_seconds, trains=True)):
+        training = Step("training", "training", self.plan.training_seconds, trains=True)
+        with self.step(training), same_data(recipe.label, data_of_splits(self.splits)):
             log = recipe.train(
                 model,
                 self.splits,
@@ -414,7 +423,14 @@ class SubjectRun(Run):
             doing = f"changing the network by {transformation.label}"
             try:
                 with self.step(Step(key, doing, self.plan.measurement_seconds)):
-                    after = transformation.transform(before, seed=seed, splits=self.splits)
+                    with untouched(
+                        transformation.label, before, data_of_splits(self.splits), state_hash
+                    ):
+                        after = transformation.transform(before, seed=seed, splits=self.splits)
+                    if after.model is before:
+                        raise Meddled(
+                            f"{transformation.label} answered with the network it was given"
+                        )
                     inputs = self.splits.test_inputs[:1024]
                     change = verify_promise(
                         transformation, before, after.model, inputs, points=after.points
@@ -422,7 +438,7 @@ class SubjectRun(Run):
                     moved = subject.with_model(after.model).mapped(after.points)
                 self._changed[key] = (moved, change)
             except InputError as error:  # the changed network is none that can be measured
-                self._changed[key] = TransformationRefused(str(error))
+                self._changed[key] = TransformationRefused(message_of(error))
             except Exception as error:
                 self._changed[key] = error
         found = self._changed[key]
