@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run, verify
 from sharpbench.cli.console import err, escape
-from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED
-from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning
+from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
+from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
 
 __all__ = ["app", "main"]
 
@@ -61,6 +64,10 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it can't write doesn't end the program
             stream.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _terminated)
     try:
         app(standalone_mode=True)
     except InputError as error:
@@ -75,7 +82,15 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(INTERRUPTED)
+    except Terminated as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            err.print(f"ended by {signal.Signals(error.number).name}")
+        sys.exit(ended_by(error.number))
     sys.exit(DONE)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(number)
 
 
 def _told(otherwise: Callable[..., None]) -> Callable[..., None]:

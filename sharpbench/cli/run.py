@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,10 +13,11 @@ import typer
 from rich.table import Table
 
 from sharpbench.cli.console import err, escape, out
-from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED
+from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import DataOption, DeviceOption, ReportsOption, ResultsOption
 from sharpbench.cli.progress import progress
 from sharpbench.cli.report import write_report
+from sharpbench.errors import Terminated
 
 if TYPE_CHECKING:
     from sharpbench.suite.plan import Plan
@@ -106,12 +108,14 @@ def run(
                     notify=notify,
                     finished=finish,
                 )
-            except KeyboardInterrupt:
-                err.print(
-                    "interrupted: what was recorded is kept, the same command resumes",
-                    soft_wrap=True,
-                )
-                raise typer.Exit(INTERRUPTED) from None
+            except (KeyboardInterrupt, Terminated) as error:
+                how, code = "interrupted", INTERRUPTED
+                if isinstance(error, Terminated):
+                    how, code = "ended by a signal", ended_by(error.number)
+                told = f"{how}: what was recorded is kept, the same command resumes"
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    err.print(told, soft_wrap=True)
+                raise typer.Exit(code) from None
         problems = _print_outcomes(outcomes)
     if report:
         write_report(results, plan.name, reports)

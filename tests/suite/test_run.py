@@ -183,8 +183,11 @@ def _lines(results: Path) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM), (1, signal.SIGHUP)],
+)
+def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, workers, number):
     results = tmp_path / "results"
     process = subprocess.Popen(
         command_line(mini_suite, results, workers),
@@ -197,9 +200,12 @@ def test_ctrl_c_says_how_to_resume(mini_suite, tmp_path, workers):
     )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends Ctrl-C to the whole group
+    if number == signal.SIGTERM:
+        process.terminate()
+    else:
+        os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "the same command resumes" in told
     assert "Traceback" not in told
     deadline = time.monotonic() + 10
