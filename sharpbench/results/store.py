@@ -578,7 +578,8 @@ def _rows_of(stored: Stored, wanted: set[str] | None) -> list[dict[str, Any]]:
         return []
     common = _subject_columns(description)
     if description["status"] not in ANSWERED:
-        outcome = {"kind": "subject", "name": "training", "label": "training"}
+        failed = "building" if "problem" in description["identity"] else "training"
+        outcome = {"kind": "subject", "name": failed, "label": failed}
         return [
             {
                 **common,

@@ -32,7 +32,7 @@ from sharpbench.suite.limits import time_limit
 from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch
 from sharpbench.surroundings import restored
 
-__all__ = ["Draft", "Run", "asked_record", "explain", "meaning"]
+__all__ = ["Draft", "Run", "asked_record", "explain", "meaning", "told_of"]
 
 
 class Draft:
@@ -233,6 +233,11 @@ def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) 
         run=run,
         **meaning(metric),
     )
+
+
+def told_of(metric: Metric, record: Record) -> list[str]:
+    """What ``metric`` says of a recorded figure; where there is none, there is nothing to be said."""
+    return metric.notes(record.details) if record.status == "ok" else []
 
 
 def meaning(metric: Metric) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
-from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
+from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, told_of
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
@@ -141,7 +141,8 @@ class ProblemRun(Run):
         record = self.attempt(metric, dataclasses.replace(base, draw=draw), ask)
         if draw:
             kept = {k: v for k, v in record.details.items() if k in _TOLD_OF_REPETITIONS}
-            record = dataclasses.replace(record, details=kept, notes=metric.notes(kept))
+            record = dataclasses.replace(record, details=kept)
+            record = dataclasses.replace(record, notes=told_of(metric, record))
         return record
 
     def _truth(self, metric: Metric, subject: Subject, *, repeated: bool) -> dict[str, Any]:
@@ -184,7 +185,7 @@ class ProblemRun(Run):
             lambda: {
                 **meaning(metric),
                 "unit": metric.unit_on(subject),
-                "notes": metric.notes(record.details),
+                "notes": told_of(metric, record),
                 **self._meaning(),
             },
         )

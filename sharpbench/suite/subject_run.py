@@ -44,7 +44,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
-from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning
+from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, told_of
 from sharpbench.suite.plan import MeasurementPlan, SubjectPlan
 from sharpbench.suite.remaining import Remaining, remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
@@ -388,7 +388,7 @@ class SubjectRun(Run):
             question = asked.get(record.plan_key)
             metric = question.metric if question else along[record.plan_key]
             found = {**meaning(metric), "unit": metric.unit_on(subject)}
-            found["notes"] = metric.notes(record.details)
+            found["notes"] = told_of(metric, record)
             if question and question.transformation:
                 found |= self._theory(metric, question.transformation)
             return found

@@ -232,7 +232,12 @@ def test_problems_that_raise_leave_the_others_alone(tmp_path):
     assert [len(o.problems) for o in outcomes] == [1, 1]
     assert "OSError: no such formula" in outcomes[0].problems[0]
     rows = load_records(tmp_path / "results", suite="careful").set_index("label")
-    assert rows.status.to_dict() == {"careless(fault=known)": "error", "careless": "ok"}
+    assert rows.status.to_dict() == {
+        "building": "error",
+        "careless(fault=known)": "error",
+        "careless": "ok",
+    }
+    assert rows.problem["building"] == "no_problem"
     assert rows.value["careless"] == 3
 
 
