@@ -42,7 +42,7 @@ def implementation_pairs(results: Results) -> pd.DataFrame:
             "others": rows["parameters"].map(_others),
             # The native one comes first, the others by their labels.
             "place": rows["parameters"].map(lambda p: str(int(p["implementation"] != "native")))
-            + rows["label"],
+            + rows["label"].astype(str),
         }
     ).drop_duplicates([*same, "place"], keep="last")
     both = asked.merge(asked, on=same, suffixes=("_a", "_b"))

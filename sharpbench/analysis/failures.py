@@ -15,7 +15,8 @@ def failures(results: Results) -> pd.DataFrame:
 
     Columns: ``what``, ``transformation``, ``status``, ``reason``, ``n``, ``example`` (a subject).
     """
-    rows = results.frame[results.frame["status"] != "ok"]
+    columns = ["label", "transformation", "status", "reason", "subject", "subject_label"]
+    rows = results.frame.loc[results.frame["status"] != "ok", columns].astype(object)
     if rows.empty:
         return pd.DataFrame(columns=["what", "transformation", "status", "reason", "n", "example"])
     grouped = rows.fillna({"transformation": "", "reason": ""}).groupby(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,6 @@ from sharpbench.analysis.rank_correlation import kendall
 from sharpbench.analysis.results import (
     Results,
     computed_once,
-    error_on_other_directions,
-    error_on_same_points,
-    scatter_of_error,
     seeds,
     stratum,
 )
@@ -60,13 +56,7 @@ def changes(results: Results) -> pd.DataFrame:
     """
     columns = ["subject", "label", "value", "unfinished", *_NOISE]
     base, rows = (
-        found.assign(
-            unfinished=_unfinished(found),
-            same=error_on_same_points(found),
-            same_scatter=scatter_of_error(found, error_on_same_points),
-            turned=error_on_other_directions(found),
-            turned_scatter=scatter_of_error(found, error_on_other_directions),
-        )
+        found[[c for c in found.columns if c in _NEEDED]].assign(unfinished=_unfinished(found))
         for found in (results.measured, results.transformed)
     )
     joined = rows.merge(base[columns], on=["subject", "label"], suffixes=("", "_before"))
@@ -106,7 +96,13 @@ def changes(results: Results) -> pd.DataFrame:
     )
 
 
-_NOISE = ["same", "same_scatter", "turned", "turned_scatter"]
+_NOISE = ["own_error", "own_scatter", "turned_error", "turned_scatter"]
+_NEEDED = frozenset(
+    {"subject", "seed", "label", "metric_short", "name", "transformation", "transformation_name",
+     "transformation_kind", "transformation_parameters", "preserves", "promised", "expected", "value",
+     "function_change", *_NOISE}
+)  # fmt: skip
+"""Columns that a change is told from: a merge of all would copy them."""
 
 
 def _noise(joined: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
@@ -115,8 +111,8 @@ def _noise(joined: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
     of_units = _column(joined, "transformation_kind") == "units"
     one, other = (
         [
-            joined[f"same{part}{end}"].where(~of_units, joined[f"turned{part}{end}"])
-            for part in ("", "_scatter")
+            joined[f"own_{part}{end}"].where(~of_units, joined[f"turned_{part}{end}"])
+            for part in ("error", "scatter")
         ]
         for end in ("", "_before")
     )
@@ -131,10 +127,11 @@ def _unfinished(rows: pd.DataFrame) -> pd.Series:
     return rows["error_bound"].astype(float).fillna(0)
 
 
-def _parameters_of(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _parameters_of(rows: pd.DataFrame) -> pd.Series:
+    """Those of the transformation, an object for all rows of equal ones."""
     if "transformation_parameters" not in rows:
-        return [{}] * len(rows)
-    return [p if isinstance(p, dict) else {} for p in rows["transformation_parameters"]]
+        return pd.Series([{}] * len(rows), index=rows.index, dtype=object)
+    return rows["transformation_parameters"].map(lambda p: p if isinstance(p, dict) else {})
 
 
 def _column(rows: pd.DataFrame, name: str) -> pd.Series:
@@ -190,7 +187,8 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     """
     moved = dict(list(changes(results).groupby(["metric", "transformation"])))
     asked = results.of_kind("measurement")
-    asked = asked[asked["transformation"].notna()]
+    columns = ["metric_short", "transformation", "name", "transformation_name", "status", "subject"]
+    asked = asked.loc[asked["transformation"].notna(), columns]
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])

@@ -27,10 +27,11 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
     # Along training a metric is often measured on fewer points: told apart within each kind.
     frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
     for kind, rows in metrics.groupby("kind"):
+        one = rows.drop_duplicates("label", keep="last")
         found = {
             label: (metric_titles.get(name, name.replace("_", " ")), parameters)
             for label, name, parameters in zip(
-                rows["label"], rows["name"], rows["parameters"], strict=True
+                one["label"], one["name"], one["parameters"], strict=True
             )
         }
         of_kind = frame["kind"] == kind

@@ -28,7 +28,10 @@ def every_figure(results: Results) -> list[dict[str, Any]]:
     for subject, name, value, error in zip(*columns, strict=True):
         judged.setdefault(subject, {})[name] = (value, error)
     rows = results.of_kind("measurement")
-    rows = rows[rows["transformation"].isna()]
+    shown = ["metric_short", "dataset_short", "model_short", "recipe_short", "seed", "status", "reason",
+               "value", "standard_error", "errors", "error_bound", "notes", "converged", "samples",
+               "gradient_equivalents", "subject"]  # fmt: skip
+    rows = rows.loc[rows["transformation"].isna(), shown]
     return [
         {
             "metric": row["metric_short"],
@@ -83,7 +86,8 @@ def notes(results: Results) -> pd.DataFrame:
     """What metrics say of how their figures came about, before and after transformations: a row a metric and
     note, with the ``networks`` and ``figures`` it stands beside."""
     rows = results.of_kind("measurement")
-    rows = rows.assign(note=rows["notes"].map(_told)).explode("note").dropna(subset="note")
+    rows = rows[["metric_short", "subject"]].assign(note=rows["notes"].map(_told))
+    rows = rows[rows["note"].map(bool)].explode("note")
     grouped = rows.groupby(["metric_short", "note"], sort=False)
     counted = grouped.agg(networks=("subject", "nunique"), figures=("subject", "size"))
     return counted.reset_index(names=["metric", "note"])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.rank_correlation import holm, kendall, tau_b
-from sharpbench.analysis.results import Results, computed_once, seeds, stratum
+from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 
 __all__ = ["KINDS", "TARGETS", "associations", "metric_agreement", "points", "side_by_side"]
 
@@ -38,7 +38,7 @@ def associations(results: Results) -> pd.DataFrame:
     target and kind.
     ``simpson``: pooled and within are both clear of zero and of opposite sign.
     """
-    values, judged = results.measured, results.evaluations
+    values, judged = _narrow(results.measured), results.evaluations
     rows = []
     for metric, group in values.groupby("metric_short"):
         joined = group.merge(judged, left_on="subject", right_index=True)
@@ -81,7 +81,7 @@ def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 @computed_once
 def metric_agreement(results: Results) -> pd.DataFrame:
     """Kendall's τ within strata between every two metrics, as a symmetric frame with ones."""
-    values = results.measured
+    values = _narrow(results.measured)
     figures = values.pivot_table(index="subject", columns="metric_short", values="value")
     first = values.drop_duplicates("subject").set_index("subject")
     groups = stratum(first).reindex(figures.index).to_numpy()
@@ -93,13 +93,20 @@ def metric_agreement(results: Results) -> pd.DataFrame:
     return found
 
 
+def _narrow(rows: pd.DataFrame) -> pd.DataFrame:
+    """The columns that tell a network and its figure: groups and merges of all would copy them."""
+    columns = ("subject", "metric_short", "value", "standard_error", "dataset_short", "model_short",
+               "recipe_short", "seed", *SEED_COLUMNS)  # fmt: skip
+    return rows[[c for c in columns if c in rows.columns]]
+
+
 @computed_once
 def points(results: Results) -> pd.DataFrame:
     """Measurements joined to the test error of their subject: ``subject``, ``metric``, ``value``,
     ``standard_error``, ``test_error``, ``test_error_standard_error``, ``stratum``, ``recipe``."""
     judged = results.evaluated
     errors = judged.loc[judged["name"] == "test_error", ["subject", "value", "standard_error"]]
-    joined = results.measured.merge(errors, on="subject", suffixes=("", "_test"))
+    joined = _narrow(results.measured).merge(errors, on="subject", suffixes=("", "_test"))
     return pd.DataFrame(
         {
             "subject": joined["subject"],
@@ -120,6 +127,7 @@ def side_by_side(results: Results) -> pd.DataFrame:
     values = results.measured
     native = values["parameters"].map(lambda p: p.get("implementation", "native") == "native")
     values = values[native.astype(bool)]
+    values = _narrow(values)
     values = values.assign(stratum=stratum(values))
     figures = values.pivot_table(
         index=["subject", "stratum"], columns="metric_short", values="value"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ __all__ = [
     "scatter_of_error",
     "seeds",
     "stratum",
+    "with_errors",
 ]
 
 T = TypeVar("T")
@@ -130,20 +130,20 @@ class Results:
     def measured(self) -> pd.DataFrame:
         """Successful measurements of trained subjects as they are: one row a subject and metric.
 
-        ``own_error``: see `error_on_same_points`.
+        With the errors that `with_errors` tells.
         """
         return self._measurements[self._measurements["transformation"].isna()]
 
     @functools.cached_property
     def transformed(self) -> pd.DataFrame:
-        """Successful measurements after a transformation, with ``own_error``."""
+        """Successful measurements after a transformation, with the same."""
         return self._measurements[self._measurements["transformation"].notna()]
 
     @functools.cached_property
     def _measurements(self) -> pd.DataFrame:
         rows = self.of_kind("measurement")
         rows = rows[rows["status"] == "ok"]
-        return rows.assign(own_error=error_on_same_points(rows))
+        return with_errors(rows)
 
     @functools.cached_property
     def evaluated(self) -> pd.DataFrame:
@@ -213,7 +213,7 @@ def seeds(frame: pd.DataFrame) -> np.ndarray:
 
 def random_error(frame: pd.DataFrame) -> pd.Series:
     """The standard error of each figure: 0 of an exact one, NaN where a component's size is not told."""
-    return _sum_of_components(frame, _all)
+    return _sum_of_components(frame, _components(frame), _all)
 
 
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
@@ -222,7 +222,7 @@ def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
     Figures of one seed, by two implementations or before and after a transformation, are measured on
     the same points along the same directions: what these add to the error is the same in both.
     """
-    return _sum_of_components(frame, _off_points_and_directions)
+    return _sum_of_components(frame, _components(frame), _off_points_and_directions)
 
 
 def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
@@ -232,22 +232,24 @@ def error_on_other_directions(frame: pd.DataFrame) -> pd.Series:
     of them: what they add to the error is not the same before and after. Where they are not told apart from
     the points, whose spread may hold theirs, both count.
     """
-    return _sum_of_components(frame, _off_points)
+    return _sum_of_components(frame, _components(frame), _off_points)
 
 
 def scatter_of_error(frame: pd.DataFrame, error: Callable[[pd.DataFrame], pd.Series]) -> pd.Series:
     """How uncertain each ``error`` (one of the functions above) is itself, for `statistics.beyond`: Σ
     size⁴/(degrees of freedom) over its components, 0 where all are known. Of several errors these add up."""
-    if "errors" not in frame:
-        return pd.Series(0.0, index=frame.index)
-    chosen = _CHOSEN[error]
-    return frame["errors"].map(
-        lambda errors: sum(
-            e["size"] ** 4 / e["degrees_of_freedom"]
-            for e in chosen(errors if isinstance(errors, list) else [])
-            if e["size"] and e.get("degrees_of_freedom")
-        )
-    )
+    return _scatter(frame, _components(frame), _CHOSEN[error])
+
+
+def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """``frame`` with ``own_error`` (`error_on_same_points`) and ``turned_error``
+    (`error_on_other_directions`), and the `scatter_of_error` of each: ``own_scatter``, ``turned_scatter``."""
+    parts = _components(frame)
+    found = {}
+    for name, chosen in (("own", _off_points_and_directions), ("turned", _off_points)):
+        found[f"{name}_error"] = _sum_of_components(frame, parts, chosen)
+        found[f"{name}_scatter"] = _scatter(frame, parts, chosen)
+    return frame.assign(**found)
 
 
 def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
@@ -255,53 +257,77 @@ def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
 
     0 where there are no components: a standard error that is stated whole is one of random numbers.
     """
-    left = _sum_of_components(frame, _off_random_numbers)
-    if "errors" not in frame:
-        return 0 * left
-    return left.where(frame["errors"].map(lambda e: isinstance(e, list) and bool(e)), 0.0)
+    parts = _components(frame)
+    left = _sum_of_components(frame, parts, _off_random_numbers)
+    told = np.bincount(parts["row"], minlength=len(frame)) > 0
+    return left.where(told, 0 * left if "errors" not in frame else 0.0)
 
 
-_Components = list[dict[str, Any]]
+_Chosen = Callable[[pd.DataFrame], pd.Series]
+"""Which of the `_components` count."""
 
 
-def _all(errors: _Components) -> _Components:
-    return errors
+def _all(parts: pd.DataFrame) -> pd.Series:
+    return pd.Series(True, index=parts.index)
 
 
-def _off_points(errors: _Components) -> _Components:
-    apart = any(e["source"] == "directions" for e in errors)
-    return [e for e in errors if not apart or e["source"] != "points"]
+def _off_points(parts: pd.DataFrame) -> pd.Series:
+    apart = parts["row"].isin(parts.loc[parts["source"] == "directions", "row"])
+    return ~apart | (parts["source"] != "points")
 
 
-def _off_points_and_directions(errors: _Components) -> _Components:
-    return [e for e in errors if e["source"] not in {"points", "directions"}]
+def _off_points_and_directions(parts: pd.DataFrame) -> pd.Series:
+    return ~parts["source"].isin({"points", "directions"})
 
 
-def _off_random_numbers(errors: _Components) -> _Components:
-    random = {"points", "directions", "probes", "draws"}
-    return [e for e in errors if e["source"] not in random]
+def _off_random_numbers(parts: pd.DataFrame) -> pd.Series:
+    return ~parts["source"].isin({"points", "directions", "probes", "draws"})
 
 
-_CHOSEN: dict[Callable[[pd.DataFrame], pd.Series], Callable[[_Components], _Components]] = {
+_CHOSEN: dict[Callable[[pd.DataFrame], pd.Series], _Chosen] = {
     random_error: _all,
     error_on_same_points: _off_points_and_directions,
     error_on_other_directions: _off_points,
 }
 
 
-def _sum_of_components(
-    frame: pd.DataFrame, chosen: Callable[[_Components], _Components]
-) -> pd.Series:
-    total = frame["standard_error"].astype(float).fillna(0)
-    if "errors" not in frame:
-        return total
+def _scatter(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Series:
+    kept = parts[chosen(parts) & (parts["degrees_of_freedom"] > 0)]
+    each = kept["size"].fillna(0) ** 4 / kept["degrees_of_freedom"]
     return pd.Series(
-        [
-            math.hypot(*(math.nan if e["size"] is None else e["size"] for e in chosen(errors)))
-            if isinstance(errors, list) and errors
-            else float(known)
-            for errors, known in zip(frame["errors"], total, strict=True)
-        ],
-        index=frame.index,
-        dtype=float,
+        np.bincount(kept["row"], weights=each, minlength=len(frame)), index=frame.index
     )
+
+
+def _components(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every component of every error: ``row`` (its place in ``frame``), ``source``, ``size`` and
+    ``degrees_of_freedom``, NaN where they are not told."""
+    told = frame.get("errors", pd.Series(dtype=object))
+    found = [
+        (row, e["source"], e["size"], e.get("degrees_of_freedom"))
+        for row, errors in enumerate(told)
+        if isinstance(errors, list)
+        for e in errors
+    ]
+    rows, sources, sizes, free = zip(*found, strict=True) if found else ((), (), (), ())
+    return pd.DataFrame(
+        {
+            "row": np.array(rows, dtype=np.intp),
+            "source": pd.Series(sources, dtype=object),
+            "size": np.array(sizes, dtype=float),
+            "degrees_of_freedom": np.array(free, dtype=float),
+        }
+    )
+
+
+def _sum_of_components(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Series:
+    """√Σ size², of a single component its size; where none is told the standard error."""
+    total = frame["standard_error"].astype(float).fillna(0).to_numpy(copy=True)
+    kept = parts[chosen(parts)]
+    count = len(frame)
+    alone = np.bincount(kept["row"], minlength=count) == 1
+    sizes = np.bincount(kept["row"], weights=kept["size"].abs(), minlength=count)
+    squares = np.bincount(kept["row"], weights=kept["size"] ** 2, minlength=count)
+    told = np.bincount(parts["row"], minlength=count) > 0
+    total[told] = np.where(alone, sizes, np.sqrt(squares))[told]
+    return pd.Series(total, index=frame.index)

@@ -22,7 +22,9 @@ def trajectories(results: Results) -> pd.DataFrame:
         )  # fmt: skip
     log = results.of_kind("training")
     log = log[log["name"] == "test_error"]
-    joined = rows.merge(
+    columns = ["subject", "metric_short", "dataset_short", "model_short", "recipe_short", "seed", "epoch",
+               "value", "standard_error"]  # fmt: skip
+    joined = rows[columns].merge(
         log[["subject", "epoch", "value"]],
         on=["subject", "epoch"],
         how="left",

@@ -59,7 +59,7 @@ def export(
 ) -> None:
     """Export every record as one long table."""
     from sharpbench.results.export import write_table
-    from sharpbench.results.store import load_records
+    from sharpbench.results.store import record_pieces
 
-    rows = write_table(load_records(results, suite=suite), target)
+    rows = write_table(record_pieces(results, suite=suite), target)
     out.print(escape(f"{target}: {rows} rows"), soft_wrap=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sharpbench.cli.console import err, escape
 
 if TYPE_CHECKING:
+    from sharpbench.suite.forecast import Expected
     from sharpbench.suite.plan import Plan
     from sharpbench.suite.task import Notify, SubjectOutcome
 
@@ -18,12 +19,15 @@ __all__ = ["progress"]
 
 @contextmanager
 def progress(
-    plan: Plan,
+    plan: Plan, expected: Sequence[Expected]
 ) -> Iterator[tuple[Notify, Callable[[SubjectOutcome], None]]]:
-    """A bar with an ETA on a terminal, plain lines elsewhere."""
+    """A bar with an ETA on a terminal, plain lines elsewhere.
+
+    The bar measures work by what each subject is ``expected`` to take; measurements of which nothing is
+    recorded count as the others' average.
+    """
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
@@ -49,27 +53,47 @@ def progress(
     columns = (
         TextColumn("[bold]{task.fields[suite]}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[dealt]}/{task.fields[asked]}"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         TextColumn("[dim]{task.description}"),
     )
     with Progress(*columns, console=err, transient=False) as bar:
-        work = {s.key: len(plan.asked(s)) for s in plan.subjects}
-        task = bar.add_task("", total=sum(work.values()), suite=plan.name)
-        finished = 0
+        asked = {s.key: len(plan.asked(s)) for s in plan.subjects}
+        work = _work(plan, expected)
+        task = bar.add_task(
+            "", total=sum(work.values()), suite=plan.name, dealt=0, asked=sum(asked.values())
+        )
+        dealt, finished, left = 0, 0.0, dict(work)
 
         def notify(text: str, dealt_with: int) -> None:
+            nonlocal dealt
             if text:
                 # Parameters are left out and the rest cut, so that the bar keeps its place.
                 plain = re.sub(r"\([^()]*\)", "", text)[: max(err.width - 72, 0)]
                 bar.update(task, description=escape(plain))
-            bar.advance(task, dealt_with)
+            dealt = min(dealt + dealt_with, sum(asked.values()))
+            if dealt_with and left:
+                each = sum(left.values()) / max(sum(asked[key] for key in left), 1)
+                bar.advance(task, min(dealt_with * each, bar.tasks[0].remaining or 0.0))
+                bar.update(task, dealt=dealt)
 
         def finish(outcome: SubjectOutcome) -> None:
-            nonlocal finished
-            finished += work[outcome.key]
-            bar.update(task, completed=max(bar.tasks[0].completed, finished))
+            nonlocal dealt, finished
+            finished += left.pop(outcome.key)
+            dealt = max(dealt, sum(n for key, n in asked.items() if key not in left))
+            bar.update(task, completed=max(bar.tasks[0].completed, finished), dealt=dealt)
 
         yield notify, finish
+
+
+def _work(plan: Plan, expected: Sequence[Expected]) -> dict[str, float]:
+    """The work of each subject by its key, in seconds where any are known; 1 each where nothing is left."""
+    seconds = sum(e.seconds for e in expected)
+    known = sum(e.measurements - e.unlike for e in expected)
+    each = seconds / known if seconds and known else 1.0
+    work = {
+        s.key: e.seconds + each * e.unlike for s, e in zip(plan.subjects, expected, strict=True)
+    }
+    return work if sum(work.values()) else dict.fromkeys(work, 1.0)

@@ -17,8 +17,15 @@ def report(
     suite: Annotated[str, typer.Argument(help="Name of a suite that has run.")],
     results: ResultsOption = Path("results"),
     reports: ReportsOption = Path("reports"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Read every byte of the records again first.")
+    ] = False,
 ) -> None:
     """Write the HTML report of a suite again from its records."""
+    if fresh:
+        from sharpbench.results.store import load_records
+
+        load_records(results, suite=suite, columns=["kind"], fresh=True)
     write_report(results, suite, reports)
 
 

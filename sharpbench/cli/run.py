@@ -20,6 +20,7 @@ from sharpbench.cli.report import write_report
 from sharpbench.errors import Terminated
 
 if TYPE_CHECKING:
+    from sharpbench.suite.forecast import Expected
     from sharpbench.suite.plan import Plan
     from sharpbench.suite.task import SubjectOutcome
 
@@ -31,8 +32,13 @@ def run(
     results: ResultsOption = Path("results"),
     reports: ReportsOption = Path("reports"),
     workers: Annotated[
-        int, typer.Option(min=1, help="Subjects run at once. Figures are the same for any number.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Subjects run at once. Figures are the same for any number. Default: 1; with "
+            "--engine ray as many as the cluster has cores or GPUs for.",
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -75,12 +81,15 @@ def run(
     from sharpbench.plugins import KINDS, registry_of
     from sharpbench.results.store import ResultsStore
     from sharpbench.suite.engines import make_engine
+    from sharpbench.suite.forecast import forecast
     from sharpbench.suite.plan import make_plan
     from sharpbench.suite.session import require_data, run_plan
     from sharpbench.suite.spec import find_suite, load_suite
+    from sharpbench.suite.survey import survey
 
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
-    check_device(device)
+    if engine != "ray":  # whose devices are those of its nodes
+        check_device(device)
     suite_file = load_suite(find_suite(suite))
     for kind in KINDS:
         if kind != "section":  # those are the report's
@@ -89,13 +98,15 @@ def run(
     full_plan = make_plan(suite_file, device=device, data=root)
     plan = full_plan.only(only or [])
     if dry_run:
-        _print_plan(plan, results, root)
+        _print_plan(plan, results, root, workers or 1)
         return
     require_data(plan, root)
     store = ResultsStore(results)
     command = shlex.join(["sharpbench", *sys.argv[1:]])
     with store.locked(wait=wait, say=lambda text: err.print(escape(text), soft_wrap=True)):
-        with progress(plan) as (notify, finish):
+        standings = survey(plan, store, fresh=True)
+        expected = forecast(plan, store, standings)
+        with progress(plan, expected) as (notify, finish):
             try:
                 outcomes = run_plan(
                     plan,
@@ -107,6 +118,7 @@ def run(
                     engine=chosen,
                     notify=notify,
                     finished=finish,
+                    standings=standings,
                 )
             except (KeyboardInterrupt, Terminated) as error:
                 how, code = "interrupted", INTERRUPTED
@@ -123,14 +135,27 @@ def run(
         raise typer.Exit(SOME_FAILED)
 
 
-def _print_plan(plan: Plan, results: Path, data: Path) -> None:
+_MOST_SHOWN = 100
+"""Beyond this many subjects a dry run names those alone for which there is something to do."""
+
+
+def _print_plan(plan: Plan, results: Path, data: Path, workers: int) -> None:
     from sharpbench.suite.session import Intent, intents
 
     found = intents(plan, results, data)
+
+    def count(test: Callable[[Intent], bool]) -> int:
+        return sum(map(test, found))
+
+    def idle(intent: Intent) -> bool:
+        cached = intent.training in {"cached", "none"}
+        return cached and not intent.to_measure and not intent.to_evaluate
+
+    shown = found if len(found) <= _MOST_SHOWN else [i for i in found if not idle(i)]
     table = Table(title=f"{plan.name}: {len(found)} subjects", title_justify="left")
     for column in ("key", "subject", "training", "to measure"):
         table.add_column(column, overflow="fold")
-    for intent in found:
+    for intent in shown[:_MOST_SHOWN]:
         table.add_row(
             intent.subject.key[:10],
             escape(intent.subject.label),
@@ -138,10 +163,13 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
             f"{intent.to_measure} of {intent.measurements}",
         )
     out.print(table)
-
-    def count(test: Callable[[Intent], bool]) -> int:
-        return sum(map(test, found))
-
+    more = len(shown) - _MOST_SHOWN
+    if len(found) > _MOST_SHOWN:
+        out.print(
+            (f"… and {more} more with something to do; " if more > 0 else "")
+            + f"{count(idle)} subjects are complete and not listed",
+            soft_wrap=True,
+        )
     evaluate = count(lambda i: i.training == "cached" and i.to_evaluate)
     again = f" ({evaluate} of them to evaluate)" if evaluate else ""
     out.print(
@@ -149,6 +177,40 @@ def _print_plan(plan: Plan, results: Path, data: Path) -> None:
         f"{count(lambda i: i.training == 'cached')} cached{again}; "
         f"{sum(i.to_measure for i in found)} measurements to make. Nothing was done (--dry-run)."
     )
+    if told := _duration([i.expected for i in found], workers):
+        out.print(told, soft_wrap=True)
+
+
+def _duration(expected: list[Expected], workers: int) -> str:
+    """How long the plan will take, as far as recorded costs tell; empty where nothing is left to do."""
+    measurements, unlike = (
+        sum(getattr(e, n) for e in expected) for n in ("measurements", "unlike")
+    )
+    untrained = sum(e.untrained for e in expected)
+    if not measurements and not any(e.seconds for e in expected) and not untrained:
+        return ""
+    work = sum(e.seconds for e in expected)
+    longest = max(e.seconds for e in expected)
+    told = f"about {_spelled(max(work / workers, longest))} by the costs of like measurements"
+    if workers > 1:
+        told += f", on {workers} workers"
+    left_out = []
+    if unlike:
+        left_out.append(f"{unlike} of {measurements} measurements")
+    if untrained:
+        left_out.append(f"{untrained} trainings")
+    if not left_out:
+        return f"It takes {told}."
+    without = f"nothing like {' and '.join(left_out)} is recorded"
+    return f"{without[:1].upper()}{without[1:]}" + (f"; the rest takes {told}." if work else ".")
+
+
+def _spelled(seconds: float) -> str:
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _print_outcomes(outcomes: list[SubjectOutcome]) -> list[str]:

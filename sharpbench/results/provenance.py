@@ -98,6 +98,8 @@ def _processor() -> str:
 def _device(device: str) -> dict[str, Any]:
     if not device.startswith("cuda"):
         return {"type": "cpu"}
+    if not torch.cuda.is_available():  # a cluster's head: each node tells of its own
+        return {"type": "cuda"}
     properties = torch.cuda.get_device_properties(device)
     return {
         "type": "cuda",

@@ -8,12 +8,13 @@ way and never deletes it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,22 @@ from torch import Tensor
 
 from sharpbench.errors import InputError, LeftOutWarning, first_line, nearest_names
 from sharpbench.results.checksum import Damaged, json_object, sealed
+from sharpbench.results.claim import Claim, claimed
+from sharpbench.results.columns import Columns, Content, Rows
 from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA, read_description
 from sharpbench.results.disk import fault_of, read_file, set_aside, write_atomically
+from sharpbench.results.frame import (
+    SORTS,
+    column,
+    cost_sorts,
+    frame_of,
+    stored_columns,
+    subject_columns,
+    typed,
+    wanted_rows,
+)
 from sharpbench.results.keys import expected_key
 from sharpbench.results.record import Record
-from sharpbench.seeds import STREAMS
 
 __all__ = [
     "LeftOut",
@@ -39,7 +51,9 @@ __all__ = [
     "ResultsStore",
     "Stored",
     "SubjectFolder",
+    "left_out_of",
     "load_records",
+    "record_pieces",
     "tell_left_out",
 ]
 
@@ -47,6 +61,10 @@ _DESCRIPTION, _LINES, _WEIGHTS = "subject.json", "measurements.jsonl", "weights.
 _DAMAGED = "damaged"
 _DOCUMENTS = ("suites", "runs", "rules")
 _TORN = "torn by a crash, dropped"
+
+
+_IN_COLUMNS = frozenset({"training", "identity"})
+"""What of a description stands in the columns already."""
 
 
 class ResultsBusy(InputError):
@@ -95,6 +113,7 @@ class SubjectFolder:
     def __init__(self, path: Path, threads: Callable[[str], int | None] | None = None) -> None:
         self.path = path
         self._threads = threads or (lambda run: None)
+        self._claim: Claim | None = None
         self._told: list[str] = []
         self._loaded: tuple[object, Stored] | None = None
 
@@ -115,6 +134,7 @@ class SubjectFolder:
 
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Write the weights, then the description that makes them count."""
+        self._check_claim()
         self.path.mkdir(parents=True, exist_ok=True)
         before = self.read()
         description = {"schema": SCHEMA if before is None else before["schema"], **description}
@@ -128,17 +148,26 @@ class SubjectFolder:
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that are stored. Raises Damaged for a file that is not what was written."""
-        description = self.read() or {}
+        try:
+            return dict(load(self._weights_file((self.read() or {}).get("weights_file"))))
+        except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+            raise Damaged(f"it is no whole safetensors file: {first_line(error)}") from None
+
+    def _weights_file(self, known: str | None) -> bytes:
         content = read_file(self.path / _WEIGHTS)
         if content is None:
             raise Damaged("it is missing")
-        known = description.get("weights_file")
         if known is not None and hashlib.sha256(content).hexdigest() != known:
             raise Damaged("its SHA-256 is not that of the trained weights")
+        return content
+
+    def weights_proven(self, description: Mapping[str, Any]) -> bool:
+        """Whether the file with the weights is, byte by byte, what ``description`` says was written."""
+        known = description.get("weights_file")
         try:
-            return dict(load(content))
-        except (SafetensorError, ValueError, KeyError, OverflowError) as error:
-            raise Damaged(f"it is no whole safetensors file: {first_line(error)}") from None
+            return known is not None and bool(self._weights_file(known))
+        except Damaged:
+            return False
 
     def weights_fault(self) -> str | None:
         """Why there is no file with the weights, or None. Opens nothing."""
@@ -154,6 +183,7 @@ class SubjectFolder:
 
     def append(self, records: list[Record]) -> None:
         """Add records; they are on the disk when this returns."""
+        self._check_claim()
         self.path.mkdir(parents=True, exist_ok=True)
         lines = "".join(record.to_line() + "\n" for record in records).encode()
         with (self.path / _LINES).open("ab+") as file:
@@ -169,8 +199,28 @@ class SubjectFolder:
             moved = set_aside(self.path, self.path.parent / _DAMAGED, self.path.name)
             self._told.append(f"{self.path.name}: it is no folder; it was moved to {moved}")
         self.path.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self.path / ".lock"):
-            yield
+        # The lock is for this machine, and ends with the process; the claim for those that share the folder.
+        with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
+            try:
+                yield
+            finally:
+                self._claim = None
+
+    def files(self) -> dict[str, bytes]:
+        """The bytes of the three files, as far as they are there: to be taken to another machine."""
+        found = {name: read_file(self.path / name) for name in (_WEIGHTS, _LINES, _DESCRIPTION)}
+        return {name: content for name, content in found.items() if content is not None}
+
+    def take(self, files: dict[str, bytes]) -> None:
+        """Put `files` of another machine in place, the description last, while the folder is held."""
+        self._check_claim()
+        for name in (_WEIGHTS, _LINES, _DESCRIPTION):
+            if name in files and read_file(self.path / name) != files[name]:
+                write_atomically(self.path / name, files[name])
+
+    def _check_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
 
     def mend(self) -> list[str]:
         """Move what is damaged out of the way, while the folder is held; what was done, in sentences.
@@ -229,7 +279,7 @@ class SubjectFolder:
         moving.sort(key=lambda path: path.name != _DESCRIPTION)
         target: Path | None = None
         for path in moving:
-            if path.name == ".lock":
+            if path.name in {".lock", ".claim"}:
                 continue
             if target is None:
                 target = set_aside(path, root, self.path.name).parent
@@ -387,6 +437,48 @@ class ResultsStore:
         self.root = root
         self._threads_of: dict[str, int | None] = {}
 
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """The records as columns; see `sharpbench.results.columns` for what of it is believed."""
+        return Columns(self.root, (_DESCRIPTION, _LINES), SORTS, self._content, version=_code())
+
+    def _content(self, name: str) -> Content:
+        """What the columns hold of the subject in the folder ``name``."""
+        stored = SubjectFolder(self.root / name, self._threads).load()
+        description = stored.description
+        facts: dict[str, Any] = {
+            "columns": None,
+            "description": None,
+            "left_out": [dataclasses.astuple(left_out) for left_out in stored.left_out],
+            "unproven": stored.unproven,
+        }
+        if description is None:
+            return Content(facts, [])
+        facts["columns"] = subject_columns(description)
+        facts["description"] = {k: v for k, v in description.items() if k not in _IN_COLUMNS}
+        if description["status"] not in ANSWERED:
+            failed = "building" if "problem" in description["identity"] else "training"
+            row = {"kind": "subject", "name": failed, "label": failed}
+            row |= {"status": description["status"], "reason": description["reason"]}
+            return Content(facts, [row])
+        cost = {"shared_machine": description.get("shared_machine")}
+        log: list[dict[str, Any]] = [
+            {"kind": "training", "name": name, "label": name, "status": "ok", "value": value,
+             "epoch": int(row["epoch"]), "cost": cost}
+            for row in (description.get("training") or {}).get("epochs", [])
+            for name, value in row.items()
+            if name != "epoch"
+        ]  # fmt: skip
+        return Content(facts, [*log, *(record.__dict__ for record in stored.records)])
+
+    def asked(self, suite: str | None) -> tuple[list[str], set[str] | None]:
+        """The names of the folders of a suite and the keys of its questions; None: all there are."""
+        if suite is None:
+            return [folder.path.name for folder in self.subjects()], None
+        manifest = self.manifest(suite)
+        keys = [*manifest["subjects"], *manifest.get("problems", [])]
+        return [self.subject(key).path.name for key in keys], set(manifest["plan_keys"])
+
     def subject(self, key: str) -> SubjectFolder:
         return SubjectFolder(self.root / key[:FOLDER_NAME], self._threads)
 
@@ -487,7 +579,14 @@ class ResultsStore:
             lock.release()
 
 
-def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
+def load_records(
+    path: str | Path,
+    *,
+    suite: str | None = None,
+    columns: Collection[str] | None = None,
+    kinds: Collection[str] | None = None,
+    fresh: bool = False,
+) -> pd.DataFrame:
     """Every figure under a results folder as one long frame: a row a figure.
 
     Columns: ``subject`` (key), ``dataset``, ``model``, ``recipe``, ``seed`` (that of the data; those of all
@@ -495,48 +594,87 @@ def load_records(path: str | Path, *, suite: str | None = None) -> pd.DataFrame:
     ``dataset.noise`` …, ``problem`` and ``problem.scale`` … for problems with known answers, the fields
     of `Record` (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``, ``standard_error``, …),
     with the training logs as ``kind="training"``. Costs are columns ``cost.median_seconds`` …. A subject
-    without a trained network is a row of ``kind="subject"`` with its reason.
+    without a trained network is a row of ``kind="subject"`` with its reason. Lists and dicts are decoded when
+    they are looked at.
 
     Parameters
     ----------
     path: the results folder.
     suite: keep what this suite asked for when it last ran here.
+    columns: only these; those of costs and of parameters that no record has are NaN. None: all.
+    kinds: only records of these kinds. None: all.
+    fresh: read every line's bytes again, in place of believing the copy in ``.columns`` of files that were
+        not touched since.
 
-    Raises InputError if there are no results, or none of that suite.
+    Raises InputError if there are no results, none of that suite, or no such column.
     """
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"no results folder {root}")
     store = ResultsStore(root)
-    wanted: set[str] | None = None
-    if suite is None:
-        folders = store.subjects()
-    else:
-        manifest = store.manifest(suite)
-        wanted = set(manifest["plan_keys"])
-        keys = [*manifest["subjects"], *manifest.get("problems", [])]
-        folders = [store.subject(key) for key in keys]
-    rows: list[dict[str, Any]] = []
-    left_out: list[LeftOut] = []
-    unproven = 0
-    for folder in folders:
-        stored = folder.load()
-        rows += _rows_of(stored, wanted)
-        left_out += stored.left_out
-        unproven += stored.unproven
-    told = tell_left_out(root, left_out, unproven)
-    if not rows:
-        why = "".join(f"\n  {line}" for line in map(str, left_out))
-        of = f" of suite {suite!r}" if suite else ""
-        raise InputError(f"no results in {root}{of}" + (f". Left out:{why}" if why else ""))
-    frame = pd.DataFrame(rows)
+    folders, questions = store.asked(suite)
+    where, needs = wanted_rows(questions, kinds)
+    if fresh:
+        store.columns.facts(folders, fresh=True)
+    rows = store.columns.rows(
+        folders, stored_columns(columns), where=where, needs=needs, convert=column
+    )
+    told = _tell(root, rows.facts)
+    if not len(rows.folder) and kinds is None:
+        raise _no_results(root, suite, rows.facts)
+    frame = frame_of(rows, columns, [fact["columns"] or {} for fact in rows.facts])
     frame.attrs["left_out"] = told
-    for field in dataclasses.fields(Record):
-        if field.name not in frame.columns and field.name != "cost":
-            frame[field.name] = None  # nothing of the kind was recorded
-    for column in _REAL_COLUMNS & set(frame.columns):
-        frame[column] = frame[column].astype(float)  # also where every entry is missing
     return frame
+
+
+def record_pieces(path: str | Path, *, suite: str | None = None) -> Iterator[pd.DataFrame]:
+    """The frame of `load_records` in pieces of some ten thousand rows, each of the same columns and types.
+
+    Whole folders after each other in the order of their names; texts and what may be missing are in pandas'
+    nullable types. Raises InputError if there are no results, or none of that suite.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"no results folder {root}")
+    store = ResultsStore(root)
+    folders, questions = store.asked(suite)
+    where, needs = wanted_rows(questions, None)
+    first = store.columns.rows(folders, ["cost"], where=where, needs=needs, convert=cost_sorts)
+    _tell(root, first.facts)
+    if not len(first.folder):
+        raise _no_results(root, suite, first.facts)
+    for piece in store.columns.batches(folders, list(SORTS), where=where, needs=needs):
+        rows = Rows(piece.folder, {k: column(k, v) for k, v in piece.columns.items()}, piece.facts)
+        common = [fact["columns"] or {} for fact in rows.facts]
+        yield typed(frame_of(rows, None, common), common, first.columns["cost"])
+
+
+def _tell(root: Path, facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    return tell_left_out(root, left_out_of(facts), sum(fact["unproven"] for fact in facts))
+
+
+def _no_results(root: Path, suite: str | None, facts: Sequence[Mapping[str, Any]]) -> InputError:
+    why = "".join(f"\n  {left_out}" for left_out in left_out_of(facts))
+    of = f" of suite {suite!r}" if suite else ""
+    return InputError(f"no results in {root}{of}" + (f". Left out:{why}" if why else ""))
+
+
+@functools.cache
+def _code() -> str:
+    """Tells apart the versions of what reads records: another one may read them otherwise."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def left_out_of(facts: Iterable[Mapping[str, Any]]) -> list[LeftOut]:
+    """What is not believed, from what the columns say of each folder."""
+    return [
+        LeftOut(place, reason, tuple(lines))
+        for fact in facts
+        for place, reason, lines in fact["left_out"]
+    ]
 
 
 def tell_left_out(root: Path, left_out: Iterable[LeftOut], unproven: int) -> list[str]:
@@ -558,77 +696,6 @@ def tell_left_out(root: Path, left_out: Iterable[LeftOut], unproven: int) -> lis
         warnings.warn(old, LeftOutWarning, stacklevel=3)
         told.append(old)
     return told
-
-
-_REAL_COLUMNS = {
-    "expected",
-    "limit",
-    "value",
-    "standard_error",
-    "error_bound",
-    "function_change",
-    "gradient_equivalents",
-    "epoch",
-}
-
-
-def _rows_of(stored: Stored, wanted: set[str] | None) -> list[dict[str, Any]]:
-    description = stored.description
-    if description is None:
-        return []
-    common = _subject_columns(description)
-    if description["status"] not in ANSWERED:
-        failed = "building" if "problem" in description["identity"] else "training"
-        outcome = {"kind": "subject", "name": failed, "label": failed}
-        return [
-            {
-                **common,
-                **outcome,
-                "status": description["status"],
-                "reason": description["reason"],
-            }
-        ]
-    rows = []
-    for row in (description.get("training") or {}).get("epochs", []):
-        for name, value in row.items():
-            if name != "epoch":
-                figure = {"kind": "training", "name": name, "label": name, "status": "ok"}
-                rows.append({**common, **figure, "epoch": int(row["epoch"]), "value": value})
-                rows[-1]["cost.shared_machine"] = description.get("shared_machine")
-    for record in stored.records:
-        if wanted is not None and record.plan_key not in wanted:
-            continue
-        fields = dict(record.__dict__)
-        cost = fields.pop("cost") or {}
-        rows.append({**common, **fields, **{f"cost.{k}": v for k, v in cost.items()}})
-    return rows
-
-
-def _subject_columns(description: dict[str, Any]) -> dict[str, Any]:
-    identity = description["identity"]
-    columns: dict[str, Any] = {
-        "subject": description["key"],
-        "subject_label": description["label"],
-        **_seed_columns(identity["seed"]),
-        "device": identity["device"],
-        "network_parameters": description.get("parameters"),
-    }
-    for part in ("dataset", "model", "recipe", "problem"):
-        if part not in identity:
-            columns |= {part: None, f"{part}_label": None}
-            continue
-        columns[part] = identity[part]["name"]
-        columns[f"{part}_label"] = description[f"{part}_label"]
-        for key, value in identity[part].items():
-            if key not in {"name", "version", "data"}:
-                columns[f"{part}.{key}"] = value
-    return columns
-
-
-def _seed_columns(seed: int | dict[str, int]) -> dict[str, int]:
-    """``seed``, that of the data, and ``seed.data``, ``seed.initialization`` and ``seed.training``."""
-    streams = seed if isinstance(seed, dict) else dict.fromkeys(STREAMS, seed)
-    return {"seed": streams["data"], **{f"seed.{name}": streams[name] for name in STREAMS}}
 
 
 def _document(kind: str, path: Path) -> dict[str, Any] | None:

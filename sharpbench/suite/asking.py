@@ -156,8 +156,7 @@ class Run:
     def note(self, record: Record) -> None:
         """Tell at the end of a record that is neither an answer nor a question out of place."""
         if record.status not in {"ok", "unsupported"}:
-            after = f" after {record.transformation}" if record.transformation else ""
-            text = f"{record.label}{after} on {self.label}: {record.reason}"
+            text = failure(record.label, record.transformation, record.reason, self.label)
             if record.kind != "calibration" or text not in self.problems:  # of many repetitions one
                 self.problems.append(text)
 
@@ -218,6 +217,12 @@ class Run:
             )
             self._gradients[key] = cost.median_seconds
         return self._gradients.get(key)
+
+
+def failure(label: str, transformation: str | None, reason: str | None, subject: str) -> str:
+    """What failed, after which transformation, on which subject and why."""
+    after = f" after {transformation}" if transformation else ""
+    return f"{label}{after} on {subject}: {reason}"
 
 
 def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) -> Record:

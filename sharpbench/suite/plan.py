@@ -171,6 +171,11 @@ class TrajectoryPlan:
     def metric_key(self, metric: Metric) -> str:
         return trajectory_question(metric, self.every)
 
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Of all its metrics."""
+        return frozenset(map(self.metric_key, self.metrics))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -192,7 +197,7 @@ class Plan:
             return subject.measurements
         return self.measurements
 
-    @property
+    @cached_property
     def evaluation_key(self) -> str:
         return evaluation_question(EVALUATION_VERSION, self.ece_bins)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sharpbench.evaluation.classification import FIGURES
-from sharpbench.results.description import ANSWERED
-from sharpbench.results.keys import figure_key, part_of_figure, trajectory_figure_key
+from sharpbench.results.description import ANSWERED, FOLDER_NAME
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
 
-__all__ = ["Remaining", "remaining"]
+__all__ = ["QUESTIONS", "Remaining", "left_of", "remaining"]
+
+QUESTIONS = frozenset({"measurement", "problem", "calibration"})
+"""Kinds of records that answer a question of the plan."""
 
 
 @dataclass(frozen=True)
@@ -45,48 +49,76 @@ def remaining(
     What failed in ``run``, which goes on in another process, is left to the next one.
     """
     stored = folder.load()
-    description = stored.description
+    final = [r for r in stored.records if r.status in FINAL or r.run == run]
+    questions = {r.plan_key: r for r in final if r.kind in QUESTIONS}
+    left = left_of(
+        plan,
+        subject,
+        stored.description,
+        answered=questions.keys(),
+        evaluated={r.name for r in final if r.plan_key == plan.evaluation_key},
+        along={(r.plan_key, r.epoch) for r in stored.records if r.kind == "trajectory"},
+        damage=stored.left_out[0] if stored.left_out else None,
+        weights_fault=folder.weights_fault,
+        run=run,
+    )
+    if stored.description is None or stored.description["status"] not in ANSWERED:
+        return left
+    return dataclasses.replace(
+        left,
+        answered=tuple(questions[m.key] for m in plan.asked(subject) if m.key in questions),
+        along=tuple(r for r in stored.records if r.plan_key in plan.trajectory.keys),
+    )
+
+
+def left_of(
+    plan: Plan,
+    subject: SubjectPlan | ProblemPlan,
+    description: Mapping[str, Any] | None,
+    *,
+    answered: Collection[str],
+    evaluated: Collection[str],
+    along: Collection[tuple[str, int | None]],
+    damage: object = None,
+    weights_fault: Callable[[], str | None],
+    run: str | None = None,
+) -> Remaining:
+    """What is left to do for a subject of which this much is known, whoever read it.
+
+    ``answered``: the questions that its weights have answered for good; ``evaluated``: the names of the
+    evaluated quantities that are there; ``along``: the questions asked along training with the epochs
+    at which there is an answer; ``damage``: what is left out of its folder; ``weights_fault``: why
+    there is no file with the weights.
+    """
     asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
     if description is None:
-        why = f"again: {stored.left_out[0]}" if stored.left_out else "new"
-        return Remaining(why if trains else None, trains, asked)
+        return Remaining(
+            (f"again: {damage}" if damage else "new") if trains else None, trains, asked
+        )
     failed = description["status"] not in ANSWERED
     if description["status"] == "diverged" or (failed and run and description["run"] == run):
         return Remaining(None, False, ())
     if failed:
         return Remaining(f"again: {description['reason']}", trains, asked)
-    weights = description["weights"]
-    final = {r.key: r for r in stored.records if r.status in FINAL or r.run == run}
-    keys = {m.key: figure_key(subject.key, weights, m.key) for m in asked}
-    questions = tuple(m for m in asked if keys[m.key] not in final)
-    answered = tuple(final[key] for key in keys.values() if key in final)
+    questions = tuple(m for m in asked if m.key not in answered)
     if not trains:
-        return Remaining(None, False, questions, answered)
-    evaluation = figure_key(subject.key, weights, plan.evaluation_key)
+        return Remaining(None, False, questions)
     # All of them: a crash can have cut off the last lines.
-    evaluated = all(part_of_figure(evaluation, name) in final for name in FIGURES)
-    along = {plan.trajectory.metric_key(metric) for metric in plan.trajectory.metrics}
-    measured = _measured_along(description, {record.key for record in stored.records})
-    training = None if along <= measured else "again: to measure along the way"
-    if fault := folder.weights_fault():
-        training = f"again: {folder.path.name}/weights.safetensors: {fault}"
-    return Remaining(
-        training,
-        not evaluated,
-        questions,
-        answered,
-        tuple(record for record in stored.records if record.plan_key in along),
-    )
+    evaluation = not all(name in evaluated for name in FIGURES)
+    measured = plan.trajectory.keys <= _measured_along(description, along)
+    training = None if measured else "again: to measure along the way"
+    if fault := weights_fault():
+        training = f"again: {description['key'][:FOLDER_NAME]}/weights.safetensors: {fault}"
+    return Remaining(training, evaluation, questions)
 
 
-def _measured_along(description: dict[str, Any], there: set[str]) -> set[str]:
+def _measured_along(
+    description: Mapping[str, Any], there: Collection[tuple[str, int | None]]
+) -> set[str]:
     """The questions that were asked along training, and whose answers are all there."""
     epochs = description.get("trajectory_epochs") or {}  # older versions told none
     return {
         question
         for question in description.get("trajectories") or []
-        if all(
-            trajectory_figure_key(description["key"], question, epoch) in there
-            for epoch in epochs.get(question, [])
-        )
+        if all((question, epoch) in there for epoch in epochs.get(question, []))
     }

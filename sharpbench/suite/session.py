@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,10 @@ from sharpbench.errors import InputError
 from sharpbench.results import provenance
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.engines import Engine
+from sharpbench.suite.forecast import Expected, forecast
 from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
-from sharpbench.suite.remaining import remaining
+from sharpbench.suite.remaining import Remaining
+from sharpbench.suite.survey import Standing, survey
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["Intent", "intents", "require_data", "run_plan"]
@@ -30,47 +32,67 @@ def run_plan(
     engine: Engine,
     notify: Notify,
     finished: Callable[[SubjectOutcome], None],
+    standings: Sequence[Standing] | None = None,
 ) -> list[SubjectOutcome]:
     """Bring the results folder, which the caller holds, up to ``plan``.
 
     The manifest, from which the report knows what belongs to the suite, is that of ``full_plan``:
-    with ``--only`` the other subjects keep their place.
+    with ``--only`` the other subjects keep their place. ``standings``: of the plan's subjects, by a fresh
+    `survey`, if the caller has made one.
     """
-    run = provenance.new_run_id()
-    device = plan.subjects[0].device
-    found = provenance.collect(command, device=device, workers=engine.workers, threads=plan.threads)
-    store.write_document("runs", run, found)
-    store.write_document(
-        "suites",
-        plan.name,
-        {
-            "suite": suite_text,
-            "subjects": [s.key for s in full_plan.subjects if isinstance(s, SubjectPlan)],
-            "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
-            "plan_keys": sorted(full_plan.record_keys()),
-            "run": run,
-        },
-    )
-    alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
-    lowest = min(s.seeds for s in full_plan.subjects)
-    tasks = [
-        SubjectTask(
-            plan=alone,
-            subject=subject,
-            results=store.root.resolve(),
-            data=data,
-            run=run,
-            time_costs=subject.seeds == lowest,
-            shared_machine=min(engine.workers, len(plan.subjects)) > 1,
+    with closing(engine):
+        run = provenance.new_run_id()
+        device = plan.subjects[0].device
+        found = provenance.collect(
+            command, device=device, workers=engine.workers, threads=plan.threads
         )
-        for subject in plan.subjects
-    ]
-    outcomes = []
-    with closing(engine.run(tasks, notify)) as run_one:
-        for outcome in run_one:
-            finished(outcome)
-            outcomes.append(outcome)
-    return outcomes
+        store.write_document("runs", run, found)
+        store.write_document(
+            "suites",
+            plan.name,
+            {
+                "suite": suite_text,
+                "subjects": [s.key for s in full_plan.subjects if isinstance(s, SubjectPlan)],
+                "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
+                "plan_keys": sorted(full_plan.record_keys()),
+                "run": run,
+            },
+        )
+        outcomes = []
+        waiting = []
+        for subject, standing in zip(
+            plan.subjects, standings or survey(plan, store, fresh=True), strict=True
+        ):
+            if standing.settled:
+                done = SubjectOutcome(
+                    subject.key, subject.label, trained=False, measured=0, problems=standing.problems,
+                    unproven=standing.unproven,
+                )  # fmt: skip
+                finished(done)
+                outcomes.append(done)
+            else:
+                waiting.append(subject)
+        alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
+        lowest = min(s.seeds for s in full_plan.subjects)
+        tasks = [
+            SubjectTask(
+                plan=alone,
+                subject=subject,
+                results=store.root.resolve(),
+                data=data,
+                run=run,
+                time_costs=subject.seeds == lowest,
+                shared_machine=min(engine.workers, len(plan.subjects)) > 1,
+            )
+            for subject in waiting
+        ]
+        if not tasks:
+            return outcomes
+        with closing(engine.run(tasks, notify)) as run_one:
+            for outcome in run_one:
+                finished(outcome)
+                outcomes.append(outcome)
+        return outcomes
 
 
 @dataclass(frozen=True)
@@ -84,23 +106,35 @@ class Intent:
     measurements: int
     """All that belong to it."""
     to_evaluate: bool
+    expected: Expected
 
 
 def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
-    """What a run of ``plan`` would do; reads the results folder, writes nothing, loads no data."""
+    """What a run of ``plan`` would do; reads the results folder and loads no data.
+
+    Writes nothing but the columns beside the records, where there are some.
+    """
     store = ResultsStore(results)
-    return [_intent(plan, subject, store, data) for subject in plan.subjects]
+    standings = survey(plan, store)
+    expected = forecast(plan, store, standings)
+    return [
+        _intent(plan, subject, standing.left, data, seconds)
+        for subject, standing, seconds in zip(plan.subjects, standings, expected, strict=True)
+    ]
 
 
 def _intent(
-    plan: Plan, subject: SubjectPlan | ProblemPlan, store: ResultsStore, data: Path
+    plan: Plan,
+    subject: SubjectPlan | ProblemPlan,
+    left: Remaining,
+    data: Path,
+    expected: Expected,
 ) -> Intent:
-    left = remaining(plan, subject, store.subject(subject.key))
     training = left.training or ("none" if isinstance(subject, ProblemPlan) else "cached")
     if reason := subject.missing(data):
         training = f"can't: {reason}"
     everything = len(plan.asked(subject))
-    return Intent(subject, training, len(left.questions), everything, left.evaluation)
+    return Intent(subject, training, len(left.questions), everything, left.evaluation, expected)
 
 
 def require_data(plan: Plan, root: Path) -> None:

@@ -11,7 +11,7 @@ from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES, TABLE_2, Difference, Source, rate
 from sharpbench.paper.questions import QUESTIONS
 from sharpbench.report.audit import reason
-from sharpbench.results.store import _subject_columns
+from sharpbench.results.frame import subject_columns
 from sharpbench.suite.plan import ProblemPlan, make_plan
 from sharpbench.suite.spec import find_suite, load_suite
 
@@ -41,7 +41,7 @@ def made_up(suite: str) -> pd.DataFrame:
         if isinstance(subject, ProblemPlan):
             labels = {"problem_label": subject.problem.label}
         description = {"key": subject.key, "label": subject.label, "identity": subject.identity}
-        common = _subject_columns({**description, **labels})
+        common = subject_columns({**description, **labels})
         if isinstance(subject, ProblemPlan):
             rows += [
                 record(common, "problem", m.label, noise(m.label)) for m in plan.asked(subject)

@@ -167,7 +167,8 @@ def test_a_worker_that_dies_once_is_replaced_and_nobody_is_bothered(tmp_path):
     assert rows.value.tolist() == [1.0, 2.0]
 
 
-def test_an_engine_that_cannot_do_it_says_so():
+def test_an_engine_that_cannot_do_it_says_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'sharpbench\[ray\]'"):
         make_engine("ray")
     with pytest.raises(InputError, match="Did you mean 'process'"):

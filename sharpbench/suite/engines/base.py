@@ -32,3 +32,6 @@ class Engine(ABC):
         iterator is closed stays, and no worker writes any more. Raises InputError or OSError for what
         would befall every other task as well: a results folder that can't be written to, a full disk.
         """
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of whatever it holds between two runs."""

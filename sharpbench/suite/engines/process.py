@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
 from sharpbench.cost import end_with_parent
 from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.suite.engines.base import Engine
+from sharpbench.suite.engines.job import Fault, Job
 from sharpbench.suite.run import run_subject
-from sharpbench.suite.task import Doing, Fatal, Notify, Step, SubjectOutcome, SubjectTask
+from sharpbench.suite.task import (
+    Doing,
+    Notify,
+    SubjectOutcome,
+    SubjectTask,
+    Watch,
+    nobody_watches,
+)
 
 __all__ = ["ProcessEngine"]
-
-_TRIES = 2
-"""How often a step may end its process before it is recorded and left out."""
 
 _TICK = 0.5
 """Seconds between two looks at processes that say nothing."""
@@ -47,14 +51,21 @@ class ProcessEngine(Engine):
 
     name = "process"
 
-    def __init__(self, workers: int = 1, *, grace: float = 5.0, stopped: float = 30.0) -> None:
-        self.workers, self.grace, self.stopped = workers, grace, stopped
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        grace: float = 5.0,
+        stopped: float = 30.0,
+        watch: Watch = nobody_watches,
+    ) -> None:
+        self.workers, self.grace, self.stopped, self.watch = workers, grace, stopped, watch
 
     def run(
         self, tasks: Sequence[SubjectTask], notify: Notify
     ) -> Generator[SubjectOutcome, None, None]:
         """See `Engine.run`."""
-        waiting = deque(_Job(task) for task in tasks)
+        waiting = deque(Job(task) for task in tasks)
         crew: list[_Worker] = []
         clock = _Clock()
         try:
@@ -64,7 +75,7 @@ class ProcessEngine(Engine):
                 clock.tick()
                 for worker in list(crew):
                     dead = worker.dead  # found before what it said is read
-                    if outcome := worker.listen(notify):
+                    if outcome := worker.listen(notify, self.watch):
                         yield outcome
                     if not (fault := worker.fault(dead, self.grace, self.stopped)):
                         continue
@@ -84,7 +95,7 @@ class ProcessEngine(Engine):
             _kill(crew)
 
     def _hand_out(
-        self, waiting: deque[_Job], crew: list[_Worker], clock: _Clock
+        self, waiting: deque[Job], crew: list[_Worker], clock: _Clock
     ) -> Iterator[SubjectOutcome]:
         """Give every idle worker a job; those that can't be sent are outcomes."""
         while waiting:
@@ -105,52 +116,6 @@ class ProcessEngine(Engine):
             idle.give(job, message)
 
 
-class _Fault(NamedTuple):
-    reason: str
-    timeout: bool = False
-
-
-class _Job:
-    """A task with what came of it in earlier processes."""
-
-    def __init__(self, task: SubjectTask) -> None:
-        self.task = task
-        self.deaths: Counter[str] = Counter()
-        self.written, self.trained = 0, False
-        self.dealt_with = 0
-        """Measurements that were told to be dealt with, by any process."""
-
-    def outcome(self, last: SubjectOutcome) -> SubjectOutcome:
-        """That of the last process, with what was written by those before it."""
-        return dataclasses.replace(
-            last, trained=self.trained or last.trained, measured=self.written + last.measured
-        )
-
-    def failed(self, reason: str) -> SubjectOutcome:
-        """The outcome without any more records."""
-        subject = self.task.subject
-        return SubjectOutcome(
-            subject.key, subject.label, self.trained, self.written, (f"{subject.label}: {reason}",)
-        )
-
-    def died(self, step: Step | None, fault: _Fault) -> SubjectOutcome | None:
-        """Note that a process ended at ``step``: the outcome if there is no point in going on."""
-        key = step.key if step else ""
-        self.deaths[key] += 1
-        if not fault.timeout and self.deaths[key] < _TRIES:
-            return None
-        if step is None:
-            return self.failed(f"{fault.reason}, {_TRIES} times")
-        if fault.timeout:
-            fatal = Fatal("timeout", fault.reason)
-        else:
-            fatal = Fatal("error", f"{fault.reason} while {step.what}, {_TRIES} times")
-        if key in self.task.fatal:  # left out, and still it ends its process
-            return self.failed(fatal.reason)
-        self.task = self.task.without(key, fatal)
-        return None
-
-
 class _Worker:
     """A process, and this end of its connection."""
 
@@ -165,22 +130,22 @@ class _Worker:
             self.system: psutil.Process | None = psutil.Process(self.process.pid)
         except psutil.Error:  # it is over already
             self.system = None
-        self.job: _Job | None = None
+        self.job: Job | None = None
         self.doing = Doing(None, 0, False)
         self._since = self._ran = clock.now
-        self._told = 0
         self._deaf = False
 
-    def give(self, job: _Job, message: bytes) -> None:
+    def give(self, job: Job, message: bytes) -> None:
         """Let it run a job: a pickled task."""
-        self.job, self.doing, self._told = job, Doing(None, 0, False), 0
+        self.job, self.doing = job, Doing(None, 0, False)
+        job.begin()
         self._ran = self.clock.now
         try:
             self.pipe.send_bytes(message)
         except OSError:
             self._deaf = True
 
-    def listen(self, notify: Notify) -> SubjectOutcome | None:
+    def listen(self, notify: Notify, watch: Watch) -> SubjectOutcome | None:
         """Take in what it said since the last time: the outcome of its job if that is done."""
         while self.job is not None and not self._deaf:
             try:
@@ -192,6 +157,7 @@ class _Worker:
                 return None
             if isinstance(said, Doing):
                 self.doing, self._since = said, self.clock.now
+                watch(said)
             elif isinstance(said, SubjectOutcome):
                 job, self.job = self.job, None
                 return job.outcome(said)
@@ -202,34 +168,30 @@ class _Worker:
                 raise said
             else:
                 text, dealt_with = said
-                self._told += dealt_with
-                # A job that was begun anew tells of what is there already once more.
-                new = max(self._told - self.job.dealt_with, 0) if dealt_with else 0
-                self.job.dealt_with += new
-                notify(text, new)
+                notify(text, self.job.new(dealt_with))
         return None
 
-    def fault(self, dead: bool, grace: float, stopped: float) -> _Fault | None:
+    def fault(self, dead: bool, grace: float, stopped: float) -> Fault | None:
         """Why it is to be replaced, or None if it may go on."""
         if self._deaf and not dead:  # most likely it is about to be
             self.process.join(timeout=1)
             dead = self.dead
         if dead and (code := self.process.exitcode) is not None:
             how = f"died by signal {-code}" if code < 0 else f"ended itself with exit code {code}"
-            return _Fault(f"worker {how}")
+            return Fault(f"worker {how}")
         if self._deaf:
-            return _Fault("worker closed its connection")
+            return Fault("worker closed its connection")
         now, step = self.clock.now, self.doing.step
         if self.job is not None and step is not None:
             usual = _LONGEST_TRAINING if step.trains else _LONGEST_STEP
             limit = usual if step.seconds is None else step.seconds
             if now - self._since > limit + grace:
                 took = f"{step.what} took longer than the limit of {limit:g} s"
-                return _Fault(f"{took}, and its process was ended", timeout=True)
+                return Fault(f"{took}, and its process was ended", timeout=True)
         if self._status != psutil.STATUS_STOPPED:
             self._ran = now
         elif now - self._ran > stopped:
-            return _Fault(f"worker was kept stopped for {stopped:g} s")
+            return Fault(f"worker was kept stopped for {stopped:g} s")
         return None
 
     @property
@@ -247,8 +209,7 @@ class _Worker:
     def kill(self) -> None:
         """End it, now, with the processes that it started; what was written by its job is counted."""
         if self.job is not None:
-            self.job.written += self.doing.written
-            self.job.trained |= self.doing.trained
+            self.job.ended(self.doing)
         _kill([self])
 
 

@@ -1,0 +1,169 @@
+"""One writer a subject, also where several machines share a file system that knows no locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["Claim", "ClaimLost", "claimed"]
+
+LEASE = 60.0
+"""Seconds without a sign of life after which the claim of another machine counts as left behind."""
+
+_POLL = 0.2
+
+
+class ClaimLost(OSError):
+    """This process was silent for so long that another one took the subject over."""
+
+
+class Claim:
+    """A file that names the host and the process that write to a folder.
+
+    Who holds it renews it, four times a lease. Another process takes it over if its holder is dead, which
+    can be told on the same machine, or if it was not renewed for a lease, by the clock of the file system.
+    """
+
+    def __init__(self, path: Path, lease: float) -> None:
+        self.path, self.lease = path, lease
+        self._mine = json.dumps(
+            {
+                "host": _host(),
+                "process": os.getpid(),
+                "since": psutil.Process().create_time(),
+                "lease_seconds": lease,
+                "token": uuid.uuid4().hex,
+            }
+        ).encode()
+        self._released = threading.Event()
+
+    def check(self) -> None:
+        """Raises ClaimLost if the claim is another's by now: nothing may be written then."""
+        if _content(self.path) != self._mine:
+            raise ClaimLost(
+                f"{self.path.parent} was taken over by another process, since this one gave no sign of "
+                f"life for {self.lease:g} s; run again to resume"
+            )
+
+    def acquire(self) -> None:
+        """Wait until nobody else has it."""
+        while not self._created():
+            found = _content(self.path)
+            if found is not None and self._abandoned(found):
+                self._remove(found)
+            else:
+                time.sleep(_POLL)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def release(self) -> None:
+        """Give it up, unless it is another's by now."""
+        self._released.set()
+        if _content(self.path) == self._mine:
+            self.path.unlink(missing_ok=True)
+
+    def _created(self) -> bool:
+        """Whether the file was not there, and is now, whole: a link is made at once or not at all."""
+        draft = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        draft.write_bytes(self._mine)
+        try:
+            os.link(draft, self.path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                with self.path.open("xb") as file:
+                    file.write(self._mine)
+            except FileExistsError:
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
+        return True
+
+    def _renew(self) -> None:
+        while not self._released.wait(self.lease / 4):
+            with suppress(OSError):
+                if _content(self.path) == self._mine:
+                    os.utime(self.path)
+
+    def _abandoned(self, found: bytes) -> bool:
+        try:
+            holder: dict[str, Any] = json.loads(found)
+            host, process, since = holder["host"], int(holder["process"]), float(holder["since"])
+            lease = float(holder["lease_seconds"])
+        except (ValueError, TypeError, KeyError):
+            host, process, since, lease = "", 0, 0.0, self.lease
+        if host == _host() and not _lives(process, since):
+            return True
+        return self._silence() > lease
+
+    def _silence(self) -> float:
+        """Seconds since the claim was renewed, by the clock of the file system alone."""
+        probe = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            probe.touch()
+            return probe.stat().st_mtime - self.path.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _remove(self, found: bytes) -> None:
+        """Remove an abandoned claim; one that somebody made in its place meanwhile is put back."""
+        aside = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            os.rename(self.path, aside)
+        except FileNotFoundError:
+            return
+        if _content(aside) != found:
+            with suppress(FileExistsError):  # then its holder finds that it was lost, and stops
+                os.link(aside, self.path)
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(folder: Path, *, lease: float = LEASE) -> Iterator[Claim]:
+    """Hold the folder's claim; who else wants it waits."""
+    claim = Claim(folder / ".claim", lease)
+    claim.acquire()
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _host() -> str:
+    """Names a machine, and within it what counts processes: two containers can share a host's name."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _lives(process: int, since: float) -> bool:
+    """Whether a process of this machine is there, and is the one that began then."""
+    try:
+        found = psutil.Process(process)
+        return bool(abs(found.create_time() - since) < 1 and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True

@@ -1,0 +1,273 @@
+"""Records as one pandas frame: the columns that are asked for, in little memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sharpbench.errors import InputError, nearest_names
+from sharpbench.results.columns import Rows, Sort
+from sharpbench.results.nested import NestedArray
+from sharpbench.results.record import Record
+from sharpbench.seeds import STREAMS
+
+__all__ = [
+    "SORTS",
+    "coded",
+    "column",
+    "cost_sorts",
+    "frame_of",
+    "stored_columns",
+    "subject_columns",
+    "typed",
+    "wanted_rows",
+]
+
+_PARTS = ("dataset", "model", "recipe", "problem")
+_OPEN = tuple(f"{part}." for part in (*_PARTS, "cost"))
+"""Beginnings of columns of which each store has its own."""
+_REAL = frozenset({"epoch"})
+"""Whole numbers that are kept as reals."""
+_LONG = frozenset({"details", "errors"})
+_UNLIKE = frozenset({"key"})
+
+
+def _sort(name: str, annotation: Any) -> Sort:
+    options = [annotation]
+    if isinstance(annotation, types.UnionType):
+        options = [a for a in typing.get_args(annotation) if a is not type(None)]
+    kind = typing.get_origin(options[0]) or options[0]
+    if name in _REAL or kind is float:
+        return "real"
+    if kind in {dict, list}:
+        return "long nested" if name in _LONG else "nested"
+    if kind in {int, bool}:
+        return "whole" if kind is int else "flag"
+    return "text" if name in _UNLIKE else "word"
+
+
+_HINTS = typing.get_type_hints(Record)
+
+SORTS: dict[str, Sort] = {
+    field.name: _sort(field.name, _HINTS[field.name]) for field in dataclasses.fields(Record)
+}
+"""What each field of a record holds."""
+
+
+def subject_columns(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What every row of a subject says of it."""
+    identity = description["identity"]
+    columns: dict[str, Any] = {
+        "subject": description["key"],
+        "subject_label": description["label"],
+        **_seed_columns(identity["seed"]),
+        "device": identity["device"],
+        "network_parameters": description.get("parameters"),
+    }
+    for part in _PARTS:
+        if part not in identity:
+            columns |= {part: None, f"{part}_label": None}
+            continue
+        columns[part] = identity[part]["name"]
+        columns[f"{part}_label"] = description[f"{part}_label"]
+        for key, value in identity[part].items():
+            if key not in {"name", "version", "data"}:
+                columns[f"{part}.{key}"] = value
+    return columns
+
+
+def _seed_columns(seed: int | dict[str, int]) -> dict[str, int]:
+    """``seed``, that of the data, and ``seed.data``, ``seed.initialization`` and ``seed.training``."""
+    streams = seed if isinstance(seed, dict) else dict.fromkeys(STREAMS, seed)
+    return {"seed": streams["data"], **{f"seed.{name}": streams[name] for name in STREAMS}}
+
+
+def stored_columns(columns: Collection[str] | None) -> list[str]:
+    """The stored columns that the ``columns`` of a frame are made of."""
+    if columns is None:
+        return list(SORTS)
+    costs = any(name.startswith("cost.") for name in columns)
+    return [name for name in SORTS if name in columns or (name == "cost" and costs)]
+
+
+def wanted_rows(
+    questions: Collection[str] | None, kinds: Collection[str] | None
+) -> tuple[Callable[[pa.Table], pa.Array | None], tuple[str, ...]]:
+    """Chooses the rows of some kinds that answer ``questions`` or are none of a question; with the columns
+    that tell."""
+
+    def where(table: pa.Table) -> pa.Array | None:
+        kept = None
+        if questions is not None:
+            own = pc.is_in(table["plan_key"], pa.array(sorted(questions), pa.string()))
+            kept = pc.or_(own, pc.is_null(table["plan_key"]))
+        if kinds is not None:
+            of_kind = pc.is_in(table["kind"], pa.array(sorted(kinds), pa.string()))
+            kept = of_kind if kept is None else pc.and_(kept, of_kind)
+        return None if kept is None or pc.all(kept).as_py() else kept.combine_chunks()
+
+    needs = (("plan_key",) if questions is not None else ()) + (
+        ("kind",) if kinds is not None else ()
+    )
+    return where, needs
+
+
+def frame_of(
+    rows: Rows, columns: Collection[str] | None, common: Sequence[Mapping[str, Any]]
+) -> pd.DataFrame:
+    """The frame of ``rows``, converted by `column`; ``common``: the `subject_columns` of each folder.
+
+    Equal texts are one object; lists and dicts are decoded when they are looked at. Raises InputError for a
+    column that no record can have.
+    """
+    own = pd.DataFrame(common)
+    found: dict[str, Any] = {
+        name: _repeated(own[name], rows.folder)
+        for name in own.columns
+        if columns is None or name in columns
+    }
+    for name, values in rows.columns.items():
+        of_name = values if name == "cost" else {name: values}
+        found |= {k: v for k, v in of_name.items() if columns is None or k in columns}
+    for name in columns or ():
+        if name not in found:
+            if not name.startswith(_OPEN):
+                known = [*own.columns, *SORTS]
+                raise InputError(f"no record has a column {name!r}. {nearest_names(name, known)}")
+            found[name] = np.full(len(rows.folder), np.nan)
+    index = pd.RangeIndex(len(rows.folder))
+    return pd.DataFrame({k: _series(v, index) for k, v in found.items()}, copy=False)
+
+
+def _series(values: Any, index: pd.RangeIndex) -> pd.Series:
+    objects = isinstance(values, np.ndarray) and values.dtype == object
+    return pd.Series(values, index=index, dtype=object if objects else None, copy=False)
+
+
+def column(name: str, values: pa.ChunkedArray) -> Any:
+    """A stored column as pandas has it; that of the costs as one for each of its entries."""
+    sort = SORTS[name]
+    if name == "cost":
+        return _costs(values)
+    if sort == "nested":
+        return NestedArray(_one_dictionary(values))
+    if sort == "long nested":
+        return NestedArray(values)
+    if sort == "word":
+        array = _one_dictionary(values)
+        codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return _words(array.dictionary.to_pylist(), codes)
+    if sort == "text":
+        return values.to_pandas()
+    if sort == "flag" and values.null_count:
+        return values.to_pandas().to_numpy(dtype=object)
+    return values.to_numpy()
+
+
+def _one_dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
+    if values.num_chunks == 0:
+        return pa.array([], values.type)
+    return values.unify_dictionaries().combine_chunks()
+
+
+def coded(name: str, values: pa.ChunkedArray) -> Any:
+    """A stored column, words as a pandas Categorical."""
+    if SORTS[name] != "word":
+        return column(name, values)
+    array = _one_dictionary(values)
+    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    return pd.Categorical.from_codes(
+        codes, categories=pd.Index(array.dictionary.to_pylist(), dtype=object)
+    )
+
+
+def _words(words: Sequence[str], codes: np.ndarray) -> np.ndarray:
+    """The words by their codes, one object for all equal ones; −1: missing."""
+    found: np.ndarray = np.array([*words, np.nan], dtype=object)[codes]
+    return found
+
+
+def _repeated(distinct: pd.Series, codes: np.ndarray) -> Any:
+    """``distinct`` entries, each as often as its place stands in ``codes``; −1: missing."""
+    values = distinct.to_numpy(dtype=object) if not _numeric(distinct) else distinct.to_numpy()
+    present = distinct.notna().to_numpy()
+    if any(isinstance(v, (list, dict)) for v in values[present]):
+        texts = [
+            json.dumps(v, ensure_ascii=False) if p else None
+            for v, p in zip(values, present, strict=True)
+        ]
+        array = pa.array(texts, pa.string()).dictionary_encode()
+        return NestedArray(array.take(pa.array(codes, mask=codes < 0)))
+    if all(isinstance(v, str) for v in values[present]) and not _numeric(distinct):
+        return _words(np.where(present, values, np.nan).tolist(), codes)
+    if (codes < 0).any():
+        whole = values.dtype.kind in "iuf"
+        values = np.append(values.astype(float if whole else object), np.nan)
+    return values[codes]
+
+
+def _numeric(values: pd.Series) -> bool:
+    return isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf"
+
+
+def _costs(values: pa.ChunkedArray) -> dict[str, Any]:
+    """A column for each entry of the costs."""
+    array = _one_dictionary(values)
+    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    distinct = pd.DataFrame([json.loads(text) for text in array.dictionary.to_pylist()])
+    return {f"cost.{name}": _repeated(distinct[name], codes) for name in distinct.columns}
+
+
+def cost_sorts(name: str, values: pa.ChunkedArray) -> dict[str, Sort]:
+    """What the columns of the costs hold, in all rows together."""
+    array = _one_dictionary(values)
+    distinct = pd.DataFrame([json.loads(text) for text in array.dictionary.to_pylist()])
+    return {f"cost.{key}": _sort_of(distinct[key]) for key in distinct.columns}
+
+
+def typed(
+    frame: pd.DataFrame, common: Sequence[Mapping[str, Any]], costs: Mapping[str, Sort]
+) -> pd.DataFrame:
+    """``frame`` in types that don't depend on which of the rows it holds."""
+    own = pd.DataFrame(common)
+    sorts = {name: _sort_of(own[name]) for name in own.columns}
+    sorts |= {name: sort for name, sort in SORTS.items() if name != "cost"} | dict(costs)
+    missing = pd.Series(np.nan, index=frame.index)
+    return pd.DataFrame(
+        {name: _typed(frame.get(name, missing), sort) for name, sort in sorts.items()},
+        index=frame.index,
+    )
+
+
+_DTYPES: dict[Sort, str] = {"word": "string", "text": "string", "whole": "Int64", "flag": "boolean",
+                            "real": "float64"}  # fmt: skip
+
+
+def _typed(values: pd.Series, sort: Sort) -> pd.Series:
+    if sort not in _DTYPES:
+        texts = values.array.plain().to_pylist() if isinstance(values.array, NestedArray) else None
+        return pd.Series(texts, index=values.index, dtype="string")
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
+    return values.astype(_DTYPES[sort])
+
+
+def _sort_of(values: pd.Series) -> Sort:
+    """What a column holds, by its entries."""
+    if values.dtype.kind in "iu":
+        return "whole"
+    present = values[values.notna()]
+    if any(isinstance(v, (list, dict)) for v in present):
+        return "nested"
+    if len(present) and all(isinstance(v, (bool, np.bool_)) for v in present):
+        return "flag"
+    return "real" if values.dtype.kind == "f" else "word"
