@@ -24,6 +24,7 @@ metrics: Registry[Metric] = Registry(
         "logit_norm": "sharpbench.metrics.outputs:LogitNorm",
         "margin": "sharpbench.metrics.outputs:Margin",
         "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",
+        "pac_bayes_flatness": "sharpbench.metrics.pac_bayes:PacBayesFlatness",
         "sam_sharpness": "sharpbench.metrics.sam:SamSharpness",
     },
 )

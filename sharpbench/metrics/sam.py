@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
+from sharpbench.metrics.surface import Pieces, Surface, length_of
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -31,7 +31,6 @@ from sharpbench.truth import Known, KnownHessian, Truth
 __all__ = ["SamSharpness"]
 
 Ball = Literal["l2", "linf"]
-Pieces = list[Tensor]
 
 _MOMENTUM = 0.75
 _FIRST_CHECK, _LESS, _LEAST = 0.22, 0.03, 0.06
@@ -145,7 +144,7 @@ class SamSharpness(Metric):
         rises: list[_Rise] = []
         for batch in order.split(size)[: len(inputs) // size]:
             x, y = inputs[batch], targets[batch]
-            surface = _Surface(model, lambda: self._losses(subject, model, x, y), scale, size, work)  # noqa: B023
+            surface = Surface(model, lambda: self._losses(subject, model, x, y), scale, size, work)  # noqa: B023
             rises.append(
                 self._average_rise(surface, generator)
                 if self.case == "average"
@@ -237,7 +236,7 @@ class SamSharpness(Metric):
             scales.append(size)
         return scales
 
-    def _worst_rise(self, surface: _Surface) -> _Rise:
+    def _worst_rise(self, surface: Surface) -> _Rise:
         start = [torch.zeros_like(p) for p in surface.parameters]
         base, gradient = surface.slope(start)
         if self.attack == "auto_pgd":
@@ -255,7 +254,7 @@ class SamSharpness(Metric):
             best = max(best, height)
         return _Rise(best - base)
 
-    def _auto_pgd(self, surface: _Surface, start: Pieces, base: float, gradient: Pieces) -> float:
+    def _auto_pgd(self, surface: Surface, start: Pieces, base: float, gradient: Pieces) -> float:
         """The highest loss met by Auto-PGD (Croce & Hein, arXiv:2003.01690, algorithm 1)."""
         length, checks = 2 * self.rho, _checkpoints(self.steps)
         previous, point = start, start
@@ -287,7 +286,7 @@ class SamSharpness(Metric):
                 rises, last_check, best_before = 0, step, best
         return best
 
-    def _average_rise(self, surface: _Surface, generator: torch.Generator) -> _Rise:
+    def _average_rise(self, surface: Surface, generator: torch.Generator) -> _Rise:
         base = surface.height(None)
         each = -surface.each
         pairs, count = [], -(-self.draws // 2)
@@ -298,7 +297,7 @@ class SamSharpness(Metric):
                 else (2 * torch.rand(p.shape, generator=generator, dtype=torch.float64) - 1).to(p)
                 for p in surface.parameters
             ]
-            length = self.rho / _norm(noise) if self.ball == "l2" else self.rho
+            length = self.rho / length_of(noise) if self.ball == "l2" else self.rho
             both = 0.0
             for sign in (1, -1):
                 both += 0.5 * surface.height([sign * length * n for n in noise])
@@ -308,7 +307,7 @@ class SamSharpness(Metric):
 
     def _direction(self, gradient: Pieces) -> Pieces:
         """The steepest direction of length 1 in the ball's norm."""
-        norm = _norm(gradient)
+        norm = length_of(gradient)
         if not norm > 0 or norm == float("inf"):
             raise MetricFailed(
                 f"the gradient's norm on a batch is {norm}: the ascent direction is not defined"
@@ -320,7 +319,7 @@ class SamSharpness(Metric):
     def _project(self, point: Pieces) -> Pieces:
         if self.ball == "linf":
             return [p.clamp(-self.rho, self.rho) for p in point]
-        norm = _norm(point)
+        norm = length_of(point)
         if not math.isfinite(norm):
             raise MetricFailed(
                 f"the length of a perturbation must be finite: radius {self.rho:g} overflows"
@@ -335,61 +334,6 @@ class _Rise:
     value: float
     pairs: tuple[float, ...] = ()
     each: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-class _Surface:
-    """The loss of one batch as a function of the perturbation ε, w ↦ w + Tε; the weights stay."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[[], Tensor],
-        scale: Pieces | None,
-        samples: int,
-        work: Work,
-    ) -> None:
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.loss, self.scale, self.samples, self.work = loss, scale, samples, work
-        self._originals = [p.detach().clone() for p in self.parameters]
-        self.each = torch.empty(0)
-        """The loss of each sample where it was last asked for, (m,)."""
-
-    def height(self, epsilon: Pieces | None) -> float:
-        """L(w + Tε)."""
-        self._move(epsilon)
-        with torch.no_grad():
-            self.each = self.loss()
-        height = float(self.each.mean())
-        self.work.forward += self.samples
-        self._move(None)
-        return height
-
-    def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
-        """L(w + Tε) and its gradient in ε, T∇L."""
-        self._move(epsilon)
-        loss = self.loss().mean()
-        gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        self.work.gradient += self.samples
-        self._move(None)
-        if self.scale is None:
-            return float(loss.detach()), list(gradient)
-        scaled = [t * g for t, g in zip(self.scale, gradient, strict=True)]
-        return float(loss.detach()), scaled
-
-    def _move(self, epsilon: Pieces | None) -> None:
-        with torch.no_grad():
-            for i, (parameter, original) in enumerate(
-                zip(self.parameters, self._originals, strict=True)
-            ):
-                if epsilon is None:
-                    parameter.copy_(original)
-                    continue
-                step = epsilon[i] if self.scale is None else self.scale[i] * epsilon[i]
-                parameter.copy_(original + step)
-
-
-def _norm(pieces: Pieces) -> float:
-    return float(torch.stack([p.square().sum() for p in pieces]).sum().sqrt())
 
 
 def _moved(point: Pieces, direction: Pieces, length: float) -> Pieces:

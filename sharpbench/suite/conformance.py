@@ -8,10 +8,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook
@@ -48,12 +49,12 @@ class Finding:
     detail: str
 
 
-def check_metric(name: str) -> list[Finding]:
+def check_metric(name: str, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
     """Every check of the metric called ``name``, or of the class at ``package.module:Class``.
 
-    Raises InputError if there is no such metric.
+    ``parameters``: other ones than its defaults. Raises InputError if there is no such metric.
     """
-    metric = _find(name)
+    metric = _find(name, parameters or {})
     findings = _told("says what it is", _documentation, metric)
     answers = 0
     for title, subject in _subjects().items():
@@ -88,9 +89,9 @@ def _told(title: str, check: Callable[..., list[Finding]], *of: object) -> list[
         return [Finding(title, False, first_line(error))]
 
 
-def _find(name: str) -> Metric:
+def _find(name: str, parameters: Mapping[str, Any]) -> Metric:
     if ":" not in name:
-        return metrics.create(name)
+        return metrics.create(name, parameters)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -103,7 +104,7 @@ def _find(name: str) -> Metric:
         metrics.register(cls)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name!r}: {error}") from None
-    return metrics.create(cls.name)
+    return metrics.create(cls.name, parameters)
 
 
 @lru_cache(maxsize=1)

@@ -106,6 +106,13 @@ QUESTIONS = [
         {"case": "average", "draws": 32, "m": "all"},
     ),
     Question(
+        "pac_bayes",
+        "pac_bayes_flatness",
+        lambda r: r.pac_bayes_flatness(0.05, SEED, 1),
+        {"criterion": "loss", "drop": 0.05, "draws": 2, "resolution": 2e-3},
+        tolerance=5e-3,
+    ),
+    Question(
         "lambda_loss",
         "curvature_rate",
         Reference.curvature_rate,

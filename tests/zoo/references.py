@@ -13,7 +13,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
+
+from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["Figure", "Reference"]
 
@@ -207,6 +210,38 @@ class Reference:
             0.5 * radius**2 * self.trace().value / self.dimension + values.mean(),
             spread=values.std(ddof=1) / math.sqrt(pairs),
         )
+
+    def pac_bayes_flatness(self, drop: float, seed: int, pairs: int) -> Figure:
+        """1/σ² with the σ at which the mean loss rises by ``drop`` under noise ±u, u ~ N(0, σ²), in the
+        metric's own draws: what is compared is what becomes of them."""
+        noise = []
+        for pair in range(pairs):
+            generator = torch_generator(derive_seed(seed, "perturbations", pair))
+            drawn = [
+                torch.randn(p.shape, generator=generator, dtype=torch.float64)
+                for p in self.parameters
+            ]
+            noise.append(_flat(drawn))
+
+        def rise(sigma: float) -> float:
+            each = [self._rise(sign * sigma * u) for u in noise for sign in (1, -1)]
+            finite = [r if math.isfinite(r) else math.inf for r in each]
+            return min(sum(finite) / len(finite), 10 * drop)
+
+        sigma = 0.01 * float(_flat(self.parameters).detach().square().mean().sqrt())
+        reached = rise(sigma) >= drop
+        factor = 0.25 if reached else 4.0
+        for _ in range(30):
+            if (rise(factor * sigma) >= drop) != reached:
+                break
+            sigma *= factor
+        else:
+            raise ArithmeticError("no noise makes the loss rise by as much")
+        low, high = sorted((sigma, factor * sigma))
+        found = brentq(
+            lambda log: rise(math.exp(log)) - drop, math.log(low), math.log(high), xtol=1e-3
+        )
+        return Figure(math.exp(-2 * found))
 
     @property
     def _spectral_error(self) -> float:

@@ -1,0 +1,71 @@
+"""The loss as a function of the parameters: what is seen where they are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.measurement import Work
+
+__all__ = ["Pieces", "Surface", "length_of"]
+
+Pieces = list[Tensor]
+"""One tensor a trainable parameter, of its shape."""
+
+
+class Surface:
+    """The loss of one batch as a function of the perturbation ε, w ↦ w + Tε; the weights stay."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[], Tensor],
+        scale: Pieces | None,
+        samples: int,
+        work: Work,
+    ) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.loss, self.scale, self.samples, self.work = loss, scale, samples, work
+        self._originals = [p.detach().clone() for p in self.parameters]
+        self.each = torch.empty(0)
+        """The loss of each sample where it was last asked for, (m,)."""
+
+    def height(self, epsilon: Pieces | None) -> float:
+        """L(w + Tε)."""
+        self._move(epsilon)
+        with torch.no_grad():
+            self.each = self.loss()
+        height = float(self.each.mean())
+        self.work.forward += self.samples
+        self._move(None)
+        return height
+
+    def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
+        """L(w + Tε) and its gradient in ε, T∇L."""
+        self._move(epsilon)
+        loss = self.loss().mean()
+        gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.work.gradient += self.samples
+        self._move(None)
+        if self.scale is None:
+            return float(loss.detach()), list(gradient)
+        scaled = [t * g for t, g in zip(self.scale, gradient, strict=True)]
+        return float(loss.detach()), scaled
+
+    def _move(self, epsilon: Pieces | None) -> None:
+        with torch.no_grad():
+            for i, (parameter, original) in enumerate(
+                zip(self.parameters, self._originals, strict=True)
+            ):
+                if epsilon is None:
+                    parameter.copy_(original)
+                    continue
+                step = epsilon[i] if self.scale is None else self.scale[i] * epsilon[i]
+                parameter.copy_(original + step)
+
+
+def length_of(pieces: Pieces) -> float:
+    """‖·‖₂ of all pieces together."""
+    return float(torch.stack([p.square().sum() for p in pieces]).sum().sqrt())
