@@ -17,10 +17,13 @@ from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.log_softmax import cross_entropy
 
 __all__ = [
+    "GivenAsLoss",
     "Loss",
     "PerSampleLoss",
     "Reads",
+    "ScaledLoss",
     "Task",
+    "TokenLoss",
     "ignore_index",
     "is_tensor_like",
     "per_sample_loss",
@@ -98,6 +101,8 @@ def _as_module(loss: Any) -> Any:
 
 def reads(loss: Any, targets: Tensor) -> Reads:
     """What ``loss`` takes as targets."""
+    if isinstance(loss, ScaledLoss):
+        return reads(loss.loss, targets)
     loss = _as_module(loss)
     if loss is _cross_entropy or (
         isinstance(loss, _OF_CLASSES)
@@ -112,6 +117,8 @@ def reads(loss: Any, targets: Tensor) -> Reads:
 
 def ignore_index(loss: Any) -> int | None:
     """The target of samples that ``loss`` leaves out; torch's own default for the default loss."""
+    if isinstance(loss, ScaledLoss):
+        return ignore_index(loss.loss)
     loss = _as_module(loss)
     if loss is _cross_entropy:
         return -100
@@ -170,6 +177,72 @@ class PerSampleLoss:
         return self._placed[key]
 
 
+@dataclass(frozen=True)
+class TokenLoss:
+    """The sum of the losses of a sample's tokens (or pixels), times ``scale``, (N,).
+
+    ``function(outputs, targets)`` gives one value a token: (N, K) or (N, …), 0 where it is to be ignored.
+    None: cross-entropy of outputs (N, C, K) and classes (N, K), with ``weight`` (C,) and ``smoothing``, and 0
+    where a target is ``ignore``. ``original``: what was given.
+    """
+
+    scale: float = 1.0
+    function: Any = None
+    ignore: int = -100
+    weight: Tensor | None = None
+    smoothing: float = 0.0
+    original: Any = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.function is not None:
+            losses = self.function(outputs, targets)
+        else:
+            losses = cross_entropy(
+                outputs,
+                targets,
+                weight=None if self.weight is None else self.weight.to(outputs),
+                ignore_index=self.ignore,
+                reduction="none",
+                label_smoothing=self.smoothing,
+            )
+        if not is_tensor_like(losses) or losses.ndim == 0 or len(losses) != len(outputs):
+            raise InputError(
+                "the loss returned one number; it must return one value a sample or a token, (N, …): use "
+                "reduction='none'"
+            )
+        total: Tensor = losses.reshape(len(outputs), -1).sum(1)
+        return total if self.scale == 1 else total * self.scale
+
+    @property
+    def name(self) -> str:
+        return getattr(self.original, "__name__", type(self.original).__name__)
+
+
+@dataclass(frozen=True)
+class ScaledLoss:
+    """``factor`` times another per-sample loss (N,)."""
+
+    loss: Loss
+    factor: float
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(outputs, targets) * self.factor
+
+
+@dataclass(frozen=True)
+class GivenAsLoss:
+    """A loss of model and batch stands in the outputs' place, (N, 1): this takes it as it is."""
+
+    original: Any = None
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.squeeze(1)
+
+
+_OWN = (TokenLoss, ScaledLoss, GivenAsLoss)
+"""Losses that are made here, fitted to their data already."""
+
+
 def resolve_loss(
     loss: Any, outputs: Tensor, targets: Tensor, all_targets: Tensor | None, *, flat: bool
 ) -> Loss:
@@ -186,8 +259,9 @@ def resolve_loss(
     mean that is not that of single samples.
     """
     loss = _as_module(loss)
-    if loss is _cross_entropy or loss is _squared_error:
-        return loss
+    if loss is _cross_entropy or loss is _squared_error or isinstance(loss, _OWN):
+        own: Loss = loss
+        return own
     if not callable(loss):
         raise InputError(f"the loss must be callable, got a {type(loss).__name__}")
     if isinstance(loss, type) and issubclass(loss, nn.Module):

@@ -17,10 +17,22 @@ from torch.utils._pytree import tree_leaves
 
 from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.context import repeatedly_differentiable
+from sharpbench.front import Front, fronted, tensor_of
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
+from sharpbench.nest import described
 
-__all__ = ["TRIED", "Network", "Precisions", "as_written", "private_copy", "unwrapped"]
+__all__ = [
+    "TRIED",
+    "Network",
+    "Precisions",
+    "as_written",
+    "own_copy",
+    "private_copy",
+    "quiet",
+    "refuse_unusual",
+    "unwrapped",
+]
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
@@ -46,7 +58,7 @@ class Network:
     are not finite, doesn't run on the inputs, or computes something else as a copy.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, front: Front | None = None) -> None:
         if isinstance(model, type):
             raise InputError(f"the model is the class {model.__name__}: give an instance of it")
         if not isinstance(model, nn.Module):
@@ -54,13 +66,14 @@ class Network:
                 f"the model must be a torch.nn.Module, got a {type(model).__name__}: put its parameters "
                 "and its forward pass into one"
             )
-        self.model = model
+        self.model, self.front = model, front
         self.flat = False
         """Whether the network gives (N,)."""
         self.coupled = False
         """Whether a sample's outputs depend on the other samples of its batch."""
         self._writes = False
         self._computes_in: dict[torch.dtype, torch.dtype] = {}
+        refuse_unusual(model)
         original = unwrapped(model)
         _check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
@@ -72,13 +85,15 @@ class Network:
             raise InputError(
                 f"the network is on {self.device} and the inputs on {inputs.device}: move one of them"
             )
-        self._few = few.to(self.dtype)
+        self._few = few if front is not None else few.to(self.dtype)  # numbers stay exact
         self.outputs = self._examine(original)
         """Outputs of the first samples (repeated where there are fewer), as in a copy."""
 
     def copy(self, dtype: torch.dtype) -> nn.Module:
         """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
         model = _in_precision(_private(unwrapped(self.model)), dtype)
+        if self.front is not None:
+            return self.front.dressed(model)
         if self._writes:
             model.register_forward_pre_hook(_cloned_inputs)
         if self._adapted:
@@ -89,18 +104,18 @@ class Network:
         """The least accurate of ``dtype`` and of what a copy in it computes in, by its own wish."""
         if dtype not in self._computes_in:
             seen = Precisions()
-            with suppress(Exception), _quiet(self.device), torch.no_grad():
+            with suppress(Exception), quiet(self.device), torch.no_grad():
                 model, few = self.copy(dtype), self._few.to(dtype)
                 with seen:
-                    _run(model, few)
+                    self._run(model, few)
             found = {dtype, *(seen.dtypes & {torch.float32, torch.bfloat16, torch.float16})}
             self._computes_in[dtype] = max(found, key=lambda one: torch.finfo(one).eps)
         return self._computes_in[dtype]
 
     def tried(self, copied: nn.Module, dtype: torch.dtype) -> Tensor:
         """Outputs of a copy in ``dtype`` for the few samples. Raises InputError where it doesn't run."""
-        with _quiet(self.device), torch.no_grad():
-            return _as_matrix(None, None, _run(copied, self._few.to(dtype)))
+        with quiet(self.device), torch.no_grad():
+            return _as_matrix(None, None, self._run(copied, self._few.to(dtype)))
 
     def input_fault(self, dtype: torch.dtype, work: Work) -> str | None:
         """Why derivatives in the inputs are not those of the network's function, or None if they are.
@@ -114,13 +129,15 @@ class Network:
                 "a sample's outputs depend on the other samples of its batch (batch norm without running "
                 "statistics, a random layer left on?), so that no point has derivatives of its own"
             )
-        with _quiet(self.device), repeatedly_differentiable(), torch.enable_grad():
+        with quiet(self.device), repeatedly_differentiable(), torch.enable_grad():
+            if self.front is not None and self.front.varied is None:
+                return self.front.no_points
             try:
-                model, x = self.copy(torch.float64), self._few.double()
-                outputs = _as_matrix(None, None, _run(model, x.requires_grad_()))
+                run, x = self._at_inputs(torch.float64)
+                outputs = run(x.requires_grad_())
             except InputError:
-                model, x = self.copy(dtype), self._few.to(dtype)
-                outputs = _as_matrix(None, None, _run(model, x.requires_grad_()))
+                run, x = self._at_inputs(dtype)
+                outputs = run(x.requires_grad_())
             work.gradient += len(x)
             if not any(leaf is x for leaf in _leaves(outputs)):
                 return (
@@ -135,7 +152,7 @@ class Network:
             def at(points: Tensor) -> Tensor:
                 work.forward += len(points)
                 with torch.no_grad():
-                    return _as_matrix(None, None, _run(model, points))
+                    return run(points).detach()  # some differentiate inside, whatever is asked
 
             start = x.detach()
             size = start.flatten(1).norm(dim=1) / max(start[0].numel(), 1) ** 0.5
@@ -145,7 +162,7 @@ class Network:
             for shift in (0.0, 1e-2):  # a second place, for a network that is bent at the first
                 place = (start + shift * drawn(start) * direction.abs()).requires_grad_()
                 cotangent = drawn(outputs)
-                combined = (_as_matrix(None, None, _run(model, place)) * cotangent).sum()
+                combined = (run(place) * cotangent).sum()
                 (gradient,) = torch.autograd.grad(combined, place, materialize_grads=True)
                 work.gradient += len(x)
                 if not torch.isfinite(gradient).all():
@@ -171,9 +188,31 @@ class Network:
             "stands in the way; measure the network without it"
         )
 
+    def _at_inputs(self, dtype: torch.dtype) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """The network as a function of what metrics of the input differentiate in; and where it is tried."""
+        model, front, few = self.copy(dtype), self.front, self._few
+
+        def run(points: Tensor) -> Tensor:
+            if front is None:
+                return _as_matrix(None, None, self._run(model, points))
+            try:
+                outputs: Tensor = model(few, points)
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"the network doesn't run with {front.varied!r} replaced: {first_line(error)}"
+                ) from error
+            return outputs
+
+        return run, few.to(dtype) if front is None else front.points(model, few, dtype)
+
+    def _run(self, model: nn.Module, inputs: Tensor) -> Any:
+        return _run(model, inputs, self.front)
+
     def _examine(self, original: nn.Module) -> Tensor:
         """Compare a copy with the original on a few samples, and see what it returns."""
-        with _quiet(self.device):
+        with quiet(self.device):
             return self._examined(original)
 
     def _examined(self, original: nn.Module) -> Tensor:
@@ -184,12 +223,12 @@ class Network:
         version = given._version
         torch.manual_seed(0)
         with torch.enable_grad():
-            raw = _run(duplicate, given)
-        found = _tensor_of(raw)
+            raw = self._run(duplicate, given)
+        found = tensor_of(raw)
         _check_outputs(found, len(given))
         _check_unwritten(duplicate, original, versions)
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
-            fewer = _tensor_of(_run(duplicate, self._few[1:].clone()))
+            fewer = tensor_of(self._run(duplicate, self._few[1:].clone()))
         _check_outputs(fewer, TRIED - 1)
         self.coupled = not _close(
             _as_matrix(None, None, fewer), _as_matrix(None, None, found.detach())[1:]
@@ -206,7 +245,7 @@ class Network:
         found = _as_matrix(None, None, found).detach()
         torch.manual_seed(0)
         with torch.no_grad():
-            second = _as_matrix(None, None, _run(duplicate, self._few.clone()))
+            second = _as_matrix(None, None, self._run(duplicate, self._few.clone()))
         if not _close(second, found):
             raise InputError(
                 "the network gives other outputs when it is called again with the same inputs: its forward "
@@ -217,10 +256,10 @@ class Network:
         self._check_follows(original, duplicate)
         torch.manual_seed(0)
         with _evaluated_untouched(original):
-            expected = _as_matrix(None, None, _run(original, self._few.clone()))
+            expected = _as_matrix(None, None, self._run(original, self._few.clone()))
             if not _close(found, expected):
                 torch.manual_seed(1)
-                again = _as_matrix(None, None, _run(original, self._few.clone()))
+                again = _as_matrix(None, None, self._run(original, self._few.clone()))
                 if _close(
                     expected, again
                 ):  # else it is random, which metrics refuse in their words
@@ -238,7 +277,7 @@ class Network:
         torch.backends.mha.set_fastpath_enabled(True)
         try:
             with torch.no_grad():
-                fused = _as_matrix(None, None, _run(duplicate, self._few.clone()))
+                fused = _as_matrix(None, None, self._run(duplicate, self._few.clone()))
         finally:
             torch.backends.mha.set_fastpath_enabled(off)
         if not _close(fused, found):
@@ -266,7 +305,7 @@ class Network:
                         parameter.mul_(_MOVED)
                 torch.manual_seed(0)
                 try:
-                    outputs.append(_as_matrix(None, None, _run(model, self._few.clone())))
+                    outputs.append(_as_matrix(None, None, self._run(model, self._few.clone())))
                 except InputError:  # not defined there
                     return
         if not _close(*outputs):
@@ -304,22 +343,6 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def _tensor_of(raw: Any) -> Tensor:
-    """The outputs among what a network returned."""
-    if is_tensor_like(raw):
-        return raw
-    found = raw.get("logits") if isinstance(raw, Mapping) else getattr(raw, "logits", None)
-    if is_tensor_like(found):
-        return found
-    if raw is None:
-        raise InputError("the network returned None: does its forward pass return its result?")
-    keys = f" with the keys {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
-    raise InputError(
-        f"the network returned a {type(raw).__name__}{keys}; it must return one tensor (N, …), or a "
-        "mapping or an object that has it as 'logits': wrap it in a module that does"
-    )
-
-
 def _check_outputs(outputs: Tensor, samples: int) -> None:
     if not outputs.is_floating_point():
         raise InputError(f"outputs must be real floating-point numbers, got {outputs.dtype}")
@@ -345,7 +368,7 @@ def _check_unwritten(duplicate: nn.Module, original: nn.Module, versions: Sequen
 
 
 def _as_matrix(module: Any, args: Any, output: Any) -> Tensor:
-    tensor = _tensor_of(output)
+    tensor = tensor_of(output)
     return tensor.unsqueeze(1) if tensor.ndim == 1 else tensor
 
 
@@ -353,12 +376,17 @@ def _cloned_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a.clone() if is_tensor_like(a) else a for a in args)
 
 
-def _run(model: nn.Module, inputs: Tensor) -> Any:
+def _run(model: nn.Module, inputs: Tensor, front: Front | None = None) -> Any:
     try:
-        return model(inputs)
+        return model(inputs) if front is None else front.outputs(model, inputs)
     except InputError:
         raise
     except Exception as error:
+        if front is not None:
+            raise InputError(
+                f"the network doesn't run on its batches ({described(front.batches.first)}): "
+                f"{first_line(error)}; how it is called says forward=lambda model, batch: …"
+            ) from error
         raise InputError(
             f"the network doesn't run on inputs of shape (N, "
             f"{', '.join(map(str, inputs.shape[1:]))}): {first_line(error)}"
@@ -439,9 +467,56 @@ def _check_finite(model: nn.Module) -> None:
                 raise InputError(f"the {kind} {name!r} of the network holds {what} values")
 
 
+def own_copy(model: nn.Module) -> nn.Module:
+    """A copy of a user's network to try things on: evaluation mode, its own precision, without wrappers."""
+    original = unwrapped(model)
+    _check_initialised(original)
+    return _private(original)
+
+
+def _of_quantisation(kind: type) -> bool:
+    home = kind.__module__
+    return home.startswith(("bitsandbytes", "torchao")) or (
+        home.startswith("torch.") and ".quantized" in home
+    )
+
+
+def refuse_unusual(model: nn.Module) -> None:
+    """Raises InputError for a network whose weights are no real numbers of its own: quantised or sharded."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        where = f"{name or 'it'} is a {kind.__module__}.{kind.__name__}"
+        if kind.__name__ == "FullyShardedDataParallel":
+            raise InputError(
+                f"the network is sharded over processes ({where}): gather its state (by "
+                "get_model_state_dict of torch.distributed.checkpoint.state_dict, full_state_dict=True), "
+                "load it into a plain copy and measure that"
+            )
+        if _of_quantisation(kind):
+            raise InputError(
+                f"the network is quantised ({where}), and its weights have no derivatives: measure the "
+                "network before quantisation, in float32"
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        kind = type(tensor)
+        if is_lazy(tensor):
+            continue
+        if kind.__name__ == "DTensor":
+            raise InputError(
+                f"the parameter {name!r} is a DTensor, sharded over processes: gather it "
+                "(tensor.full_tensor()), load it into a plain copy and measure that"
+            )
+        if tensor.is_quantized or _of_quantisation(kind) or hasattr(tensor, "quant_state"):
+            raise InputError(
+                f"the parameter {name!r} is quantised ({kind.__name__}, {tensor.dtype}) and has no "
+                "derivatives: measure the network before quantisation, in float32"
+            )
+
+
 def private_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a metric's own copy in another precision."""
-    return _in_precision(_private(model), dtype)
+    made, front = _in_precision(_private(model), dtype), fronted(model)
+    return front.dressed(made) if front is not None and fronted(made) is None else made
 
 
 def _private(original: nn.Module) -> nn.Module:
@@ -544,8 +619,8 @@ def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 @contextmanager
-def _quiet(device: torch.device) -> Iterator[None]:
-    """Global random state stays, and networks run as they are written."""
+def quiet(device: torch.device) -> Iterator[None]:
+    """Within it global random state stays, and networks run as they are written."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), as_written():
         yield

@@ -72,8 +72,8 @@ def cleaned(
         )
     if not inputs.is_floating_point():
         raise InputError(
-            f"inputs must be floating point, got {inputs.dtype}: for token ids give inputs.float() to a "
-            "network that begins with x.long()"
+            f"inputs must be floating point, got {inputs.dtype}: for token ids write "
+            "Subject.from_batches(model, [(inputs, targets)])"
         )
     if inputs.numel() == 0:
         raise InputError(f"the inputs are empty: shape {tuple(inputs.shape)}")
@@ -154,8 +154,8 @@ def _class_ids(targets: Tensor) -> Tensor:
             hint = "targets.argmax(1) for one-hot rows"
         elif targets.ndim > 1:
             hint = (
-                "for several labels a sample give a loss that returns one value a sample, with "
-                "task='regression'"
+                "for a class a token or pixel write Subject.from_batches(model, [(inputs, targets)]); for "
+                "several labels a sample give a loss that returns one value a sample, with task='regression'"
             )
         raise InputError(
             f"class targets must be integers of shape (N,), got {targets.dtype} {_shape(targets)}: {hint}"

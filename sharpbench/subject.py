@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sharpbench.errors import InputError, first_line
+from sharpbench.fitted import Normaliser, fit
+from sharpbench.front import AtInputs, Front
 from sharpbench.loss import (
+    GivenAsLoss,
     Loss,
     Reads,
+    ScaledLoss,
     Task,
+    TokenLoss,
     ignore_index,
     per_sample_loss,
     resolve_loss,
@@ -97,6 +103,10 @@ class Subject:
     task: Task | None = None
     splits: Splits | None = None
     ignored: int = 0
+    front: Front | None = field(default=None, repr=False)
+    """What calls a network that takes batches; ``inputs`` are then the samples' numbers (N, 1)."""
+    said: tuple[str, ...] = ()
+    """How batches, outputs and loss were read, in sentences."""
     _network: Network = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -112,13 +122,15 @@ class Subject:
             train = cleaned(splits.train_inputs, splits.train_targets, reads, ignore)
             test = cleaned(splits.test_inputs, splits.test_targets, reads, ignore)
             splits = Splits(*train[:2], *test[:2], splits.outputs, splits.task)
-        network = Network(self.model, inputs)
+        network = Network(self.model, inputs, self.front)
         outputs = network.outputs
         if reads == "anything":
             task = task or task_of(outputs, targets)
         else:
             task = "classification" if reads == "classes" else "regression"
         of_classes: Reads = "classes" if task == "classification" else reads
+        if isinstance(self.loss, (TokenLoss, GivenAsLoss)):
+            of_classes = "anything"  # fitted already
         for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
             check_fit(of_classes, outputs, one)
         few = torch.arange(len(outputs), device=targets.device) % len(targets)
@@ -133,6 +145,89 @@ class Subject:
         checked |= {"splits": splits, "ignored": self.ignored + ignored, "_network": network}
         for key, value in checked.items():
             object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_batches(
+        cls,
+        model: nn.Module,
+        batches: Any,
+        *,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        loss: Any = None,
+        normaliser: Normaliser | None = None,
+        differentiate: str | nn.Module | None = None,
+        targets: str | int | Callable[[Any], Any] | None = None,
+        task: Task | None = None,
+        splits: Mapping[str, Any] | None = None,
+    ) -> Subject:
+        """A network on batches of any form; `Subject(model, inputs, targets)` is its one-batch case.
+
+        Parameters
+        ----------
+        batches: a list of batches, a DataLoader, or a function that returns an iterable of batches. A batch
+            is any nest of dicts, tuples, lists, dataclasses and tensors. Every batch is read once and kept,
+            so that each pass over the data sees the same samples, whatever a loader shuffles or augments.
+            Batches of different sizes weigh by their samples.
+        forward: ``forward(model, batch)`` gives the outputs; None: ``model(**batch)`` or ``model(*batch)``
+            without the targets, and of what it returns the tensor itself, its ``logits``, or the first.
+            It must use the ``model`` it is given, which is a copy.
+        targets: the path of the targets in a batch (``"labels"``, ``"0.y"``, ``1``), or a function of the
+            batch; None: the last of a tuple, or what a dict has under labels, label, targets, target or y.
+            Classes (N,); classes (N, T) with outputs (N, T, C); classes (N, …) with outputs (N, C, …);
+            or reals of the outputs' shape.
+        loss: as in `Subject`; or ``loss(model, batch)``, told by the name ``model`` of its first argument (or
+            by the lack of targets), which returns one value a sample (N,), or one value: then it is the
+            mean over the batch's samples, and batches stand where samples stand elsewhere.
+        normaliser: what the sum of all losses is divided by: the ``samples`` (the default), the
+            ``tokens`` that are not ignored (with class weights: their weights), or nothing (``sum``).
+        differentiate: what metrics of the input, λ among them, differentiate in: the path of a real tensor
+            of the batch, the name of a part of the network (or the part itself), for its output, or
+            ``"inputs_embeds"`` for a Hugging Face network's embedded tokens. None: the one real
+            tensor of the batches; where there is none these metrics say so.
+        splits: ``{"test": batches}`` beside the training data ``batches``.
+
+        Raises
+        ------
+        InputError: what was found, what was expected and the line to write instead.
+        """
+        given = dict(splits or {})
+        if "train" in given and batches is None:
+            batches = given.pop("train")
+        if given.keys() - {"test"}:
+            raise InputError(
+                f"splits must be {{'test': batches}} beside the training data, got the keys "
+                f"{', '.join(map(repr, sorted(map(str, given))))}"
+            )
+        made = fit(
+            model,
+            batches,
+            given.get("test"),
+            forward=forward,
+            loss=loss,
+            normaliser=normaliser,
+            targets=targets,
+            differentiate=differentiate,
+            task=task,
+        )
+        n = made.train
+        subject = cls(
+            model,
+            made.inputs[:n],
+            made.targets[:n],
+            made.loss,
+            made.task,
+            front=made.front,
+            said=made.said,
+        )
+        if n < len(made.inputs):
+            assert subject.task is not None
+            data = (made.inputs[:n], made.targets[:n], made.inputs[n:], made.targets[n:])
+            outputs = subject._network.outputs.shape[1]
+            subject = dataclasses.replace(subject, splits=Splits(*data, outputs, subject.task))
+        if made.factor != 1:
+            assert subject.loss is not None
+            subject = dataclasses.replace(subject, loss=ScaledLoss(subject.loss, made.factor))
+        return subject
 
     @property
     def device(self) -> torch.device:
@@ -163,6 +258,32 @@ class Subject:
         Its outputs are one tensor (N, outputs). Raises InputError for weights that are not finite.
         """
         return self._network.copy(dtype)
+
+    def at_inputs(self, dtype: torch.dtype) -> AtInputs:
+        """A private copy in ``dtype`` as a function of what metrics of the input differentiate in."""
+        return AtInputs(self.working_model(dtype), self.front, self.targets)
+
+    @property
+    def tokens(self) -> int | None:
+        """The target of tokens to be left out, where outputs are (N, C, K), a class for each of K tokens."""
+        loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
+        return loss.ignore if isinstance(loss, TokenLoss) and loss.function is None else None
+
+    @property
+    def of_model_and_batch(self) -> bool:
+        """Whether the loss is one of model and batch, so that the outputs it reads are not known."""
+        return isinstance(self.loss, GivenAsLoss)
+
+    def without_classes(self, *, of_tokens: bool = False) -> str | None:
+        """Why the outputs tell no class of each sample (or, if that is enough, of each token)."""
+        loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
+        if self.of_model_and_batch:
+            return "the loss is one of model and batch, which does not tell what the outputs are"
+        if self.task != "classification":
+            return "this is a regression"
+        if isinstance(loss, TokenLoss) and not (of_tokens and loss.function is None):
+            return "this has a class for each token"
+        return None
 
     def computes_in(self, dtype: torch.dtype) -> torch.dtype:
         """The least accurate of ``dtype`` and of what the network computes in when it is run in it."""

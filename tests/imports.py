@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 
 FLOORS = (
     ("errors", "version", "seeds", "measurement", "registry", "change"),
-    ("formulas", "loss", "samples", "network", "device"),
+    ("formulas", "loss", "samples", "nest", "batches", "front", "network", "fitted", "device"),
     ("subject", "truth", "outputs", "surroundings"),
     ("taylor", "curvature"),
     ("models", "datasets"),

@@ -29,6 +29,7 @@ from sharpbench.curvature.product_check import (
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.formulas.convolution import ConvolutionsByFormula
+from sharpbench.front import AtInputs
 from sharpbench.measurement import Work
 from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
@@ -626,7 +627,8 @@ class _Point:
 class InputHessianOperator(SymmetricOperator):
     """The Hessians ∇²_x ℓ(f(xᵢ), yᵢ) of all points at once: block diagonal, of shape (N·d, N·d).
 
-    ``gradient`` (N, …) is kept beside. Raises MetricFailed where the loss is not twice differentiable.
+    ``gradient`` (N, …) is kept beside. ``model``: of inputs alone, or `AtInputs`, whose points and context
+    are then ``inputs`` and ``targets``. Raises MetricFailed where the loss is not twice differentiable.
     """
 
     def __init__(
@@ -645,7 +647,7 @@ class InputHessianOperator(SymmetricOperator):
         x = inputs.clone().requires_grad_()
         with _products(), torch.enable_grad():
             (gradient,) = torch.autograd.grad(
-                loss(model(x), targets).sum(), x, create_graph=True, materialize_grads=True
+                self.losses_at(x).sum(), x, create_graph=True, materialize_grads=True
             )
         work.gradient += len(x)
         _check_twice_differentiable((gradient,))
@@ -666,6 +668,13 @@ class InputHessianOperator(SymmetricOperator):
     def at(self, points: Tensor) -> Self:
         """The same at other points of the same targets."""
         return type(self)(self.model, self.loss, points, self.targets, work=self.work, verify=False)
+
+    def losses_at(self, points: Tensor) -> Tensor:
+        """The losses (N,) at other points of the same targets."""
+        if isinstance(self.model, AtInputs):
+            outputs = self.model(points, self.targets)
+            return self.loss(outputs, self.model.targets(self.targets))
+        return self.loss(self.model(points), self.targets)
 
     @property
     def gradient(self) -> Tensor:

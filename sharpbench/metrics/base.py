@@ -63,6 +63,8 @@ class Metric(Plugin, ABC):
     unit: ClassVar[str]
     space: ClassVar[Space]
     invariant_under: ClassVar[frozenset[Property]] = frozenset()
+    by_at_inputs: ClassVar[bool] = False
+    """Whether a metric of the input differentiates in `Subject.at_inputs`, not in the inputs themselves."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -138,6 +140,11 @@ class Metric(Plugin, ABC):
         try:
             with as_written(), plain_checkpoints():
                 finding = Work()
+                if self.space == "input" and subject.front is not None and not self.by_at_inputs:
+                    raise MetricUnsupported(
+                        f"{self.name} is not defined here: it differentiates in inputs that are one tensor, "
+                        "and this network takes batches"
+                    )
                 if self.space == "input" and (fault := subject.input_fault(dtype, finding)):
                     raise MetricUnsupported(f"{self.name} is not defined here: {fault}")
                 measurement = self.measure(subject, seed=seed)

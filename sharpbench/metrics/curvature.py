@@ -55,6 +55,14 @@ class CurvatureMetric(Metric, ABC):
     memory_budget: int = 1 << 30
     dtype: Dtype = "float64"
 
+    def unsupported(self, subject: Subject) -> str | None:
+        if self.gauss_newton and subject.of_model_and_batch:
+            return (
+                "the Gauss-Newton matrix is one of outputs and their loss, and the loss given is one of "
+                "model and batch; give forward=lambda model, batch: … and loss=lambda outputs, targets: …"
+            )
+        return None
+
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
         if self.memory_budget < 1 << 20:

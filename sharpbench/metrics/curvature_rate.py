@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.errors import MetricFailed
+from sharpbench.front import AtInputs
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -120,6 +121,7 @@ class CurvatureRate(Metric):
     unit = "log 1/[input]"
     version = 6
     space = "input"
+    by_at_inputs = True
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
     invariant_under = SAME_FUNCTION | {"logit_shift", "input_isometry"}
 
@@ -188,18 +190,21 @@ class CurvatureRate(Metric):
         return self._labelled(usual, (f"protocol={self.protocol}",))
 
     def unsupported(self, subject: Subject) -> str | None:
-        if subject.task != "classification":
+        if reason := subject.without_classes():
             if self.points != "all":
-                return (
-                    f"{self.points} points need predicted probabilities, and this is a regression"
-                )
+                return f"{self.points} points need predicted probabilities, and {reason}"
             if self.target in {"predicted_loss", "max_logit", "margin"}:
-                return f"the target {self.target!r} needs classes, and this is a regression"
+                return f"the target {self.target!r} needs classes, and {reason}"
+            if self.target != "loss" and (subject.of_model_and_batch or subject.tokens is not None):
+                return f"the target {self.target!r} needs one row of outputs a sample, and {reason}"
         of_outputs = self.target not in {"loss", "predicted_loss"} and self.floor is None
         if not of_outputs or max(self.orders) == 1:
             return None
-        model, point = subject.working_model(subject.dtype), subject.inputs[:1].to(subject.dtype)
-        if is_piecewise_linear(model, point):
+        model = subject.at_inputs(subject.dtype)
+        if subject.front is not None and subject.front.varied is None:
+            return None  # what stands in the way is told by others
+        point, context = model.of(subject.inputs[:1].to(subject.dtype), subject.targets[:1])
+        if is_piecewise_linear(partial(_of_points, model, context), point):
             return "the network is piecewise linear: every derivative of its outputs above order 1 is zero"
         return None
 
@@ -217,9 +222,10 @@ class CurvatureRate(Metric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
-        model = subject.working_model(dtype)
+        model = subject.at_inputs(dtype)
         work = Work()
-        inputs, targets, chosen = self._points(subject, model, dtype, work, seed)
+        inputs, targets, chosen = self._points(subject, model.model, dtype, work, seed)
+        inputs, targets = model.of(inputs, targets)
         scalar = self._scalar(subject, model)
         coefficients: Coefficients = _by_taylor_mode
         arguments = (subject, model, inputs, targets, seed)
@@ -271,7 +277,9 @@ class CurvatureRate(Metric):
                 "residual_rms": float(residual),
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
-                "piecewise_linear": is_piecewise_linear(model, inputs[:1]),
+                "piecewise_linear": is_piecewise_linear(
+                    partial(_of_points, model, targets[:1]), inputs[:1]
+                ),
                 "checks": checks,
                 **chosen,
             },
@@ -382,10 +390,10 @@ class CurvatureRate(Metric):
 
     # --- what -----------------------------------------------------------------------------------
 
-    def _scalar(self, subject: Subject, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-        """The scalar of a point that is differentiated, (N,)."""
+    def _scalar(self, subject: Subject, model: AtInputs) -> Callable[[Tensor, Tensor], Tensor]:
+        """The scalar of a point that is differentiated, (N,), from points and their context."""
 
-        return lambda x, y: self._of_outputs(subject, model(x), y)
+        return lambda x, y: self._of_outputs(subject, model(x, y), model.targets(y))
 
     def _of_outputs(self, subject: Subject, outputs: Tensor, y: Tensor) -> Tensor:
         """The target of each point from its outputs, (N,)."""
@@ -409,7 +417,7 @@ class CurvatureRate(Metric):
     def _checks(
         self,
         subject: Subject,
-        model: nn.Module,
+        model: AtInputs,
         inputs: Tensor,
         targets: Tensor,
         seed: int,
@@ -430,8 +438,8 @@ class CurvatureRate(Metric):
         along = drawn / drawn.flatten(1).norm(dim=1).view(-1, *[1] * (drawn.ndim - 1))
 
         def both(y: Tensor, x: Tensor) -> Tensor:
-            outputs = model(x)
-            scalar = self._of_outputs(subject, outputs, y)
+            outputs = model(x, y)
+            scalar = self._of_outputs(subject, outputs, model.targets(y))
             return torch.cat([outputs.reshape(len(x), -1), scalar.unsqueeze(1)], 1)
 
         def arguments(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
@@ -577,6 +585,11 @@ def _by_reverse_mode(
         dim=1,
     )
     return found / log_factorials(order).exp().to(found).unsqueeze(1)
+
+
+def _of_points(model: AtInputs, context: Tensor, points: Tensor) -> Tensor:
+    outputs: Tensor = model(points, context)
+    return outputs
 
 
 def _at(scalar: Callable[[Tensor, Tensor], Tensor], targets: Tensor, points: Tensor) -> Tensor:

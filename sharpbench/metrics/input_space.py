@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.curvature.block_norms import BlockNorms, block_norms
 from sharpbench.curvature.lanczos import failure_probability
 from sharpbench.curvature.loss_operators import InputHessianOperator
 from sharpbench.curvature.product_check import Checks
+from sharpbench.front import AtInputs
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -40,6 +41,7 @@ _KRYLOV_NUMBERS = 1 << 24
 class _InputMetric(Metric):
     version = 3
     space = "input"
+    by_at_inputs = True
     invariant_under = SAME_FUNCTION | {"input_isometry", "logit_shift"}
 
     samples: Count = 512
@@ -78,20 +80,22 @@ class InputJacobianNorm(_InputMetric):
         return None if factor == 1 else before / factor
 
     def unsupported(self, subject: Subject) -> str | None:
-        if self.output == "softmax" and subject.task != "classification":
-            return "softmax needs classes, and this is a regression; take output 'logits'"
-        return None
+        if self.output == "softmax" and (reason := subject.without_classes()):
+            return f"softmax needs classes, and {reason}; take output 'logits'"
+        return subject.without_classes() if subject.of_model_and_batch else None
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
-        model, work = subject.working_model(dtype), Work()
-        inputs, _ = measured_points(subject, self.split, self.samples, dtype, seed=seed)
-        norms = torch.cat([self._norms(model, x, work) for x in inputs.split(_CHUNK)])
-        return mean_over_points(norms, work)
+        model, work = subject.at_inputs(dtype), Work()
+        inputs, context = model.of(
+            *measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        )
+        pairs = zip(inputs.split(_CHUNK), context.split(_CHUNK), strict=True)
+        return mean_over_points(torch.cat([self._norms(model, x, c, work) for x, c in pairs]), work)
 
-    def _norms(self, model: nn.Module, x: Tensor, work: Work) -> Tensor:
+    def _norms(self, model: AtInputs, x: Tensor, context: Tensor, work: Work) -> Tensor:
         x = x.clone().requires_grad_()
-        outputs = model(x)
+        outputs: Tensor = model(x, context)
         if self.output == "softmax":
             outputs = outputs.softmax(1)
         work.forward += len(x)
@@ -140,8 +144,10 @@ class InputCurvature(_InputMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
-        model, work = subject.working_model(dtype), Work()
-        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        model, work = subject.at_inputs(dtype), Work()
+        inputs, targets = model.of(
+            *measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        )
         generator = torch_generator(derive_seed(seed, "directions"))
         checks: Checks = {}
         parts = [
@@ -171,7 +177,7 @@ class InputCurvature(_InputMetric):
     def _ratios(
         self,
         subject: Subject,
-        model: nn.Module,
+        model: AtInputs,
         x: Tensor,
         y: Tensor,
         work: Work,
@@ -222,12 +228,14 @@ class InputGradientChange(_InputMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
-        model, work = subject.working_model(dtype), Work()
-        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        model, work = subject.at_inputs(dtype), Work()
+        inputs, targets = model.of(
+            *measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        )
 
         def gradient(x: Tensor, y: Tensor) -> Tensor:
             x = x.clone().requires_grad_()
-            loss = subject.losses(model(x), y).sum()
+            loss = subject.losses(model(x, y), model.targets(y)).sum()
             work.gradient += len(x)
             return torch.autograd.grad(loss, x, materialize_grads=True)[0]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
-__all__ = ["jackknife", "mean_over_points"]
+__all__ = ["jackknife", "mean_over_points", "mean_over_tokens"]
 
 
 def jackknife(without: Tensor, *, source: Source) -> ErrorComponent:
@@ -20,6 +20,18 @@ def jackknife(without: Tensor, *, source: Source) -> ErrorComponent:
         return ErrorComponent(source, None)
     size = math.sqrt(n - 1) * float(without.std(correction=0))
     return ErrorComponent(source, size, degrees_of_freedom(without))
+
+
+def mean_over_tokens(values: Tensor, kept: Tensor, work: Work) -> Measurement:
+    """The mean of ``values`` (N, K) over the tokens that are ``kept`` (N, K), and its standard error over
+    the samples that they belong to: of a ratio of means, to first order (Cochran 1977, §2.11).
+
+    Raises NotFinite.
+    """
+    counts = kept.sum(1).double()
+    sums = values.double().masked_fill(~kept, 0.0).sum(1)
+    mean = sums.sum() / counts.sum()
+    return mean_over_points(mean + (sums - mean * counts) / counts.mean(), work)
 
 
 def mean_over_points(

@@ -19,7 +19,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.mean_over_points import mean_over_points
+from sharpbench.metrics.mean_over_points import mean_over_points, mean_over_tokens
 from sharpbench.outputs import confidence, margin, output_norm
 from sharpbench.subject import Subject, batched_outputs
 
@@ -56,14 +56,25 @@ class _OutputMetric(Metric):
         dtype = torch_dtype(self.dtype)
         model = subject.working_model(dtype)
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
-        outputs = batched_outputs(model, inputs)
-        return mean_over_points(self.of_outputs(outputs, targets), Work(forward=len(inputs)))
+        outputs, work = batched_outputs(model, inputs), Work(forward=len(inputs))
+        ignored = subject.tokens
+        if ignored is None:
+            return mean_over_points(self.of_outputs(outputs, targets), work)
+        kept = targets != ignored
+        # One line a token: (N·K, C).
+        lines = outputs.movedim(1, -1).flatten(0, 1)
+        values = self.of_outputs(lines, targets.masked_fill(~kept, 0).flatten())
+        return mean_over_tokens(values.view(targets.shape), kept, work)
+
+    def unsupported(self, subject: Subject) -> str | None:
+        return subject.without_classes() if subject.of_model_and_batch else None
 
 
 @dataclass(frozen=True)
 class _ClassMetric(_OutputMetric):
     def unsupported(self, subject: Subject) -> str | None:
-        return None if subject.task == "classification" else "needs classes; this is a regression"
+        reason = subject.without_classes(of_tokens=True)
+        return None if reason is None else f"needs classes; {reason}"
 
 
 @metrics.register

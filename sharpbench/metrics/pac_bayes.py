@@ -106,10 +106,8 @@ class PacBayesFlatness(Metric):
         return [*super().notes(details), f"noise {noise}, judged by the {self.criterion}"]
 
     def unsupported(self, subject: Subject) -> str | None:
-        if self.criterion == "accuracy" and subject.task != "classification":
-            return (
-                'the accuracy needs classes, and this is a regression; ask for criterion = "loss"'
-            )
+        if self.criterion == "accuracy" and (reason := subject.without_classes()):
+            return f'the accuracy needs classes, and {reason}; ask for criterion = "loss"'
         if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
             return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
         return None

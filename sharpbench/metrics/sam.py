@@ -122,8 +122,8 @@ class SamSharpness(Metric):
         return super().stays_under(change)
 
     def unsupported(self, subject: Subject) -> str | None:
-        if self.normalize_logits and subject.task != "classification":
-            return "normalize_logits needs classes, and this is a regression"
+        if self.normalize_logits and (reason := subject.without_classes()):
+            return f"normalize_logits needs classes, and {reason}"
         if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
             return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
         return None

@@ -35,8 +35,9 @@ _HELD = (
 
 def data_of(subject: Subject) -> list[Tensor]:
     """Every tensor of a subject that holds inputs or targets."""
-    splits = subject.splits
-    return [subject.inputs, subject.targets, *(data_of_splits(splits) if splits else [])]
+    splits, front = subject.splits, subject.front
+    held = [] if front is None else front.batches.tensors
+    return [subject.inputs, subject.targets, *(data_of_splits(splits) if splits else []), *held]
 
 
 def data_of_splits(splits: Splits) -> list[Tensor]:

@@ -6,7 +6,7 @@ from abc import ABC
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpbench.errors import MetricUnsupported
 from sharpbench.measurement import Measurement, Work
@@ -19,6 +19,19 @@ BATCH = 2048
 """Beyond this many samples a library is given a list of batches, as its manual does for a data set."""
 
 Matrix = Literal["hessian", "gauss_newton"]
+
+
+class _Rows(nn.Module):
+    """Around a network that is called with samples' numbers: a library's hooks see the outputs alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.eval()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        outputs: Tensor = self.network(rows)
+        return outputs
 
 
 class Backend(ABC):
@@ -50,6 +63,8 @@ class Backend(ABC):
         self.subject, self.matrix, self.seed = subject, matrix, seed
         self.inputs, self.targets = inputs, targets
         self.model = subject.working_model(dtype)
+        if subject.front is not None:
+            self.model = _Rows(self.model)
         self.points = untold_points(len(inputs), population)
         self.work = Work()
 

@@ -1,0 +1,260 @@
+"""A user's batches, read once and held sample by sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpbench.errors import InputError, first_line, shortened
+from sharpbench.nest import Path, at, described, leaves, named, parsed, rebuilt, same
+
+__all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of"]
+
+TARGETS = ("labels", "label", "targets", "target", "y")
+"""Under which key a dict's targets are looked for, the first that is there."""
+
+
+def read(batches: Any, what: str = "batches") -> list[Any]:
+    """Every batch of a list, a DataLoader or a function that returns an iterable, read once.
+
+    So a shuffled loader, or one that augments, gives every pass the same samples. Raises InputError.
+    """
+    if callable(batches) and not hasattr(batches, "__iter__"):
+        try:
+            batches = batches()
+        except Exception as error:
+            raise InputError(f"{what}() can't be called: {first_line(error)}") from error
+    if isinstance(batches, (Tensor, Mapping, str)) or not hasattr(batches, "__iter__"):
+        raise InputError(
+            f"{what} must be a list of batches, a DataLoader or a function that returns an iterable of "
+            f"batches, got {_kind(batches)}: for one batch write [batch]"
+        )
+    if isinstance(batches, tuple) and batches and all(isinstance(b, Tensor) for b in batches):
+        raise InputError(
+            f"{what} is a tuple of tensors ({described(batches)}), which can be one batch or several: write "
+            "[(inputs, targets)] for one batch, a list for several"
+        )
+    try:
+        found = list(batches)
+    except Exception as error:
+        raise InputError(f"{what} can't be read: {first_line(error)}") from error
+    if not found:
+        raise InputError(
+            f"{what} hold no batch: a loader of an empty data set, or an iterator read before?"
+        )
+    return found
+
+
+def targets_of(
+    batch: Any, where: str | int | Callable[[Any], Any] | None
+) -> tuple[Any, Path | None]:
+    """The targets of a batch and their path in it; (None, None) where there are none.
+
+    ``where``: a path or a function of the batch; None: the last of a tuple or list of at least two, or
+    what a dict (or dataclass) has under one of `TARGETS`. Raises InputError.
+    """
+    if callable(where):
+        try:
+            return where(batch), None
+        except Exception as error:
+            raise InputError(
+                f"targets can't be taken of a batch ({described(batch)}): {first_line(error)}"
+            ) from error
+    if where is not None:
+        path = parsed(where)
+        try:
+            return at(batch, path), path
+        except KeyError:
+            raise InputError(
+                f"targets={where!r} is not in a batch, which holds {described(batch)}"
+            ) from None
+    if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
+        return (batch[-1], (len(batch) - 1,)) if len(batch) > 1 else (None, None)
+    for key in TARGETS:
+        try:
+            return at(batch, (key,)), (key,)
+        except KeyError:
+            continue
+    return None, None
+
+
+Take = tuple[Tensor | None, Any]
+"""Places of samples among those asked for (None: all of them, in order) and their batch."""
+
+
+@dataclass
+class _Kind:
+    """Samples whose tensors have the same shapes."""
+
+    template: Any
+    tensors: dict[Path, list[Tensor]]
+    stacked: dict[Path, Tensor] = field(default_factory=dict)
+    samples: int = 0
+
+
+class Batches:
+    """Samples (or whole batches) by their number, and batches of any of them as a network takes them.
+
+    A tensor whose first axis is as long as the batch is cut into samples; everything else must be the same
+    in every batch. Samples of different shapes (padded to the longest of their batch) stay as they came:
+    a network never sees two shapes in one batch. ``whole``: a batch is never cut, and counts as one.
+
+    Raises InputError for batches that fit neither way.
+    """
+
+    def __init__(
+        self, batches: list[Any], device: torch.device, *, whole: bool, sizes: list[int] | None
+    ) -> None:
+        self.whole, self.device = whole, device
+        batches = [rebuilt(batch, self._placed) for batch in batches]
+        self.first = batches[0]
+        self.sizes = sizes or [1] * len(batches)
+        self._batches = batches if whole else []
+        self._kinds: list[_Kind] = []
+        self.count = len(batches) if whole else sum(self.sizes)
+        self._check(batches)
+        if not whole:
+            self._cut(batches, self.sizes)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples have different shapes."""
+        return len(self._kinds) > 1
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor that is held."""
+        held = [t for kind in self._kinds for t in kind.stacked.values()]
+        return held + [
+            leaf for batch in self._batches for _, leaf in leaves(batch) if isinstance(leaf, Tensor)
+        ]
+
+    def real_leaves(self) -> list[Path]:
+        """Paths of the samples' own tensors of real numbers."""
+        if self.whole:
+            return []
+        return [p for p, t in self._kinds[0].stacked.items() if t.is_floating_point()]
+
+    def leaf(self, path: Path) -> Tensor:
+        """The tensor (N, …) of all samples at ``path``. Raises KeyError."""
+        return self._kinds[0].stacked[path]
+
+    def take(
+        self,
+        numbers: Tensor,
+        dtype: torch.dtype,
+        put: Mapping[Path, Tensor] | None = None,
+    ) -> Iterator[Take]:
+        """The samples of these ``numbers`` (n,), real tensors in ``dtype``, in as few batches as their
+        shapes allow. ``put``: what stands in the place of some of their tensors."""
+        if self.whole:
+            for place, number in enumerate(numbers.tolist()):
+                where = torch.tensor([place], device=numbers.device)
+                yield where, rebuilt(self._batches[number], lambda _, leaf: _cast(leaf, dtype))
+            return
+        if not self.ragged:
+            yield None, self._batch(self._kinds[0], numbers, dtype, put or {})
+            return
+        kinds = self._kind_of[numbers]
+        for number in kinds.unique().tolist():
+            where = (kinds == number).nonzero().squeeze(1)
+            chosen = {path: tensor[where] for path, tensor in (put or {}).items()}
+            yield (
+                where,
+                self._batch(self._kinds[number], self._place[numbers[where]], dtype, chosen),
+            )
+
+    def _batch(
+        self, kind: _Kind, places: Tensor, dtype: torch.dtype, put: Mapping[Path, Tensor]
+    ) -> Any:
+        def value(path: Path, leaf: Any) -> Any:
+            if path in put:
+                return put[path]
+            if path in kind.stacked:
+                return _cast(kind.stacked[path][places], dtype)
+            return _cast(leaf, dtype)
+
+        return rebuilt(kind.template, value)
+
+    def _placed(self, path: Path, leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf.layout != torch.strided or leaf.is_quantized or leaf.is_meta:
+            raise InputError(
+                f"{named(path) or 'the batch'} must be a dense tensor with values, got {leaf.layout}"
+            )
+        if leaf.is_floating_point() and bool(leaf.isnan().any()):
+            raise InputError(f"{named(path) or 'the batch'} holds NaN values")
+        leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
+        return leaf.to(self.device)
+
+    def _check(self, batches: list[Any]) -> None:
+        expected = [path for path, _ in leaves(batches[0])]
+        for number, batch in enumerate(batches):
+            if [path for path, _ in leaves(batch)] != expected:
+                raise InputError(
+                    f"batch {number} holds other things than batch 0 ({described(batch)}; "
+                    f"{described(batches[0])}): give every batch the same keys"
+                )
+
+    def _cut(self, batches: list[Any], sizes: list[int]) -> None:
+        own = [
+            path
+            for path, _ in leaves(batches[0])
+            if all(
+                isinstance(leaf := at(batch, path), Tensor) and leaf.ndim and len(leaf) == size
+                for batch, size in zip(batches, sizes, strict=True)
+            )
+        ]
+        kinds: dict[Any, _Kind] = {}
+        kind_of: list[int] = []
+        place: list[int] = []
+        for batch, size in zip(batches, sizes, strict=True):
+            held = {path: at(batch, path) for path in own}
+            for path, leaf in leaves(batch):
+                if path not in held and not same(leaf, at(batches[0], path)):
+                    raise InputError(
+                        f"{named(path)} has no entry a sample ({described(leaf)} in a batch of {size}) and "
+                        "differs between the batches: leave it out, or give a loss of the model and the "
+                        "batch, loss=lambda model, batch: …"
+                    )
+            key = tuple((path, tuple(t.shape[1:]), t.dtype) for path, t in held.items())
+            kind = kinds.setdefault(key, _Kind(batch, {path: [] for path in own}))
+            for path, tensor in held.items():
+                kind.tensors[path].append(tensor)
+            number = list(kinds).index(key)
+            kind_of += [number] * size
+            place += range(kind.samples, kind.samples + size)
+            kind.samples += size
+        for kind in kinds.values():
+            kind.stacked = {path: torch.cat(each) for path, each in kind.tensors.items()}
+            kind.tensors = {}
+        self._kinds = list(kinds.values())
+        self._kind_of = torch.tensor(kind_of, device=self.device)
+        self._place = torch.tensor(place, device=self.device)
+
+
+def size_of(batch: Any, targets: Any) -> int | None:
+    """How many samples a batch has: as many as targets, or as all of its tensors agree on; else None."""
+    if isinstance(targets, Tensor) and targets.ndim:
+        return len(targets)
+    lengths = Counter(len(t) for _, t in leaves(batch) if isinstance(t, Tensor) and t.ndim)
+    return next(iter(lengths)) if len(lengths) == 1 else None
+
+
+def _cast(leaf: Any, dtype: torch.dtype) -> Any:
+    """A copy, which a network may write into."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    if leaf.is_floating_point():
+        return leaf.to(dtype, copy=True)
+    return leaf.to(dtype.to_complex()) if leaf.is_complex() else leaf.clone()
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, (Tensor, Mapping)) else shortened(value)

@@ -1,0 +1,579 @@
+"""Batches, a network and a loss fitted to each other: what are targets, and what is a sample's loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sharpbench.batches import TARGETS, Batches, read, size_of, targets_of
+from sharpbench.errors import InputError, first_line, nearest_names
+from sharpbench.formulas.log_softmax import cross_entropy
+from sharpbench.front import Form, Front, tensor_of
+from sharpbench.loss import GivenAsLoss, Task, TokenLoss, ignore_index, is_tensor_like
+from sharpbench.nest import Path, at, described, named, parsed
+from sharpbench.network import own_copy, quiet, refuse_unusual, unwrapped
+
+__all__ = ["Fitted", "Normaliser", "fit"]
+
+Normaliser = Literal["samples", "tokens", "sum"]
+
+_MODEL = frozenset({"model", "net", "network", "module"})
+"""A loss whose first argument has such a name takes model and batch."""
+
+_NO_TARGETS = (
+    "the batches hold no targets: the last entry of a tuple (inputs, targets) is taken, or what a dict has "
+    f"under {', '.join(TARGETS)}; name another with targets='…', write [(x, x)] for an autoencoder, or "
+    "give a loss of the model and the batch, loss=lambda model, batch: …"
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `Subject` is made of: rows (N, 1), or inputs where no ``front`` is needed, and targets.
+
+    ``train``: the first so many rows are the training data, where there are test batches, too.
+    ``factor``: by which the mean over the samples is multiplied.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    train: int
+    loss: Any
+    task: Task | None
+    front: Front | None
+    factor: float
+    said: tuple[str, ...]
+
+
+def fit(
+    model: nn.Module,
+    batches: Any,
+    test: Any = None,
+    *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    loss: Any = None,
+    normaliser: Normaliser | None = None,
+    targets: str | int | Callable[[Any], Any] | None = None,
+    differentiate: str | nn.Module | None = None,
+    task: Task | None = None,
+) -> Fitted:
+    """See `Subject.from_batches`. Raises InputError."""
+    if normaliser not in (None, "samples", "tokens", "sum"):
+        raise InputError(f"unknown normaliser {normaliser!r}: 'samples', 'tokens' or 'sum'")
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, got a {type(model).__name__}")
+    refuse_unusual(model)
+    found = read(batches)
+    parts = [len(found)]
+    if test is not None:
+        found = found + read(test, "the test batches")
+        parts.append(len(found) - parts[0])
+    return _Fit(model, found, parts, forward, loss, normaliser, targets, differentiate, task).made()
+
+
+class _Fit:
+    def __init__(
+        self,
+        model: nn.Module,
+        found: list[Any],
+        parts: list[int],
+        forward: Callable[[nn.Module, Any], Any] | None,
+        loss: Any,
+        normaliser: Normaliser | None,
+        where: str | int | Callable[[Any], Any] | None,
+        differentiate: str | nn.Module | None,
+        task: Task | None,
+    ) -> None:
+        self.model, self.found, self.parts = model, found, parts
+        self.loss, self.normaliser, self.task = loss, normaliser, task
+        self.said: list[str] = []
+        self.copy = own_copy(model)
+        devices = [t.device for t in (*self.copy.parameters(), *self.copy.buffers())]
+        self.device = devices[0] if devices else torch.device("cpu")
+        pairs = [targets_of(batch, where) for batch in found]
+        self.path = pairs[0][1]
+        self.targets = [self._target(target) for target, _ in pairs]
+        self.sizes = [size_of(b, t) for b, t in zip(found, self.targets, strict=True)]
+        self.custom = forward
+        self.forward = forward or _DefaultForward(unwrapped(model), found[0], self.path, where)
+        self.differentiate = differentiate
+
+    def made(self) -> Fitted:
+        if self.loss is not None and (
+            _takes_model(self.loss) or (self.targets[0] is None and callable(self.loss))
+        ):
+            return self._of_model_and_batch()
+        if any(t is None for t in self.targets):
+            raise InputError(_NO_TARGETS)
+        if None in self.sizes:
+            raise InputError(
+                f"how many samples a batch has can't be told: its tensors have different lengths "
+                f"({described(self.found[0])}); give a loss of the model and the batch, "
+                "loss=lambda model, batch: …"
+            )
+        return self._of_outputs()
+
+    # --- a loss of the model and the batch ----------------------------------------------------------
+
+    def _of_model_and_batch(self) -> Fitted:
+        if self.normaliser == "tokens":
+            raise InputError(
+                "normaliser='tokens' needs the tokens' own losses: let the loss of model and batch be a sum "
+                "over the tokens, divide it yourself, and give normaliser='sum'"
+            )
+        known = [size for size in self.sizes if size is not None]
+        sizes = known if len(known) == len(self.sizes) else None
+        whole = sizes is None or not self._by_sample(self.found[0], sizes[0])
+        if whole:
+            self._note("the loss is one value a batch: batches stand where samples stand elsewhere")
+        if whole and sizes is None and len(self.found) > 1 and self.normaliser != "sum":
+            raise InputError(
+                f"how many samples a batch has can't be told ({described(self.found[0])}), so that means "
+                "over batches can't be weighted: give normaliser='sum' and a loss that is a sum, or "
+                "batches whose tensors have one entry a sample"
+            )
+        every = Batches(self.found, self.device, whole=whole, sizes=sizes)
+        weights = self._weights(whole, sizes or [1] * len(self.found))
+        front = Front(every, self.forward, loss=self.loss, weights=weights, **self._varied(every))
+        train = self.parts[0] if whole else sum((sizes or [])[: self.parts[0]])
+        rows = _rows(every)
+        empty = torch.zeros(len(rows), 1, dtype=torch.float64, device=self.device)
+        return Fitted(
+            rows, empty, train, GivenAsLoss(self.loss), "regression", front, 1.0, tuple(self.said)
+        )
+
+    def _by_sample(self, batch: Any, size: int) -> bool:
+        """Whether the loss of model and batch gives one value a sample."""
+        one = Batches([batch], self.device, whole=True, sizes=None)
+        front = Front(one, self.forward, loss=self.loss)
+        rows = torch.zeros(1, 1, dtype=torch.float64, device=self.device)
+        (_, given), *_ = one.take(rows[:, 0].long(), _dtype(self.copy))
+        try:
+            with quiet(self.device), torch.enable_grad():
+                loss = self.loss(self.copy, given)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the loss of model and batch can't be evaluated on a batch ({described(batch)}): "
+                f"{first_line(error)}"
+            ) from error
+        if not is_tensor_like(loss):
+            front._of_batch(self.copy, given)  # says what it returned
+        if loss.numel() == 1:
+            return size == 1 and loss.ndim == 1
+        if loss.shape != (size,):
+            raise InputError(
+                f"the loss of model and batch returned the shape {tuple(loss.shape)} for a batch of {size}; "
+                f"it must be one value, or one a sample, ({size},)"
+            )
+        return True
+
+    def _weights(self, whole: bool, sizes: Sequence[int]) -> Tensor | None:
+        """By which the losses of samples, or of whole batches, are multiplied; None for one each."""
+        weights, start = [], 0
+        for count in self.parts:
+            own = list(sizes[start : start + count])
+            start += count
+            units = count if whole else sum(own)
+            if self.normaliser == "sum":
+                weights += [float(units)] * units
+            elif whole:
+                weights += [units * size / sum(own) for size in own]
+            else:
+                weights += [1.0] * units
+        found = torch.tensor(weights, dtype=torch.float64, device=self.device)
+        return None if bool((found == 1).all()) else found
+
+    # --- outputs and targets ------------------------------------------------------------------------
+
+    def _of_outputs(self) -> Fitted:
+        sizes = [size or 0 for size in self.sizes]
+        for number, (size, target) in enumerate(zip(sizes, self.targets, strict=True)):
+            if target.ndim == 0 or size == 0:
+                raise InputError(f"batch {number} has no sample: {described(self.found[number])}")
+        every = Batches(self.found, self.device, whole=False, sizes=sizes)
+        raw = self._first_outputs(every)
+        outputs = tensor_of(raw, first=True)
+        self._say_which(raw, outputs)
+        first = self.targets[0]
+        if outputs.ndim == 0 or len(outputs) != len(first):
+            raise InputError(
+                f"the network returned the shape {tuple(outputs.shape)} for a batch of {len(first)}: it must "
+                "return one row a sample, (N, …)"
+            )
+        front_form = self._form(outputs, first, raw)
+        shift = self._shift(raw, outputs, first, front_form)
+        train = sum(sizes[: self.parts[0]])
+        if front_form != "as they are":
+            return self._of_tokens(every, front_form, shift, train)
+        return self._of_samples(every, raw, outputs, train)
+
+    def _of_samples(self, every: Batches, raw: Any, outputs: Tensor, train: int) -> Fitted:
+        several = self.normaliser is not None and self.targets[0].ndim > 1
+        loss, factor, task = self.loss, 1.0, self.task
+        if self.normaliser == "sum":
+            self._one_part("'sum'", lambda part: float(sum(len(t) for t in part)))
+            factor = float(train)
+        elif self.normaliser == "tokens" and several:
+            integers = not self.targets[0].is_floating_point()
+            if not integers or loss is None:
+                raise InputError(
+                    "normaliser='tokens' needs one class a token: integer targets (N, T) beside outputs "
+                    f"(N, T, classes); got outputs {_shape(outputs)} and targets "
+                    f"{self.targets[0].dtype} {_shape(self.targets[0])}"
+                )
+        if several and loss is not None and not isinstance(loss, nn.Module):
+            # One of the user's own that may give several values a sample.
+            loss = TokenLoss(self._scale(train, -100), loss, original=loss)
+            factor = 1.0
+            task = task or "regression"
+        targets = torch.cat(self._equal(self.targets))
+        plain = (
+            self.custom is None
+            and self.differentiate is None
+            and not every.ragged
+            and (is_tensor_like(raw) or is_tensor_like(getattr(raw, "logits", None)))
+            and isinstance(self.found[0], (tuple, list))
+            and len(self.found[0]) == 2
+            and self.path == (1,)
+            and isinstance(self.found[0][0], Tensor)
+            and self.found[0][0].is_floating_point()
+        )
+        if plain:
+            return Fitted(
+                every.leaf((0,)), targets, train, loss, task, None, factor, tuple(self.said)
+            )
+        front = Front(every, self.forward, **self._varied(every))
+        return Fitted(_rows(every), targets, train, loss, task, front, factor, tuple(self.said))
+
+    def _of_tokens(self, every: Batches, form: Form, shift: int, train: int) -> Fitted:
+        module = self.loss
+        means = module is not None and getattr(module, "reduction", "none") == "mean"
+        if means and self.normaliser is None:
+            raise InputError(
+                f"{type(module).__name__} gives the mean over tokens: say normaliser='tokens' for that, "
+                "or normaliser='samples' for the sum over a sample's tokens, averaged over the samples"
+            )
+        ignore = -100 if module is None else ignore_index(module)
+        weight = getattr(module, "weight", None)
+        smoothing = float(getattr(module, "label_smoothing", 0.0))
+        flat = [t[:, shift:].flatten(1) for t in self.targets]
+        longest = max(t.shape[1] for t in flat)
+        filler = -100 if ignore is None else ignore
+        padded = [
+            torch.nn.functional.pad(t.long(), (0, longest - t.shape[1]), value=filler) for t in flat
+        ]
+        self.targets = padded
+        targets = torch.cat(padded)
+        if not bool((targets != filler).any()):
+            raise InputError(f"every target is {filler}, which the loss ignores")
+        if shift:
+            self._note(
+                "outputs predict the next token, as the network's own loss does: targets are shifted"
+            )
+        kind = self.normaliser or "samples"
+        over = {
+            "samples": "summed over a sample's tokens, averaged over the samples",
+            "tokens": "averaged over all tokens",
+            "sum": "summed over all tokens",
+        }[kind]
+        self._note(f"cross-entropy of one class a token (or pixel), {over}")
+        scale = self._scale(train, filler, weight)
+        loss = TokenLoss(scale, None, filler, weight, smoothing, module)
+        front = Front(
+            every, self.forward, form=form, tokens=longest, shift=shift, **self._varied(every)
+        )
+        classes = self._classes
+        valid = targets[targets != filler]
+        low, high = int(valid.min()), int(valid.max())
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"the targets hold the class {low if low < 0 else high}, and the network has {classes} "
+                f"outputs a token: class ids must lie in 0 … {classes - 1}"
+            )
+        return Fitted(
+            _rows(every), targets, train, loss, "classification", front, 1.0, tuple(self.said)
+        )
+
+    def _form(self, outputs: Tensor, target: Tensor, raw: Any) -> Form:
+        """Where the classes stand in outputs with one class a token or pixel."""
+        loss = self.loss
+        of_classes = loss is None or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+        integers = not (target.is_floating_point() or target.is_complex())
+        if not of_classes or not integers or target.ndim < 2 or outputs.ndim != target.ndim + 1:
+            return "as they are"
+        if isinstance(loss, nn.NLLLoss):
+            raise InputError(
+                "NLLLoss of tokens takes logarithms of probabilities: let the network return logits and give "
+                "loss=torch.nn.CrossEntropyLoss()"
+            )
+        last = outputs.shape[:-1] == target.shape
+        second = (outputs.shape[0], *outputs.shape[2:]) == tuple(target.shape)
+        if not last and not second:
+            raise InputError(
+                f"outputs {_shape(outputs)} don't fit targets {_shape(target)} with one class a token or "
+                "pixel: outputs must be (N, T, classes), or (N, classes, …) with targets (N, …)"
+            )
+        if last and second and loss is None and is_tensor_like(raw):
+            raise InputError(
+                f"outputs {_shape(outputs)} with targets {_shape(target)} can have their classes on axis 1 "
+                "or on the last: give loss=torch.nn.CrossEntropyLoss() for axis 1, and for the last "
+                "forward=lambda model, batch: model(…).movedim(-1, 1) beside it"
+            )
+        form: Form = (
+            "classes first" if second and (loss is not None or not last) else "tokens first"
+        )
+        self._classes = outputs.shape[-1 if form == "tokens first" else 1]
+        return form
+
+    def _shift(self, raw: Any, outputs: Tensor, target: Tensor, form: Form) -> int:
+        """By how many tokens targets are ahead, which the loss that the network itself returns tells."""
+        own = raw.get("loss") if isinstance(raw, Mapping) else getattr(raw, "loss", None)
+        if self.loss is not None or not isinstance(own, Tensor) or own.ndim:
+            return 0
+        integers = not target.is_floating_point()
+        found: list[tuple[int, float]] = []
+        value = float(own)
+        if integers and form != "as they are":
+            logits = outputs.movedim(-1, 1) if form == "tokens first" else outputs
+            found = [(0, _mean_entropy(logits, target))]
+            if form == "tokens first" and logits.ndim == 3 and logits.shape[2] > 1:
+                found.append((1, _mean_entropy(logits[:, :, :-1], target[:, 1:])))
+        elif integers and target.ndim == 1 and outputs.ndim == 2:
+            found = [(0, _mean_entropy(outputs, target))]
+        for shift, mean in found:
+            if abs(mean - value) <= 1e-3 * max(abs(value), 1e-3):
+                return shift
+        tried = ", ".join(f"{mean:.4g}" for _, mean in found) or "none here"
+        raise InputError(
+            f"the network returns a loss of its own, {value:.4g}, which is not the mean cross-entropy of its "
+            f"outputs and targets ({tried}): give loss=lambda model, batch: model(**batch).loss for "
+            "its own, or loss=torch.nn.… for another"
+        )
+
+    def _first_outputs(self, every: Batches) -> Any:
+        size = self.sizes[0] or 1
+        numbers = torch.arange(size, device=self.device)
+        (_, batch), *_ = every.take(numbers, _dtype(self.copy))
+        try:
+            with quiet(self.device), torch.no_grad():
+                return self.forward(self.copy, batch)
+        except InputError:
+            raise
+        except Exception as error:
+            hint = (
+                "give forward=lambda model, batch: model(…)"
+                if self.custom is None
+                else "forward(model, batch) must give the outputs"
+            )
+            raise InputError(
+                f"the network doesn't run on a batch ({described(self.found[0])}): "
+                f"{first_line(error)}; {hint}"
+            ) from error
+
+    def _say_which(self, raw: Any, outputs: Tensor) -> None:
+        if is_tensor_like(raw):
+            return
+        named_logits = "logits" in raw if isinstance(raw, Mapping) else hasattr(raw, "logits")
+        what = "its logits are" if named_logits else "the first tensor is"
+        self._note(
+            f"the network returns a {type(raw).__name__}: {what} taken for the outputs "
+            f"{_shape(outputs)}"
+        )
+
+    def _scale(self, train: int, ignore: int, weight: Tensor | None = None) -> float:
+        """What a sample's sum over its tokens is multiplied by, as the normaliser says."""
+
+        def tokens(part: Sequence[Tensor]) -> float:
+            if weight is not None:
+                every = torch.cat([t[t != ignore].flatten() for t in part])
+                return float(weight.to(every.device, torch.float64)[every].sum())
+            return float(sum(int((t != ignore).sum()) for t in part))
+
+        if self.normaliser == "sum":
+            self._one_part("'sum'", lambda part: float(sum(len(t) for t in part)))
+            return float(train)
+        if self.normaliser != "tokens":
+            return 1.0
+        self._one_part("'tokens'", lambda part: tokens(part) / sum(len(t) for t in part))
+        count = tokens(self.targets[: self.parts[0]])
+        if not count > 0:
+            raise InputError("no token has a target, or those that have weigh nothing")
+        return train / count
+
+    def _one_part(self, what: str, ratio: Callable[[Sequence[Tensor]], float]) -> None:
+        """Raises InputError where training and test data would have to be scaled differently."""
+        start, found = 0, set()
+        for count in self.parts:
+            found.add(round(ratio(self.targets[start : start + count]), 9))
+            start += count
+        if len(found) > 1:
+            raise InputError(
+                f"normaliser={what} means another factor for the training than for the test data "
+                f"({', '.join(f'{one:g}' for one in sorted(found))}): make a subject of each"
+            )
+
+    def _equal(self, targets: list[Tensor]) -> list[Tensor]:
+        shapes = {tuple(t.shape[1:]) for t in targets}
+        if len(shapes) > 1:
+            raise InputError(
+                "targets have different shapes in different batches "
+                f"({', '.join(map(str, sorted(shapes)))}): pad them to one, or give a loss of the model and "
+                "the batch, loss=lambda model, batch: …"
+            )
+        return targets
+
+    # --- what input metrics differentiate in --------------------------------------------------------
+
+    def _varied(self, every: Batches) -> dict[str, Any]:
+        asked, modules = self.differentiate, dict(self.copy.named_modules())
+        if asked is None:
+            real = [p for p in every.real_leaves() if p != self.path]
+            if len(real) == 1 and "mask" not in named(real[0]):
+                return {"varied": real[0]}
+            held = described(self.found[0])
+            what = (
+                "no tensor of the batches holds real numbers"
+                if not real
+                else f"several tensors of the batches are real ({', '.join(map(named, real))})"
+                if len(real) > 1
+                else f"the one real tensor of the batches is {named(real[0])}"
+            )
+            where = self._embedding() or "embedding"
+            return {
+                "no_points": f"what to differentiate in isn't said: {what} ({held}); give "
+                f"differentiate={where!r}, the name of another part whose output it should be, or of a "
+                "tensor of the batch"
+            }
+        if isinstance(asked, nn.Module):
+            inner = unwrapped(self.model)
+            name = next((n for n, m in inner.named_modules() if m is asked), None)
+            if not name:
+                raise InputError(
+                    f"differentiate is a {type(asked).__name__} that is no part of the network"
+                )
+            return {"varied": name}
+        path = parsed(asked)
+        try:
+            leaf = None if every.whole else at(every.first, path)
+        except KeyError:
+            leaf = None
+        if isinstance(leaf, Tensor):
+            found = next((p for p in every.real_leaves() if named(p) == named(path)), None)
+            if found is None:
+                raise InputError(
+                    f"differentiate={asked!r} names {described(leaf)} of the batch, which is not real "
+                    "with one entry a sample: name a part of the network, e.g. "
+                    f"{self._embedding() or 'embedding'!r}"
+                )
+            if every.ragged:
+                raise InputError(
+                    f"differentiate={asked!r}: samples have different shapes, and directions must have one: "
+                    "pad all batches to one length"
+                )
+            return {"varied": found}
+        if asked == "inputs_embeds" and (embedding := self._embedding()):
+            return {"varied": embedding}
+        if asked in modules and asked:
+            return {"varied": asked}
+        known = [*(named(p) for p in every.real_leaves()), *(n for n in modules if n)]
+        raise InputError(
+            f"differentiate={asked!r} is neither a tensor of the batch nor a part of the network. "
+            f"{nearest_names(str(asked), known)}"
+        )
+
+    def _embedding(self) -> str | None:
+        """The name of the layer that embeds token ids."""
+        get = getattr(self.copy, "get_input_embeddings", None)
+        try:
+            layer = get() if callable(get) else None
+        except Exception:
+            layer = None
+        for name, module in self.copy.named_modules():
+            if module is layer or (layer is None and isinstance(module, nn.Embedding)):
+                return name or None
+        return None
+
+    def _target(self, target: Any) -> Any:
+        if target is None:
+            return None
+        if not isinstance(target, Tensor):
+            try:
+                target = torch.as_tensor(target)
+            except Exception as error:
+                raise InputError(
+                    f"targets must be tensors, got {described(target)}: {first_line(error)}"
+                ) from None
+        return target.detach().to(self.device)
+
+    def _note(self, text: str) -> None:
+        if text not in self.said:
+            self.said.append(text)
+
+
+class _DefaultForward:
+    """``model(**batch)`` or ``model(*batch)``, without the targets where the network takes none."""
+
+    def __init__(self, model: nn.Module, batch: Any, target: Path | None, where: Any) -> None:
+        self.without: Path | None = target
+        if target is not None and len(target) == 1 and isinstance(batch, Mapping):
+            try:
+                accepted = inspect.signature(model.forward).parameters.values()
+            except (TypeError, ValueError):
+                accepted = {}.values()
+            names = {p.name for p in accepted}
+            if str(target[0]) in names or any(p.kind is p.VAR_KEYWORD for p in accepted):
+                self.without = None
+
+    def __call__(self, model: nn.Module, batch: Any) -> Any:
+        leave = self.without[0] if self.without is not None and len(self.without) == 1 else None
+        if isinstance(batch, Mapping):
+            return model(**{str(k): batch[k] for k in batch if str(k) != str(leave)})
+        if isinstance(batch, (tuple, list)):
+            fields = getattr(batch, "_fields", range(len(batch)))
+            rest = [x for k, x in zip(fields, batch, strict=True) if str(k) != str(leave)]
+            if len(rest) == 1 and isinstance(rest[0], Mapping):
+                return model(**rest[0])
+            if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+                return model(*rest[0])
+            return model(*rest)
+        return model(batch)
+
+
+def _takes_model(loss: Any) -> bool:
+    """Whether the loss is one of model and batch, by the name of its first argument."""
+    if isinstance(loss, nn.Module):
+        return False
+    try:
+        names = list(inspect.signature(loss).parameters)
+    except (TypeError, ValueError):
+        return False
+    return bool(names) and names[0] in _MODEL
+
+
+def _mean_entropy(logits: Tensor, targets: Tensor) -> float:
+    return float(cross_entropy(logits.double(), targets.long()))
+
+
+def _rows(every: Batches) -> Tensor:
+    if every.count >= 1 << 24:
+        raise InputError(f"{every.count:,} samples are more than can be numbered in float32")
+    return torch.arange(every.count, dtype=torch.float64, device=every.device).unsqueeze(1)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor.dtype.to_real()
+    return torch.get_default_dtype()
+
+
+def _shape(tensor: Tensor) -> str:
+    rest = ", ".join(map(str, tensor.shape[1:]))
+    return f"(N, {rest})" if rest else "(N,)"

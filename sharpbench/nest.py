@@ -1,0 +1,116 @@
+"""Nests of dicts, tuples, lists, dataclasses and what stands in them, as batches of data are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Key", "Path", "at", "described", "leaves", "named", "parsed", "rebuilt", "same"]
+
+Key = str | int
+Path = tuple[Key, ...]
+"""Keys of dicts, names of fields and numbers of tuples, from the outside in."""
+
+
+def leaves(nest: Any, above: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Everything in a nest that is no container, an array as the tensor of its numbers, with its path."""
+    inside = _parts(nest)
+    if inside is None:
+        yield above, _as_tensor(nest)
+        return
+    for key, part in inside:
+        yield from leaves(part, (*above, key))
+
+
+def rebuilt(nest: Any, value: Callable[[Path, Any], Any], above: Path = ()) -> Any:
+    """A nest of the same kind whose leaves are ``value(path, leaf)``."""
+    inside = _parts(nest)
+    if inside is None:
+        return value(above, _as_tensor(nest))
+    parts = [(key, rebuilt(part, value, (*above, key))) for key, part in inside]
+    if isinstance(nest, Mapping):
+        fresh: Any = copy.copy(nest) if hasattr(nest, "__setitem__") else dict(nest)
+        for (given, _), (_, part) in zip(nest.items(), parts, strict=True):
+            fresh[given] = part
+        return fresh
+    if isinstance(nest, tuple):
+        every = [part for _, part in parts]
+        return type(nest)(*every) if hasattr(nest, "_fields") else tuple(every)
+    if isinstance(nest, list):
+        return [part for _, part in parts]
+    fresh = copy.copy(nest)
+    for key, part in parts:
+        object.__setattr__(fresh, str(key), part)
+    return fresh
+
+
+def at(nest: Any, path: Path) -> Any:
+    """What stands at ``path``, be it a leaf or a part. Raises KeyError where nothing does."""
+    for key in path:
+        found = [part for k, part in _parts(nest) or () if str(k) == str(key)]
+        if not found:
+            raise KeyError(key)
+        nest = found[0]
+    return nest
+
+
+def parsed(path: str | int | Path) -> Path:
+    """``"text.input_ids"`` as keys."""
+    if isinstance(path, tuple):
+        return path
+    return tuple(path.split(".")) if isinstance(path, str) else (path,)
+
+
+def named(path: Path) -> str:
+    """A path as a user writes it."""
+    return ".".join(map(str, path))
+
+
+def described(nest: Any) -> str:
+    """Paths, types and shapes of a nest in a few words, for an error."""
+    found = []
+    for path, leaf in leaves(nest):
+        name = f"{named(path)} " if path else ""
+        if isinstance(leaf, Tensor):
+            kind = str(leaf.dtype).removeprefix("torch.")
+            found.append(f"{name}{kind} {tuple(leaf.shape)}")
+        else:
+            found.append(f"{name}{type(leaf).__name__}")
+    return (
+        ", ".join(found[:8]) + (", …" if len(found) > 8 else "")
+        or f"an empty {type(nest).__name__}"
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two leaves hold the same."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+    try:
+        return bool(one == other)
+    except Exception:
+        return one is other
+
+
+def _parts(nest: Any) -> list[tuple[Key, Any]] | None:
+    """What a container holds; None for a leaf."""
+    if isinstance(nest, Mapping):
+        return [(key if isinstance(key, int) else str(key), nest[key]) for key in nest]
+    if isinstance(nest, (list, tuple)):
+        fields = getattr(nest, "_fields", range(len(nest)))
+        return list(zip(fields, nest, strict=True))
+    if dataclasses.is_dataclass(nest) and not isinstance(nest, type):
+        return [(field.name, getattr(nest, field.name)) for field in dataclasses.fields(nest)]
+    return None
+
+
+def _as_tensor(leaf: Any) -> Any:
+    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype != object:
+        return torch.as_tensor(leaf)
+    return leaf

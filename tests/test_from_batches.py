@@ -1,0 +1,579 @@
+"""Networks on batches of any form, against dense Hessians of the loss as a user writes it, in float64."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+from collections import UserDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader, TensorDataset
+
+import sharpbench as sb
+from sharpbench.errors import InputError, MetricUnsupported
+from sharpbench.subject import Subject
+
+FAST = {"tolerance": 1e-7, "max_products": 400}
+
+
+def dense(model, total):
+    """The Hessian of ``total(model)`` in the trainable parameters, column by column by torch alone."""
+    model = copy.deepcopy(model).double().eval()
+    free = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
+
+    def call(*args, **kwargs):
+        return functional_call(model, free, args, kwargs)
+
+    gradient = torch.autograd.grad(total(call), list(free.values()), create_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in gradient])
+    rows = [
+        torch.autograd.grad(g, list(free.values()), retain_graph=True, materialize_grads=True)
+        for g in flat
+    ]
+    return torch.stack([torch.cat([p.reshape(-1) for p in row]) for row in rows])
+
+
+def check(subject, hessian, *, metrics=("eigenvalue", "trace", "frobenius")):
+    largest = float(torch.linalg.eigvalsh(hessian)[-1])
+    found = sb.measure(subject, "hessian_top_eigenvalue", **FAST)
+    assert found.value == pytest.approx(largest, rel=1e-5)
+    if "trace" in metrics:
+        exact = sb.measure(subject, "hessian_trace", method="unit_vectors", max_probes=4000)
+        assert exact.value == pytest.approx(float(hessian.trace()), rel=1e-8, abs=1e-12)
+    if "frobenius" in metrics:
+        found = sb.measure(subject, "hessian_frobenius_norm", tolerance=0.1)
+        assert abs(found.value - float(hessian.norm())) <= 5 * found.standard_error
+
+
+def seeded(build):
+    torch.manual_seed(3)
+    return build()
+
+
+def ids(*shape, high=9):
+    return torch.randint(1, high, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def reals(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+class Encoder(nn.Module):
+    """Embedded tokens, a mask, mean pooling; its result stands under ``logits``."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4)
+        self.body = nn.Linear(4, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = torch.tanh(self.body(self.embedding(input_ids)))
+        kept = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * kept).sum(1) / kept.sum(1)
+        return {"logits": self.head(pooled), "hidden": hidden}
+
+
+def encoder_batches():
+    """Three batches of 4, 3 and 1 sentences, padded to different lengths."""
+    found = []
+    for n, length in ((4, 5), (3, 7), (1, 5)):
+        mask = (torch.arange(length) < torch.arange(2, 2 + n).unsqueeze(1)).long()
+        found.append(
+            {"input_ids": ids(n, length), "attention_mask": mask, "labels": torch.arange(n) % 3}
+        )
+    return found
+
+
+def encoder_loss(model, batches):
+    losses = [
+        F.cross_entropy(
+            model(input_ids=b["input_ids"], attention_mask=b["attention_mask"])["logits"],
+            b["labels"],
+            reduction="sum",
+        )
+        for b in batches
+    ]
+    return sum(losses) / sum(len(b["labels"]) for b in batches)
+
+
+def test_dicts_of_tokens_padded_to_different_lengths():
+    model, batches = seeded(Encoder), encoder_batches()
+    subject = Subject.from_batches(model, batches)
+    assert subject.task == "classification"
+    assert "logits" in subject.said[0]
+    hessian = dense(model, lambda call: encoder_loss(call, batches))
+    check(subject, hessian)
+    chunked = sb.measure(subject, "hessian_trace", method="unit_vectors", memory_budget=1 << 20)
+    assert chunked.value == pytest.approx(float(hessian.trace()), rel=1e-8)
+
+
+@dataclasses.dataclass
+class Pair:
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+
+Named = collections.namedtuple("Named", ["input_ids", "attention_mask", "labels"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda b: UserDict(b),
+        lambda b: ({k: b[k] for k in ("input_ids", "attention_mask")}, b["labels"]),
+        lambda b: [(b["input_ids"], b["attention_mask"]), b["labels"]],
+        lambda b: (b["input_ids"], b["attention_mask"], b["labels"]),
+        lambda b: Named(**b),
+        lambda b: {k: v.numpy() for k, v in b.items()},
+    ],
+)
+def test_every_form_of_a_batch_is_the_same_subject(form):
+    model, batches = seeded(Encoder), encoder_batches()
+    plain = Subject.from_batches(model, batches)
+    other = Subject.from_batches(model, [form(b) for b in batches])
+    one, two = (sb.measure(s, "hessian_top_eigenvalue", **FAST).value for s in (plain, other))
+    assert one == two
+
+
+def test_a_dataclass_and_a_function_of_the_batch():
+    model, batches = seeded(Encoder), encoder_batches()
+    subject = Subject.from_batches(
+        model,
+        lambda: (Pair(**b) for b in batches),
+        forward=lambda model, b: model(b.input_ids, b.attention_mask)["logits"],
+        targets=lambda b: b.labels,
+    )
+    plain = Subject.from_batches(model, batches)
+    one, two = (sb.measure(s, "hessian_trace").value for s in (plain, subject))
+    assert one == pytest.approx(two, rel=1e-12)
+
+
+def test_one_batch_of_tensors_is_the_plain_subject():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
+    x, y = reals(10, 4), torch.arange(10) % 3
+    plain = Subject(model, x, y)
+    batched = Subject.from_batches(model, [(x[:7], y[:7]), (x[7:], y[7:])])
+    assert batched.front is None
+    for metric in ("hessian_trace", "sam_sharpness", "curvature_rate", "margin"):
+        assert sb.measure(plain, metric).value == sb.measure(batched, metric).value
+    loader = DataLoader(TensorDataset(x, y), batch_size=3, shuffle=True)
+    shuffled = Subject.from_batches(model, loader)
+    one, two = (sb.measure(s, "hessian_trace").value for s in (plain, shuffled))
+    assert one == pytest.approx(two, rel=1e-12)
+
+
+# --- one class a token or a pixel ---------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 3)
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.embedding(tokens))[0])
+
+
+def tagged():
+    """Batches of two lengths; every third token, and all after a sentence's end, are ignored."""
+    found = []
+    for n, length in ((3, 5), (2, 6)):
+        tags = ids(n, length + 1, high=4)[:, :length].clone()
+        tags[:, ::3] = -100
+        found.append((ids(n, length), tags))
+    return found
+
+
+@pytest.mark.parametrize("normaliser", ["samples", "tokens", "sum"])
+def test_an_lstm_tagger_by_each_normaliser(normaliser):
+    model, batches = seeded(Tagger), tagged()
+    divided = {
+        "samples": sum(len(y) for _, y in batches),
+        "tokens": sum(int((y != -100).sum()) for _, y in batches),
+        "sum": 1,
+    }[normaliser]
+
+    def total(call):
+        each = [F.cross_entropy(call(x).movedim(-1, 1), y, reduction="sum") for x, y in batches]
+        return sum(each) / divided
+
+    subject = Subject.from_batches(model, batches, normaliser=normaliser)
+    hessian = dense(model, total)
+    check(subject, hessian, metrics=("trace",))
+    rate = sb.measure(
+        subject, "sam_sharpness", case="average", rho=1e-3, draws=40, m="all"
+    )  # ½ρ² tr H/P
+    expected = 0.5 * 1e-6 * float(hessian.trace()) / len(hessian)
+    assert abs(rate.value - expected) <= 5 * rate.standard_error + 1e-3 * abs(expected)
+
+
+def test_margins_and_confidences_are_those_of_the_tokens_that_count():
+    model, batches = seeded(Tagger), tagged()
+    subject = Subject.from_batches(model, batches)
+    with torch.no_grad():
+        double = copy.deepcopy(model).double().eval()
+        lines = torch.cat([double(x)[y != -100] for x, y in batches])
+        tags = torch.cat([y[y != -100] for _, y in batches])
+    own = lines.gather(1, tags.unsqueeze(1)).squeeze(1)
+    others = lines.scatter(1, tags.unsqueeze(1), -torch.inf).max(1).values
+    assert sb.measure(subject, "margin").value == pytest.approx(float((own - others).mean()))
+    confident = lines.softmax(1).max(1).values.mean()
+    found = sb.measure(subject, "mean_confidence")
+    assert found.value == pytest.approx(float(confident))
+    assert found.samples == 5
+    norms = sb.measure(subject, "logit_norm").value
+    assert norms == pytest.approx(float(lines.norm(dim=1).mean()))
+
+
+def test_a_loss_module_on_tokens_needs_a_word_on_its_mean():
+    model, batches = seeded(Tagger), tagged()
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5, 3.0]), label_smoothing=0.0)
+    with pytest.raises(InputError, match="normaliser='tokens'"):
+        Subject.from_batches(model, batches, loss=loss)
+    subject = Subject.from_batches(model, batches[:1], loss=loss, normaliser="tokens")
+    x, y = batches[0]
+    weighted = copy.deepcopy(loss).double()
+    hessian = dense(model, lambda call: weighted(call(x).movedim(-1, 1), y))
+    check(subject, hessian, metrics=("trace",))
+
+
+def test_a_segmenting_network_has_a_class_a_pixel():
+    def build():
+        return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 3, 1))
+
+    model = seeded(build)
+    x, y = reals(3, 1, 4, 4), ids(3, 4, 4, high=3)
+    y[0, 0] = 255
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    subject = Subject.from_batches(model, [(x, y)], loss=loss, normaliser="tokens")
+    hessian = dense(model, lambda call: loss(call(x.double()), y))
+    check(subject, hessian)
+    rate = sb.measure(subject, "input_gradient_change")
+    assert (
+        rate.value > 0
+    )  # the images are real: metrics of the input have something to differentiate in
+
+
+# --- other tasks --------------------------------------------------------------------------------------
+
+
+def test_several_labels_a_sample():
+    model = seeded(
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 3))
+    )
+    x, y = reals(6, 1, 4, 4), (reals(6, 3) > 0).float()
+    with pytest.raises(InputError, match="BCEWithLogitsLoss"):
+        Subject.from_batches(model, [(x, y)])
+    subject = Subject.from_batches(
+        model, [(x[:4], y[:4]), (x[4:], y[4:])], loss=nn.BCEWithLogitsLoss()
+    )
+    bce = F.binary_cross_entropy_with_logits
+    check(subject, dense(model, lambda call: bce(call(x.double()), y.double())))
+
+
+class OneLogit(nn.Module):
+    """A yes-or-no classifier of sentences whose output is (N,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 1)
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens)).mean(1)).squeeze(-1)
+
+
+@pytest.mark.parametrize("targets", [torch.arange(5) % 2, (torch.arange(5) % 2).float()])
+def test_a_classifier_with_one_logit(targets):
+    model, x = seeded(OneLogit), ids(5, 4)
+    subject = Subject.from_batches(model, [(x, targets)], loss=nn.BCEWithLogitsLoss())
+    bce = F.binary_cross_entropy_with_logits
+    check(subject, dense(model, lambda call: bce(call(x), targets.double())))
+    own = Subject.from_batches(
+        model,
+        [(x, targets.float())],
+        loss=lambda z, t: F.binary_cross_entropy_with_logits(z, t, reduction="none"),
+        task="regression",
+    )
+    one, two = (sb.measure(s, "hessian_trace").value for s in (subject, own))
+    assert one == pytest.approx(two)
+
+
+def test_an_autoencoder():
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 2), nn.Softplus(), nn.Linear(2, 4)))
+    x = reals(7, 4)
+    with pytest.raises(InputError, match=r"\[\(x, x\)\]"):
+        Subject.from_batches(model, [x])
+    subject = Subject.from_batches(model, [(x, x)], loss=nn.MSELoss())
+    check(subject, dense(model, lambda call: F.mse_loss(call(x.double()), x.double())))
+
+
+def pinn_loss(model, batch):
+    """u'' = −u inside, u = 1 at the ends, by torch.autograd.grad within the loss."""
+    x = batch["inside"].clone().requires_grad_()
+    u = model(x)
+    (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+    return (bend + u).square().mean() + (model(batch["ends"]) - 1).square().mean()
+
+
+def test_a_network_of_physics_with_a_loss_of_model_and_batch():
+    model = seeded(lambda: nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1)))
+    batch = {"inside": reals(8, 1), "ends": torch.tensor([[0.0], [1.0]])}
+    subject = Subject.from_batches(model, [batch], loss=pinn_loss)
+    assert "one value a batch" in subject.said[0]
+    given = {k: v.double() for k, v in batch.items()}
+    hessian = dense(model, lambda call: pinn_loss(call, given))
+    check(subject, hessian)
+    auto = sb.measure(subject, "hessian_trace")
+    assert auto.value == pytest.approx(float(hessian.trace()), rel=1e-8)
+    assert sb.measure(subject, "sam_sharpness").value > 0
+    for metric in ("gauss_newton_trace", "fisher_rao_norm", "margin", "logit_norm"):
+        with pytest.raises(MetricUnsupported, match="model and batch"):
+            sb.measure(subject, metric)
+    with pytest.raises(MetricUnsupported, match="differentiate"):
+        sb.measure(subject, "curvature_rate")
+
+
+def test_losses_of_batches_weigh_by_their_samples():
+    model = seeded(lambda: nn.Linear(3, 2))
+    x, y = reals(7, 3), torch.arange(7) % 2
+    batches = [{"x": x[:5], "y": y[:5]}, {"x": x[5:], "y": y[5:]}]
+    subject = Subject.from_batches(
+        model, batches, loss=lambda model, b: F.cross_entropy(model(b["x"]), b["y"])
+    )
+    hessian = dense(model, lambda call: F.cross_entropy(call(x.double()), y))
+    check(subject, hessian, metrics=("trace",))
+    each = Subject.from_batches(
+        model,
+        batches,
+        loss=lambda model, b: F.cross_entropy(model(b["x"]), b["y"], reduction="none"),
+        normaliser="sum",
+    )
+    check(each, 7 * hessian, metrics=("trace",))
+
+
+class Recogniser(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(2, 4, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, frames):
+        return self.head(self.rnn(frames)[0]).log_softmax(-1)
+
+
+def test_a_recogniser_with_ctc_says_that_torch_has_no_second_derivative():
+    model = seeded(Recogniser)
+    batch = {"frames": reals(3, 6, 2), "labels": torch.tensor([[1, 2], [2, 1], [1, 1]])}
+
+    def ctc(model, b):
+        lengths = torch.full((len(b["labels"]),), 6)
+        sizes = torch.full((len(b["labels"]),), 2)
+        z = model(b["frames"]).transpose(0, 1)
+        return F.ctc_loss(z, b["labels"], lengths, sizes, reduction="none")
+
+    subject = Subject.from_batches(model, [batch], loss=ctc)
+    assert sb.measure(subject, "sam_sharpness", m="all").value > 0
+    with pytest.raises(sb.MetricFailed, match=r"twice differentiable|ctc"):
+        sb.measure(subject, "hessian_trace")
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a trainable change of rank one."""
+
+    def __init__(self):
+        super().__init__()
+        self.base = Encoder()
+        for parameter in self.base.parameters():
+            parameter.requires_grad_(False)
+        self.a, self.b = nn.Parameter(reals(4, 1)), nn.Parameter(reals(1, 5))
+
+    def forward(self, input_ids, attention_mask):
+        embedded = self.base.embedding(input_ids)
+        hidden = torch.tanh(self.base.body(embedded) + embedded @ self.a @ self.b)
+        return self.base.head(hidden.mean(1))
+
+
+def test_an_adapted_encoder_has_the_parameters_that_it_trains():
+    model, batches = seeded(Adapted), encoder_batches()[:1]
+    subject = Subject.from_batches(model, batches)
+
+    def total(call):
+        b = batches[0]
+        return F.cross_entropy(call(b["input_ids"], b["attention_mask"]), b["labels"])
+
+    hessian = dense(model, total)
+    assert len(hessian) == 9
+    check(subject, hessian)
+
+
+# --- in the input -------------------------------------------------------------------------------------
+
+
+def test_metrics_of_the_input_differentiate_in_what_is_named():
+    model, batches = seeded(Encoder), encoder_batches()[:1]
+    silent = Subject.from_batches(model, batches)
+    with pytest.raises(MetricUnsupported, match="differentiate='embedding'"):
+        sb.measure(silent, "curvature_rate")
+    named = Subject.from_batches(model, batches, differentiate="embedding")
+
+    class Behind(nn.Module):
+        """The same from the embedded tokens on, the mask packed beside them by hand."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            kept = batches[0]["attention_mask"].unsqueeze(-1).to(x.dtype)
+            kept = kept[: len(x)] if len(x) <= 4 else kept
+            hidden = torch.tanh(self.inner.body(x))
+            return self.inner.head((hidden * kept).sum(1) / kept.sum(1))
+
+    assert named.front is not None
+    view = named.at_inputs(torch.float64)
+    x, context = view.of(named.inputs, named.targets)
+    assert x.shape == (4, 5, 4)
+    free = x.clone().requires_grad_()
+    losses = named.losses(view(free, context), view.targets(context))
+    (gradient,) = torch.autograd.grad(losses.sum(), free)
+    double = Behind().double()
+    twin = x.clone().requires_grad_()
+    expected = F.cross_entropy(double(twin), batches[0]["labels"], reduction="sum")
+    (theirs,) = torch.autograd.grad(expected, twin)
+    assert torch.allclose(gradient, theirs, atol=1e-12)
+    rate = sb.measure(named, "curvature_rate", samples="all")
+    jacobian = sb.measure(named, "input_jacobian_norm", output="logits")
+    rows = [
+        torch.autograd.grad(double(twin)[i, c], twin)[0][i].square().sum()
+        for i in range(4)
+        for c in range(3)
+    ]
+    norms = torch.stack(rows).view(4, 3).sum(1).sqrt()
+    assert jacobian.value == pytest.approx(float(norms.mean()))
+    assert rate.details["checks"]["coefficient 0"] < 1e-10
+    curved = sb.measure(named, "input_curvature")
+    blocks = []
+    for i in range(4):
+        at = x[i : i + 1].clone()
+
+        def loss(flat, i=i):
+            view_at = view(flat.view(1, 5, 4), context[i : i + 1])
+            return named.losses(view_at, batches[0]["labels"][i : i + 1]).sum()
+
+        h = torch.autograd.functional.hessian(loss, at.flatten())
+        g = gradient[i].norm()
+        blocks.append(float(torch.linalg.eigvalsh(h).abs().max() / (g + 1e-6)))
+    assert curved.value == pytest.approx(sum(blocks) / 4, rel=1e-3)
+
+
+def test_a_real_tensor_of_the_batch_among_others():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, pixels, scale, steps):
+            return self.head(torch.tanh(pixels) * scale) / steps.unsqueeze(1)
+
+    model = seeded(Two)
+    x, y = reals(4, 3), torch.arange(4) % 2
+    scale, steps = 1 + reals(4, 3).abs(), torch.arange(1, 5)
+    batch = {"pixels": x, "scale": scale, "steps": steps, "labels": y}
+    with pytest.raises(MetricUnsupported, match=r"pixels, scale"):
+        sb.measure(Subject.from_batches(model, [batch]), "curvature_rate")
+    subject = Subject.from_batches(model, [batch], differentiate="pixels")
+    found = sb.measure(subject, "input_jacobian_norm", output="logits")
+    weight = model.head.weight.detach().double()
+    slope = (1 - torch.tanh(x.double()) ** 2) * scale.double()
+    jacobians = weight.unsqueeze(0) * slope.unsqueeze(1) / steps.view(-1, 1, 1)
+    assert found.value == pytest.approx(float(jacobians.flatten(1).norm(dim=1).mean()))
+
+
+# --- what bad input gets ------------------------------------------------------------------------------
+
+
+X, Y = reals(4, 3), torch.arange(4) % 2
+
+
+@pytest.mark.parametrize(
+    ("batches", "options", "message"),
+    [
+        ([], {}, "hold no batch"),
+        (X, {}, r"write \[batch\]"),
+        ((X, Y), {}, r"\[\(inputs, targets\)\]"),
+        ({"x": X}, {}, r"write \[batch\]"),
+        (3, {}, "must be a list of batches"),
+        ([{"x": X}], {}, "hold no targets"),
+        ([{"x": X, "labels": Y}], {}, "doesn't run on a batch .*x float32.*forward=lambda"),
+        ([{"input": X, "labels": Y}, {"labels": Y}], {}, "batch 1 holds other things"),
+        ([(X, Y)], {"targets": "labels"}, "is not in a batch"),
+        ([(X, Y)], {"normaliser": "token"}, "unknown normaliser"),
+        ([(X, X)], {"normaliser": "tokens"}, "needs one class a token"),
+        ([(X, Y)], {"differentiate": "wieght"}, "neither a tensor of the batch nor a part"),
+        ([(X.long(), Y)], {}, "doesn't run on a batch"),
+        ([(X * torch.nan, Y)], {}, "NaN"),
+        ([(X, Y)], {"forward": lambda model, b: 3}, "returned a int"),
+        ([(X, Y)], {"splits": {"validation": [(X, Y)]}}, "splits must be"),
+        ([(X, Y)], {"loss": lambda model, b: 3.0}, "returned a float"),
+    ],
+)
+def test_a_refusal_names_what_was_found_and_what_to_write(batches, options, message):
+    with pytest.raises(InputError, match=message):
+        Subject.from_batches(nn.Linear(3, 2), batches, **options)
+
+
+def test_what_cannot_be_differentiated_is_refused_by_name():
+    lazy = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(InputError, match="lazy"):
+        Subject.from_batches(lazy, [(X, Y)])
+    with pytest.raises(InputError, match="meta"):
+        Subject.from_batches(nn.Linear(3, 2, device="meta"), [(X, Y)])
+    quantised = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 2)), {nn.Linear})
+    for build in (Subject.from_batches, lambda m, b: Subject(m, *b[0])):
+        with pytest.raises(InputError, match="quantised"):
+            build(quantised, [(X, Y)])
+    closed = nn.Linear(3, 2)
+    with pytest.raises(InputError, match="another way"):
+        Subject.from_batches(closed, [{"x": X, "y": Y}], forward=lambda model, b: closed(b["x"]))
+
+
+def test_a_compiled_network_and_one_in_data_parallel_are_taken_off_their_wrappers():
+    model = seeded(Encoder)
+    expected = sb.measure(Subject.from_batches(model, encoder_batches()), "hessian_trace").value
+    for wrapped in (torch.compile(model), nn.DataParallel(model)):
+        subject = Subject.from_batches(wrapped, encoder_batches())
+        assert sb.measure(subject, "hessian_trace").value == expected
+
+
+def test_training_and_test_batches():
+    model, batches = seeded(Encoder), encoder_batches()
+    subject = Subject.from_batches(model, batches[:1], splits={"test": batches[1:]})
+    train = Subject.from_batches(model, batches[:1])
+    test = Subject.from_batches(model, batches[1:])
+    for metric in ("hessian_trace", "sam_sharpness"):
+        assert sb.measure(subject, metric).value == sb.measure(train, metric).value
+    assert sb.measure(subject, "margin").value == pytest.approx(sb.measure(test, "margin").value)
+
+
+def test_the_network_and_the_batches_stay_as_they_are():
+    model, batches = seeded(Encoder), encoder_batches()
+    before = copy.deepcopy((model.state_dict(), batches))
+    model.train()
+    subject = Subject.from_batches(model, batches)
+    sb.measure(subject, "hessian_trace")
+    assert model.training
+    assert type(model) is Encoder
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[0][name])
+    for batch, old in zip(batches, before[1], strict=True):
+        assert all(torch.equal(batch[k], old[k]) for k in batch)
