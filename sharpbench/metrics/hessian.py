@@ -207,7 +207,7 @@ class HessianTrace(ProbeBudget, _TraceMethod):
     name = "hessian_trace"
     title = "Hessian trace"
     unit = "[loss]/[weight]²"
-    version = 7
+    version = 8
     reference = (
         "Hutchinson (1990); arXiv:2010.09649; arXiv:2301.07825; arXiv:1912.07145 (PyHessian)"
     )

@@ -319,6 +319,8 @@ def _refuse_lost_parameters(
             found.sum(), parameters, allow_unused=True, retain_graph=True
         )
         lost = [p for p, g in zip(parameters, gradients, strict=True) if g is None]
+    if not lost:
+        return
     with suppress(RuntimeError):  # what the plain network doesn't train either isn't lost
         plain = torch.autograd.grad(
             function(points.clone()).sum(), lost, allow_unused=True, materialize_grads=False
