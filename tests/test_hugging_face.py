@@ -1,0 +1,195 @@
+"""Hugging Face networks from their configurations, without any download, against dense Hessians."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader
+
+import sharpbench as sb
+from sharpbench.errors import InputError
+from sharpbench.subject import Subject
+
+try:
+    # torchvision's compiled operators lack beside a CPU torch; transformers imports it where it is there.
+    _declared = torch.library.Library("torchvision", "DEF")
+    for _name in ("nms", "qnms"):
+        _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+except RuntimeError:  # they are there
+    _declared = None
+try:
+    import transformers
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        GPT2Config,
+        GPT2LMHeadModel,
+    )
+except Exception as error:
+    pytest.skip(
+        f"transformers can't be imported ({error}): pip install 'sharpbench[test-hf]'",
+        allow_module_level=True,
+    )
+
+SMALL = {
+    "vocab_size": 12,
+    "hidden_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 4,
+    "max_position_embeddings": 6,
+    "num_labels": 3,
+}
+
+
+def tokens(n: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(n + length)
+    return torch.randint(1, 12, (n, length), generator=generator)
+
+
+def dense(model, batches, weight):
+    """The Hessian of the sum of ``weight(batch)`` times the loss that the network returns itself."""
+    model = copy.deepcopy(model).double().eval()
+    free = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
+    with sdpa_kernel(SDPBackend.MATH):
+        total = sum(weight(b) * functional_call(model, free, (), dict(b)).loss for b in batches)
+        first = torch.autograd.grad(total, list(free.values()), create_graph=True)
+        flat = torch.cat([g.reshape(-1) for g in first])
+        rows = [
+            torch.autograd.grad(g, list(free.values()), retain_graph=True, materialize_grads=True)
+            for g in flat
+        ]
+    return torch.stack([torch.cat([p.reshape(-1) for p in row]) for row in rows])
+
+
+def check(subject, hessian):
+    largest = float(torch.linalg.eigvalsh(hessian)[-1])
+    found = sb.measure(subject, "hessian_top_eigenvalue", tolerance=1e-6, max_products=600)
+    assert found.value == pytest.approx(largest, rel=1e-5)
+    trace = sb.measure(subject, "hessian_trace", method="unit_vectors", max_probes=2000)
+    assert trace.value == pytest.approx(float(hessian.trace()), rel=1e-7)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**SMALL, initializer_range=0.3))
+
+
+def sentences():
+    found = []
+    for n, length in ((3, 5), (2, 6)):
+        mask = torch.ones(n, length, dtype=torch.long)
+        mask[0, -2:] = 0
+        found.append(
+            transformers.BatchEncoding(
+                {"input_ids": tokens(n, length), "attention_mask": mask, "labels": torch.arange(n)}
+            )
+        )
+    return found
+
+
+def test_a_bert_classifies_sentences(bert):
+    batches = sentences()
+    subject = Subject.from_batches(bert, batches)
+    assert "logits" in subject.said[0]
+    check(subject, dense(bert, batches, lambda b: len(b["labels"]) / 5))
+    trace = sb.measure(subject, "gauss_newton_trace")
+    assert trace.value > 0
+    with pytest.raises(sb.MetricFailed, match=r"bert\.embeddings\.word_embeddings"):
+        sb.measure(subject, "curvature_rate")
+
+
+@pytest.mark.parametrize("where", ["inputs_embeds", "bert.embeddings"])
+def test_the_rate_of_a_bert_in_its_embeddings(bert, where):
+    subject = Subject.from_batches(bert, sentences()[:1], differentiate=where)
+    found = sb.measure(subject, "curvature_rate", samples="all")
+    assert found.details["checks"]["coefficient 0"] < 1e-9
+    assert "why" not in found.details
+    norm = sb.measure(subject, "input_jacobian_norm", output="logits")
+    view = subject.at_inputs(torch.float64)
+    x, context = view.of(subject.inputs, subject.targets)
+    assert x.shape == (3, 5, 4)
+    step, i = 1e-5, 0  # the norm of one row by central differences
+    columns = []
+    for place in range(x[i].numel()):
+        e = torch.zeros_like(x)
+        e[i].view(-1)[place] = step
+        with torch.no_grad():
+            columns.append((view(x + e, context)[i] - view(x - e, context)[i]) / (2 * step))
+    rows = [
+        torch.autograd.grad(view(free := x.clone().requires_grad_(), context)[j].sum(), free)[0]
+        for j in range(3)
+    ]
+    assert torch.stack(columns).sum(1).numpy() == pytest.approx(
+        rows[0][0].flatten().numpy(), rel=1e-4, abs=1e-8
+    )
+    assert norm.value > 0
+
+
+def test_a_bert_labels_tokens():
+    torch.manual_seed(1)
+    model = BertForTokenClassification(BertConfig(**SMALL, initializer_range=0.3))
+    batches = [{"input_ids": tokens(n, length)} for n, length in ((2, 4), (1, 6))]
+    for batch in batches:
+        batch["labels"] = batch["input_ids"] % 3
+        batch["labels"][:, 0] = -100
+    subject = Subject.from_batches(model, batches, normaliser="tokens")
+    every = sum(int((b["labels"] != -100).sum()) for b in batches)
+    check(subject, dense(model, batches, lambda b: int((b["labels"] != -100).sum()) / every))
+    assert -10 < sb.measure(subject, "margin").value < 10
+
+
+def test_a_gpt_predicts_the_next_token():
+    torch.manual_seed(2)
+    shape = {"n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 6, "vocab_size": 12}
+    model = GPT2LMHeadModel(
+        GPT2Config(**shape, initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+    )
+    texts = [{"input_ids": t, "labels": t} for t in tokens(4, 5)]
+    loader = DataLoader(texts, batch_size=3)
+    subject = Subject.from_batches(model, loader, normaliser="tokens")
+    assert any("next token" in one for one in subject.said)
+    batches = list(loader)
+    check(subject, dense(model, batches, lambda b: len(b["labels"]) / 4))
+    rate = sb.measure(
+        Subject.from_batches(model, loader, differentiate="inputs_embeds"),
+        "curvature_rate",
+        orders=(1, 2),
+    )
+    assert rate.details["points_kept"] == 4
+
+
+def test_only_what_lora_trains_is_differentiated(bert):
+    peft = pytest.importorskip(
+        "peft", reason="peft is not installed: pip install 'sharpbench[test-hf]'"
+    )
+    settings = peft.LoraConfig(r=1, target_modules=["query", "value"], task_type="SEQ_CLS")
+    model = peft.get_peft_model(copy.deepcopy(bert), settings)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    batches = [dict(b) for b in sentences()]
+    subject = Subject.from_batches(model, batches)
+    hessian = dense(model, batches, lambda b: len(b["labels"]) / 5)
+    assert len(hessian) == sum(p.numel() for p in model.parameters() if p.requires_grad) < 50
+    check(subject, hessian)
+
+
+def test_a_loss_of_the_networks_own_that_is_another_is_not_replaced_in_silence():
+    model = BertForSequenceClassification(BertConfig(**{**SMALL, "num_labels": 1}))
+    batches = [{"input_ids": tokens(2, 4), "labels": torch.tensor([0.5, 1.5])}]
+    with pytest.raises(InputError, match=r"a loss of its own.*model\(\*\*batch\)\.loss"):
+        Subject.from_batches(model, batches)
+    own = Subject.from_batches(model, batches, loss=lambda model, b: model(**b).loss)
+    torch_mean = Subject.from_batches(model, batches, loss=torch.nn.MSELoss())
+    one, two = (
+        sb.measure(s, "hessian_top_eigenvalue", tolerance=1e-6).value for s in (own, torch_mean)
+    )
+    assert one == pytest.approx(two, rel=1e-5)
