@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "affine_in_each_parameter",
     "gauss_newton_gram",
     "gauss_newton_trace",
+    "gradient_lengths",
     "output_curvature",
 ]
 
@@ -114,12 +115,68 @@ def gauss_newton_trace(
 
     Raises MetricFailed, with the reason, where one of this does not hold.
     """
+
+    def square_roots(outputs: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Columns of √|Λ|, with the signs of their eigenvalues."""
+        values, vectors = output_curvature(loss, outputs, y)
+        sizes = values.abs().amax(0)
+        # Cross-entropy does not see a common shift of the logits.
+        seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
+        # Each sample's share of an eigenvalue is in its cotangent: with a convex loss the sum is right even
+        # where a network lines its samples up in another order than in the check.
+        roots, signs = values.abs().sqrt(), values.sign().double()
+        for column in seen:
+            yield signs[:, column], vectors[:, :, column] * roots[:, column : column + 1]
+
+    return _summed(model, loss, inputs, targets, square_roots, work, chunk, only)
+
+
+def gradient_lengths(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    work: Work,
+    chunk: int = 256,
+    only: Sequence[nn.Parameter] | None = None,
+) -> ExactTrace:
+    """‖∇ℓᵢ‖² of each sample as the terms, exactly, by one backward pass; as `gauss_newton_trace`.
+
+    Raises MetricFailed, with the reason, where what that assumes does not hold.
+    """
+
+    def slope(outputs: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        free = outputs.detach().requires_grad_()
+        with torch.enable_grad():
+            each = loss(free, y)
+            (found,) = torch.autograd.grad(each.sum(), free, materialize_grads=True)
+        yield torch.ones(len(found), dtype=torch.float64, device=found.device), found
+
+    return _summed(model, loss, inputs, targets, slope, work, chunk, only)
+
+
+_Cotangents = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+"""From outputs and targets of a batch: signs (N,) and cotangents (N, C), one after the other."""
+
+
+def _summed(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    cotangents: _Cotangents,
+    work: Work,
+    chunk: int,
+    only: Sequence[nn.Parameter] | None,
+) -> ExactTrace:
+    """Σ sign·‖Jᵢᵀv‖² over the cotangents v of each sample."""
     parameters = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
     with as_written():
         plan = _verified(model, loss, inputs, targets, parameters, work)
         terms, start = [], 0
         for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
-            terms.append(_terms(model, loss, x, y, parameters, plan, start, work))
+            terms.append(_terms(model, x, y, parameters, cotangents, plan, start, work))
             start += len(x)
     return ExactTrace(torch.cat(terms), plan.checks)
 
@@ -384,31 +441,24 @@ def _sample_gradients(
 
 def _terms(
     model: nn.Module,
-    loss: Loss,
     x: Tensor,
     y: Tensor,
     parameters: Sequence[nn.Parameter],
+    cotangents: _Cotangents,
     plan: _Plan,
     start: int,
     work: Work,
 ) -> Tensor:
     outputs, uses = _run(model, x, parameters, work)
     _check_as_planned(outputs, uses, plan, start)
-    values, vectors = output_curvature(loss, outputs, y)
-    sizes = values.abs().amax(0)
-    # Cross-entropy does not see a common shift of the logits.
-    seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     gradients = SampleGradients(uses, plan.layouts, len(x))
-    # Each sample's share of an eigenvalue is in its cotangent: with a convex loss the sum is right even
-    # where a network lines its samples up in another order than in the check.
-    roots, signs = values.abs().sqrt(), values.sign().double()
-    for column in seen:
-        deltas = _gradients(outputs, uses, vectors[:, :, column] * roots[:, column : column + 1])
+    for signs, cotangent in cotangents(outputs, y):
+        deltas = _gradients(outputs, uses, cotangent)
         work.gradient += len(x)
         lengths = gradients.squared_lengths(deltas)
         if lengths:
-            total += signs[:, column] * torch.stack([*lengths.values()]).double().sum(0)
+            total += signs * torch.stack([*lengths.values()]).double().sum(0)
     return total
 
 

@@ -14,6 +14,7 @@ metrics: Registry[Metric] = Registry(
         "fisher_rao_norm": "sharpbench.metrics.gauss_newton:FisherRaoNorm",
         "gauss_newton_top_eigenvalue": "sharpbench.metrics.gauss_newton:GaussNewtonTopEigenvalue",
         "gauss_newton_trace": "sharpbench.metrics.gauss_newton:GaussNewtonTrace",
+        "gradient_noise": "sharpbench.metrics.gradient_noise:GradientNoise",
         "hessian_frobenius_norm": "sharpbench.metrics.hessian:HessianFrobeniusNorm",
         "hessian_spectral_density": "sharpbench.metrics.hessian:HessianSpectralDensity",
         "hessian_top_eigenvalue": "sharpbench.metrics.hessian:HessianTopEigenvalue",

@@ -53,6 +53,7 @@ PROMISES = [
     ("fisher_rao_norm", {"labels": "observed"}, GROWN_TOGETHER),
     ("gauss_newton_top_eigenvalue", {}, SPECTRUM),
     ("gauss_newton_trace", {}, SPECTRUM),
+    ("gradient_noise", {}, SPECTRUM),
     ("hessian_frobenius_norm", {}, SPECTRUM),
     ("hessian_spectral_density", {}, SPECTRUM),
     ("hessian_top_eigenvalue", {}, SPECTRUM),

@@ -11,7 +11,10 @@ from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Metric, state_hash
 from sharpbench.suite.conformance import check_metric
 
-QUICKER = {"pac_bayes_flatness": {"draws": 8, "samples": 200, "resolution": 0.05}}
+QUICKER = {
+    "gradient_noise": {"samples": 300},
+    "pac_bayes_flatness": {"draws": 8, "samples": 200, "resolution": 0.05},
+}
 """Other parameters of metrics that take thousands of passes as they are."""
 
 

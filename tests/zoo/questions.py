@@ -105,6 +105,7 @@ QUESTIONS = [
         lambda r: r.sam_average(0.05),
         {"case": "average", "draws": 32, "m": "all"},
     ),
+    Question("gradient_noise", "gradient_noise", Reference.gradient_noise),
     Question(
         "pac_bayes",
         "pac_bayes_flatness",

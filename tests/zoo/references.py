@@ -183,6 +183,22 @@ class Reference:
         ]
         return Figure(float(torch.stack(slopes).square().mean().sqrt()))
 
+    def gradient_noise(self) -> Figure:
+        """(1/N) Σ ‖∇ℓᵢ − ∇L‖², from each sample's own gradient."""
+        each = [
+            _flat(
+                torch.autograd.grad(
+                    loss,
+                    self.parameters,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            )
+            for loss in self.loss(self.model(self.x), self.y)
+        ]
+        return Figure(float(torch.stack(each).var(0, correction=0).sum()))
+
     def sam_worst(self, radius: float, *, asam: float | None = None) -> Figure:
         """L(w + Tε) − L(w) at ε = ρ T∇L/‖T∇L‖; ``asam``: η of T = |w| + η for weights, 1 for vectors."""
         scale = torch.ones(self.dimension, dtype=torch.float64)

@@ -239,7 +239,9 @@ def local_response_norm() -> nn.Module:
     8,
     5,
     # A sample's loss depends on the whole batch: no single point has a derivative of its own.
-    may_refuse=dict.fromkeys(("lambda", "input", "gradient_change", "jacobian"), "batch"),
+    may_refuse=dict.fromkeys(
+        ("lambda", "input", "gradient_change", "gradient_noise", "jacobian"), "batch"
+    ),
 )
 def batch_norm_without_statistics() -> nn.Module:
     """BatchNorm that normalises by the batch in evaluation mode too."""
