@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import html
+import io
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +17,17 @@ import typer
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import DataOption, DeviceOption
-from sharpbench.errors import InputError, first_line, shortened
+from sharpbench.errors import InputError, first_line, nearest_names, shortened
 
 if TYPE_CHECKING:
     from sharpbench.measurement import Measurement
     from sharpbench.metrics import Metric
+    from sharpbench.subject import Subject
 
 __all__ = ["measure"]
+
+_SAMPLES = 2000
+"""Of larger data metrics that take all of them are given so many, unless more are asked for."""
 
 
 def measure(
@@ -29,107 +37,338 @@ def measure(
             help="package.module:build, a function of no arguments that returns a network."
         ),
     ],
-    dataset: Annotated[str, typer.Option(help="Dataset on which to measure, e.g. digits.")],
-    metric: Annotated[list[str], typer.Option(help="Metric; may stand several times.")],
+    metric: Annotated[
+        list[str], typer.Option(help="Metrics, one after another; may stand several times.")
+    ],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
             help=".safetensors, or a state dict that torch.load(weights_only=True) reads."
         ),
     ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset on which to measure, e.g. digits.")
+    ] = None,
+    dataset_param: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the dataset; may stand several times.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:batches, a list of batches, a DataLoader or a function that gives one."
+        ),
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="File of inputs: .safetensors, .npz or .npy.")
+    ] = None,
+    targets: Annotated[Path | None, typer.Option(help="File of their targets.")] = None,
+    forward: Annotated[
+        str | None,
+        typer.Option(help="package.module:function of model and batch that gives the outputs."),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="A loss of torch.nn by its name, or package.module:function of outputs and targets, or of "
+            "model and batch."
+        ),
+    ] = None,
+    normaliser: Annotated[
+        str | None, typer.Option(help="What losses are divided by: samples, tokens or sum.")
+    ] = None,
+    differentiate: Annotated[
+        str | None,
+        typer.Option(
+            help="What metrics of the input differentiate in: a tensor of the batch, a part of the network, "
+            "or inputs_embeds."
+        ),
+    ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of the metric, VALUE as in TOML; may stand several times."),
+        typer.Option(
+            help="KEY=VALUE of the metrics that have it, METRIC.KEY=VALUE of one, VALUE as in TOML; may "
+            "stand several times."
+        ),
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            help=f'Samples that each metric draws, or "all". Default: the metric\'s own, at most {_SAMPLES}.'
+        ),
+    ] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure again after this transformation; may stand several times."),
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="Python file that registers plug-ins; may stand several times."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the figures as JSON lines, CSV and a page."),
+    ] = None,
     data_dir: DataOption = None,
 ) -> None:
     """Measure your own network.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       sharpbench measure --model my_package.nets:build --weights net.safetensors --dataset digits
       --metric curvature_rate --param orders=[1,2,3]
+
+      sharpbench measure --model nets:bert --data nets:batches --differentiate inputs_embeds
+      --metric hessian_trace curvature_rate --param curvature_rate.directions=8
     """
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
+    from sharpbench.invariance import transformations
     from sharpbench.metrics import metrics
-    from sharpbench.suite.own import answers, own_subject
+    from sharpbench.suite.own import Given, answers, load_plugin, own_subject, transformed
 
+    if as_json and as_csv:
+        raise InputError("--json and --csv exclude each other")
     check_device(device)
-    parameters = _parse_parameters(param or [])
-    chosen = [metrics.create(name, parameters) for name in metric]
-    subject = own_subject(
-        model, weights, dataset, seed=seed, device=device, data=data_dir or data_root()
+    for path in plugin or []:
+        load_plugin(path)
+    names = [name for given in [*metric, *(more or [])] for name in given.replace(",", " ").split()]
+    own = _of_each(names, _parse_parameters(param or []), metrics)
+    for name in names:
+        metrics.create(name, own[name])
+    changes = [transformations.create(name) for name in transform or []]
+    given = Given(
+        model,
+        weights,
+        dataset,
+        _parse_parameters(dataset_param or [], "--dataset-param"),
+        data,
+        inputs,
+        targets,
+        forward,
+        loss,
+        normaliser,
+        differentiate,
     )
-    failed, shown = False, False
-    names = [one.label for one in chosen]
-    for one, m in answers(subject, chosen, seed=seed):
+    subject = own_subject(given, seed=seed, device=device, data=data_dir or data_root())
+    for sentence in subject.said:
+        err.print(escape(sentence), soft_wrap=True)
+    _set_samples(names, own, metrics, samples, subject)
+    chosen = [metrics.create(name, own[name]) for name in names]
+    told = _Told([one.label for one in chosen], [c.label for c in changes], as_json, as_csv)
+    where: list[tuple[str, Any]] = [("", subject)]
+    for change in changes:
         try:
-            lines = (
-                m if isinstance(m, str) else _lines(one, m, names, as_json=as_json, head=not shown)
-            )
-            notes = [] if isinstance(m, str) else [*one.notes(m.details)]
-        except Exception as error:  # an answer that can't be told is none
-            lines, notes = first_line(error), []
-        if isinstance(lines, str):
-            failed = True
-            err.print(f"[yellow]failed:[/] {escape(f'{one.label}: {lines}')}", soft_wrap=True)
-            continue
-        # At once: what comes later may fail, or take until Ctrl-C.
-        print(*lines, sep="\n", flush=True)
-        shown = True
-        for note in [] if as_json else notes:
-            err.print(escape(f"{one.label}: {note}"), soft_wrap=True)
-    if failed:
+            where.append((change.label, transformed(subject, change, seed=seed)))
+        except Exception as error:
+            told.fail(change.label, str(error))
+    for after, there in where:
+        with err.status(f"{chosen[0].name} …") as status:
+            for number, (one, m) in enumerate(answers(there, chosen, seed=seed), 1):
+                told.answer(one, m, after)
+                if number < len(chosen):
+                    status.update(f"{chosen[number].name} ({number + 1}/{len(chosen)}) …")
+    if output is not None:
+        told.write(output, model, subject)
+    if told.failed:
         raise typer.Exit(SOME_FAILED)
 
 
+def _of_each(
+    names: Sequence[str], given: Mapping[str, Any], registry: Any
+) -> dict[str, dict[str, Any]]:
+    """The parameters of each metric: those that it has, and those given to it alone."""
+    own: dict[str, dict[str, Any]] = {name: {} for name in names}
+    types = {name: registry.parameter_types(name) for name in names}
+    for key, value in given.items():
+        whose, point, rest = key.partition(".")
+        if point:
+            if whose not in own:
+                raise InputError(
+                    f"--param {key!r}: {whose!r} is not measured here. {nearest_names(whose, names)}"
+                )
+            continue
+        having = [name for name in own if key in types[name]]
+        if not having:
+            registry.create(names[0], {key: value})  # says what is near
+        for name in having:
+            own[name][key] = value
+    for key, value in given.items():
+        whose, point, rest = key.partition(".")
+        if point:
+            own[whose][rest] = value
+    return own
+
+
+def _set_samples(
+    names: Sequence[str],
+    own: dict[str, dict[str, Any]],
+    registry: Any,
+    samples: str | None,
+    subject: Subject,
+) -> None:
+    """How many samples each metric draws, where its own parameters don't say it."""
+    wanted: Any = None
+    if samples is not None:
+        wanted = samples if samples == "all" else _parse_value("--samples", samples)
+        if wanted != "all" and (not isinstance(wanted, int) or wanted < 1):
+            raise InputError(f'--samples {shortened(samples)} must be a number from 1, or "all"')
+    for name in dict.fromkeys(names):
+        if "samples" in own[name] or "samples" not in registry.parameter_types(name):
+            continue
+        if wanted is not None:
+            own[name]["samples"] = wanted
+            continue
+        made = registry.create(name, own[name])
+        split = getattr(made, "split", "train")
+        there = len(subject.data(split)[0])
+        if made.samples == "all" and there > _SAMPLES and not subject.coupled:
+            own[name]["samples"] = _SAMPLES
+            err.print(
+                f"{name}: {_SAMPLES} of {there} samples are drawn; --samples all takes all",
+                soft_wrap=True,
+                markup=False,
+            )
+
+
 _COLUMNS = ("value ± standard error", "converged", "samples", "gradients")
+_FIELDS = (
+    "metric",
+    "transformation",
+    "value",
+    "standard_error",
+    "error_bound",
+    "converged",
+    "samples",
+    "reason",
+)
 
 
-def _lines(
-    metric: Metric, m: Measurement, names: list[str], *, as_json: bool, head: bool
-) -> list[str]:
-    """An answer in lines that stand under each other as they come, after a ``head`` once."""
-    from sharpbench.report.format import figure
+class _Told:
+    """What is said, at once: what comes later may fail, or take until Ctrl-C."""
 
-    if as_json:
-        return [json.dumps({"metric": metric.label, **dataclasses.asdict(m)})]
-    told = figure(m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6)
-    work = f"{m.work.gradient_equivalents(m.samples):.1f}" if m.samples else "–"
-    cells = (told, "yes" if m.converged else "no", str(m.samples), work)
-    name = max(map(len, ["metric", *names]))
+    def __init__(
+        self, metrics: Sequence[str], changes: Sequence[str], as_json: bool, as_csv: bool
+    ) -> None:
+        self.as_json, self.as_csv = as_json, as_csv
+        every = [*metrics, *(f"{m} after {c}" for m in metrics for c in changes)]
+        self.width = max(map(len, ["metric", *every]))
+        self.failed, self._head = False, True
+        self.rows: list[dict[str, Any]] = []
+        self.plain: dict[str, float] = {}
 
-    def line(first: str, rest: tuple[str, ...]) -> str:
-        return f"{first:<{name}}  {rest[0]:<28}  {rest[1]:<9}  {rest[2]:>7}  {rest[3]:>9}"
+    def fail(self, what: str, reason: str) -> None:
+        self.failed = True
+        err.print(f"[yellow]failed:[/] {escape(f'{what}: {reason}')}", soft_wrap=True)
 
-    return [*([line("metric", _COLUMNS)] if head else []), line(metric.label, cells)]
+    def answer(self, metric: Metric, m: Measurement | str, after: str) -> None:
+        name = f"{metric.label} after {after}" if after else metric.label
+        row: dict[str, Any] = {"metric": metric.label, "transformation": after or None}
+        try:
+            notes = [] if isinstance(m, str) else [*metric.notes(m.details)]
+            line = "" if isinstance(m, str) else self._line(name, metric, m, after)
+        except Exception as error:  # an answer that can't be told is none
+            m, notes, line = first_line(error), [], ""
+        if isinstance(m, str):
+            self.rows.append({**row, "reason": m})
+            self.fail(name, m)
+            return
+        self.rows.append({**row, **dataclasses.asdict(m)})
+        if not after:
+            self.plain[metric.label] = m.value
+        print(line, flush=True)
+        self._head = False
+        for note in [] if self.as_json else notes:
+            err.print(escape(f"{name}: {note}"), soft_wrap=True)
+
+    def _line(self, name: str, metric: Metric, m: Measurement, after: str) -> str:
+        from sharpbench.report.format import figure
+
+        if self.as_json:
+            told = {"metric": metric.label, **dataclasses.asdict(m)}
+            return json.dumps({**told, "transformation": after} if after else told)
+        if self.as_csv:
+            row = {"metric": metric.label, "transformation": after, **dataclasses.asdict(m)}
+            return _csv([row], head=self._head).rstrip("\n")
+        told_value = figure(
+            m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6
+        )
+        if after and (before := self.plain.get(metric.label)):
+            told_value += f" (×{m.value / before:.4g})"
+        work = f"{m.work.gradient_equivalents(m.samples):.1f}" if m.samples else "–"
+        cells = (told_value, "yes" if m.converged else "no", str(m.samples), work)
+
+        def line(first: str, rest: tuple[str, ...]) -> str:
+            return f"{first:<{self.width}}  {rest[0]:<28}  {rest[1]:<9}  {rest[2]:>7}  {rest[3]:>9}"
+
+        lines = [*([line("metric", _COLUMNS)] if self._head else []), line(name, cells)]
+        return "\n".join(lines)
+
+    def write(self, folder: Path, model: str, subject: Subject) -> None:
+        """The figures as JSON lines and CSV, and a page of them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row) for row in self.rows]
+        (folder / "measurements.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (folder / "measurements.csv").write_text(_csv(self.rows, head=True), encoding="utf-8")
+        (folder / "index.html").write_text(_page(self.rows, model, subject), encoding="utf-8")
+        err.print(escape(f"written: {folder / 'index.html'}"), soft_wrap=True)
 
 
-def _parse_parameters(pairs: list[str]) -> dict[str, Any]:
+def _csv(rows: Sequence[Mapping[str, Any]], *, head: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _FIELDS, extrasaction="ignore", lineterminator="\n")
+    if head:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _page(rows: Sequence[Mapping[str, Any]], model: str, subject: Subject) -> str:
+    def cell(value: Any) -> str:
+        return html.escape(
+            "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+        )
+
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in _FIELDS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{cell(row.get(name))}</td>" for name in _FIELDS) + "</tr>\n"
+        for row in rows
+    )
+    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in subject.said)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(model)}</title>'
+        "<style>body{font:15px system-ui;margin:2em}td,th{padding:.3em .8em;text-align:left;"
+        "border-bottom:1px solid #ddd}</style>"
+        f"<h1>Sharpness of {html.escape(model)}</h1><p>{len(subject.inputs)} samples</p>{said}"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></html>\n"
+    )
+
+
+def _parse_parameters(pairs: list[str], option: str = "--param") -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         key = key.strip()
         if not separator or not key:
-            raise InputError(f"--param {shortened(pair)} must be KEY=VALUE, e.g. samples=100")
+            raise InputError(f"{option} {shortened(pair)} must be KEY=VALUE, e.g. samples=100")
         if key in parsed:
-            raise InputError(f"--param {key!r} stands twice: a metric takes one value")
-        parsed[key] = _parse_value(key, value)
+            raise InputError(f"{option} {key!r} stands twice: it takes one value")
+        parsed[key] = _parse_value(f"{option} {key!r}", value)
     return parsed
 
 
-def _parse_value(key: str, text: str) -> Any:
+def _parse_value(what: str, text: str) -> Any:
     """A value as TOML writes it, or the text itself: a word needs no quotation marks."""
     try:
         content = tomllib.loads(f"value = {text}")
     except RecursionError:
-        raise InputError(f"--param {key!r}: its value is nested too deep") from None
+        raise InputError(f"{what}: its value is nested too deep") from None
     except tomllib.TOMLDecodeError:
         return text
     except ValueError:  # Python's limit for the digits of an integer
-        raise InputError(f"--param {key!r}: its value has thousands of digits") from None
+        raise InputError(f"{what}: its value has thousands of digits") from None
     return content["value"] if content.keys() == {"value"} else text

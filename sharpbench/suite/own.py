@@ -1,47 +1,201 @@
-"""A user's own network as a subject, and what metrics say of it."""
+"""A user's own network as a subject, and what metrics say of it, also after transformations."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib.util
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from sharpbench.datasets import datasets
-from sharpbench.errors import InputError, MetricFailed, first_line, guarded
+from sharpbench.errors import (
+    InputError,
+    MetricFailed,
+    TransformationRefused,
+    first_line,
+    guarded,
+    no_file,
+)
+from sharpbench.invariance.base import Transformation, verify_promise
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
+from sharpbench.registry import import_object
 from sharpbench.results.weights import load_network
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 
-__all__ = ["answers", "own_subject"]
+__all__ = ["Given", "answers", "load_plugin", "own_subject", "transformed"]
 
 
-def own_subject(
-    model: str, weights: Path | None, dataset: str, *, seed: int, device: str, data: Path
-) -> Subject:
-    """The network of ``package.module:build`` with its ``weights``, on a dataset found under ``data``.
+@dataclass(frozen=True)
+class Given:
+    """What a user names: one of ``dataset``, ``batches`` (package.module:name) and ``inputs`` (a file)."""
+
+    model: str
+    weights: Path | None = None
+    dataset: str | None = None
+    dataset_parameters: Mapping[str, Any] | None = None
+    batches: str | None = None
+    inputs: Path | None = None
+    targets: Path | None = None
+    forward: str | None = None
+    loss: str | None = None
+    normaliser: str | None = None
+    differentiate: str | None = None
+
+
+def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
+    """The network on the data that are named; datasets are found under ``data``.
 
     Raises InputError that says what is wrong with one of them, DataUnavailable for missing files.
     """
-    source = datasets.create(dataset)
-    with _told_apart(f"dataset {dataset!r}"):
-        if reason := source.missing(data):
-            raise InputError(f"{reason}. Run: sharpbench data prepare {dataset}")
-        splits = source.load(data, seed=derive_seed(seed, "data"))
-        if not isinstance(splits, Splits):
-            raise TypeError(f"it loaded a {type(splits).__name__}, not Splits")
-        splits = splits.to(device)
-    with _told_apart(f"--model {model!r}"):
-        network = load_network(model, weights)
+    named = [n for n in ("dataset", "batches", "inputs") if getattr(given, n) is not None]
+    if len(named) != 1:
+        raise InputError(
+            "the data are named by one of --dataset NAME, --data package.module:batches and --inputs FILE "
+            f"(with --targets FILE), got {'none' if not named else ' and '.join(named)}"
+        )
+    if given.targets is not None and given.inputs is None:
+        raise InputError("--targets FILE goes with --inputs FILE")
+    if given.dataset_parameters and given.dataset is None:
+        raise InputError("--dataset-param goes with --dataset")
+    splits = None if given.dataset is None else _splits(given, seed, device, data)
+    with _told_apart(f"--model {given.model!r}"):
+        network = load_network(given.model, given.weights)
     try:
         network = network.to(device)
     except Exception as error:
         raise InputError(f"the network can't be moved to {device}: {first_line(error)}") from error
+    loss = None if given.loss is None else _loss(given.loss)
+    forward = None if given.forward is None else _named("--forward", given.forward)
     with _told_apart("the network or its data"):
-        return Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
+        if splits is not None and forward is None and given.normaliser is None:
+            train = splits.train_inputs, splits.train_targets
+            return Subject(network, *train, loss=loss, splits=splits)
+        test = None
+        if splits is not None:
+            batches: Any = [(splits.train_inputs, splits.train_targets)]
+            test = {"test": [(splits.test_inputs, splits.test_targets)]}
+        elif given.batches is not None:
+            batches = _named("--data", given.batches)
+        else:
+            batches = [_from_files(given)]
+        return Subject.from_batches(
+            network,
+            batches,
+            forward=forward,
+            loss=loss,
+            normaliser=given.normaliser,  # type: ignore[arg-type]
+            differentiate=given.differentiate,
+            splits=test,
+        )
+
+
+def _splits(given: Given, seed: int, device: str, data: Path) -> Splits:
+    assert given.dataset is not None
+    source = datasets.create(given.dataset, given.dataset_parameters)
+    with _told_apart(f"dataset {given.dataset!r}"):
+        if reason := source.missing(data):
+            raise InputError(f"{reason}. Run: sharpbench data prepare {given.dataset}")
+        splits = source.load(data, seed=derive_seed(seed, "data"))
+        if not isinstance(splits, Splits):
+            raise TypeError(f"it loaded a {type(splits).__name__}, not Splits")
+        return splits.to(device)
+
+
+def _named(option: str, pointer: str) -> Any:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return import_object(pointer)
+    except ImportError as error:
+        raise InputError(f"{option} {pointer!r}: {error}") from error
+
+
+def _loss(pointer: str) -> Any:
+    """What ``package.module:name`` or a ``name`` of torch.nn stands for; of a class an instance."""
+    found = _named("--loss", pointer if ":" in pointer else f"torch.nn:{pointer}")
+    if isinstance(found, type) and issubclass(found, torch.nn.Module):
+        try:
+            return found()
+        except Exception as error:
+            raise InputError(
+                f"--loss {pointer!r} can't be made without arguments: {first_line(error)}; name an instance"
+            ) from error
+    return found
+
+
+def _from_files(given: Given) -> Any:
+    """One batch from files of arrays: (inputs, targets), each an array or a dict of them."""
+    assert given.inputs is not None
+    inputs = _arrays("--inputs", given.inputs)
+    if given.targets is None:
+        if len(inputs) == 1:
+            raise InputError(
+                f"{given.inputs} holds {next(iter(inputs))!r} alone: name the targets with --targets "
+                "FILE, or keep them beside it under labels"
+            )
+        return inputs
+    targets = _arrays("--targets", given.targets)
+    if len(targets) != 1:
+        raise InputError(
+            f"{given.targets} holds {', '.join(sorted(targets))}: targets must be one array"
+        )
+    one = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    return one, next(iter(targets.values()))
+
+
+def _arrays(option: str, path: Path) -> dict[str, Tensor]:
+    """The arrays of a .safetensors, .npz or .npy file. Nothing in it is run."""
+    if fault := no_file(path):
+        raise InputError(f"{option}: {fault}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: dict[str, Tensor] = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as held:
+                found = {key: torch.from_numpy(held[key]) for key in held.files}
+        elif path.suffix == ".npy":
+            found = {path.stem: torch.from_numpy(np.load(path, allow_pickle=False))}
+        else:
+            raise InputError(f"{option} {str(path)!r} must end in .safetensors, .npz or .npy")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{option} {str(path)!r} can't be read: {first_line(error)}") from error
+    if not found:
+        raise InputError(f"{option} {str(path)!r} holds no array")
+    return found
+
+
+def load_plugin(path: Path) -> None:
+    """Import a user's file, which registers what it defines. Raises InputError."""
+    if fault := no_file(path):
+        raise InputError(f"--plugin: {fault}")
+    name = f"sharpbench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--plugin {str(path)!r} is no Python file (it must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with guarded(), contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise InputError(f"--plugin {str(path)!r} raised {first_line(error)}") from error
 
 
 @contextmanager
@@ -54,6 +208,41 @@ def _told_apart(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{what}: {first_line(error)}") from error
+
+
+def transformed(subject: Subject, transformation: Transformation, *, seed: int) -> Subject:
+    """The subject after a change of its network whose promise is verified in float64.
+
+    Raises TransformationRefused where it does not apply or breaks its promise, and with what it raised.
+    """
+    before = copy.deepcopy(subject.model).double().eval()
+    try:
+        with guarded(), contextlib.redirect_stdout(sys.stderr):
+            axes = ("transformation", transformation.name)
+            after = transformation.transform(
+                before, seed=derive_seed(seed, *axes), splits=subject.splits
+            )
+            inputs = subject.data("test")[0][:1024].double()
+            moved = subject.with_model(after.model)
+            if subject.front is None:
+                moved = moved.mapped(after.points)
+            elif not torch.equal(after.points(inputs), inputs):
+                raise TransformationRefused(
+                    f"{transformation.label} changes what the network is given, and it is given batches"
+                )
+            double = torch.float64
+            verify_promise(
+                transformation,
+                subject.working_model(double),
+                moved.working_model(double),
+                inputs,
+                points=after.points,
+            )
+            return moved
+    except TransformationRefused:
+        raise
+    except Exception as error:
+        raise TransformationRefused(first_line(error)) from error
 
 
 def answers(

@@ -1,0 +1,197 @@
+"""measure, on a user's own batches and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sharpbench as sb
+from sharpbench.subject import Subject
+from tests.cli.command import in_process, sharpbench
+
+CODE = """
+import torch
+from torch import nn
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(9, 3), nn.Linear(3, 2)
+
+    def forward(self, tokens):
+        return {"logits": self.head(torch.tanh(self.embedding(tokens)).mean(1))}
+
+def build():
+    return Encoder()
+
+def batches():
+    for n in (3, 2):
+        yield {"tokens": torch.arange(4 * n).view(n, 4) % 9, "labels": torch.arange(n) % 2}
+
+def mean_loss(model, batch):
+    return nn.functional.cross_entropy(model(batch["tokens"])["logits"], batch["labels"])
+
+def dense():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+
+def broken(): raise KeyError("oops")
+"""
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import Metric
+
+@metrics.register
+@dataclass(frozen=True)
+class WeightCount(Metric):
+    \"\"\"The number of trainable weights of the network, which is exact.\"\"\"
+    name = "weight_count_of_mine"
+    title = "weights"
+    unit = ""
+    space = "parameter"
+    reference = "mine"
+    version = 1
+
+    def measure(self, subject, *, seed):
+        return Measurement(value=float(sum(p.numel() for p in subject.model.parameters())))
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_measure.py").write_text(CODE)
+    (tmp_path / "my_metric.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_batches_by_name_with_parameters_of_one_metric(mine, capsys, monkeypatch):
+    command = ["measure", "--model", "mine_of_measure:build", "--data", "mine_of_measure:batches"]
+    command += ["--differentiate", "embedding", "--json", "--metric", "hessian_trace"]
+    command += ["curvature_rate", "input_jacobian_norm", "--param", "curvature_rate.directions=3"]
+    told = in_process(capsys, monkeypatch, *command, "--param", "samples=4")
+    assert told.code == 0, told.err
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert [row["metric"].partition("(")[0] for row in rows] == [
+        "hessian_trace",
+        "curvature_rate",
+        "input_jacobian_norm",
+    ]
+    assert "directions=3" in rows[1]["metric"]
+    assert [row["samples"] for row in rows] == [4, 4, 4]
+    assert "its logits are taken" in told.err
+
+
+def test_a_loss_of_model_and_batch_and_a_plugin(mine):
+    told = sharpbench(
+        *("measure", "--model", "mine_of_measure:build", "--data", "mine_of_measure:batches"),
+        *("--loss", "mine_of_measure:mean_loss", "--plugin", "my_metric.py", "--csv"),
+        *("--metric", "hessian_trace,weight_count_of_mine", "--metric", "margin"),
+        *("--output", "out"),
+        cwd=mine,
+    )
+    assert told.returncode == 1  # margin has no answer, and the others are kept
+    assert "margin" in told.stderr
+    assert "model and batch" in told.stderr
+    rows = list(csv.DictReader(io.StringIO(told.stdout)))
+    assert [row["metric"] for row in rows] == ["hessian_trace", "weight_count_of_mine"]
+    assert float(rows[1]["value"]) == 9 * 3 + 3 * 2 + 2
+    kept = [json.loads(line) for line in (mine / "out" / "measurements.jsonl").open()]
+    assert [bool(row.get("reason")) for row in kept] == [False, False, True]
+    page = (mine / "out" / "index.html").read_text()
+    assert "weight_count_of_mine" in page
+    assert "model and batch" in page
+
+
+def test_files_of_inputs_and_targets(mine, capsys, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2500, 3, generator=generator)
+    y = (x[:, :1] > 0).float()
+    np.savez("x.npz", x=x.numpy())
+    from safetensors.torch import save_file
+
+    save_file({"y": y}, "y.safetensors")
+    command = ["measure", "--model", "mine_of_measure:dense", "--inputs", "x.npz", "--json"]
+    command += ["--targets", "y.safetensors", "--loss", "BCEWithLogitsLoss"]
+    command += ["--metric", "hessian_trace"]
+    told = in_process(capsys, monkeypatch, *command)
+    assert told.code == 0, told.err
+    assert "2000 of 2500 samples are drawn" in told.err
+    assert json.loads(told.out)["samples"] == 2000
+    every = in_process(capsys, monkeypatch, *command, "--samples", "all")
+    import mine_of_measure
+
+    subject = Subject(mine_of_measure.dense(), x, y, nn.BCEWithLogitsLoss())
+    assert json.loads(every.out)["value"] == sb.measure(subject, "hessian_trace").value
+
+
+def test_invariance_of_ones_own_network(mine, capsys, monkeypatch):
+    np.savez("x.npz", x=np.random.default_rng(0).normal(size=(20, 3)), labels=np.arange(20) % 2)
+    (mine / "more_of_measure.py").write_text(
+        CODE + "\ndef two():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()\n"
+        "def forward(model, batch): return model(batch['x'])\n"
+    )
+    command = ["measure", "--model", "more_of_measure:two", "--inputs", "x.npz", "--json"]
+    command += ["--forward", "more_of_measure:forward", "--metric", "hessian_trace", "margin"]
+    told = in_process(
+        capsys, monkeypatch, *command, "--transform", "neuron_rescaling", "--transform", "rotation"
+    )
+    assert told.code == 2
+    assert "rotation" in told.err
+    told = in_process(capsys, monkeypatch, *command, "--transform", "neuron_rescaling")
+    assert told.code == 0, told.err
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    assert [row.get("transformation", "") != "" for row in rows] == [False, False, True, True]
+    assert rows[3]["value"] == pytest.approx(rows[1]["value"], rel=1e-9)
+    assert rows[2]["value"] != pytest.approx(rows[0]["value"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--dataset NAME"),
+        (["--dataset", "digits", "--data", "x:y"], "dataset and batches"),
+        (["--data", "mine_of_measure:absent"], "has no 'absent'"),
+        (["--data", "mine_of_measure:broken"], "KeyError"),
+        (["--inputs", "absent.npz"], "there is no file"),
+        (["--inputs", "mine_of_measure.py"], ".safetensors, .npz or .npy"),
+        (["--data", "mine_of_measure:batches", "--loss", "CrossEntropy"], "has no 'CrossEntropy'"),
+        (["--data", "mine_of_measure:batches", "--normaliser", "token"], "unknown normaliser"),
+        (["--data", "mine_of_measure:batches", "--param", "sam.rho=1"], "not measured here"),
+        (["--data", "mine_of_measure:batches", "--param", "tolerence=1"], "tolerance"),
+        (["--data", "mine_of_measure:batches", "--samples", "none"], "--samples"),
+        (["--data", "mine_of_measure:batches", "--plugin", "absent.py"], "there is no file"),
+        (["--data", "mine_of_measure:batches", "--json", "--csv"], "exclude each other"),
+        (["--dataset", "digits", "--dataset-param", "noise=1"], "no parameter 'noise'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(mine, capsys, monkeypatch, options, message):
+    command = ["measure", "--model", "mine_of_measure:build", "--metric", "hessian_trace"]
+    told = in_process(capsys, monkeypatch, *command, *options)
+    assert told.code == 2
+    assert message in " ".join(told.err.split())
+    assert "Traceback" not in told.err
+
+
+def test_in_a_process_of_its_own(mine):
+    done = sharpbench(
+        *("measure", "--model", "mine_of_measure:build", "--data", "mine_of_measure:batches"),
+        *("--metric", "hessian_trace", "sam_sharpness", "--param", "rho=0.1"),
+        cwd=mine,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hessian_trace" in done.stdout
+    assert "rho=0.1" in done.stdout
