@@ -68,6 +68,28 @@ PROMISES = [
     ("pac_bayes_flatness", {}, SPECTRUM),
     ("pac_bayes_flatness", {"magnitude_aware": True}, {*ORDERS, "sign_flip"}),
     ("pac_bayes_flatness", {"magnitude_aware": True, "epsilon": 0.0}, BY_WEIGHT),
+    (
+        "relative_flatness",
+        {},
+        {
+            *ORDERS,
+            "sign_flip",
+            "logit_shift",
+            "input_rotation",
+            "log_scale",
+            "weight_normalization",
+        },
+    ),
+    (
+        "relative_flatness",
+        {"features": "normalized"},
+        {*BY_WEIGHT, "logit_shift", "log_scale", "weight_normalization"},
+    ),
+    (
+        "relative_flatness",
+        {"parameters_of": ["0.weight"]},
+        {*ORDERS, "sign_flip", "logit_shift"},
+    ),
     ("sam_sharpness", {}, SPECTRUM),
     ("sam_sharpness", {"case": "average"}, SPECTRUM),
     ("sam_sharpness", {"normalize_logits": True}, SPECTRUM),
@@ -227,7 +249,7 @@ def promised(change: Transformation) -> set[str]:
 def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
     everything, outputs = set(metrics), {"logit_norm", "margin", "mean_confidence"}
     assert promised(ExpertPermutation()) == everything
-    assert promised(Householder()) == everything
+    assert promised(Householder()) == everything - {"relative_flatness"}  # of one layer's own axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())
     assert promised(Millimetres()) == outputs
     assert promised(Standardization()) == outputs

@@ -38,6 +38,8 @@ class Question:
     tolerance: float = EXACT
     absolute: float = 0.0
     classes_only: bool = False
+    may_refuse: tuple[str, ...] = ()
+    """Parts of the reasons for which any idiom may be refused: what the figure is not defined for."""
 
 
 QUESTIONS = [
@@ -106,6 +108,12 @@ QUESTIONS = [
         {"case": "average", "draws": 32, "m": "all"},
     ),
     Question("gradient_noise", "gradient_noise", Reference.gradient_noise),
+    Question(
+        "relative_flatness",
+        "relative_flatness",
+        Reference.relative_flatness,
+        may_refuse=("does not end in a linear layer", "layer take part elsewhere"),
+    ),
     Question(
         "pac_bayes",
         "pac_bayes_flatness",
@@ -209,7 +217,8 @@ def ask(idiom: Idiom, question: Question, reference: Reference) -> Answer:
     except (sb.MetricFailed, InputError) as reason:
         sentence = " ".join(str(reason).split())
         part = idiom.allowed_reason(question.name)
-        allowed = part is not None and part in sentence
+        parts = (part, *question.may_refuse)
+        allowed = any(each is not None and each in sentence for each in parts)
         return Answer("refused", sentence, allowed or _has_no_answer(question, reference))
     except Exception as error:  # a crash is no answer: it names no fault and no remedy
         return Answer("WRONG", f"{type(error).__name__}: {error}".splitlines()[0])

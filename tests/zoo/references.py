@@ -183,6 +183,34 @@ class Reference:
         ]
         return Figure(float(torch.stack(slopes).square().mean().sqrt()))
 
+    def relative_flatness(self) -> Figure:
+        """Σ ⟨w_s, w_s'⟩ tr H_{s,s'} of the last weight matrix, from the dense Hessian; of a matrix that is
+        computed from parameters (pruned) E[‖φ‖² tr(WᵀΛW)]."""
+        outputs = self.outputs().shape[1]
+        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        if layers and "weight" not in layers[-1]._parameters:
+            kept: list[Tensor] = []
+            hook = layers[-1].register_forward_hook(
+                lambda layer, given, _: kept.extend([given[0].detach(), layer.weight.detach()])
+            )
+            self.outputs()
+            hook.remove()
+            along = torch.einsum("sd,nst,td->n", kept[1], self.output_curvature, kept[1])
+            return Figure(float((kept[0].square().sum(1) * along).mean()), 1e-8)
+        last = max(
+            (i for i, p in enumerate(self.parameters) if p.ndim == 2 and len(p) == outputs),
+            default=None,
+        )
+        if last is None:
+            raise ArithmeticError("no weight matrix gives the outputs")
+        weight = self.parameters[last].detach()
+        start = sum(p.numel() for p in self.parameters[:last])
+        block = self.hessian[0][start:, start:][: weight.numel(), : weight.numel()]
+        blocks = block.view(*weight.shape, *weight.shape)
+        gram = weight @ weight.T
+        value = torch.einsum("st,sjtj->", gram, blocks)
+        return Figure(float(value), weight.numel() * self.hessian[1] * float(gram.abs().sum()))
+
     def gradient_noise(self) -> Figure:
         """(1/N) Σ ‖∇ℓᵢ − ∇L‖², from each sample's own gradient."""
         each = [
