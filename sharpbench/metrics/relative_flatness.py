@@ -123,7 +123,7 @@ class RelativeFlatness(ProbeBudget):
                 work.forward += len(x)
                 found = output_curvature(subject.loss, outputs, y)
                 values, vectors = (each.detach() for each in found)
-                mapped = vectors.mT @ call.weight  # (n, C, d)
+                mapped = vectors.mT @ call.weight.detach()  # (n, C, d)
                 features.append(call.inputs.double())
                 columns.append((values.unsqueeze(2) * mapped.square()).sum(1).double())
         phi, curvature = torch.cat(features), torch.cat(columns)
