@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sharpbench.version import __version__
 
 if TYPE_CHECKING:
+    from sharpbench.api import by_layer as by_layer
     from sharpbench.api import measure as measure
     from sharpbench.errors import MetricFailed as MetricFailed
     from sharpbench.measurement import Measurement as Measurement
@@ -27,6 +28,7 @@ _HOMES = {
     "Measurement": "sharpbench.measurement",
     "Splits": "sharpbench.subject",
     "Subject": "sharpbench.subject",
+    "by_layer": "sharpbench.api",
     "load_records": "sharpbench.results.store",
     "measure": "sharpbench.api",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "Splits",
     "Subject",
     "__version__",
+    "by_layer",
     "load_records",
     "measure",
 ]

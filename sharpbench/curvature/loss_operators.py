@@ -36,6 +36,7 @@ from sharpbench.seeds import torch_generator
 from sharpbench.subject import Loss
 
 __all__ = [
+    "BlockDiagonalOperator",
     "GaussNewtonOperator",
     "HessianOperator",
     "InputHessianOperator",
@@ -62,7 +63,8 @@ Named = dict[str, Tensor]
 
 
 def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
-    """The trainable parameters whose name fits one of ``patterns`` (shell style); all if there is none.
+    """The trainable parameters that ``patterns`` name; all if there is none: each is a parameter's name, the
+    name of a module, for all in it, or a shell pattern of parameters' names.
 
     Raises MetricFailed where nothing is trainable and, with the nearest names, for a pattern that fits none.
     """
@@ -70,11 +72,15 @@ def named_subset(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter
     if not named:
         raise MetricFailed("the model has no parameter that requires gradients")
     for pattern in patterns:
-        if not any(fnmatch(name, pattern) for name in named):
+        if not any(_fits(name, pattern) for name in named):
             raise MetricFailed(
                 f"no trainable parameter fits {pattern!r}. {nearest_names(pattern, named)}"
             )
-    return [p for n, p in named.items() if not patterns or any(fnmatch(n, q) for q in patterns)]
+    return [p for n, p in named.items() if not patterns or any(_fits(n, q) for q in patterns)]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatch(name, pattern) or name.startswith(f"{pattern}.")
 
 
 class _LossOperator(SymmetricOperator):
@@ -91,7 +97,7 @@ class _LossOperator(SymmetricOperator):
     loss: per-sample loss (N,).
     inputs, targets: N samples on the model's device.
     work: the passes made are added to it.
-    parameters: names or shell patterns of the parameters meant; all trainable ones if empty.
+    parameters: names (of modules too) or shell patterns of the parameters meant; all trainable ones if empty.
     verify: check one product against differences of first derivatives before the first one is given;
         what was found stands in ``checks``.
 
@@ -466,6 +472,49 @@ class HessianOperator(_LossOperator):
     def _share_at(self, parameters: Named, x: Tensor, y: Tensor) -> Tensor:
         share: Tensor = self.loss(functional_call(self.model, parameters, (x,)), y).sum()
         return share / self.samples
+
+
+class BlockDiagonalOperator(HessianOperator):
+    """The diagonal blocks of a Hessian, one for each group of parameters: (…, H_bb v_b, …) of (…, v_b, …).
+
+    A product takes one backward pass a group, which ends at the group's own parameters.
+    """
+
+    groups: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, hessian: HessianOperator, groups: Sequence[Sequence[int]]) -> Self:
+        """``groups``: numbers of the operator's parameters, each in one group at most. The Hessian's own
+        product is checked first. Raises MetricFailed where it is wrong."""
+        hessian.verify()
+        made = copy.copy(hessian)
+        made.__class__ = cls
+        assert isinstance(made, cls)
+        made.groups, made._batches = groups, False
+        return made
+
+    def places(self) -> list[Tensor]:
+        """Where each group's unknowns stand in a vector (P,)."""
+        sizes = [coordinates(p).numel() for p in self.parameters]
+        every = torch.arange(self.dimension, device=self.device).split(sizes)
+        return [torch.cat([every[i] for i in group]) for group in self.groups]
+
+    def _product(self, graph: Graph, vector: Tensor) -> Tensor:
+        pieces, found = self.pieces(vector), [torch.zeros_like(p) for p in self.parameters]
+        for group in self.groups:
+            active = [i for i in group if graph[i].requires_grad and bool(pieces[i].any())]
+            if not active:
+                continue
+            own = torch.autograd.grad(
+                [graph[i] for i in active],
+                [self.parameters[i] for i in group],
+                [pieces[i] for i in active],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            for i, piece in zip(group, own, strict=True):
+                found[i] = piece
+        return self.flat(found)
 
 
 class GaussNewtonOperator(_LossOperator):

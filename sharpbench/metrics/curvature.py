@@ -33,6 +33,7 @@ __all__ = [
     "CurvatureMetric",
     "ProbeBudget",
     "ProductBudget",
+    "check_together",
     "probes_error",
     "with_checks",
 ]
@@ -51,7 +52,7 @@ class CurvatureMetric(Metric, ABC):
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     parameters_of: tuple[str, ...] = ()
-    """Names or shell patterns of the parameters meant; all if empty."""
+    """Names (of modules too) or shell patterns of the parameters meant; all if empty."""
     memory_budget: int = 1 << 30
     dtype: Dtype = "float64"
 
@@ -105,16 +106,21 @@ class CurvatureMetric(Metric, ABC):
             memory_budget=self.memory_budget,
             parameters=self.parameters_of,
         )
-        if subject.coupled and not (
-            operator.kept and operator.samples == self._population(subject)
-        ):
-            raise MetricFailed(
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics?), so that the loss of all samples is none of their parts': measure them "
-                'together (samples = "all" and a larger memory_budget), or give the network running '
-                "statistics"
-            )
+        check_together(subject, operator, self._population(subject))
         return operator
+
+
+def check_together(
+    subject: Subject, operator: HessianOperator | GaussNewtonOperator, population: int
+) -> None:
+    """Raises MetricFailed for samples that depend on each other and are not all taken at once."""
+    if subject.coupled and not (operator.kept and operator.samples == population):
+        raise MetricFailed(
+            "a sample's outputs depend on the other samples of its batch (batch norm without running "
+            "statistics?), so that the loss of all samples is none of their parts': measure them "
+            'together (samples = "all" and a larger memory_budget), or give the network running '
+            "statistics"
+        )
 
 
 @dataclass(frozen=True)

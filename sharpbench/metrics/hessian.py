@@ -96,9 +96,9 @@ class HessianTopEigenvalue(ProductBudget, _Selection):
     Parameters: ``which``: ``largest`` or ``smallest`` algebraically, or of largest ``magnitude``;
     ``count`` eigenvalues with multiplicity (``eigenvalues`` and their ``bounds`` in the details, which hold
     together; the value is the first); ``samples`` of ``split`` drawn without replacement;
-    ``parameters_of``: names or shell patterns of the parameters meant, all if empty; ``tolerance``;
-    ``max_products`` Hessian-vector products at most; ``memory_budget`` bytes for the gradient's graph,
-    beyond which the data is passed over in chunks.
+    ``parameters_of``: names, of modules too, or shell patterns of the parameters meant, all if empty;
+    ``tolerance``; ``max_products`` Hessian-vector products at most; ``memory_budget`` bytes for the
+    gradient's graph, beyond which the data is passed over in chunks.
     """
 
     name = "hessian_top_eigenvalue"

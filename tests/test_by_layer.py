@@ -1,0 +1,123 @@
+"""The curvature of each layer against the diagonal blocks of the dense Hessian."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sharpbench as sb
+from sharpbench.curvature.loss_operators import BlockDiagonalOperator, HessianOperator
+from sharpbench.errors import InputError, MetricFailed
+from sharpbench.measurement import Work
+from sharpbench.subject import Subject, per_sample_loss
+
+
+@pytest.fixture(scope="module")
+def subject():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh())
+    net = nn.ModuleDict({"body": body, "head": nn.Linear(5, 3)})
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts, self.unused = net, nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.parts["head"](self.parts["body"](x))
+
+    x = torch.randn(20, 4)
+    return Subject(Net(), x, torch.arange(20) % 3)
+
+
+@pytest.fixture(scope="module")
+def dense(subject):
+    model = subject.working_model(torch.float64)
+    operator = HessianOperator(
+        model,
+        per_sample_loss("classification"),
+        subject.inputs.double(),
+        subject.targets,
+        work=Work(),
+    )
+    return operator.dense()
+
+
+BLOCKS = {"parts.body.0": slice(0, 30), "parts.body.2": slice(30, 65), "parts.head": slice(65, 83)}
+
+
+def test_every_layer_has_its_own_block(subject, dense, tmp_path):
+    frame = sb.by_layer(
+        subject, probes=40, tolerance=1e-6, max_products=60, picture=tmp_path / "layers.svg"
+    )
+    assert list(frame.index) == [*BLOCKS, "unused"]
+    for name, where in BLOCKS.items():
+        block, row = dense[where, where], frame.loc[name]
+        # Up to `probes` unknowns everything is exact.
+        assert row.trace == pytest.approx(float(block.trace()), rel=1e-10)
+        assert row.frobenius_norm == pytest.approx(float(block.norm()), rel=1e-10)
+        top = float(torch.linalg.eigvalsh(block)[-1])
+        assert row.top_eigenvalue == pytest.approx(top, rel=1e-6)
+        assert row.converged
+    assert frame.trace["unused"] == 0
+    assert frame.parameters.sum() == len(dense)
+    assert "<svg" in (tmp_path / "layers.svg").read_text()
+
+
+def test_probes_tell_their_error(subject, dense):
+    frame = sb.by_layer(subject, probes=12, seed=5)
+    for name, where in BLOCKS.items():
+        block, row = dense[where, where], frame.loc[name]
+        assert row.trace_standard_error > 0
+        assert abs(row.trace - float(block.trace())) < 5 * row.trace_standard_error
+        off = abs(row.frobenius_norm - float(block.norm()))
+        assert off < 5 * row.frobenius_norm_standard_error
+
+
+def test_blocks_of_several_layers(subject, dense):
+    by_depth = sb.by_layer(subject, blocks=2, probes=100)
+    assert list(by_depth.index) == ["parts.body", "parts.head", "unused"]
+    body = dense[:65, :65]
+    assert by_depth.trace["parts.body"] == pytest.approx(float(body.trace()))
+    assert by_depth.frobenius_norm["parts.body"] == pytest.approx(float(body.norm()))
+    named = sb.by_layer(
+        subject, blocks={"first": ["parts.body.0"], "biases": ["*[24].bias", "parts.head.bias"]}
+    )
+    assert list(named.parameters) == [30, 5 + 3]
+    with pytest.raises(InputError, match=r"'parts\.body\.0\.weight' is in two blocks"):
+        sb.by_layer(subject, blocks={"a": ["parts.body.0"], "b": ["*.weight"]})
+    with pytest.raises(MetricFailed, match="Did you mean"):
+        sb.by_layer(subject, blocks={"a": ["parts.bodi"]})
+    with pytest.raises(InputError, match="from 1"):
+        sb.by_layer(subject, blocks=0)
+
+
+def test_the_block_diagonal_part_of_data_in_chunks(subject, dense):
+    model = subject.working_model(torch.float64)
+    hessian = HessianOperator(
+        model,
+        per_sample_loss("classification"),
+        subject.inputs.double(),
+        subject.targets,
+        work=Work(),
+    )
+    hessian.chunk = 7
+    blocks = BlockDiagonalOperator.of(hessian, [[0, 1], [2, 3], [4, 5], [6, 7]])
+    expected = torch.zeros_like(dense)
+    for where in BLOCKS.values():
+        expected[where, where] = dense[where, where]
+    assert torch.allclose(blocks.dense(), expected, atol=1e-12)
+
+
+def test_parameters_are_named_by_modules_too(subject):
+    net = subject.model
+    whole = sb.measure(subject, "hessian_trace", parameters_of=["parts.body.0"])
+    for given in (net.parts["body"][0], [net.parts["body"][0]], ["parts.body.0.*"]):
+        assert sb.measure(subject, "hessian_trace", parameters_of=given).value == whole.value
+    one = sb.measure(subject, "hessian_trace", parameters_of=[net.parts["head"].weight])
+    assert one.details["parameters"] == 15
+    every = sb.measure(subject, "hessian_trace", parameters_of=net)
+    assert every.value == sb.measure(subject, "hessian_trace").value
+    with pytest.raises(InputError, match="a Linear that is no part"):
+        sb.measure(subject, "hessian_trace", parameters_of=nn.Linear(2, 2))
