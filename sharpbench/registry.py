@@ -31,7 +31,16 @@ from sharpbench.errors import (
     shortened,
 )
 
-__all__ = ["Plugin", "Registry", "import_object"]
+__all__ = ["Plugin", "Registry", "added_later", "import_object"]
+
+
+def added_later(default: Any) -> Any:
+    """A parameter that came after results had been stored: where it has its ``default`` the plug-in does what
+    it did without it, and its identity is what it was."""
+    return dataclasses.field(default=default, metadata={_LATER: True})
+
+
+_LATER = "added later"
 
 
 class Plugin:
@@ -48,7 +57,14 @@ class Plugin:
 
     def identity(self) -> dict[str, Any]:
         """What makes a figure this plug-in's: name, version and resolved parameters."""
-        return {"name": self.name, "version": self.version, **self.parameters()}
+        told = {k: v for k, v in self.parameters().items() if k not in self.unsaid()}
+        return {"name": self.name, "version": self.version, **told}
+
+    def unsaid(self) -> dict[str, Any]:
+        """The parameters that `identity` leaves out: those `added_later` that have their default."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        later = [f for f in fields if f.metadata.get(_LATER)]
+        return {f.name: _plain(f.default) for f in later if getattr(self, f.name) == f.default}
 
     @property
     def label(self) -> str:

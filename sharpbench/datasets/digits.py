@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from sharpbench.datasets import datasets
-from sharpbench.datasets.base import Dataset, stratified_split
+from sharpbench.datasets.base import Dataset, stratified_split, stratified_subset
+from sharpbench.registry import added_later
+from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits
 
 __all__ = ["Digits"]
@@ -23,18 +25,22 @@ _MEAN, _STD = 0.3053, 0.3760
 class Digits(Dataset):
     """1797 real handwritten digits of 8×8 pixels in ten classes (UCI, shipped with scikit-learn).
 
-    Inputs have shape (1, 8, 8), pixels / 16 minus the mean 0.3053, divided by 0.3760.
+    Inputs have shape (1, 8, 8), pixels / 16 minus the mean 0.3053, divided by 0.3760. ``train_size`` takes a
+    seeded stratified subset of the training images; the test images are the same for each.
     """
 
     name = "digits"
     reference = "UCI ML repository, Optical Recognition of Handwritten Digits (1998)"
 
     test_fraction: float = 0.3
+    train_size: int | None = added_later(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"test_fraction must lie in (0, 1), got {self.test_fraction}")
+        if self.train_size is not None and self.train_size < 10:
+            raise ValueError(f"train_size must be at least 10, got {self.train_size}")
 
     def fingerprint(self, root: Path) -> str:
         return ""
@@ -47,6 +53,8 @@ class Digits(Dataset):
         train_x, train_y, test_x, test_y = stratified_split(
             inputs, bunch.target, self.test_fraction, seed=seed
         )
+        chosen = stratified_subset(train_y, self.train_size, seed=derive_seed(seed, "subset"))
+        train_x, train_y = train_x[chosen], train_y[chosen]
         return Splits(
             torch.from_numpy(train_x).float(),
             torch.from_numpy(train_y).long(),

@@ -13,6 +13,8 @@ models: Registry[Model] = Registry(
         "mlp": "sharpbench.models.mlp:MultiLayerPerceptron",
         "cnn": "sharpbench.models.cnn:ConvolutionalNetwork",
         "resnet": "sharpbench.models.resnet:ResidualNetwork",
+        "uniform_mlp": "sharpbench.models.uniform_mlp:UniformMultiLayerPerceptron",
+        "nin": "sharpbench.models.nin:NetworkInNetwork",
         "vit": "sharpbench.models.vit:VisionTransformer",
     },
 )

@@ -65,6 +65,7 @@ class _Description(_Strict):
     model_label: str | None = None
     recipe_label: str | None = None
     problem_label: str | None = None
+    unsaid: dict[str, dict[str, Any]] | None = None
 
 
 def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]:

@@ -79,7 +79,8 @@ def subject_columns(description: Mapping[str, Any]) -> dict[str, Any]:
             continue
         columns[part] = identity[part]["name"]
         columns[f"{part}_label"] = description[f"{part}_label"]
-        for key, value in identity[part].items():
+        unsaid = (description.get("unsaid") or {}).get(part, {})
+        for key, value in {**unsaid, **identity[part]}.items():
             if key not in {"name", "version", "data"}:
                 columns[f"{part}.{key}"] = value
     return columns

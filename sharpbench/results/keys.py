@@ -19,6 +19,7 @@ __all__ = [
     "evaluation_question",
     "expected_key",
     "figure_key",
+    "outcomes_question",
     "part_of_figure",
     "question_key",
     "question_keys_of",
@@ -33,7 +34,7 @@ _SEEDING = 2
 random numbers of its own for each network.
 """
 
-_PARTS = frozenset({"evaluation", "decision_map", "reliability"})
+_PARTS = frozenset({"evaluation", "decision_map", "reliability", "outcomes"})
 """Kinds of records that are found together, under one question."""
 
 
@@ -76,6 +77,11 @@ def trajectory_question(metric: Plugin, every: int) -> str:
 def evaluation_question(version: int, ece_bins: int) -> str:
     """Of everything that is evaluated together."""
     return content_key({"evaluation": version, "ece_bins": ece_bins})
+
+
+def outcomes_question(version: int) -> str:
+    """Of what a network did on each test point."""
+    return content_key({"outcomes": version})
 
 
 def figure_key(subject: str, weights: str, question: str) -> str:

@@ -21,14 +21,16 @@ Kind = Literal[
     "reliability",
     "problem",
     "calibration",
+    "outcomes",
 ]
-"""``calibration``: one of many answers to the same problem, with random numbers of its own."""
+"""``calibration``: one of many answers to the same problem, with random numbers of its own. ``outcomes``:
+what a network did on each point of a test set."""
 Status = Literal["ok", "unsupported", "failed", "error", "timeout"]
 
 FINAL: frozenset[str] = frozenset({"ok", "unsupported", "failed"})
 """Statuses that depend on the inputs alone. Errors and time-outs are tried again by the next run."""
 
-_WITHOUT_VALUE: frozenset[Kind] = frozenset({"decision_map", "reliability"})
+_WITHOUT_VALUE: frozenset[Kind] = frozenset({"decision_map", "reliability", "outcomes"})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from sharpbench.datasets import Dataset, datasets
 from sharpbench.datasets.files import data_root
 from sharpbench.errors import InputError, guarded
-from sharpbench.evaluation.classification import EVALUATION_VERSION
+from sharpbench.evaluation.classification import EVALUATION_VERSION, FIGURES
+from sharpbench.evaluation.outcomes import OUTCOMES_VERSION
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import Model, models
@@ -24,6 +25,7 @@ from sharpbench.registry import Registry
 from sharpbench.results.keys import (
     content_key,
     evaluation_question,
+    outcomes_question,
     question_key,
     trajectory_question,
 )
@@ -82,6 +84,13 @@ class SubjectPlan:
             "seed": self.seeds.identity(),
             **_computed_on(self.device, self.threads),
         }
+
+    @property
+    def unsaid(self) -> dict[str, dict[str, Any]]:
+        """What `identity` says nothing of, part by part: parameters that were added later, at their
+        defaults."""
+        parts = {"dataset": self.dataset, "model": self.model, "recipe": self.recipe}
+        return {name: unsaid for name, part in parts.items() if (unsaid := part.unsaid())}
 
     @cached_property
     def key(self) -> str:
@@ -190,6 +199,8 @@ class Plan:
     threads: int
     training_seconds: float | None
     measurement_seconds: float | None
+    outcomes: bool = False
+    """Whether what each network did on each test point is stored."""
 
     def asked(self, subject: SubjectPlan | ProblemPlan) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
@@ -201,10 +212,20 @@ class Plan:
     def evaluation_key(self) -> str:
         return evaluation_question(EVALUATION_VERSION, self.ece_bins)
 
+    @cached_property
+    def outcomes_key(self) -> str:
+        return outcomes_question(OUTCOMES_VERSION)
+
+    @cached_property
+    def evaluated(self) -> frozenset[tuple[str, str]]:
+        """Question and name of everything that is evaluated."""
+        figures = {(self.evaluation_key, name) for name in FIGURES}
+        return frozenset(figures | ({(self.outcomes_key, "test")} if self.outcomes else set()))
+
     def record_keys(self) -> set[str]:
         """The subject-independent keys of every record that belongs to this plan."""
         return {
-            self.evaluation_key,
+            *(question for question, _ in self.evaluated),
             *(m.key for m in self.measurements),
             *(m.key for s in self.subjects if isinstance(s, ProblemPlan) for m in self.asked(s)),
             *(self.trajectory.metric_key(m) for m in self.trajectory.metrics),
@@ -295,6 +316,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
         measurements=tuple(measurements.values()),
         trajectory=TrajectoryPlan(tuple(along), spec.trajectory.every if spec.trajectory else 1),
         ece_bins=spec.evaluation.ece_bins,
+        outcomes=spec.evaluation.outcomes,
         cost=spec.cost,
         threads=spec.threads,
         training_seconds=spec.limits.training_seconds,

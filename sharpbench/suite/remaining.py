@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sharpbench.evaluation.classification import FIGURES
 from sharpbench.results.description import ANSWERED, FOLDER_NAME
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
@@ -56,7 +55,7 @@ def remaining(
         subject,
         stored.description,
         answered=questions.keys(),
-        evaluated={r.name for r in final if r.plan_key == plan.evaluation_key},
+        evaluated={(r.plan_key, r.name) for r in final},
         along={(r.plan_key, r.epoch) for r in stored.records if r.kind == "trajectory"},
         damage=stored.left_out[0] if stored.left_out else None,
         weights_fault=folder.weights_fault,
@@ -77,7 +76,7 @@ def left_of(
     description: Mapping[str, Any] | None,
     *,
     answered: Collection[str],
-    evaluated: Collection[str],
+    evaluated: Collection[tuple[str, str]],
     along: Collection[tuple[str, int | None]],
     damage: object = None,
     weights_fault: Callable[[], str | None],
@@ -85,10 +84,10 @@ def left_of(
 ) -> Remaining:
     """What is left to do for a subject of which this much is known, whoever read it.
 
-    ``answered``: the questions that its weights have answered for good; ``evaluated``: the names of the
-    evaluated quantities that are there; ``along``: the questions asked along training with the epochs
-    at which there is an answer; ``damage``: what is left out of its folder; ``weights_fault``: why
-    there is no file with the weights.
+    ``answered``: the questions that its weights have answered for good; ``evaluated``: question
+    and name of the evaluated quantities that are there; ``along``: the questions asked along training
+    with the epochs at which there is an answer; ``damage``: what is left out of its folder;
+    ``weights_fault``: why there is no file with the weights.
     """
     asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
     if description is None:
@@ -104,7 +103,7 @@ def left_of(
     if not trains:
         return Remaining(None, False, questions)
     # All of them: a crash can have cut off the last lines.
-    evaluation = not all(name in evaluated for name in FIGURES)
+    evaluation = not all(one in evaluated for one in plan.evaluated)
     measured = plan.trajectory.keys <= _measured_along(description, along)
     training = None if measured else "again: to measure along the way"
     if fault := weights_fault():

@@ -186,7 +186,11 @@ class ProblemsSpec(_Strict):
 
 
 class EvaluationSpec(_Strict):
+    """``outcomes``: store what each network did on each test point, which tells how sure differences between
+    networks are."""
+
     ece_bins: Whole = Field(15, ge=2, le=100_000)
+    outcomes: Flag = False
 
 
 class CostSpec(_Strict):

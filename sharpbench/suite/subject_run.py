@@ -27,6 +27,7 @@ from sharpbench.evaluation.classification import (
     evaluate,
     reliability_diagram,
 )
+from sharpbench.evaluation.outcomes import OUTCOMES_VERSION, outcomes
 from sharpbench.invariance import Transformation
 from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
@@ -219,6 +220,7 @@ class SubjectRun(Run):
             "model_label": self.subject.model.label,
             "recipe_label": self.subject.recipe.label,
             "identity": self.subject.identity,
+            "unsaid": self.subject.unsaid,
             "status": status,
             "reason": reason,
             "run": self.task.run,
@@ -238,8 +240,10 @@ class SubjectRun(Run):
 
     # --- evaluating ---------------------------------------------------------------------------
 
-    def _evaluation_records(self, model: nn.Module, key: str) -> list[Record]:
-        """Every figure of `FIGURES`: its value, or the reason why there is none."""
+    def _evaluation_records(self, model: nn.Module, weights: str) -> list[Record]:
+        """Every figure of `FIGURES`: its value, or the reason why there is none; and the outcomes."""
+        key = figure_key(self.subject.key, weights, self.plan.evaluation_key)
+        outcomes_key = figure_key(self.subject.key, weights, self.plan.outcomes_key)
         common: dict[str, Any] = {
             "plan_key": self.plan.evaluation_key,
             "version": EVALUATION_VERSION,
@@ -259,11 +263,26 @@ class SubjectRun(Run):
             )
             for name, meaning in FIGURES.items()
         }
+        if self.plan.outcomes:
+            base["test"] = Record(
+                key=part_of_figure(outcomes_key, "test"),
+                plan_key=self.plan.outcomes_key,
+                kind="outcomes",
+                name="test",
+                label="test outcomes",
+                title="outcomes on test data",
+                version=OUTCOMES_VERSION,
+                run=self.task.run,
+            )
         pictures: dict[Kind, dict[str, Any] | None] = {}
+        done: dict[str, Any] = {}
         try:
             seed = derive_seed(self.subject.seed, "evaluation")
             with self.step(Step("evaluation", "evaluating", self.plan.training_seconds)):
                 figures = evaluate(model, self.splits, ece_bins=bins, seed=seed)
+                if self.plan.outcomes:
+                    test = self.splits.test_inputs, self.splits.test_targets
+                    done["test"] = outcomes(model, *test, task).packed()
                 if task == "classification":
                     pictures["decision_map"] = decision_map(model, self.splits)
                     pictures["reliability"] = reliability_diagram(model, self.splits, bins=bins)
@@ -286,7 +305,9 @@ class SubjectRun(Run):
             if details is not None
         ]
         records = [
-            _evaluated(record, figures[name])
+            dataclasses.replace(record, details=done[name], samples=done[name]["samples"])
+            if name in done
+            else _evaluated(record, figures[name])
             if name in figures
             else dataclasses.replace(record, status="unsupported", reason=_UNDEFINED)
             for name, record in base.items()
@@ -310,8 +331,7 @@ class SubjectRun(Run):
         if subject is None:
             return
         if left.evaluation:
-            key = figure_key(self.subject.key, weights, self.plan.evaluation_key)
-            self.write(self._evaluation_records(subject.model, key))
+            self.write(self._evaluation_records(subject.model, weights))
         if left.untold:
             self.write([self._completed(record, subject) for record in left.untold])
         for question in left.questions:

@@ -17,7 +17,7 @@ from sharpbench.suite.remaining import QUESTIONS, Remaining, left_of
 
 __all__ = ["Standing", "survey"]
 
-_PARTS = ("evaluation", "decision_map", "reliability")
+_PARTS = ("evaluation", "decision_map", "reliability", "outcomes")
 _COLUMNS = ("plan_key", "kind", "name", "status", "title", "label", "transformation", "reason")
 
 
@@ -109,7 +109,7 @@ def _standing(
         subject,
         description,
         answered=set(table.of(place, "plan_key", table.question)),
-        evaluated=_evaluated(plan, table, place),
+        evaluated=_evaluated(table, place),
         along=table.epochs(place),
         damage=left_out[0] if (left_out := left_out_of([facts])) else None,
         weights_fault=store.subject(subject.key).weights_fault,
@@ -141,7 +141,7 @@ def _standing(
     return Standing(left, True, tuple(problems), facts["unproven"])
 
 
-def _evaluated(plan: Plan, table: _Table, place: int) -> set[str]:
+def _evaluated(table: _Table, place: int) -> set[tuple[str, str]]:
     keys = table.of(place, "plan_key", table.part)
     names = table.of(place, "name", table.part)
-    return {name for name, key in zip(names, keys, strict=True) if key == plan.evaluation_key}
+    return set(zip(keys, names, strict=True))

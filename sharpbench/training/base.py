@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sharpbench.registry import Plugin
+from sharpbench.errors import InputError
+from sharpbench.registry import Plugin, added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Splits, batched_outputs, per_sample_loss
 
@@ -77,7 +78,11 @@ class Recipe(Plugin, ABC):
 
     Parameters: ``epochs``; ``batch_size``; ``lr``; ``schedule`` of the learning rate over the steps
     (constant, cosine to zero, linear to zero); ``weight_decay``; ``label_smoothing``;
-    ``stop_loss``: stop after the first epoch whose mean training loss is at most this (None: never).
+    ``stop_loss``: stop after the first epoch whose mean training loss is at most this (None: never);
+    ``stop_on``: that of the epoch's batches as they were trained on, or of the network at its end on all
+    training data, in evaluation mode and without label smoothing. ``input_noise``: standard deviation of
+    normal noise added to the inputs of each batch; ``shift``: images are moved by up to so many pixels each
+    way, uniformly, with their border repeated.
     """
 
     epochs: int = 25
@@ -87,6 +92,9 @@ class Recipe(Plugin, ABC):
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     stop_loss: float | None = None
+    stop_on: Literal["running", "evaluated"] = added_later("running")
+    input_noise: float = added_later(0.0)
+    shift: int = added_later(0)
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size"):
@@ -96,6 +104,9 @@ class Recipe(Plugin, ABC):
             raise ValueError(f"lr must be positive, got {self.lr}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        for key in ("input_noise", "shift"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
 
@@ -128,22 +139,26 @@ class Recipe(Plugin, ABC):
             optimizer, self._schedule(self.epochs * steps_per_epoch)
         )
         order = torch_generator(derive_seed(seed, "batches"))
+        changes = torch_generator(derive_seed(seed, "augmentation"))
         devices = [data.train_inputs.device] if data.train_inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(seed, "dropout"))
             for epoch in range(1, self.epochs + 1):
-                row = self._epoch(model, data, optimizer, scheduler, order, log)
+                row = self._epoch(model, data, optimizer, scheduler, order, changes, log)
                 model.eval()
                 if log.diverged:
                     log.diverged += f" in epoch {epoch} of {self.epochs}"
                     log.stopped = "diverged"
                     break
                 row = {"epoch": float(epoch), **row, **_test_figures(model, data)}
+                reached = row["train_loss"]
+                if self.stop_on == "evaluated":
+                    reached = row["evaluated_train_loss"] = _mean_loss(model, data)
                 log.epochs.append(row)
                 with torch.random.fork_rng(devices=devices):
                     for callback in callbacks:
                         callback(epoch, model)
-                if self.stop_loss is not None and row["train_loss"] <= self.stop_loss:
+                if self.stop_loss is not None and reached <= self.stop_loss:
                     log.stopped = f"training loss reached {self.stop_loss:g}"
                     break
             else:
@@ -159,6 +174,7 @@ class Recipe(Plugin, ABC):
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         order: torch.Generator,
+        changes: torch.Generator,
         log: TrainingLog,
     ) -> dict[str, float]:
         model.train()
@@ -167,6 +183,7 @@ class Recipe(Plugin, ABC):
         total, wrong = 0.0, 0.0
         first: float | None = None
         for x, y in self._batches(data, order):
+            x = self._augmented(x, changes)
             step = int(scheduler.last_epoch)  # torch's name; it counts every call, here the steps
             loss = LossOfBatch(model, partial(self._loss, task=data.task), x, y, step)
             value = self.step(model, optimizer, loss)
@@ -200,6 +217,24 @@ class Recipe(Plugin, ABC):
         for batch in shuffled.to(data.train_inputs.device).split(self.batch_size):
             yield data.train_inputs[batch], data.train_targets[batch]
 
+    def _augmented(self, inputs: Tensor, changes: torch.Generator) -> Tensor:
+        if self.shift:
+            if inputs.dim() != 4:
+                shape = tuple(inputs.shape[1:])
+                raise InputError(f"shift moves images (channels, height, width), not {shape}")
+            count, (height, width) = len(inputs), inputs.shape[2:]
+            by = torch.randint(-self.shift, self.shift + 1, (2, count), generator=changes)
+            rows, columns = (
+                (torch.arange(length) + move[:, None]).clamp(0, length - 1).to(inputs.device)
+                for length, move in zip((height, width), by, strict=True)
+            )
+            each = torch.arange(count, device=inputs.device)[:, None, None]
+            inputs = inputs.movedim(1, -1)[each, rows[:, :, None], columns[:, None]].movedim(-1, 1)
+        if self.input_noise:
+            noise = torch.randn(inputs.shape, generator=changes, dtype=inputs.dtype)
+            inputs = inputs + self.input_noise * noise.to(inputs.device)
+        return inputs
+
     def _loss(self, outputs: Tensor, targets: Tensor, task: str) -> Tensor:
         if task == "classification":
             return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
@@ -211,6 +246,11 @@ class Recipe(Plugin, ABC):
             "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))),
             "linear": lambda step: max(1 - step / steps, 0.0),
         }[self.schedule]
+
+
+def _mean_loss(model: nn.Module, data: Splits) -> float:
+    outputs = batched_outputs(model, data.train_inputs)
+    return float(per_sample_loss(data.task)(outputs, data.train_targets).mean())
 
 
 def _test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:

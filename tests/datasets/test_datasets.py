@@ -85,3 +85,14 @@ def test_a_subset_of_real_images_is_stratified_and_seeded(real_images):
     assert not torch.equal(first.train_inputs, other.train_inputs)
     share = datasets.create(name).load(root, seed=0).train_targets.bincount() / 60_000
     assert (first.train_targets.bincount() / 500 - share).abs().max() < 0.004
+
+
+def test_a_part_of_the_digits_leaves_the_test_images_as_they_are():
+    whole = datasets.create("digits").load(Path(), seed=3)
+    part = datasets.create("digits", {"train_size": 300}).load(Path(), seed=3)
+    assert torch.equal(whole.test_inputs, part.test_inputs)
+    assert len(part.train_inputs) == 300
+    counts = torch.bincount(part.train_targets)
+    assert counts.min() >= 28  # class shares are kept
+    rows = {tuple(x.flatten().tolist()) for x in whole.train_inputs}
+    assert all(tuple(x.flatten().tolist()) in rows for x in part.train_inputs)

@@ -5,7 +5,14 @@ from sharpbench.errors import InputError
 from sharpbench.models import models
 from sharpbench.models.base import ACTIVATIONS
 
-SHAPES = {"mlp": (2,), "cnn": (1, 8, 8), "resnet": (3, 8, 8), "vit": (1, 8, 8)}
+SHAPES = {
+    "mlp": (2,),
+    "uniform_mlp": (2,),
+    "cnn": (1, 8, 8),
+    "nin": (1, 8, 8),
+    "resnet": (3, 8, 8),
+    "vit": (1, 8, 8),
+}
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -51,7 +58,13 @@ def test_unsuitable_inputs_are_refused(name, parameters, shape, message):
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("mlp", {"widths": [0]}), ("cnn", {"dropout": 1.0}), ("vit", {"width": 30, "heads": 4})],
+    [
+        ("mlp", {"widths": [0]}),
+        ("uniform_mlp", {"depth": 0}),
+        ("nin", {"width": 0}),
+        ("cnn", {"dropout": 1.0}),
+        ("vit", {"width": 30, "heads": 4}),
+    ],
 )
 def test_impossible_parameters_are_refused(name, parameters):
     with pytest.raises(InputError):

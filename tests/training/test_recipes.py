@@ -202,3 +202,49 @@ def test_a_base_from_outside_that_trains_in_its_own_way_is_refused(hook):
             recipes.create("sam", {"base": "own_way"})
     finally:
         recipes.forget("own_way")
+
+
+def test_training_stops_at_the_loss_of_the_network_itself(digits):
+    """The running mean lags behind: dropout and the steps of the epoch are in it."""
+
+    def one(**parameters):
+        model = network(digits, "uniform_mlp", width=32, dropout=0.3)
+        return train(digits, "adam", model, epochs=40, stop_loss=0.1, **parameters)
+
+    model, log = one(stop_on="evaluated")
+    loss = torch.nn.functional.cross_entropy(
+        model(digits.train_inputs), digits.train_targets
+    ).detach()
+    assert log.stopped == "training loss reached 0.1"
+    assert log.epochs[-1]["evaluated_train_loss"] == pytest.approx(float(loss))
+    assert float(loss) <= 0.1 < log.epochs[-2]["evaluated_train_loss"]
+    _, running = one()
+    assert len(running.epochs) > len(log.epochs)
+    _, never = train(digits, "sgd", lr=1e-3, epochs=1, stop_loss=1e-3, stop_on="evaluated")
+    assert never.stopped == "training loss never reached 0.001"
+
+
+def test_augmented_inputs_are_shifted_and_noisy():
+    ramp = torch.arange(25.0).view(1, 1, 5, 5).repeat(200, 1, 1, 1)
+    recipe = recipes.create("sgd", {"shift": 1})
+    moved = recipe._augmented(ramp, torch.Generator().manual_seed(0))
+    centres = set(moved[:, 0, 2, 2].int().tolist())
+    assert centres == {12 + 5 * i + j for i in (-1, 0, 1) for j in (-1, 0, 1)}
+    up = moved[moved[:, 0, 2, 2] == 7][0, 0]  # everything one row down, the first row repeated
+    assert torch.equal(up[0], ramp[0, 0, 0])
+    assert torch.equal(up[1:], ramp[0, 0, :4])
+    noisy = recipes.create("sgd", {"input_noise": 0.5})._augmented(ramp, torch.Generator())
+    assert float((noisy - ramp).std()) == pytest.approx(0.5, abs=0.02)
+    splits = Splits(torch.randn(8, 2), torch.randint(2, (8,)), *[torch.zeros(0)] * 2, outputs=2)
+    with pytest.raises(InputError, match="shift moves images"):
+        train(splits, "sgd", shift=1, epochs=1)
+
+
+def test_parameters_that_were_added_later_leave_keys_as_they_were():
+    plain = recipes.create("sgd", {"stop_loss": 0.1})
+    assert "stop_on" not in plain.identity()
+    assert plain.unsaid() == {"stop_on": "running", "input_noise": 0.0, "shift": 0}
+    changed = recipes.create("sgd", {"stop_loss": 0.1, "shift": 1})
+    assert changed.identity()["shift"] == 1
+    assert "shift" not in changed.unsaid()
+    assert {**changed.identity(), **changed.unsaid()}["stop_on"] == "running"
