@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -32,6 +32,7 @@ __all__ = [
     "Tested",
     "choice",
     "conditional_information",
+    "difference_of_tau",
     "environments",
     "from_hyperparameters",
     "granulated_tau",
@@ -43,8 +44,9 @@ __all__ = [
     "paired_confidence",
     "random_choice",
     "sign_error",
-    "tied_with",
 ]
+
+T = TypeVar("T")
 
 _PERMUTATIONS = 499
 _FOLDS = 5
@@ -104,6 +106,18 @@ class Population:
     @property
     def size(self) -> int:
         return len(self.settings)
+
+    def once(self, name: str, there: np.ndarray, compute: Callable[[], T]) -> T:
+        """What ``compute`` gives for the networks that are ``there``, from memory if it did before."""
+        key = name, there.tobytes()
+        if key not in self._memory:
+            self._memory[key] = compute()
+        found: T = self._memory[key]
+        return found
+
+    @cached_property
+    def _memory(self) -> dict[tuple[str, bytes], Any]:
+        return {}
 
     @cached_property
     def configurations(self) -> np.ndarray:
@@ -281,13 +295,14 @@ def _permuted(population: Population, x: np.ndarray, y: np.ndarray, found: float
     return float((1 + beyond.sum()) / (1 + len(null)))
 
 
-def tied_with(
-    population: Population, best: np.ndarray, other: np.ndarray, y: np.ndarray
+def difference_of_tau(
+    population: Population, one: np.ndarray, other: np.ndarray, y: np.ndarray
 ) -> Tested | None:
-    """Ψ of ``best`` minus Ψ of ``other``, with its interval over the seeds."""
-    both = np.isfinite(best) & np.isfinite(other)
+    """Ψ of ``one`` minus Ψ of ``other``, over the networks that have both, with its interval over the
+    seeds."""
+    both = np.isfinite(one) & np.isfinite(other)
     psi = []
-    for x in (best, other):
+    for x in (one, other):
         x = np.where(both, x, np.nan)
         cells = [_cell_tau(pairs, x[None], y)[0] for pairs in population.controlled]
         whole = np.array([mean_of_axes(tau) for tau in cells])
@@ -337,33 +352,30 @@ def conditional_information(
         return _pgdl(settings, x, y)
     left, right = np.triu_indices(len(x), 1)
     signs = 3 * np.sign(x[left] - x[right]) + np.sign(y[left] - y[right])
-    signs = (signs + 4).astype(np.intp)  # 0 … 8; the opposite pair is 8 − it
+    signs = (signs + 4).astype(np.int32)  # 0 … 8; the opposite pair is 8 − it
     ways = [way[there] for way in population.blocks]
-    pairs_of_blocks = [_block_pairs(way[left], way[right]) for way in ways]
+    pairs_of_blocks, subsets = population.once(
+        "pairs",
+        there,
+        lambda: (
+            [_block_pairs(way[left], way[right]) for way in ways],
+            [_units(settings, left, right, s) for s in _subsets(settings.shape[1])],
+        ),
+    )
     least, without = math.inf, [np.full(way.max() + 1, math.inf) for way in ways]
-    for subset in _subsets(settings.shape[1]):
-        unit = np.zeros(len(left), np.intp)
-        mirror = unit.copy()
-        for axis in subset:
-            base = settings[:, axis].max() + 1
-            a, b = settings[left, axis], settings[right, axis]
-            unit, mirror = unit * base**2 + a * base + b, mirror * base**2 + b * base + a
-        turned = np.where(unit <= mirror, signs, 8 - signs)
-        own = np.minimum(unit, mirror)
-        cells, number = np.unique(own, return_inverse=True)
-        symmetric = np.zeros(len(cells), bool)
-        symmetric[number[unit == mirror]] = True
-        code = number * 9 + turned
+    for number, forwards, symmetric in subsets:
+        cells = len(symmetric)
+        code = number * 9 + np.where(forwards, signs, 8 - signs)
         for i, (way, (names, of_pair)) in enumerate(
             zip(ways, pairs_of_blocks, strict=True) if ways else ()
         ):
             kinds = len(names)
-            counts = np.bincount(code * kinds + of_pair, minlength=len(cells) * 9 * kinds)
-            counts = counts.reshape(len(cells), 9, kinds).astype(float)
+            counts = np.bincount(code * kinds + of_pair, minlength=cells * 9 * kinds)
+            counts = counts.reshape(cells, 9, kinds).astype(float)
             for block in range(way.max() + 1):
                 kept = counts[:, :, (names != block).all(1)].sum(2)
                 without[i][block] = min(without[i][block], _normalised(kept, symmetric))
-        counts = np.bincount(code, minlength=len(cells) * 9).reshape(len(cells), 9)
+        counts = np.bincount(code, minlength=cells * 9).reshape(cells, 9)
         least = min(least, _normalised(counts.astype(float), symmetric))
     if not math.isfinite(least):
         return None
@@ -379,11 +391,28 @@ def _subsets(axes: int) -> Iterator[tuple[int, ...]]:
         yield from itertools.combinations(range(axes), size)
 
 
+def _units(
+    settings: np.ndarray, left: np.ndarray, right: np.ndarray, subset: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cell of each pair, in the one of its orders that comes first; whether that is the given one; and
+    of each cell whether both of its networks have the same values."""
+    unit = np.zeros(len(left), np.intp)
+    mirror = unit.copy()
+    for axis in subset:
+        base = settings[:, axis].max() + 1
+        a, b = settings[left, axis], settings[right, axis]
+        unit, mirror = unit * base**2 + a * base + b, mirror * base**2 + b * base + a
+    cells, number = np.unique(np.minimum(unit, mirror), return_inverse=True)
+    symmetric = np.zeros(len(cells), bool)
+    symmetric[number[unit == mirror]] = True
+    return number.astype(np.int32), unit <= mirror, symmetric
+
+
 def _block_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of blocks that there are (kinds, 2), and which one each pair of networks is of."""
     both = np.column_stack([np.minimum(a, b), np.maximum(a, b)])
     kinds, number = np.unique(both, axis=0, return_inverse=True)
-    return kinds, number.ravel()
+    return kinds, number.ravel().astype(np.int32)
 
 
 def _normalised(counts: np.ndarray, symmetric: np.ndarray) -> float:
@@ -688,20 +717,15 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     names = np.unique(configuration)
     if len(names) < 2 * _FOLDS:
         return None
-    x, y = x[there], y[there]
     data = population.seeds[there, 0]
-    seeds = _one_hot(np.unique(data, return_inverse=True)[1])
-    features = np.column_stack([_features(population)[there], seeds])
-    fold_of = np.empty(configuration.max() + 1, np.intp)
-    fold_of[numpy_generator(0).permutation(names)] = np.arange(len(names)) % _FOLDS
-    fold = fold_of[configuration]
-    alone, together = np.empty(len(y)), np.empty(len(y))
-    for one in range(_FOLDS):
-        train, test = fold != one, fold == one
-        target, truth = _ranks(y[train], y[train]), _ranks(y[train], y[test])
+    features, fold = population.once("features", there, lambda: _crossed(population, there))
+    key = f"without the figure {hash(y[there].tobytes())}"
+    folds, alone = population.once(
+        key, there, lambda: _without_figure(features, fold, y[there], configuration)
+    )
+    x, together = x[there], np.empty(len(alone))
+    for train, test, target, truth, penalty in folds:
         figure = _ranks(x[train], x)[:, None] * math.sqrt(12)  # of variance 1
-        _, penalty = _left_out(features[train], target, configuration[train])
-        alone[test] = truth - _ridge(features[train], target, features[test], penalty)
         both = np.column_stack([features, figure])
         together[test] = truth - _ridge(both[train], target, both[test], penalty)
     gain = alone**2 - together**2
@@ -712,7 +736,36 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     ends = [_clustered(gain / base, value, blocks) for blocks in (configuration, data)]
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
     p = max(end[2] for end in ends)
-    return Increment(Estimate(value, low, high, len(y)), p, p)
+    return Increment(Estimate(value, low, high, len(x)), p, p)
+
+
+_Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]
+"""The rows to fit and to predict, the targets of both, and the penalty."""
+
+
+def _crossed(population: Population, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The features of the hyperparameters and the data seed, and the fold of each network."""
+    seeds = _one_hot(np.unique(population.seeds[there, 0], return_inverse=True)[1])
+    features = np.column_stack([_features(population)[there], seeds])
+    configuration = population.configurations[there]
+    names = np.unique(configuration)
+    fold_of = np.empty(configuration.max() + 1, np.intp)
+    fold_of[numpy_generator(0).permutation(names)] = np.arange(len(names)) % _FOLDS
+    return features, fold_of[configuration]
+
+
+def _without_figure(
+    features: np.ndarray, fold: np.ndarray, y: np.ndarray, configuration: np.ndarray
+) -> tuple[list[_Fold], np.ndarray]:
+    """The folds, and how far off each network's rank is predicted from the hyperparameters alone."""
+    folds, alone = [], np.empty(len(y))
+    for one in range(_FOLDS):
+        train, test = fold != one, fold == one
+        target, truth = _ranks(y[train], y[train]), _ranks(y[train], y[test])
+        _, penalty = _left_out(features[train], target, configuration[train])
+        alone[test] = truth - _ridge(features[train], target, features[test], penalty)
+        folds.append((train, test, target, truth, penalty))
+    return folds, alone
 
 
 def _clustered(values: np.ndarray, mean: float, blocks: np.ndarray) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ import pandas as pd
 from sharpbench.analysis.statistics import LEVEL, Estimate, jackknife
 from sharpbench.seeds import numpy_generator
 
-__all__ = ["Association", "holm", "kendall", "tau_b"]
+__all__ = ["Association", "benjamini_hochberg", "holm", "kendall", "tau_b"]
 
 _PERMUTED = 60
 """Up to so many subjects the null distribution is that of permutations: it has few values there."""
@@ -160,4 +160,13 @@ def holm(p: np.ndarray) -> np.ndarray:
     factors = np.arange(len(p), 0, -1)
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return adjusted
+
+
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
+    """q-values (Benjamini & Hochberg 1995): of those ≤ 0.05 at most 5% are false on average."""
+    order = np.argsort(p)[::-1]
+    factors = len(p) / np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.minimum.accumulate(p[order] * factors), 1.0)
     return adjusted

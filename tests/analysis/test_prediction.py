@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import false_discovery_control, kendalltau
 
 from sharpbench.analysis.prediction import associations
-from sharpbench.analysis.rank_correlation import holm, kendall
+from sharpbench.analysis.rank_correlation import benjamini_hochberg, holm, kendall
 from sharpbench.analysis.results import Results, stratum
 from sharpbench.seeds import numpy_generator
 
@@ -107,6 +107,11 @@ def test_agreement_throughout_ends_the_interval_where_a_failure_would_have_shown
 def test_holms_adjustment_by_hand():
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])).max() == 1.0
+
+
+def test_false_discovery_rates_are_scipys():
+    p = numpy_generator(0).random(20) ** 2
+    assert benjamini_hochberg(p) == pytest.approx(false_discovery_control(p))
 
 
 def frame_of(rows):

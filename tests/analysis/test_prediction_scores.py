@@ -14,6 +14,7 @@ from sharpbench.analysis.prediction_scores import (
     Population,
     choice,
     conditional_information,
+    difference_of_tau,
     environments,
     from_hyperparameters,
     granulated_tau,
@@ -24,7 +25,6 @@ from sharpbench.analysis.prediction_scores import (
     paired_confidence,
     random_choice,
     sign_error,
-    tied_with,
 )
 from sharpbench.analysis.rank_correlation import holm
 from sharpbench.seeds import numpy_generator
@@ -244,7 +244,7 @@ def test_a_noisier_oracle_predicts_less():
     for scores in (psi, information):
         assert scores[0] == pytest.approx(1)
         assert scores == sorted(scores, reverse=True)
-    better = tied_with(population, ladder[0], ladder[3], y)
+    better = difference_of_tau(population, ladder[0], ladder[3], y)
     assert better.value == pytest.approx(psi[0] - psi[3])
     assert better.low > 0
 

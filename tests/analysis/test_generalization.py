@@ -1,0 +1,140 @@
+"""The grid of a suite's networks, as the records tell it, and the table of scores over it."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sharpbench.analysis.generalization import grid, scores
+from sharpbench.analysis.results import Results
+from sharpbench.evaluation.outcomes import Outcomes
+from sharpbench.seeds import numpy_generator
+
+OPTIMIZERS = (("sgd", 0.0), ("sgd", 0.9), ("adam", None))
+
+
+def population(*, outcomes=False, seeds=4, missed=()):
+    """Networks of 2 widths × 2 rates × 3 optimizers, the test error theirs and of something hidden.
+
+    The metric ``knows`` sees what is hidden, ``proxy`` the settings, ``noise`` nothing; of networks whose
+    number is in ``missed`` the training loss is above the one at which they stop.
+    """
+    rng = numpy_generator(5)
+    records = []
+    grid_of = itertools.product((16, 64), (0.01, 0.1), OPTIMIZERS, range(seeds))
+    for i, (width, lr, (optimizer, momentum), seed) in enumerate(grid_of):
+        hidden = rng.normal()
+        design = (width == 16) + 0.5 * (lr == 0.1) + (optimizer == "adam")
+        error = 0.05 + 0.02 * design + 0.02 * hidden + 0.002 * rng.normal()
+        common = {
+            "subject": f"s{i}", "status": "ok", "transformation": None, "reason": None,
+            "dataset": "digits", "model": "mlp", "recipe": optimizer, "seed": seed,
+            "dataset_short": "digits", "model_short": f"mlp (width {width})", "recipe_short": optimizer,
+            "model.width": width, "recipe.lr": lr, "recipe.momentum": momentum,
+            "recipe.stop_loss": 0.01, "recipe.epochs": 100, "network_parameters": 100 * width,
+            "errors": None,
+        }  # fmt: skip
+        for name, value in (
+            ("knows", hidden + 0.2 * rng.normal()),
+            ("proxy", design + 0.1 * rng.normal()),
+            ("noise", rng.normal()),
+        ):
+            records.append(
+                {**common, "kind": "measurement", "name": name, "metric_short": name, "value": value,
+                 "space": "parameter", "standard_error": None}
+            )  # fmt: skip
+        reached = 0.02 if i in missed else 0.00999 + 1e-7 * (i % 2)
+        judged = {"test_error": error, "train_loss": reached, "test_loss": 3 * error}
+        for name, value in judged.items():
+            records.append(
+                {**common, "kind": "evaluation", "name": name, "value": value,
+                 "standard_error": 0.01, "title": name.replace("_", " ")}
+            )  # fmt: skip
+        if outcomes:
+            wrong = numpy_generator(seed).permutation(500) < 500 * error
+            packed = Outcomes(wrong.astype(float), wrong, f"points {seed}").packed()
+            records.append(
+                {**common, "kind": "outcomes", "name": "test", "value": None, "details": packed}
+            )
+    return Results(pd.DataFrame(records))
+
+
+def test_axes_are_what_varies_in_the_records():
+    found = grid(population(missed={3, 8}))
+    assert found.population.axes == ("recipe", "width", "lr", "momentum")
+    assert found.levels == (("adam", "sgd"), ("16", "64"), ("0.01", "0.1"), ("0", "0.9"))
+    momentum = found.population.settings[:, 3]
+    assert set(momentum[found.population.settings[:, 0] == 0]) == {-1}  # adam has none
+    assert found.population.size == 46
+    assert found.dropped == {"training loss not reached": 2}
+    assert found.step(2, 0, 1) == "the lr changes from 0.01 to 0.1"
+
+
+def test_a_few_networks_or_seeds_are_no_population():
+    assert grid(population(seeds=2)) is None
+    frame = population().frame
+    alike = frame[(frame["model.width"] == 16) & (frame["recipe.lr"] == 0.1)]
+    assert grid(Results(alike)) is None
+    assert scores(Results(alike)) == []
+    assert grid(Results(frame.iloc[:0])) is None
+
+
+@pytest.fixture(scope="module")
+def table():
+    return scores(population(outcomes=True, seeds=8))
+
+
+def test_the_rows_are_rivals_and_controls_and_metrics(table):
+    rows = [s for s in table if s.target == "test_error"]
+    kinds = [s.kind for s in rows]
+    assert kinds[:5] == ["oracle"] * 4 + ["rival"]
+    assert kinds[-1] == "chance"
+    asked = {s.row: s for s in rows if s.kind in {"metric", "control"}}
+    assert {s.row for s in asked.values() if s.kind == "control"} == {
+        "train loss",
+        "number of parameters",
+    }
+    values = [s.mean.value for s in asked.values()]
+    assert values == sorted(values, reverse=True)
+    oracle = rows[0]
+    assert (oracle.mean.value, oracle.information.value) == (1, pytest.approx(1))
+    assert (oracle.error.worst, oracle.choice.regret.value, oracle.choice.hits.value) == (0, 0, 1)
+
+
+def test_what_knows_more_than_the_hyperparameters_is_told_from_their_proxy(table):
+    rows = {s.row: s for s in table if s.target == "test_error"}
+    assert rows["knows"].added.clear
+    assert rows["knows"].added.share.low > 0.3
+    assert not rows["proxy"].added.clear
+    assert not rows["noise"].added.clear
+    assert not rows["noise"].mean.clear
+    assert rows["knows"].information.value > 5 * rows["noise"].information.value
+    assert rows["noise"].mean.adjusted >= rows["noise"].mean.p
+    assert rows["noise"].q >= rows["noise"].mean.p
+
+
+def test_the_worst_environment_is_named(table):
+    rows = {s.row: s for s in table if s.target == "test_error"}
+    parameters = rows["number of parameters"]
+    assert parameters.error.worst > 0.6  # wider networks have fewer errors here
+    assert parameters.worst == "the width changes from 16 to 64"
+    assert all(s.worst.startswith("the ") for s in rows.values() if s.error)
+
+
+def test_outcomes_on_the_same_points_keep_more_pairs():
+    kept = {}
+    for outcomes in (False, True):
+        results = population(outcomes=outcomes)
+        found, judged = grid(results), results.evaluations
+        y = judged.reindex(list(found.subjects))["test_error"].to_numpy()
+        from sharpbench.analysis.generalization import _confidence
+
+        errors = judged * 0 + 0.01
+        confidence = _confidence(results, found, judged.reindex(list(found.subjects)), errors)
+        pairs = found.population.coupled[1]
+        same = found.population.seeds[pairs.left, 0] == found.population.seeds[pairs.right, 0]
+        weight = confidence["test_error"](pairs.left[same], pairs.right[same])
+        assert np.isfinite(y).all()
+        kept[outcomes] = (weight > 0.95).mean()
+    assert kept[True] > kept[False] + 0.1
