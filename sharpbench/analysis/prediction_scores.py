@@ -736,7 +736,7 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     ends = [_clustered(gain / base, value, blocks) for blocks in (configuration, data)]
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
     p = max(end[2] for end in ends)
-    return Increment(Estimate(value, low, high, len(x)), p, p)
+    return Increment(Estimate(value, low, min(high, 1.0), len(x)), p, p)
 
 
 _Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]

@@ -16,6 +16,7 @@ sections: Registry[Section] = Registry(
         "right": f"{_HERE}.right:Right",
         "invariant": f"{_HERE}.invariant:Invariant",
         "predictive": f"{_HERE}.predictive:Predictive",
+        "generalization": f"{_HERE}.generalization:Generalization",
         "streams": f"{_HERE}.streams:Streams",
         "costly": f"{_HERE}.costly:Costly",
         "training": f"{_HERE}.training:Training",

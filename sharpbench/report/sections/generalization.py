@@ -1,0 +1,239 @@
+"""Predicts generalization? Metrics over a grid of networks, beside oracles, rivals and controls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sharpbench.analysis.generalization import Grid, Score, grid, scores
+from sharpbench.analysis.results import TRAINED, Results
+from sharpbench.analysis.statistics import Estimate
+from sharpbench.report.drawing import DIVERGING
+from sharpbench.report.format import fixed, interval, percent
+from sharpbench.report.sections.base import Picture, Section
+
+__all__ = ["Generalization"]
+
+_COLOURS = {"oracle": 7, "rival": 3, "metric": 0, "control": 1, "chance": 7}
+"""Of the colour-blind-safe palette."""
+
+
+@dataclass(frozen=True)
+class Generalization(Section):
+    """Does a metric predict which network of a grid generalizes, and more than the hyperparameters do?"""
+
+    name, title, link, place = "generalization", "Predicts generalization?", "Generalization", 42
+    needs = TRAINED
+
+    def applies(self, results: Results) -> bool:
+        return bool(self.needs & results.kinds) and grid(results) is not None
+
+    def subtitle(self, results: Results) -> str:
+        return "over a grid of hyperparameters, and beyond them"
+
+    def sentences(self, results: Results) -> list[str]:
+        found = grid(results)
+        return [] if found is None else generalization_sentences(found, scores(results), results)
+
+    def tables(self, results: Results) -> Mapping[str, Any]:
+        found = grid(results)
+        assert found is not None  # else the section isn't there
+        titles = {s.target: results.title(s.target) for s in scores(results)}
+        return {
+            "population": population_sentence(found),
+            "axes": found.population.axes,
+            "scores": [
+                {
+                    "title": titles[target],
+                    "rows": [s for s in scores(results) if s.target == target],
+                }
+                for target in titles
+            ],
+        }
+
+    def pictures(self, results: Results) -> Iterable[Picture]:
+        found, table = grid(results), scores(results)
+        if found is None or not table:
+            return
+        target = table[0].target
+        rows = [s for s in table if s.target == target]
+        title = results.title(target)
+        yield Picture(
+            "generalization",
+            functools.partial(_scores_figure, rows),
+            f"How well each figure predicts the {title} (n = {found.population.size}). Ψ: mean over the axes "
+            "of Kendall's τ between networks that differ in one setting alone; K: information on the sign of "
+            "a difference that any two settings don't give already; the share of pairs ranked wrongly on "
+            "average (bar) and in the worst environment (cross); regret of the network that it picks. Lines "
+            "are 95% intervals over the seeds; dashed: a figure that knows nothing.",
+        )
+        yield Picture(
+            "generalization-axes",
+            functools.partial(_axes_figure, found, rows),
+            f"ψ by axis for the {title}: Kendall's τ between networks that differ in that setting alone, all "
+            "seeds equal. One colour throughout a row: the figure ranks alike whatever is changed.",
+        )
+
+
+def population_sentence(found: Grid) -> str:
+    """``240 networks: 48 configurations on 5 axes (…), 5 seeds.``, and what was dropped."""
+    population = found.population
+    axes = ", ".join(
+        f"{axis} {len(levels)}" for axis, levels in zip(population.axes, found.levels, strict=True)
+    )
+    told = (
+        f"{population.size} networks: {population.configurations.max() + 1} configurations on "
+        f"{len(population.axes)} axes (values: {axes}), {len(np.unique(population.seeds[:, 0]))} seeds."
+    )
+    if found.dropped:
+        parts = [f"{count} ({reason})" for reason, count in found.dropped.items()]
+        told += f" Dropped: {', '.join(parts)}."
+    return told
+
+
+def generalization_sentences(found: Grid, table: list[Score], results: Results) -> list[str]:
+    """What the scores say of the first target, each sentence from the table."""
+    if not table:
+        return []
+    target = table[0].target
+    title = results.title(target)
+    rows = [s for s in table if s.target == target]
+    metrics = [s for s in rows if s.kind == "metric" and s.mean]
+    rival = next(s for s in rows if s.kind == "rival")
+    if not metrics or rival.mean is None:
+        return []
+    best = metrics[0]
+    assert best.mean is not None
+    n = f"On {found.population.size} networks"
+    tied = [s.row for s in metrics if s.tied and s.row != best.row]
+    also = f" (not told apart from it: {', '.join(tied)})" if tied else ""
+    sentences = [
+        f"{n} that differ in one setting at a time, {best.row} ranks the {title} best of all metrics: "
+        f"Ψ {interval(best.mean, 2, sign=True)}{also}; the hyperparameters alone have "
+        f"{interval(rival.mean, 2, sign=True)}."
+    ]
+    better = [s for s in metrics if s.beyond and s.beyond.clear and s.beyond.value > 0]
+    if better:
+        listed = "; ".join(
+            f"{s.row} by {interval(s.beyond, 2, sign=True)}" for s in better if s.beyond
+        )
+        sentences.append(f"Better than the hyperparameters alone (difference of Ψ): {listed}.")
+    else:
+        most = max(s.beyond.high for s in metrics if s.beyond)
+        sentences.append(
+            f"{n} no sharpness metric is shown to rank the {title} better than the hyperparameters alone"
+            + (f", and none does by more than {fixed(most, 2)} in Ψ." if most < 2 else ".")
+        )
+    adding = [s for s in metrics if s.added and s.added.clear]
+    if adding:
+        listed = "; ".join(
+            f"{s.row} {percent(s.added.share.value)} [{percent(s.added.share.low)}, "
+            f"{percent(s.added.share.high)}]"
+            for s in sorted(adding, key=lambda s: -s.added.share.value if s.added else 0.0)
+            if s.added
+        )
+        sentences.append(
+            f"Adds to the hyperparameters (share of what they leave unexplained of the rank of the {title}): "
+            f"{listed}."
+        )
+    else:
+        sentences.append(f"No metric adds to what the hyperparameters tell of the {title}.")
+    reversed_ = [s for s in metrics if s.error and s.error.worst > 0.5]
+    if reversed_:
+        listed = "; ".join(
+            f"{s.row} when only {s.worst} ({percent(s.error.worst)} of pairs wrong)"
+            for s in reversed_
+            if s.error
+        )
+        sentences.append(f"Ranks backwards in some environment: {listed}.")
+    steady = [s.row for s in metrics if s.error and s.error.worst <= 0.5]
+    if steady:
+        sentences.append(f"No worse than a coin in every environment: {', '.join(steady)}.")
+    chance = next((s for s in rows if s.kind == "chance"), None)
+    if chance is not None and chance.choice and best.choice:
+        sentences.append(
+            f"Who picks the network with the least {best.row} loses "
+            f"{percent(best.choice.regret.value)} of the range from the best to the worst {title}; a random "
+            f"pick loses {percent(chance.choice.regret.value)}."
+        )
+    return sentences
+
+
+def _scores_figure(rows: list[Score]) -> Figure:
+    """Ψ, K, the worst environment and regret: a panel each, a line a figure."""
+    names = [s.row + (" =" if s.tied else "") for s in rows]
+    figure, axes = plt.subplots(1, 4, figsize=(11.5, 1.4 + 0.27 * len(rows)), sharey=True)
+    palette = sns.color_palette("colorblind")
+    chance = next((s for s in rows if s.kind == "chance"), None)
+    for place, score in enumerate(rows):
+        colour = palette[_COLOURS[score.kind]]
+        _mark(axes[0], place, score.mean, colour, "*" if score.mean and score.mean.clear else "")
+        _mark(axes[1], place, score.information, colour)
+        if score.error:
+            _mark(axes[2], place, score.error.mean, colour, marker="|")
+            axes[2].plot(score.error.worst, place, "X", color=colour, markersize=6)
+        if score.choice:
+            _mark(axes[3], place, score.choice.regret, colour)
+    axes[0].axvline(0, color="grey", linestyle="--", linewidth=0.8)
+    axes[2].axvline(0.5, color="grey", linestyle="--", linewidth=0.8)
+    if chance is not None and chance.choice:
+        axes[3].axvline(chance.choice.regret.value, color="grey", linestyle="--", linewidth=0.8)
+    for axis, label, low, high in (
+        (axes[0], "Ψ", -1.05, 1.05),
+        (axes[1], "K", -0.02, 1.02),
+        (axes[2], "sign error: mean |, worst ✕", -0.03, 1.03),
+        (axes[3], "regret", -0.03, 1.03),
+    ):
+        axis.set_xlabel(label)
+        axis.set_xlim(low, high)
+        axis.grid(axis="y", linewidth=0.3)
+    axes[0].set_yticks(range(len(rows)), names)
+    axes[0].invert_yaxis()
+    return figure
+
+
+def _mark(
+    axis: Axes, place: int, found: Estimate | None, colour: Any, star: str = "", marker: str = "o"
+) -> None:
+    if found is None:
+        return
+    low, high = axis.get_xlim() if not np.isfinite([found.low, found.high]).all() else (-1.05, 1.05)
+    ends = np.clip([found.low, found.high], min(low, -1.05), max(high, 1.05))
+    axis.plot(ends, [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
+    axis.plot(found.value, place, marker, color=colour, markersize=8 if marker == "|" else 5)
+    if star:
+        axis.annotate(
+            star, (found.value, place), (0, 1), textcoords="offset points", ha="center", fontsize=11
+        )
+
+
+def _axes_figure(found: Grid, rows: list[Score]) -> Figure:
+    """ψ of each figure (rows) by axis, and Ψ beside it."""
+    shown = [s for s in rows if any(s.axes)]
+    axes = [*found.population.axes, "mean Ψ"]
+    values = np.full((len(shown), len(axes)), np.nan)
+    for i, score in enumerate(shown):
+        for j, one in enumerate([*score.axes, score.mean]):
+            if one is not None:
+                values[i, j] = one.value
+    marks = np.array(
+        [[fixed(v, 2, sign=True) if np.isfinite(v) else "" for v in r] for r in values]
+    )
+    figure, axis = plt.subplots(figsize=(4.2 + 0.8 * len(axes), 1.4 + 0.3 * len(shown)))
+    sns.heatmap(
+        values, ax=axis, annot=marks, fmt="", cmap=DIVERGING, vmin=-1, vmax=1, linewidths=0.5,
+        linecolor="none", annot_kws={"size": 9}, cbar_kws={"label": "Kendall's τ"},
+        xticklabels=axes, yticklabels=[s.row for s in shown],
+    )  # fmt: skip
+    axis.tick_params(axis="x", rotation=30, length=0)
+    axis.tick_params(axis="y", rotation=0, length=0)
+    axis.axvline(len(axes) - 1, color="white", linewidth=3)
+    return figure

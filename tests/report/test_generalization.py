@@ -1,0 +1,60 @@
+"""The section of prediction over a grid: its words are those of the table."""
+
+import re
+
+import pytest
+
+from sharpbench.analysis.generalization import scores
+from sharpbench.report.page import _environment, _show
+from sharpbench.report.sections import sections
+from tests.analysis.test_generalization import population
+
+
+@pytest.fixture(scope="module")
+def results():
+    return population(outcomes=True, seeds=6, missed={1, 2})
+
+
+@pytest.fixture(scope="module")
+def shown(results):
+    return _show(sections.create("generalization"), results, _environment())
+
+
+def test_the_page_says_what_the_table_says(results, shown):
+    rows = {s.row: s for s in scores(results) if s.target == "test_error"}
+    first = shown.sentences[0]
+    assert first.startswith(
+        "On 70 networks that differ in one setting at a time, knows ranks the test error"
+    )
+    assert f"Ψ +{rows['knows'].mean.value:.2f} [" in first
+    adds = next(s for s in shown.sentences if s.startswith("Adds to the hyperparameters"))
+    assert "knows" in adds
+    assert "proxy" not in adds
+    assert "noise" not in adds
+    regret = rows["knows"].choice.regret.value
+    assert any(f"loses {100 * regret:.1f}% of the range" in s for s in shown.sentences)
+
+
+def test_rivals_and_controls_stand_in_the_same_table(shown):
+    body = re.sub(r"<svg.*?</svg>", "", str(shown.body), flags=re.DOTALL)
+    assert (
+        "70 networks: 12 configurations on 4 axes (values: recipe 2, width 2, lr 2, momentum 2)"
+        in body
+    )
+    assert "Dropped: 2 (training loss not reached)." in body
+    first = body[body.index("<tbody>") : body.index("</tbody>")]
+    for row in (
+        "target itself",
+        "hyperparameters alone",
+        "knows",
+        "number of parameters",
+        "a random figure",
+    ):
+        assert first.count(f"<td>{row}") == 1
+    assert body.count("<details") == 2  # test error and test loss
+    assert "the width changes from 16 to 64" in first
+
+
+def test_a_suite_without_a_grid_has_no_such_section():
+    section = sections.create("generalization")
+    assert not section.applies(population(seeds=2))
