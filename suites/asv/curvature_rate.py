@@ -67,7 +67,9 @@ def as_in_a_suite() -> None:
     keep_freed_memory()
 
 
-def problem(model: str, batch: int) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+def problem(
+    model: str, batch: int, device: str = "cpu"
+) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
     """The loss of a network of MNIST's shape at random points and unit directions."""
     as_in_a_suite()
     if model == "cnn":
@@ -77,7 +79,7 @@ def problem(model: str, batch: int) -> tuple[Callable[[Tensor], Tensor], Tensor,
     x = torch.randn(batch, *((1, 28, 28) if model == "cnn" else (784,)))
     v = F.normalize(torch.randn_like(x).flatten(1), dim=1).view_as(x)
     y = torch.randint(10, (batch,))
-    network.eval()
+    network, x, v, y = network.to(device).eval(), x.to(device), v.to(device), y.to(device)
     return lambda points: F.cross_entropy(network(points), y, reduction="none"), x, v
 
 
@@ -88,6 +90,8 @@ def best(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
         for name, step in steps.items():
             start = time.perf_counter()
             step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if number:  # the first round warms up
                 found[name] = min(found[name], time.perf_counter() - start)
     return found
@@ -101,8 +105,9 @@ class DerivativesOfTheLoss:
     timeout = 600
     unit = "ratio"
 
-    def setup(self, order: int) -> None:
-        self.loss, self.x, self.v = problem("mlp", 1000)
+    def setup(self, order: int, device: str = "cpu") -> None:
+        self.device = device
+        self.loss, self.x, self.v = problem("mlp", 1000, device)
 
     def _seconds(self, order: int, *ways: str) -> list[float]:
         steps = {
@@ -126,7 +131,10 @@ class DerivativesOfTheLoss:
 
     def track_memory_of_nested_reverse(self, order: int) -> float:
         """Peak memory above what was held before: ours over nested reverse."""
-        return peak_bytes("taylor_mode", order) / peak_bytes("nested_reverse", order)
+        ours, theirs = (
+            peak_bytes(way, order, self.device) for way in ("taylor_mode", "nested_reverse")
+        )
+        return ours / theirs
 
 
 class PiecewiseLinear:
@@ -136,8 +144,8 @@ class PiecewiseLinear:
     param_names = ("order",)
     unit = "forward passes"
 
-    def setup(self, order: int) -> None:
-        self.loss, self.x, self.v = problem("cnn", 128)
+    def setup(self, order: int, device: str = "cpu") -> None:
+        self.loss, self.x, self.v = problem("cnn", 128, device)
 
     def track_forward_passes(self, order: int) -> float:
         found = best(
@@ -169,14 +177,14 @@ class CrrStep:
     timeout = 600
     unit = "SAM steps"
 
-    def track_over_sam(self, activation: str, dropout: str) -> float:
+    def track_over_sam(self, activation: str, dropout: str, device: str = "cpu") -> float:
         as_in_a_suite()
-        x, y = torch.randn(128, 1, 28, 28), torch.randint(10, (128,))
+        x, y = torch.randn(128, 1, 28, 28).to(device), torch.randint(10, (128,)).to(device)
         penalty = {"orders": [1, 2, 3, 4], "penalty_batch": None, "dropout": dropout}
         steps: dict[str, Callable[[], None]] = {}
         for name, parameters in (("sam", {"base": "adam"}), ("crr", penalty)):
             network = models.create("cnn", {"activation": activation})
-            network = network.build((1, 28, 28), 10, seed=0).train()
+            network = network.build((1, 28, 28), 10, seed=0).train().to(device)
             recipe = recipes.create(name, {"lr": 1e-3, **parameters})
             optimizer = recipe.optimizer(list(network.parameters()))
             number = itertools.count()  # only the step 0, which warms up, makes CRR's check
@@ -208,9 +216,9 @@ class CrrCheck:
         return (found["first"] - found["later"]) / found["later"]
 
 
-def peak_bytes(way: str, order: int) -> int:
+def peak_bytes(way: str, order: int, device: str = "cpu") -> int:
     """Memory held at the peak of one call above what was held before."""
-    loss, x, v = problem("mlp", 1000)
+    loss, x, v = problem("mlp", 1000, device)
     _, cost = measure_cost(lambda: WAYS[way](loss, x, v, order), repeats=0, device=x.device)
     assert cost.peak_bytes is not None, "this system doesn't tell the peak of a process' memory"
     return max(cost.peak_bytes, 1)

@@ -3,6 +3,7 @@
     python -m suites.asv.tables --table derivatives
     python -m suites.asv.tables --table eigenvalue digits_mlp_26k mnist_cnn_26k
     python -m suites.asv.tables --table trace digits_mlp_26k mnist_cnn_26k
+    python -m suites.asv.tables --table eigenvalue --device cuda
 
 Without ``--table`` all three, and without names all workloads. Derivatives of the loss are told in forward
 passes. For eigenvalue and trace every implementation is asked for the same tolerance, without looking at the
@@ -35,10 +36,10 @@ ORDERS = (4, 6, 7)
 _MLP = (784, 256, 256, 10)
 
 
-def derivatives(order: int) -> dict[str, str]:
+def derivatives(order: int, device: str) -> dict[str, str]:
     """A row of the first table: orders 1 … ``order`` of the loss of the tanh MLP at 1000 points."""
     bench = curvature_rate.DerivativesOfTheLoss()
-    bench.setup(order)
+    bench.setup(order, device)
     steps = {
         name: functools.partial(curvature_rate.WAYS[name], bench.loss, bench.x, bench.v, order)
         for name in ("forward_pass", "taylor_mode", "nested_reverse")
@@ -56,41 +57,43 @@ def derivatives(order: int) -> dict[str, str]:
     }
 
 
-def training_steps() -> dict[str, str]:
+def training_steps(device: str) -> dict[str, str]:
     """What stands below the first table: the paper's ReLU network, and CRR steps in SAM steps."""
     linear, crr = curvature_rate.PiecewiseLinear(), curvature_rate.CrrStep()
-    linear.setup(4)
+    linear.setup(4, device)
     told = {"forward passes of the ReLU network, orders 1-4": linear.track_forward_passes(4)}
     for activation in ("relu", "tanh", "gelu"):
-        told[f"CRR step with {activation}, in SAM steps"] = crr.track_over_sam(activation, "live")
+        told[f"CRR step with {activation}, in SAM steps"] = crr.track_over_sam(
+            activation, "live", device
+        )
     return {what: f"{ratio:.2g}" for what, ratio in told.items()}
 
 
-def top_eigenvalues(name: str, limit: float) -> dict[str, str]:
+def top_eigenvalues(name: str, limit: float, device: str) -> dict[str, str]:
     """A row of the second table: a cell for each implementation."""
-    truth = workloads.truth(name)
+    truth = workloads.truth(name, device)
     calls = {
-        who: workloads.top_eigenvalue(name, who, EIGENVALUE)
+        who: workloads.top_eigenvalue(name, who, EIGENVALUE, device=device)
         for who in ("native", "pyhessian", "curvlinops")
     }
     return _cells(calls, truth, limit, "products")
 
 
-def traces(name: str, limit: float) -> dict[str, str]:
+def traces(name: str, limit: float, device: str) -> dict[str, str]:
     """A row of the third table. curvlinops has no tolerance: it takes 100 probes, its manual's number."""
-    truth = _trace(name, dtype="float64", tolerance=TRACE / 10)().value
-    first = _trace(name, method="hutchinson", tolerance=0.0, max_probes=_TRIAL)
+    truth = _trace(name, device, dtype="float64", tolerance=TRACE / 10)().value
+    first = _trace(name, device, method="hutchinson", tolerance=0.0, max_probes=_TRIAL)
     start = time.perf_counter()
     spread = first().standard_error
     seconds = time.perf_counter() - start
     assert spread is not None
     needed = _TRIAL * (spread / (TRACE * abs(truth))) ** 2
     calls = {
-        "native": _trace(name),
-        "xtrace": _trace(name, method="xtrace"),
-        "hutchinson": _trace(name, method="hutchinson"),
-        "pyhessian": _trace(name, implementation="pyhessian"),
-        "curvlinops": _trace(name, implementation="curvlinops", max_probes=100),
+        "native": _trace(name, device),
+        "xtrace": _trace(name, device, method="xtrace"),
+        "hutchinson": _trace(name, device, method="hutchinson"),
+        "pyhessian": _trace(name, device, implementation="pyhessian"),
+        "curvlinops": _trace(name, device, implementation="curvlinops", max_probes=100),
     }
     left_out = {}
     if seconds * needed / _TRIAL > limit:
@@ -99,10 +102,10 @@ def traces(name: str, limit: float) -> dict[str, str]:
     return {**_cells(calls, truth, limit, "probes"), **left_out}
 
 
-def _trace(name: str, **parameters: object) -> Callable[[], Measurement]:
+def _trace(name: str, device: str, **parameters: object) -> Callable[[], Measurement]:
     given = {"samples": workloads.samples(name), "dtype": "float32", "tolerance": TRACE}
     metric = metrics.create("hessian_trace", {"max_probes": 4000, **given, **parameters})
-    return functools.partial(metric.measure, workloads.subject(name), seed=0)
+    return functools.partial(metric.measure, workloads.subject(name, device), seed=0)
 
 
 def _cells(
@@ -144,19 +147,20 @@ def main() -> None:
         "--seconds", type=float, default=180.0, help="for one run; beyond: left out"
     )
     parser.add_argument("--table", choices=["all", *TABLES], default="all")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     asked = parser.parse_args()
     wanted = TABLES if asked.table == "all" else (asked.table,)
     if "derivatives" in wanted:
-        _print("Derivatives of the loss", {f"1-{n}": derivatives(n) for n in ORDERS})
-        _print("In ratios", {"": training_steps()})
+        _print("Derivatives of the loss", {f"1-{n}": derivatives(n, asked.device) for n in ORDERS})
+        _print("In ratios", {"": training_steps(asked.device)})
     for name in asked.workloads:
         if "eigenvalue" in wanted:
             _print(
                 f"Top eigenvalue, tolerance {EIGENVALUE:g}",
-                {name: top_eigenvalues(name, asked.seconds)},
+                {name: top_eigenvalues(name, asked.seconds, asked.device)},
             )
         if "trace" in wanted:
-            _print(f"Trace, tolerance {TRACE:g}", {name: traces(name, asked.seconds)})
+            _print(f"Trace, tolerance {TRACE:g}", {name: traces(name, asked.seconds, asked.device)})
 
 
 if __name__ == "__main__":

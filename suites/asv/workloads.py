@@ -78,13 +78,13 @@ class Timed:
 
 
 @functools.lru_cache(maxsize=8)
-def truth(name: str) -> float:
+def truth(name: str, device: str = "cpu") -> float:
     """The top eigenvalue by the native Lanczos iteration in float64, to 1e-5."""
     metric = metrics.create(
         "hessian_top_eigenvalue",
         {"samples": samples(name), "tolerance": 1e-5, "max_products": 400},
     )
-    found = metric.measure(subject(name), seed=0)
+    found = metric.measure(subject(name, device), seed=0)
     assert found.converged
     return found.value
 
