@@ -148,8 +148,9 @@ class SubjectFolder:
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that are stored. Raises Damaged for a file that is not what was written."""
+        content = self._weights_file((self.read() or {}).get("weights_file"))
         try:
-            return dict(load(self._weights_file((self.read() or {}).get("weights_file"))))
+            return dict(load(content))
         except (SafetensorError, ValueError, KeyError, OverflowError) as error:
             raise Damaged(f"it is no whole safetensors file: {first_line(error)}") from None
 

@@ -334,7 +334,11 @@ LAYERS = {
         _to(_PROBABILITIES, nn.CrossEntropyLoss(label_smoothing=0.1)),
         (5, 4),
     ),
-    "LinearCrossEntropyLoss": (_to(_CLASSES, _of(nn.LinearCrossEntropyLoss, 4, 4)), (5, 4)),
+    **(
+        {"LinearCrossEntropyLoss": (_to(_CLASSES, _of(nn.LinearCrossEntropyLoss, 4, 4)), (5, 4))}
+        if hasattr(nn, "LinearCrossEntropyLoss")  # torch 2.11 has none
+        else {}
+    ),
     "GaussianNLLLoss": (lambda p: nn.GaussianNLLLoss(full=True)(p, _fixed(5, 4), p.exp()), (5, 4)),
     "HingeEmbeddingLoss": (_to(_SIGNS, nn.HingeEmbeddingLoss(0.7)), (5, 4)),
     "HuberLoss": (_to(_fixed(5, 4), nn.HuberLoss(delta=0.8)), (5, 4)),
