@@ -26,6 +26,7 @@ metrics: Registry[Metric] = Registry(
         "margin": "sharpbench.metrics.outputs:Margin",
         "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",
         "pac_bayes_flatness": "sharpbench.metrics.pac_bayes:PacBayesFlatness",
+        "path_norm": "sharpbench.metrics.path_norm:PathNorm",
         "relative_flatness": "sharpbench.metrics.relative_flatness:RelativeFlatness",
         "sam_sharpness": "sharpbench.metrics.sam:SamSharpness",
     },

@@ -16,7 +16,7 @@ from sharpbench.change import Change
 from sharpbench.curvature.gauss_newton import output_curvature
 from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.curvature.operator import SymmetricOperator
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import torch_dtype
@@ -274,7 +274,7 @@ def _last_call(model: nn.Module, x: Tensor) -> tuple[_Call, Tensor]:
         and call.inputs.ndim == 2
         and torch.equal(call.outputs.reshape(outputs.shape), outputs)
     ):
-        raise MetricFailed(
+        raise MetricUnsupported(
             "the network does not end in a linear layer (N, d) → (N, outputs): name the weights of a layer "
             "in parameters_of"
         )
@@ -292,7 +292,7 @@ def _check_apart(model: nn.Module, few: Tensor) -> None:
         own = _reached(call.weight, parameters)
         for other in (call.inputs, call.bias):
             if other is not None and _reached(other, own):
-                raise MetricFailed(
+                raise MetricUnsupported(
                     "the weights of the last layer take part elsewhere in the network, so that the Hessian "
                     "in them has no closed form: name them in parameters_of"
                 )

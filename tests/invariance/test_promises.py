@@ -38,6 +38,7 @@ GROWN_TOGETHER = {
 OUTPUTS = {*SAME_FUNCTION, "input_rescaling", "input_rotation"}
 DERIVATIVES = {*SAME_FUNCTION, "logit_shift", "input_rotation"}
 ON_AXES = SPECTRUM - {"input_rotation"}
+NORMALIZED = "weight_normalization"
 BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
 
 PROMISES = [
@@ -68,6 +69,8 @@ PROMISES = [
     ("pac_bayes_flatness", {}, SPECTRUM),
     ("pac_bayes_flatness", {"magnitude_aware": True}, {*ORDERS, "sign_flip"}),
     ("pac_bayes_flatness", {"magnitude_aware": True, "epsilon": 0.0}, BY_WEIGHT),
+    ("path_norm", {}, {*ORDERS, *SCALES, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
+    ("path_norm", {"biases": True}, {*ORDERS, *SCALES, "sign_flip", "log_scale", NORMALIZED}),
     (
         "relative_flatness",
         {},
@@ -151,6 +154,10 @@ RATE, JACOBIAN = "curvature_rate", "input_jacobian_norm"
         (JACOBIAN, {}, "logit_temperature", {"temperature": 0.5}, None),
         ("logit_norm", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
         ("margin", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
+        ("path_norm", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
+        ("path_norm", {}, "input_rescaling", {"factor": 4.0}, 0.75),
+        ("path_norm", {"biases": True}, "input_rescaling", {"factor": 4.0}, None),
+        ("path_norm", {}, "input_rotation", {}, None),
         ("mean_confidence", {}, "logit_temperature", {"temperature": 1.5}, None),
         ("margin", {}, "input_rescaling", {}, None),
         ("hessian_trace", {}, "input_rescaling", {}, None),
@@ -249,7 +256,10 @@ def promised(change: Transformation) -> set[str]:
 def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
     everything, outputs = set(metrics), {"logit_norm", "margin", "mean_confidence"}
     assert promised(ExpertPermutation()) == everything
-    assert promised(Householder()) == everything - {"relative_flatness"}  # of one layer's own axes
+    assert promised(Householder()) == everything - {
+        "path_norm",
+        "relative_flatness",
+    }  # of a layer's axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())
     assert promised(Millimetres()) == outputs
     assert promised(Standardization()) == outputs

@@ -31,7 +31,7 @@ def dense(subject: sb.Subject, name: str) -> float:
         return nn.functional.cross_entropy(outputs, subject.targets)
 
     rows = weight.flatten(1)
-    blocks = hessian(loss)(weight).reshape(*rows.shape, *rows.shape)
+    blocks = hessian(loss)(weight).detach().reshape(*rows.shape, *rows.shape)
     return float(torch.einsum("st,sjtj->", rows @ rows.T, blocks))
 
 

@@ -115,6 +115,13 @@ QUESTIONS = [
         may_refuse=("does not end in a linear layer", "layer take part elsewhere"),
     ),
     Question(
+        "path_norm",
+        "path_norm",
+        Reference.path_norm,
+        {"order": 1.0, "biases": True},
+        may_refuse=("no path norm is known of",),
+    ),
+    Question(
         "pac_bayes",
         "pac_bayes_flatness",
         lambda r: r.pac_bayes_flatness(0.05, SEED, 1),

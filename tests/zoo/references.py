@@ -6,13 +6,18 @@ polynomials through gradients. Each reference tells its own error.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
@@ -210,6 +215,40 @@ class Reference:
         gram = weight @ weight.T
         value = torch.einsum("st,sjtj->", gram, blocks)
         return Figure(float(value), weight.numel() * self.hessian[1] * float(gram.abs().sum()))
+
+    def path_norm(self) -> Figure:
+        """What the network gives for ones with |W| and |b| in every layer: for ReLU and its like."""
+
+        def positive(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def called(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
+                if x.ndim < 2 or len(x) == 1:  # a constant's layer makes a constant
+                    return function(x, weight, bias, *rest).abs()
+                return function(x, weight.abs(), None if bias is None else bias.abs(), *rest)
+
+            return called
+
+        def affine(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def called(x: Tensor, *rest: Any, **named: Any) -> Tensor:
+                zero = function(torch.zeros_like(x), *rest, **named)
+                return (function(torch.ones_like(x), *rest, **named) - zero).abs() * x + zero.abs()
+
+            return called
+
+        model = copy.deepcopy(self.model)
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, nn.RNN):
+                    for parameter in module.parameters():
+                        parameter.abs_()
+            for name, change in (
+                ("linear", positive),
+                ("conv1d", positive),
+                ("conv2d", positive),
+                ("batch_norm", affine),
+                ("instance_norm", affine),
+            ):
+                stack.enter_context(mock.patch.object(F, name, change(getattr(F, name))))
+            return Figure(float(model(torch.ones_like(self.x[:2]))[0].sum()))
 
     def gradient_noise(self) -> Figure:
         """(1/N) Σ ‖∇ℓᵢ − ∇L‖², from each sample's own gradient."""

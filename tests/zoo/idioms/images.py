@@ -240,7 +240,7 @@ def local_response_norm() -> nn.Module:
     5,
     # A sample's loss depends on the whole batch: no single point has a derivative of its own.
     may_refuse=dict.fromkeys(
-        ("lambda", "input", "gradient_change", "gradient_noise", "jacobian", "relative"), "batch"
+        ("lambda", "input", "gradient", "jacobian", "path_norm", "relative"), "batch"
     ),
 )
 def batch_norm_without_statistics() -> nn.Module:
