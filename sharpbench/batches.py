@@ -32,7 +32,8 @@ def read(batches: Any, what: str = "batches") -> list[Any]:
     if isinstance(batches, (Tensor, Mapping, str)) or not hasattr(batches, "__iter__"):
         raise InputError(
             f"{what} must be a list of batches, a DataLoader or a function that returns an iterable of "
-            f"batches, got {_kind(batches)}: for one batch write [batch]"
+            f"batches, got {_kind(batches)}: for one batch write [batch], for a data set "
+            "DataLoader(dataset, batch_size=…)"
         )
     if isinstance(batches, tuple) and batches and all(isinstance(b, Tensor) for b in batches):
         raise InputError(
@@ -87,12 +88,18 @@ Take = tuple[Tensor | None, Any]
 """Places of samples among those asked for (None: all of them, in order) and their batch."""
 
 
+_CONSTANT = (Tensor, type(None), bool, int, float, complex, str, bytes, list, tuple, torch.dtype)
+"""What may be the same in every batch."""
+
+
 @dataclass
 class _Kind:
     """Samples whose tensors have the same shapes."""
 
     template: Any
     tensors: dict[Path, list[Tensor]]
+    words: dict[Path, list[Any]] = field(default_factory=dict)
+    """Lists with one entry a sample that is no number."""
     stacked: dict[Path, Tensor] = field(default_factory=dict)
     samples: int = 0
 
@@ -177,6 +184,8 @@ class Batches:
                 return put[path]
             if path in kind.stacked:
                 return _cast(kind.stacked[path][places], dtype)
+            if path in kind.words:
+                return type(leaf)([kind.words[path][i] for i in places.tolist()])
             return _cast(leaf, dtype)
 
         return rebuilt(kind.template, value)
@@ -211,13 +220,28 @@ class Batches:
                 for batch, size in zip(batches, sizes, strict=True)
             )
         ]
+        words = [
+            path
+            for path, _ in leaves(batches[0])
+            if all(
+                isinstance(leaf := at(batch, path), (list, tuple)) and len(leaf) == size
+                for batch, size in zip(batches, sizes, strict=True)
+            )
+        ]
         kinds: dict[Any, _Kind] = {}
         kind_of: list[int] = []
         place: list[int] = []
         for batch, size in zip(batches, sizes, strict=True):
             held = {path: at(batch, path) for path in own}
             for path, leaf in leaves(batch):
-                if path not in held and not same(leaf, at(batches[0], path)):
+                if path in held or path in words:
+                    continue
+                if not isinstance(leaf, _CONSTANT):
+                    raise InputError(
+                        f"{named(path) or 'a batch'} is a {type(leaf).__name__}, which can't be cut into "
+                        "samples: give batches of dicts, tuples, lists, dataclasses and tensors"
+                    )
+                if not same(leaf, at(batches[0], path)):
                     raise InputError(
                         f"{named(path)} has no entry a sample ({described(leaf)} in a batch of {size}) and "
                         "differs between the batches: leave it out, or give a loss of the model and the "
@@ -227,6 +251,8 @@ class Batches:
             kind = kinds.setdefault(key, _Kind(batch, {path: [] for path in own}))
             for path, tensor in held.items():
                 kind.tensors[path].append(tensor)
+            for path in words:
+                kind.words.setdefault(path, []).extend(at(batch, path))
             number = list(kinds).index(key)
             kind_of += [number] * size
             place += range(kind.samples, kind.samples + size)

@@ -128,8 +128,16 @@ class _Fit:
             )
         known = [size for size in self.sizes if size is not None]
         sizes = known if len(known) == len(self.sizes) else None
-        whole = sizes is None or not self._by_sample(self.found[0], sizes[0])
-        if whole:
+        kind = "whole" if sizes is None else self._losses_of(self.found[0], sizes[0])
+        whole = kind != "samples"
+        given = self.loss
+        if kind == "coupled":
+            self.loss = _Mean(given)
+            self._note(
+                "a sample's loss depends on the others of its batch: their mean is taken for each batch, and "
+                "batches stand where samples stand elsewhere"
+            )
+        elif whole:
             self._note("the loss is one value a batch: batches stand where samples stand elsewhere")
         if whole and sizes is None and len(self.found) > 1 and self.normaliser != "sum":
             raise InputError(
@@ -144,11 +152,11 @@ class _Fit:
         rows = _rows(every)
         empty = torch.zeros(len(rows), 1, dtype=torch.float64, device=self.device)
         return Fitted(
-            rows, empty, train, GivenAsLoss(self.loss), "regression", front, 1.0, tuple(self.said)
+            rows, empty, train, GivenAsLoss(given), "regression", front, 1.0, tuple(self.said)
         )
 
-    def _by_sample(self, batch: Any, size: int) -> bool:
-        """Whether the loss of model and batch gives one value a sample."""
+    def _losses_of(self, batch: Any, size: int) -> Literal["whole", "samples", "coupled"]:
+        """Whether the loss of model and batch gives one value, or one a sample, and that its own or not."""
         one = Batches([batch], self.device, whole=True, sizes=None)
         front = Front(one, self.forward, loss=self.loss)
         rows = torch.zeros(1, 1, dtype=torch.float64, device=self.device)
@@ -165,14 +173,25 @@ class _Fit:
             ) from error
         if not is_tensor_like(loss):
             front._of_batch(self.copy, given)  # says what it returned
-        if loss.numel() == 1:
-            return size == 1 and loss.ndim == 1
+        if loss.numel() == 1 and not (size == 1 and loss.ndim == 1):
+            return "whole"
         if loss.shape != (size,):
             raise InputError(
                 f"the loss of model and batch returned the shape {tuple(loss.shape)} for a batch of {size}; "
                 f"it must be one value, or one a sample, ({size},)"
             )
-        return True
+        if size == 1:
+            return "samples"
+        part = Batches([batch], self.device, whole=False, sizes=[size])
+        half = torch.arange((size + 1) // 2, device=self.device)
+        (_, few), *_ = part.take(half, _dtype(self.copy))
+        try:
+            with quiet(self.device), torch.enable_grad():
+                fewer = self.loss(self.copy, few)
+            alone = torch.allclose(fewer, loss[: len(half)], rtol=1e-3, atol=1e-6)
+        except Exception:  # it can't be had of a part of the batch
+            alone = False
+        return "samples" if alone else "coupled"
 
     def _weights(self, whole: bool, sizes: Sequence[int]) -> Tensor | None:
         """By which the losses of samples, or of whole batches, are multiplied; None for one each."""
@@ -204,8 +223,9 @@ class _Fit:
         first = self.targets[0]
         if outputs.ndim == 0 or len(outputs) != len(first):
             raise InputError(
-                f"the network returned the shape {tuple(outputs.shape)} for a batch of {len(first)}: it must "
-                "return one row a sample, (N, …)"
+                f"the network returned the shape {tuple(outputs.shape)} for a batch of {len(first)} targets: "
+                "it must return one row a sample, (N, …); or give a loss of the model and the batch, "
+                "loss=lambda model, batch: …"
             )
         front_form = self._form(outputs, first, raw)
         shift = self._shift(raw, outputs, first, front_form)
@@ -372,6 +392,10 @@ class _Fit:
                 if self.custom is None
                 else "forward(model, batch) must give the outputs"
             )
+            if self.loss is not None and not isinstance(self.loss, nn.Module):
+                hint += (
+                    "; a loss of model and batch is told by the name of its first argument, model"
+                )
             raise InputError(
                 f"the network doesn't run on a batch ({described(self.found[0])}): "
                 f"{first_line(error)}; {hint}"
@@ -515,6 +539,17 @@ class _Fit:
     def _note(self, text: str) -> None:
         if text not in self.said:
             self.said.append(text)
+
+
+class _Mean:
+    """The mean of the losses that another loss of model and batch gives."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        found: Tensor = self.loss(model, batch).mean()
+        return found
 
 
 class _DefaultForward:

@@ -44,7 +44,7 @@ def rebuilt(nest: Any, value: Callable[[Path, Any], Any], above: Path = ()) -> A
         return type(nest)(*every) if hasattr(nest, "_fields") else tuple(every)
     if isinstance(nest, list):
         return [part for _, part in parts]
-    fresh = copy.copy(nest)
+    fresh = copy.copy(nest)  # a dataclass, or an object whose attributes hold tensors
     for key, part in parts:
         object.__setattr__(fresh, str(key), part)
     return fresh
@@ -103,10 +103,18 @@ def _parts(nest: Any) -> list[tuple[Key, Any]] | None:
     if isinstance(nest, Mapping):
         return [(key if isinstance(key, int) else str(key), nest[key]) for key in nest]
     if isinstance(nest, (list, tuple)):
+        if nest and not any(isinstance(leaf, Tensor) for part in nest for _, leaf in leaves(part)):
+            return None  # names, strings: one leaf
         fields = getattr(nest, "_fields", range(len(nest)))
         return list(zip(fields, nest, strict=True))
     if dataclasses.is_dataclass(nest) and not isinstance(nest, type):
         return [(field.name, getattr(nest, field.name)) for field in dataclasses.fields(nest)]
+    attributes = getattr(nest, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(nest, (Tensor, torch.nn.Module, type)):
+        held: list[tuple[Key, Any]] = [
+            (k, t) for k, t in attributes.items() if isinstance(t, Tensor)
+        ]
+        return held or None
     return None
 
 

@@ -225,11 +225,11 @@ class Network:
         with torch.enable_grad():
             raw = self._run(duplicate, given)
         found = tensor_of(raw)
-        _check_outputs(found, len(given))
+        _check_outputs(found, len(given), self.front)
         _check_unwritten(duplicate, original, versions)
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
             fewer = tensor_of(self._run(duplicate, self._few[1:].clone()))
-        _check_outputs(fewer, TRIED - 1)
+        _check_outputs(fewer, TRIED - 1, self.front)
         self.coupled = not _close(
             _as_matrix(None, None, fewer), _as_matrix(None, None, found.detach())[1:]
         )
@@ -343,13 +343,19 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def _check_outputs(outputs: Tensor, samples: int) -> None:
+def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) -> None:
     if not outputs.is_floating_point():
         raise InputError(f"outputs must be real floating-point numbers, got {outputs.dtype}")
     if outputs.ndim == 0 or len(outputs) != samples:
         raise InputError(
             f"the network returned the shape {tuple(outputs.shape)} for {samples} inputs: it must return "
             "one row an input, (N, …)"
+            + (
+                ""
+                if front is None
+                else "; what can't be cut into samples takes a loss of the model and the batch, "
+                "loss=lambda model, batch: …"
+            )
         )
     if outputs.numel() == 0:
         raise InputError(f"the network returned nothing: outputs of shape {tuple(outputs.shape)}")

@@ -155,6 +155,51 @@ def test_a_dataclass_and_a_function_of_the_batch():
     assert one == pytest.approx(two, rel=1e-12)
 
 
+class Bag:
+    """A batch of attributes, which is no container."""
+
+    def __init__(self, batch):
+        self.ids, self.mask, self.labels = (
+            batch[k] for k in ("input_ids", "attention_mask", "labels")
+        )
+
+
+def test_objects_and_words_are_carried_along():
+    model, batches = seeded(Encoder), encoder_batches()
+    plain = sb.measure(Subject.from_batches(model, batches), "hessian_trace").value
+    bags = Subject.from_batches(
+        model, [Bag(b) for b in batches], forward=lambda model, b: model(b.ids, b.mask)
+    )
+    assert sb.measure(bags, "hessian_trace").value == plain
+    names, seen = iter("abcdefgh"), []
+
+    def forward(model, b):
+        seen.append([*b["names"]])
+        return model(b["input_ids"], b["attention_mask"])
+
+    worded = [{**b, "names": [next(names) for _ in b["labels"]], "kind": "test"} for b in batches]
+    subject = Subject.from_batches(model, worded, forward=forward)
+    assert sb.measure(subject, "hessian_trace").value == plain
+    assert {name for one in seen for name in one} == set("abcdefgh")
+
+
+def test_the_row_for_padding_takes_no_part():
+    class Bow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(5, 3, padding_idx=0), nn.Linear(3, 2)
+            nn.init.normal_(self.embedding.weight)
+
+        def forward(self, tokens):
+            return self.head(torch.tanh(self.embedding(tokens)).mean(1))
+
+    model = seeded(Bow)
+    x, y = torch.tensor([[0, 1, 2], [3, 0, 4], [1, 1, 0]]), torch.tensor([0, 1, 1])
+    hessian = dense(model, lambda call: F.cross_entropy(call(x), y))
+    assert not hessian[:3].any()
+    check(Subject.from_batches(model, [(x, y)]), hessian)
+
+
 def test_one_batch_of_tensors_is_the_plain_subject():
     model = seeded(lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)))
     x, y = reals(10, 4), torch.arange(10) % 3
@@ -361,6 +406,21 @@ def test_losses_of_batches_weigh_by_their_samples():
     check(each, 7 * hessian, metrics=("trace",))
 
 
+def test_a_contrastive_loss_stays_that_of_its_batches():
+    model = seeded(lambda: nn.Linear(3, 2))
+    x = reals(7, 3)
+
+    def contrast(model, b):
+        z = model(b["x"])
+        return F.cross_entropy(z @ z.T, torch.arange(len(z)), reduction="none")
+
+    subject = Subject.from_batches(model, [{"x": x[:4]}, {"x": x[4:]}], loss=contrast)
+    assert "depends on the others" in subject.said[0]
+    halves = [{"x": part.double()} for part in (x[:4], x[4:])]
+    hessian = dense(model, lambda call: sum(contrast(call, b).sum() for b in halves) / 7)
+    check(subject, hessian, metrics=("trace",))
+
+
 class Recogniser(nn.Module):
     def __init__(self):
         super().__init__()
@@ -523,6 +583,18 @@ X, Y = reals(4, 3), torch.arange(4) % 2
         ([(X.long(), Y)], {}, "doesn't run on a batch"),
         ([(X * torch.nan, Y)], {}, "NaN"),
         ([(X, Y)], {"forward": lambda model, b: 3}, "returned a int"),
+        (TensorDataset(X, Y), {}, r"DataLoader\(dataset"),
+        ([{"x": X, "o": object(), "labels": Y}], {}, "o is a object, which can't be cut"),
+        (
+            [{"input": X, "k": [1], "labels": Y}, {"input": X, "k": [2], "labels": Y}],
+            {},
+            "k has no",
+        ),
+        (
+            [{"x": X, "labels": Y}],
+            {"loss": lambda m, b: m(b["x"]).mean()},
+            "name of its first argument, model",
+        ),
         ([(X, Y)], {"splits": {"validation": [(X, Y)]}}, "splits must be"),
         ([(X, Y)], {"loss": lambda model, b: 3.0}, "returned a float"),
     ],

@@ -351,15 +351,24 @@ def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
 
 
 def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Tensor:
-    """A random direction (P,) of each parameter's own size, zero in those ``skipped``."""
+    """A random direction (P,) of each parameter's own size, zero in those ``skipped`` and in the row that an
+    embedding has for padding, which takes no gradient and stays."""
     generator = torch_generator(seed)
-    pieces = []
+    pieces, padding = [], _padding(twin)
     for i, parameter in enumerate(twin.parameters):
         p = coordinates(parameter.detach())
         drawn = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.device)
+        if id(parameter) in padding:
+            drawn[padding[id(parameter)]] = 0.0
         size = p.square().mean().sqrt().clamp_min(1e-2) if p.numel() else 0.0
         pieces.append((0.0 if i in skipped else size) * drawn.reshape(-1))
     return torch.cat(pieces)
+
+
+def _padding(twin: OfParameters) -> dict[int, int]:
+    """The rows that embeddings have for padding, by the id of their weight."""
+    layers = [m for m in twin.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    return {id(m.weight): m.padding_idx for m in layers if m.padding_idx is not None}
 
 
 def _reached(twin: OfParameters, skipped: Sequence[int]) -> Tensor:
