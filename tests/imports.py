@@ -13,7 +13,7 @@ __all__ = ["FLOORS", "PACKAGE", "cycles", "floor_arrows", "module_imports", "pic
 PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 
 FLOORS = (
-    ("errors", "version", "seeds", "measurement", "registry", "change"),
+    ("errors", "version", "seeds", "measurement", "registry", "change", "streams"),
     ("formulas", "loss", "samples", "nest", "batches", "front", "network", "fitted", "device"),
     ("subject", "truth", "outputs", "surroundings"),
     ("taylor", "curvature"),

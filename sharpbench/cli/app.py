@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import signal
 import sys
 import warnings
@@ -17,6 +15,7 @@ from sharpbench.cli import check, compare, data, env, inspect, measure, perf, re
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
+from sharpbench.streams import lasting_streams, lost_output
 
 __all__ = ["app", "main"]
 
@@ -60,33 +59,44 @@ def _options(
 
 def main() -> NoReturn:
     """Run the command; bad input prints one message and exits with 2."""
+    lasting_streams()
     warnings.showwarning = _told(warnings.showwarning)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what it can't write doesn't end the program
-            stream.reconfigure(errors="backslashreplace")
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _terminated)
+    code = _run()
+    if code == DONE and (lost := lost_output()):
+        _say(f"standard output: {lost.strerror}")
+        code = BAD_INPUT
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command; its exit code."""
     try:
         app(standalone_mode=True)
+    except SystemExit as ended:
+        return DONE if ended.code is None else ended.code if isinstance(ended.code, int) else 1
     except InputError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        _say(str(error))
+        return BAD_INPUT
     except OSError as error:  # a folder named as a file, or one that can't be written to
-        if error.errno is None or isinstance(error, BrokenPipeError):
+        if error.errno is None:
             raise
-        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-        err.print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        _say(": ".join(str(part) for part in (error.filename, error.strerror) if part))
+        return BAD_INPUT
     except KeyboardInterrupt:
         err.print("interrupted")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except Terminated as error:
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            err.print(f"ended by {signal.Signals(error.number).name}")
-        sys.exit(ended_by(error.number))
-    sys.exit(DONE)
+        err.print(f"ended by {signal.Signals(error.number).name}")
+        return ended_by(error.number)
+    return DONE
+
+
+def _say(told: str) -> None:
+    err.print(f"[bold red]error:[/] {escape(told)}", soft_wrap=True)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

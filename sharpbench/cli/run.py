@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Callable
@@ -125,8 +124,7 @@ def run(
                 if isinstance(error, Terminated):
                     how, code = "ended by a signal", ended_by(error.number)
                 told = f"{how}: what was recorded is kept, the same command resumes"
-                with contextlib.suppress(OSError):  # the terminal may be gone
-                    err.print(told, soft_wrap=True)
+                err.print(told, soft_wrap=True)
                 raise typer.Exit(code) from None
         problems = _print_outcomes(outcomes)
     if report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -15,6 +16,9 @@ from typing import Any
 
 import psutil
 
+from sharpbench.errors import InputError
+from sharpbench.results.disk import named_in_errors
+
 __all__ = ["Claim", "ClaimLost", "claimed"]
 
 LEASE = 60.0
@@ -22,9 +26,12 @@ LEASE = 60.0
 
 _POLL = 0.2
 
+_NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""How a file system says that it has no hard links."""
 
-class ClaimLost(OSError):
-    """This process was silent for so long that another one took the subject over."""
+
+class ClaimLost(InputError):
+    """The folder that this process writes to isn't its own any more: deleted, or taken over."""
 
 
 class Claim:
@@ -49,7 +56,13 @@ class Claim:
 
     def check(self) -> None:
         """Raises ClaimLost if the claim is another's by now: nothing may be written then."""
-        if _content(self.path) != self._mine:
+        found = _content(self.path)
+        if found is None:
+            raise ClaimLost(
+                f"{self.path.parent} was deleted while it was written to; run again, and what is missing is "
+                "done again"
+            )
+        if found != self._mine:
             raise ClaimLost(
                 f"{self.path.parent} was taken over by another process, since this one gave no sign of "
                 f"life for {self.lease:g} s; run again to resume"
@@ -74,12 +87,15 @@ class Claim:
     def _created(self) -> bool:
         """Whether the file was not there, and is now, whole: a link is made at once or not at all."""
         draft = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
-        draft.write_bytes(self._mine)
         try:
+            with named_in_errors(draft):
+                draft.write_bytes(self._mine)
             os.link(draft, self.path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             try:
                 with self.path.open("xb") as file:
                     file.write(self._mine)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sharpbench.results.checksum import Damaged
 
-__all__ = ["fault_of", "read_file", "set_aside", "write_atomically"]
+__all__ = ["fault_of", "named_in_errors", "read_file", "set_aside", "write_atomically"]
 
 _SPOILT = {
     errno.EACCES: "may not be read",
@@ -60,11 +62,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     if os.path.lexists(partial) and fault_of(partial):
         set_aside(partial, path.parent, "strange")
-    with partial.open("wb") as file:
+    with named_in_errors(path), partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """An error of the machine while ``path`` is written says which file that was: a full disk doesn't."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def set_aside(path: Path, root: Path, folder: str) -> Path:

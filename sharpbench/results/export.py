@@ -34,7 +34,11 @@ def write_table(frames: pd.DataFrame | Iterable[pd.DataFrame], target: Path) -> 
         rows = write(map(_flat, pieces), partial)
         partial.replace(target)
     except OSError as error:
-        if error.filename == str(partial):  # which nobody asked for
+        if error.errno and error.filename in (
+            None,
+            str(partial),
+            partial,
+        ):  # which nobody asked for
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise
     finally:

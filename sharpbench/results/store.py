@@ -15,10 +15,11 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 import pandas as pd
@@ -31,7 +32,13 @@ from sharpbench.results.checksum import Damaged, json_object, sealed
 from sharpbench.results.claim import Claim, claimed
 from sharpbench.results.columns import Columns, Content, Rows
 from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA, read_description
-from sharpbench.results.disk import fault_of, read_file, set_aside, write_atomically
+from sharpbench.results.disk import (
+    fault_of,
+    named_in_errors,
+    read_file,
+    set_aside,
+    write_atomically,
+)
 from sharpbench.results.frame import (
     SORTS,
     column,
@@ -187,11 +194,17 @@ class SubjectFolder:
         self._check_claim()
         self.path.mkdir(parents=True, exist_ok=True)
         lines = "".join(record.to_line() + "\n" for record in records).encode()
-        with (self.path / _LINES).open("ab+") as file:
+        path = self.path / _LINES
+        with named_in_errors(path), path.open("ab+", buffering=0) as file:
             _mend_tail(file)
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+            start = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, lines)
+                os.fsync(file.fileno())
+            except OSError:  # all of them or none, so that none is done twice
+                with suppress(OSError):
+                    file.truncate(start)
+                raise
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -257,14 +270,14 @@ class SubjectFolder:
             if os.path.lexists(aside) and fault_of(aside):
                 self._set_aside(aside.name, "", "")
             lines = content.split(b"\n")
-            with aside.open("ab") as file:
+            with named_in_errors(aside), aside.open("ab") as file:
                 file.write(b"".join(lines[n - 1] + b"\n" for n in sorted(found.faults)))
                 file.flush()
                 os.fsync(file.fileno())
             kept = [line for n, line in enumerate(lines, 1) if n not in found.faults]
             write_atomically(self.path / _LINES, b"\n".join(kept))
         if found.torn:
-            with (self.path / _LINES).open("ab+") as file:
+            with (self.path / _LINES).open("ab+", buffering=0) as file:
                 _mend_tail(file)
         moved = "; moved to measurements.damaged.jsonl, and measured again if it is still asked for"
         return [
@@ -398,7 +411,14 @@ class _Lines:
         # Else it is of a training that was not finished, and is measured again with it.
 
 
-def _mend_tail(file: BinaryIO) -> None:
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Without a buffer, which would try once more when the file is closed."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
+def _mend_tail(file: RawIOBase) -> None:
     """End the last line of a file opened for appending: a whole one with its newline, else cut it off."""
     end = position = file.seek(0, os.SEEK_END)
     tail = b""
@@ -406,7 +426,7 @@ def _mend_tail(file: BinaryIO) -> None:
         step = min(position, 1 << 16)
         position -= step
         file.seek(position)
-        tail = file.read(step) + tail
+        tail = (file.read(step) or b"") + tail
     tail = tail[tail.rfind(b"\n") + 1 :]
     if not tail:
         return
@@ -431,12 +451,22 @@ def _signature(path: Path) -> tuple[int, ...]:
     return state.st_ino, state.st_mtime_ns, state.st_size
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another one that is put in its place; None if there is none."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
+
+
 class ResultsStore:
     """A results folder, shared by any number of suites."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._threads_of: dict[str, int | None] = {}
+        self._held: tuple[int, int] | None = None
 
     @functools.cached_property
     def columns(self) -> Columns:
@@ -573,11 +603,22 @@ class ResultsStore:
             say(f"{self.root} is in use by {who}; waiting for it to finish")
             lock.acquire()
         try:
-            holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+            with named_in_errors(holder):
+                holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+            self._held = _identity(path)
             yield
         finally:
+            self._held = None
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def check_held(self) -> None:
+        """Raises InputError if the folder that a run holds was deleted, or another put in its place."""
+        if self._held is not None and self._held != _identity(self.root / ".lock"):
+            raise InputError(
+                f"{self.root} was deleted while the run wrote to it; run again, and what is missing is done "
+                "again"
+            )
 
 
 def load_records(

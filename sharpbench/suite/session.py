@@ -90,6 +90,7 @@ def run_plan(
             return outcomes
         with closing(engine.run(tasks, notify)) as run_one:
             for outcome in run_one:
+                store.check_held()
                 finished(outcome)
                 outcomes.append(outcome)
         return outcomes

@@ -49,6 +49,7 @@ from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, 
 from sharpbench.suite.plan import MeasurementPlan, SubjectPlan
 from sharpbench.suite.remaining import Remaining, remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
+from sharpbench.training.base import TrainingLog
 
 __all__ = ["SubjectRun"]
 
@@ -101,13 +102,21 @@ class SubjectRun(Run):
                 self._bring_up(self._trained())
 
     def _trained(self) -> Remaining:
-        """Train, if that can be done; what is left then."""
+        """Train, if that can be done, and keep what came of it; what is left then."""
+        along: list[Record] = []
         try:
-            self.trained = self._train(self.folder.read())["status"] == "trained"
+            model, log = self._train(along)
+            found = self._network(model, log)
+            weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
         except TimeLimitExceeded as error:
             self._give_up("timeout", message_of(error))
         except Exception as error:
             self._give_up("error", explain(error))
+        else:
+            if log.diverged:
+                self._give_up("diverged", log.diverged, dataclasses.asdict(log))
+            else:
+                self._keep(found, weights, along)
         return remaining(self.plan, self.subject, self.folder, run=self.task.run)
 
     def _on_the_same_data(self, left: Remaining) -> Remaining:
@@ -145,13 +154,12 @@ class SubjectRun(Run):
                 self.device
             )
 
-    def _train(self, before: dict[str, Any] | None) -> dict[str, Any]:
-        """Train, measure along the way, and commit weights and description."""
+    def _train(self, along: list[Record]) -> tuple[nn.Module, TrainingLog]:
+        """A trained network and how that went; what is measured along the way is added to ``along``."""
         self.notify(f"training {self.label}", 0)
         model = self._build()
         recipe = self.subject.recipe
         trajectory = self.plan.trajectory
-        along: list[Record] = []
 
         def measure_along(epoch: int, current: nn.Module) -> None:
             if trajectory.metrics and trajectory.due(epoch, recipe.epochs):
@@ -166,51 +174,56 @@ class SubjectRun(Run):
                 seed=derive_seed(self.subject.seeds.training, "training"),
                 callbacks=[measure_along],
             )
-        if log.diverged:
-            return self._give_up("diverged", log.diverged, dataclasses.asdict(log))
-        weights = state_hash(model)
-        done: dict[str, list[int]] = {}
-        if before and before["status"] == "trained":
-            kept = self.folder.weights_fault() is None
-            if before["weights"] != weights and kept:
-                raise RuntimeError(
-                    "training again, to measure along the way, gave other weights than the stored "
-                    "ones: another version of torch or another machine? Delete the results folder "
-                    f"{self.folder.path} to start over"
-                )
-            if before["weights"] == weights:
-                known = before.get("trajectory_epochs") or {}
-                done = {q: known.get(q, []) for q in before.get("trajectories") or []}
-        done |= {trajectory.metric_key(metric): [] for metric in trajectory.metrics}
-        for record in along:
-            done[record.plan_key].append(record.epoch or 0)
-        if along:
-            self.write(along)
-        description = {
+        if not isinstance(log, TrainingLog):
+            raise TypeError(
+                f"{recipe.label}: train must return a TrainingLog, not {type(log).__name__}"
+            )
+        return model, log
+
+    def _network(self, model: nn.Module, log: TrainingLog) -> dict[str, Any]:
+        """What the description says of a trained network."""
+        return {
             **self._description("trained", None),
-            "weights": weights,
+            "weights": state_hash(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
             "data": _data_hash(self.splits),
             "training": dataclasses.asdict(log),
             "shared_machine": self.task.shared_machine,
-            "trajectories": sorted(done),
-            "trajectory_epochs": done,
         }
-        self.folder.commit(description, model.state_dict())
-        return description
 
-    def _give_up(
-        self, status: str, reason: str, log: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _keep(self, found: dict[str, Any], weights: dict[str, Tensor], along: list[Record]) -> None:
+        """Commit weights and description, with what was measured along training."""
+        before = self.folder.read()
+        done: dict[str, list[int]] = {}
+        if before and before["status"] == "trained":
+            if before["weights"] == found["weights"]:
+                known = before.get("trajectory_epochs") or {}
+                done = {q: known.get(q, []) for q in before.get("trajectories") or []}
+            elif self.folder.weights_fault() is None:
+                self.mended.append(
+                    self.folder.set_aside(
+                        "training again, to measure along the way, gave other weights: another version of "
+                        "torch or another machine"
+                    )
+                )
+        trajectory = self.plan.trajectory
+        done |= {trajectory.metric_key(metric): [] for metric in trajectory.metrics}
+        for record in along:
+            done[record.plan_key].append(record.epoch or 0)
+        if along:
+            self.write(along)
+        told = {"trajectories": sorted(done), "trajectory_epochs": done}
+        self.folder.commit({**found, **told}, weights)
+        self.trained = True
+
+    def _give_up(self, status: str, reason: str, log: dict[str, Any] | None = None) -> None:
         existing = self.folder.read()
         if existing and existing["status"] == "trained":
             # The trained network stays; only the measurements along training are missing.
             self.problems.append(f"{self.label}: {reason}")
-            return existing
-        description = {**self._description(status, reason), "training": log}
-        self.folder.commit(description, None)
-        return description
+            return
+        self.folder.commit({**self._description(status, reason), "training": log}, None)
 
     def _description(self, status: str, reason: str | None) -> dict[str, Any]:
         return {

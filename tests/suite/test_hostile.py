@@ -120,7 +120,7 @@ def test_hostile_plug_ins_of_every_other_kind(tmp_path):
         "bad_recipe(fault=exit)": "it called sys.exit(0)",
         "bad_recipe(fault=segfault)": "worker died by signal 11 while training, 2 times",
         "bad_recipe(fault=inputs)": "changed the data it was given",
-        "bad_recipe(fault=none)": "'NoneType' object has no attribute",
+        "bad_recipe(fault=none)": "train must return a TrainingLog, not NoneType",
         "bad_problem(fault=exit)": "it called sys.exit(0)",
         "bad_problem(fault=none)": "must be a Subject",
     }

@@ -184,10 +184,16 @@ def _lines(results: Path) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "number"),
-    [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM), (1, signal.SIGHUP)],
+    ("workers", "number", "times"),
+    [
+        (1, signal.SIGINT, 1),
+        (2, signal.SIGINT, 1),
+        (2, signal.SIGINT, 2),
+        (2, signal.SIGTERM, 1),
+        (1, signal.SIGHUP, 1),
+    ],
 )
-def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, workers, number):
+def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, workers, number, times):
     results = tmp_path / "results"
     process = subprocess.Popen(
         command_line(mini_suite, results, workers),
@@ -204,8 +210,12 @@ def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, worker
         process.terminate()
     else:
         os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group
+    if times == 2:  # while it ends its workers
+        time.sleep(0.002)
+        os.killpg(process.pid, number)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    # Where nothing is left to do but to leave, the second one ends it as it would end any program.
+    assert process.returncode in {128 + number, *([-number] if times == 2 else [])}
     assert "the same command resumes" in told
     assert "Traceback" not in told
     deadline = time.monotonic() + 10
@@ -293,6 +303,37 @@ def test_a_later_trajectory_is_measured_by_training_again(mini_suite, tmp_path):
     after = figures(tmp_path / "results")
     assert {k: after[k] for k in before} == before  # the same weights, so nothing else was redone
     assert len(after) == len(before) + 8 * 3
+
+
+def test_a_network_that_comes_out_otherwise_when_trained_again_is_measured_anew(
+    mini_suite, tmp_path, monkeypatch
+):
+    from sharpbench.suite import subject_run
+
+    one = MINI_SUITE.replace("seeds = [0, 1]", "seeds = [0]").replace("[0.0, 0.2]", "0.0")
+    one = one.replace('activation = ["tanh", "relu"]', 'activation = "tanh"')
+    one = one.replace(', { name = "sam", base = "adam", epochs = 3 }', "")
+    head, _, tail = one.partition("[trajectory]")
+    mini_suite.write_text(head + "[cost]" + tail.partition("[cost]")[2])
+    results = tmp_path / "results"
+    run(mini_suite, results)
+    before = figures(results)
+    mini_suite.write_text(one)
+    derive = subject_run.derive_seed
+    monkeypatch.setattr(  # as another version of torch might
+        subject_run, "derive_seed", lambda seed, *axes: derive(seed, *axes) + ("training" in axes)
+    )
+    (outcome,), _ = run(mini_suite, results)
+    assert (outcome.trained, outcome.problems) == (True, ())
+    assert "gave other weights" in outcome.mended[0]
+    (folder,) = ResultsStore(results).subjects()
+    after = figures(results)
+    assert len(after) == len(before) + 3
+    assert after.keys().isdisjoint(before)
+    assert not folder.load().left_out
+    kept = results / "damaged" / f"{folder.path.name}-1"
+    assert len((kept / "measurements.jsonl").read_bytes().splitlines()) == len(before)
+    assert {p.name for p in kept.iterdir()} > {"subject.json", "weights.safetensors"}
 
 
 def test_two_runs_on_one_folder(tmp_path):

@@ -18,6 +18,7 @@ import psutil
 
 from sharpbench.cost import end_with_parent
 from sharpbench.errors import InputError, first_line, guarded
+from sharpbench.streams import lasting_streams
 from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.engines.job import Fault, Job
 from sharpbench.suite.run import run_subject
@@ -230,15 +231,17 @@ def _context() -> Any:
 def _kill(crew: list[_Worker]) -> None:
     """End processes: asked at first, then without being asked."""
     alive = [worker.system for worker in crew if worker.system and not worker.dead]
-    with_children = [*alive, *(child for process in alive for child in _children(process))]
-    for process in alive:
-        with suppress(psutil.Error):
-            process.terminate()
-    _, left = psutil.wait_procs(with_children, timeout=2)
-    for process in left:  # stopped, deaf to the asking, or never asked
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=10)
+    left = [*alive, *(child for process in alive for child in _children(process))]
+    try:
+        for process in alive:
+            with suppress(psutil.Error):
+                process.terminate()
+        _, left = psutil.wait_procs(left, timeout=2)
+    finally:  # stopped, deaf to the asking, or never asked; at a second Ctrl-C all of them
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
     for worker in crew:
         worker.process.join(timeout=10)
         worker.pipe.close()
@@ -269,9 +272,18 @@ def _serve(pipe: Connection) -> None:
     """The life of a worker: task after task, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C
     end_with_parent(os.getppid())
+    lasting_streams()
+
+    def say(what: Any) -> None:
+        try:
+            pipe.send(what)
+        except (
+            OSError
+        ):  # the other end is closed, and no guard around a plug-in is to take it for its fault
+            os._exit(1)
 
     def notify(text: str, dealt_with: int) -> None:
-        pipe.send((text, dealt_with))
+        say((text, dealt_with))
 
     while True:
         try:
@@ -282,9 +294,9 @@ def _serve(pipe: Connection) -> None:
             with guarded():
                 task = pickle.loads(message)
         except Exception as error:
-            pipe.send(f"its classes can't be read by another process ({first_line(error)})")
+            say(f"its classes can't be read by another process ({first_line(error)})")
             continue
         try:
-            pipe.send(run_subject(task, notify, pipe.send))
+            say(run_subject(task, notify, say))
         except (InputError, OSError) as error:
-            pipe.send(error)
+            say(error)
