@@ -45,7 +45,8 @@ from sharpbench.evaluation.outcomes import Outcomes
 
 __all__ = ["GRID_TARGETS", "Grid", "Score", "grid", "scores", "scores_of"]
 
-GRID_TARGETS = ("test_error", "test_loss", "gap", "loss_gap", "ece_debiased", "brier_score")
+GRID_TARGETS = ("test_error", "test_loss", "gap", "loss_gap", "ece_debiased", "brier_score",
+                "corrupted_error", "adversarial_error")  # fmt: skip
 """What a figure is asked to rank; larger is worse in each."""
 
 _FEWEST_AXES, _FEWEST_NETWORKS, _FEWEST_SEEDS = 3, 24, 3
@@ -288,10 +289,10 @@ def scores_of(
                    "oracle", target, noisy_oracle(found.population, y, size), y, apart)
             for size in _LADDER
         ]  # fmt: skip
-        perfect = Tested(
-            1.0, 1.0, 1.0, ladder[0].mean.n if ladder[0].mean else 0, p=0.0, adjusted=0.0
-        )
-        told += [dataclasses.replace(ladder[0], mean=perfect), *ladder[1:]]
+        if (most := ladder[0].mean) is not None:  # below 1 where networks tie: no figure gets more
+            exact = dataclasses.replace(most, low=most.value, high=most.value, p=0.0, adjusted=0.0)
+            ladder[0] = dataclasses.replace(ladder[0], mean=exact)
+        told += ladder
         rival = from_hyperparameters(found.population, y)
         told.append(_score(found, "hyperparameters alone", "rival", target, rival, y, apart))
         asked = []

@@ -26,9 +26,12 @@ __all__ = [
     "EVALUATION_VERSION",
     "FIGURES",
     "Figure",
+    "Meaning",
     "decision_map",
     "evaluate",
+    "mean_figure",
     "reliability_diagram",
+    "share_figure",
 ]
 
 EVALUATION_VERSION = 4
@@ -105,20 +108,20 @@ def evaluate(
     train = _outcomes(model, splits.train_inputs, splits.train_targets)
     test = _outcomes(model, splits.test_inputs, splits.test_targets)
     figures = {
-        "train_loss": _mean(train.loss),
-        "train_error": _share(train.wrong),
-        "test_loss": _mean(test.loss),
-        "test_error": _share(test.wrong),
-        "brier_score": _mean(test.brier),
-        "mean_confidence": _mean(test.confidence),
-        "logit_norm": _mean(test.logit_norm),
-        "margin": _mean(test.margin),
+        "train_loss": mean_figure(train.loss),
+        "train_error": share_figure(train.wrong),
+        "test_loss": mean_figure(test.loss),
+        "test_error": share_figure(test.wrong),
+        "brier_score": mean_figure(test.brier),
+        "mean_confidence": mean_figure(test.confidence),
+        "logit_norm": mean_figure(test.logit_norm),
+        "margin": mean_figure(test.margin),
     }
     figures["gap"] = _difference(figures["test_error"], figures["train_error"])
     figures["loss_gap"] = _difference(figures["test_loss"], figures["train_loss"])
     hardest = np.argsort(test.confidence, kind="stable")
     hardest = hardest[: max(1, round(_HARD_SHARE * len(hardest)))]
-    figures["hard_accuracy"] = _share(1 - test.wrong[hardest])
+    figures["hard_accuracy"] = share_figure(1 - test.wrong[hardest])
     figures |= _calibration(test, ece_bins, seed)
     return figures
 
@@ -126,7 +129,7 @@ def evaluate(
 def _regression(model: nn.Module, splits: Splits) -> dict[str, Figure]:
     def loss(inputs: torch.Tensor, targets: torch.Tensor) -> Figure:
         outputs = batched_outputs(model, inputs).double()
-        return _mean(per_sample_loss("regression")(outputs, targets.double()).cpu().numpy())
+        return mean_figure(per_sample_loss("regression")(outputs, targets.double()).cpu().numpy())
 
     train = loss(splits.train_inputs, splits.train_targets)
     test = loss(splits.test_inputs, splits.test_targets)
@@ -191,13 +194,14 @@ def _outcomes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> 
     )
 
 
-def _mean(values: np.ndarray) -> Figure:
+def mean_figure(values: np.ndarray) -> Figure:
+    """The mean of ``values`` (n,) with its standard error."""
     n = len(values)
     error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
     return Figure(float(values.mean()), error, n)
 
 
-def _share(hits: np.ndarray) -> Figure:
+def share_figure(hits: np.ndarray) -> Figure:
     """The share of ``hits`` (0 or 1), with the error of two more of either kind."""
     n = len(hits)
     likely = (float(hits.sum()) + 2) / (n + 4)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sharpbench.registry import Plugin
 
 __all__ = [
+    "attack_question",
     "change_key",
     "content_key",
+    "corruption_question",
     "evaluation_question",
     "expected_key",
     "figure_key",
@@ -82,6 +84,16 @@ def evaluation_question(version: int, ece_bins: int) -> str:
 def outcomes_question(version: int) -> str:
     """Of what a network did on each test point."""
     return content_key({"outcomes": version})
+
+
+def corruption_question(version: int, names: Sequence[str]) -> str:
+    """Of the errors under corruptions, which all enter the mean."""
+    return content_key({"corruptions": sorted(names), "version": version})
+
+
+def attack_question(version: int, attack: Mapping[str, Any]) -> str:
+    """Of the error under an attack with these parameters."""
+    return content_key({"attack": dict(attack), "version": version})
 
 
 def figure_key(subject: str, weights: str, question: str) -> str:

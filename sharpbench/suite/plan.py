@@ -17,13 +17,16 @@ from sharpbench.datasets.files import data_root
 from sharpbench.errors import InputError, guarded
 from sharpbench.evaluation.classification import EVALUATION_VERSION, FIGURES
 from sharpbench.evaluation.outcomes import OUTCOMES_VERSION
+from sharpbench.evaluation.shift import SHIFT_VERSION, Attack, meaning_of_corrupted
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import Model, models
 from sharpbench.problems import Problem, problems
 from sharpbench.registry import Registry
 from sharpbench.results.keys import (
+    attack_question,
     content_key,
+    corruption_question,
     evaluation_question,
     outcomes_question,
     question_key,
@@ -201,6 +204,8 @@ class Plan:
     measurement_seconds: float | None
     outcomes: bool = False
     """Whether what each network did on each test point is stored."""
+    corruptions: tuple[str, ...] = ()
+    attack: Attack | None = None
 
     def asked(self, subject: SubjectPlan | ProblemPlan) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
@@ -220,7 +225,22 @@ class Plan:
     def evaluated(self) -> frozenset[tuple[str, str]]:
         """Question and name of everything that is evaluated."""
         figures = {(self.evaluation_key, name) for name in FIGURES}
-        return frozenset(figures | ({(self.outcomes_key, "test")} if self.outcomes else set()))
+        if self.outcomes:
+            figures.add((self.outcomes_key, "test"))
+        if self.corruptions:
+            figures |= {(self.corruption_key, n) for n in meaning_of_corrupted(self.corruptions)}
+        if self.attack:
+            figures.add((self.attack_key, "adversarial_error"))
+        return frozenset(figures)
+
+    @cached_property
+    def corruption_key(self) -> str:
+        return corruption_question(SHIFT_VERSION, self.corruptions)
+
+    @cached_property
+    def attack_key(self) -> str:
+        assert self.attack is not None
+        return attack_question(SHIFT_VERSION, self.attack.parameters())
 
     def record_keys(self) -> set[str]:
         """The subject-independent keys of every record that belongs to this plan."""
@@ -317,6 +337,8 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
         trajectory=TrajectoryPlan(tuple(along), spec.trajectory.every if spec.trajectory else 1),
         ece_bins=spec.evaluation.ece_bins,
         outcomes=spec.evaluation.outcomes,
+        corruptions=tuple(dict.fromkeys(spec.evaluation.corruptions)),
+        attack=Attack(**attack.model_dump()) if (attack := spec.evaluation.attack) else None,
         cost=spec.cost,
         threads=spec.threads,
         training_seconds=spec.limits.training_seconds,

@@ -185,12 +185,25 @@ class ProblemsSpec(_Strict):
         return [value] if isinstance(value, dict) else value
 
 
+class AttackSpec(_Strict):
+    """An attack on each test point: within ``radius`` of it, in the inputs' units, in so many ``steps``."""
+
+    norm: Literal["l2", "linf"] = "l2"
+    radius: Real = Field(0.5, gt=0)
+    steps: Whole = Field(20, ge=1, le=10_000)
+
+
+Corruption = Literal["noise", "blur", "rotation", "translation", "contrast", "occlusion"]
+
+
 class EvaluationSpec(_Strict):
     """``outcomes``: store what each network did on each test point, which tells how sure differences between
-    networks are."""
+    networks are. ``corruptions`` and ``attack``: judge networks away from their test data, too."""
 
     ece_bins: Whole = Field(15, ge=2, le=100_000)
     outcomes: Flag = False
+    corruptions: list[Corruption] = []
+    attack: AttackSpec | None = None
 
 
 class CostSpec(_Strict):
@@ -468,7 +481,8 @@ def _nearest_keys(location: tuple[str | int, ...]) -> str:
         "seeds": SeedsSpec,
     }
     if len(location) > 1:
-        model = SeedsSpec if location[-2] == "seeds" else parents[str(location[0])]
+        inner: dict[str | int, type[BaseModel]] = {"seeds": SeedsSpec, "attack": AttackSpec}
+        model = inner.get(location[-2]) or parents[str(location[0])]
     return nearest_names(str(location[-1]), model.model_fields)
 
 

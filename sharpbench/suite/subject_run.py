@@ -28,6 +28,13 @@ from sharpbench.evaluation.classification import (
     reliability_diagram,
 )
 from sharpbench.evaluation.outcomes import OUTCOMES_VERSION, outcomes
+from sharpbench.evaluation.shift import (
+    SHIFT_VERSION,
+    adversarial_error,
+    corrupted_errors,
+    meaning_of_corrupted,
+    unsuitable,
+)
 from sharpbench.invariance import Transformation
 from sharpbench.invariance.base import verify_promise
 from sharpbench.measurement import Measurement
@@ -287,12 +294,20 @@ class SubjectRun(Run):
                 version=OUTCOMES_VERSION,
                 run=self.task.run,
             )
+        base |= self._shift_records(weights)
         pictures: dict[Kind, dict[str, Any] | None] = {}
         done: dict[str, Any] = {}
         try:
             seed = derive_seed(self.subject.seed, "evaluation")
             with self.step(Step("evaluation", "evaluating", self.plan.training_seconds)):
                 figures = evaluate(model, self.splits, ece_bins=bins, seed=seed)
+                if task == "classification":
+                    figures |= corrupted_errors(
+                        model, self.splits, self.plan.corruptions, seed=seed
+                    )
+                if task == "classification" and (attack := self.plan.attack):
+                    found = adversarial_error(model, self.splits, attack, seed=seed)
+                    figures["adversarial_error"] = found
                 if self.plan.outcomes:
                     test = self.splits.test_inputs, self.splits.test_targets
                     done["test"] = outcomes(model, *test, task).packed()
@@ -322,10 +337,51 @@ class SubjectRun(Run):
             if name in done
             else _evaluated(record, figures[name])
             if name in figures
-            else dataclasses.replace(record, status="unsupported", reason=_UNDEFINED)
+            else dataclasses.replace(record, status="unsupported", reason=self._undefined(name))
             for name, record in base.items()
         ]
         return [*drawn, *records]  # pictures first: they are there whenever the figures are
+
+    def _shift_records(self, weights: str) -> dict[str, Record]:
+        """The errors away from the test data that the plan asks for, without their values."""
+        plan, found = self.plan, {}
+        asked = []
+        if plan.corruptions:
+            told = {"corruptions": list(plan.corruptions)}
+            meanings = meaning_of_corrupted(plan.corruptions)
+            asked += [(plan.corruption_key, n, m.title, told) for n, m in meanings.items()]
+        if plan.attack:
+            asked.append(
+                (
+                    plan.attack_key,
+                    "adversarial_error",
+                    "adversarial error",
+                    plan.attack.parameters(),
+                )
+            )
+        for question, name, title, parameters in asked:
+            found[name] = Record(
+                key=part_of_figure(figure_key(self.subject.key, weights, question), name),
+                plan_key=question,
+                kind="evaluation",
+                name=name,
+                label=name,
+                title=title,
+                parameters=parameters,
+                version=SHIFT_VERSION,
+                run=self.task.run,
+            )
+        return found
+
+    def _undefined(self, name: str) -> str:
+        """Why there is no evaluated figure of this name."""
+        if self.splits.task == "classification" and name.startswith("corrupted_error"):
+            kinds = [name.removeprefix("corrupted_error_")]
+            if name == "corrupted_error":
+                kinds = list(self.plan.corruptions)
+            reasons = [unsuitable(kind, self.splits.input_shape) for kind in kinds]
+            return "; ".join(reason for reason in reasons if reason)
+        return _UNDEFINED
 
     # --- measuring ----------------------------------------------------------------------------
 

@@ -175,7 +175,9 @@ def _scores_figure(rows: list[Score]) -> Figure:
     chance = next((s for s in rows if s.kind == "chance"), None)
     for place, score in enumerate(rows):
         colour = palette[_COLOURS[score.kind]]
-        _mark(axes[0], place, score.mean, colour, "*" if score.mean and score.mean.clear else "")
+        asked = score.kind in {"metric", "control"}
+        star = "*" if asked and score.mean and score.mean.clear else ""
+        _mark(axes[0], place, score.mean, colour, star)
         _mark(axes[1], place, score.information, colour)
         if score.error:
             _mark(axes[2], place, score.error.mean, colour, marker="|")
