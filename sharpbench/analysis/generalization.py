@@ -43,7 +43,7 @@ from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, se
 from sharpbench.analysis.statistics import LEVEL, Estimate, exactly
 from sharpbench.evaluation.outcomes import Outcomes
 
-__all__ = ["GRID_TARGETS", "Grid", "Score", "grid", "scores", "scores_of"]
+__all__ = ["GRID_TARGETS", "Grid", "Score", "grid", "scores", "scores_of", "work"]
 
 GRID_TARGETS = ("test_error", "test_loss", "gap", "loss_gap", "ece_debiased", "brier_score",
                 "corrupted_error", "adversarial_error")  # fmt: skip
@@ -243,6 +243,20 @@ def scores(results: Results) -> list[Score]:
         if name in judged and judged[name].max() > judged[name].min()
     }
     return scores_of(found, figures, targets, confidence)
+
+
+@computed_once
+def work(results: Results) -> dict[str, float]:
+    """By metric what it takes, the median in passes forwards and backwards over the training data."""
+    rows = results.measured
+    rows = (
+        rows[rows["gradient_equivalents"].notna()] if "gradient_equivalents" in rows else rows[:0]
+    )
+    grouped = rows.groupby("metric_short", observed=True)
+    if not len(rows):
+        return {}
+    median = grouped["gradient_equivalents"].median()
+    return {str(name): float(value) for name, value in median.items() if value > 0}
 
 
 def _confidence(

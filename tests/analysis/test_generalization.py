@@ -42,7 +42,7 @@ def population(*, outcomes=False, seeds=4, missed=()):
         ):
             records.append(
                 {**common, "kind": "measurement", "name": name, "metric_short": name, "value": value,
-                 "space": "parameter", "standard_error": None}
+                 "space": "parameter", "standard_error": None, "gradient_equivalents": len(name)}
             )  # fmt: skip
         reached = 0.02 if i in missed else 0.00999 + 1e-7 * (i % 2)
         judged = {"test_error": error, "train_loss": reached, "test_loss": 3 * error}

@@ -13,10 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sharpbench.analysis.generalization import Grid, Score, grid, scores
+from sharpbench.analysis.generalization import Grid, Score, grid, scores, work
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.report.drawing import DIVERGING
+from sharpbench.report.drawing import DIVERGING, plain_log_ticks
 from sharpbench.report.format import fixed, interval, percent
 from sharpbench.report.sections.base import Picture, Section
 
@@ -81,6 +81,15 @@ class Generalization(Section):
             f"ψ by axis for the {title}: Kendall's τ between networks that differ in that setting alone, all "
             "seeds equal. One colour throughout a row: the figure ranks alike whatever is changed.",
         )
+        taken = work(results)
+        if sum(s.row in taken for s in rows) > 1:
+            yield Picture(
+                "generalization-cost",
+                functools.partial(_cost_figure, rows, taken),
+                f"Prediction against cost: Ψ for the {title} over the work of one figure in gradients of the "
+                "training loss, median over the networks. Ringed: no cheaper figure has a larger Ψ. Dashed: "
+                "the hyperparameters alone, which cost nothing.",
+            )
 
 
 def population_sentence(found: Grid) -> str:
@@ -215,6 +224,34 @@ def _mark(
         axis.annotate(
             star, (found.value, place), (0, 1), textcoords="offset points", ha="center", fontsize=11
         )
+
+
+def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
+    """Ψ of each figure over its work, with the Pareto front ringed."""
+    shown = [s for s in rows if s.row in taken and s.mean]
+    figure, axis = plt.subplots(figsize=(8.5, 4.6))
+    palette = sns.color_palette("colorblind")
+    cheapest_first = sorted(shown, key=lambda s: (taken[s.row], -_psi(s)))
+    best = -np.inf
+    for number, score in enumerate(cheapest_first, 1):
+        x, y, colour = taken[score.row], _psi(score), palette[_COLOURS[score.kind]]
+        axis.plot(x, y, "o", color=colour, markersize=6, label=f"{number} {score.row}")
+        axis.annotate(str(number), (x, y), (6, 4), textcoords="offset points", fontsize=9)
+        if y > best:
+            axis.plot(x, y, "o", color=colour, markersize=13, fillstyle="none")
+            best = y
+    rival = next((s for s in rows if s.kind == "rival" and s.mean), None)
+    if rival is not None:
+        axis.axhline(_psi(rival), color=palette[_COLOURS["rival"]], linestyle="--", linewidth=1)
+    axis.set_xscale("log")
+    plain_log_ticks(axis.xaxis)
+    axis.set(xlabel="gradients of the training loss", ylabel="Ψ")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _psi(score: Score) -> float:
+    return score.mean.value if score.mean else float("nan")
 
 
 def _axes_figure(found: Grid, rows: list[Score]) -> Figure:
