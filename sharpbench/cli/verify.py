@@ -26,7 +26,8 @@ def verify(
 ) -> None:
     """Check that a results folder holds what was written, and that its figures come out again.
 
-    Without --recompute: framing, schema, checksums, identity and weights. With it, a random share of the
+    Without --recompute: framing, schema, checksums, identity, weights, and the columnar copy against the
+    lines. With it, a random share of the
     figures is measured again from the stored weights, in a temporary folder; nothing is trained. Digits must
     be equal where versions, processor and code are the same, else within the stated error. Writes nothing to
     the results. Exit code 1, with the list, if anything is wrong.

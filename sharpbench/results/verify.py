@@ -1,4 +1,4 @@
-"""Is what a results folder holds what was written: framing, schema, checksums, identity, weights."""
+"""Is what a results folder holds what was written: framing, schema, checksums, identity, weights, columns."""
 
 from __future__ import annotations
 
@@ -54,6 +54,10 @@ def verify_store(store: ResultsStore, seen: Callable[[str], None]) -> Verified:
                 )
             if record.run not in runs:
                 lost[record.run] = lost.get(record.run, 0) + 1
+    for name in store.columns.unlike([folder.path.name for folder in store.subjects()]):
+        found.faults.append(
+            f".columns: its copy of {name} is not what the lines say; delete .columns, and it is made anew"
+        )
     for run, count in lost.items():
         found.faults.append(
             f"runs/{run}.json: it is missing or damaged, and with it the versions and the machine of "

@@ -195,3 +195,26 @@ def test_readers_beside_a_writer_never_see_half_a_copy(folders):
     for process in others:
         process.join(120)
     assert [process.exitcode for process in others] == [0, 0, 0]
+
+
+def test_a_copy_that_says_anything_else_than_the_lines_is_found(folders):
+    names = ["f0", "f1", "f2"]
+
+    def lie(name):
+        found = folders.read(name)
+        if name == "f1":
+            return Content(found.facts, [{**row, "more": {"k": 7}} for row in found.rows])
+        return Content({**found.facts, "lines": 5}, found.rows) if name == "f2" else found
+
+    assert folders.columns().unlike(names) == []  # there is none yet
+    Columns(folders.root, ("lines",), SORTS, lie, version="1").facts(names)
+    before = {p: p.read_bytes() for p in (folders.root / ".columns").iterdir()}
+    assert folders.columns().unlike(names) == ["f1", "f2"]
+    assert {p: p.read_bytes() for p in (folders.root / ".columns").iterdir()} == before
+    folders.write("f1", [{"value": 1.0}])  # no reader believes its old copy
+    assert folders.columns().unlike(names) == ["f2"]
+    for part in parts(folders):
+        part.write_bytes(part.read_bytes()[:-1])  # nor a file that is not what was written
+    assert folders.columns().unlike(names) == []
+    assert folders.values() == folders.truth()
+    assert folders.columns().unlike(names) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -152,3 +153,22 @@ def test_the_command_lists_what_is_wrong_and_exits_with_1(root, capsys, monkeypa
     for text in ("150%", "-1", "some", "nan"):
         assert verified(str(root), f"--recompute={text}").code == 2
     assert verified(str(root / "nowhere")).code == 2
+
+
+def test_a_columnar_copy_that_lies_is_wrong(root):
+    store = ResultsStore(root)
+    names = [folder.path.name for folder in store.subjects()]
+    truly = store.columns._read
+
+    def lie(name):
+        found = truly(name)
+        changed = [{**row, "value": 0.5} if name == names[0] else row for row in found.rows]
+        return dataclasses.replace(found, rows=changed)
+
+    store.columns._read = lie
+    store.columns.facts(names)
+    (fault,) = verify_store(ResultsStore(root), lambda name: None).faults
+    assert fault.startswith(f".columns: its copy of {names[0]} is not what the lines say")
+    shutil.rmtree(root / ".columns")
+    ResultsStore(root).columns.facts(names)
+    assert verify_store(ResultsStore(root), lambda name: None).faults == []
