@@ -62,13 +62,14 @@ class Grid:
     """The networks of a suite by their settings.
 
     ``subjects``: their keys; ``levels``: of each axis what its values are called; ``dropped``: how many
-    networks were left out, by reason.
+    networks were left out, by reason; ``stopped``: whether all were trained to a stated loss.
     """
 
     population: Population
     subjects: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
     dropped: dict[str, int]
+    stopped: bool = False
 
     def step(self, axis: int, low: int, high: int) -> str:
         """``the lr changes from 0.01 to 0.1``."""
@@ -152,7 +153,8 @@ def grid(results: Results) -> Grid | None:
     if sum(len(pairs.left) > 0 for pairs in population.controlled) < _FEWEST_AXES:
         return None
     levels = tuple(names for _, names in axes.values())
-    return Grid(population, tuple(networks["subject"]), levels, dropped)
+    stopped = "recipe.stop_loss" in networks and bool(networks["recipe.stop_loss"].notna().all())
+    return Grid(population, tuple(networks["subject"]), levels, dropped, stopped)
 
 
 def _axes(networks: pd.DataFrame) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:

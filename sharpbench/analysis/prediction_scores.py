@@ -354,29 +354,20 @@ def conditional_information(
     signs = 3 * np.sign(x[left] - x[right]) + np.sign(y[left] - y[right])
     signs = (signs + 4).astype(np.int32)  # 0 … 8; the opposite pair is 8 − it
     ways = [way[there] for way in population.blocks]
-    pairs_of_blocks, subsets = population.once(
+    subsets = population.once(
         "pairs",
         there,
-        lambda: (
-            [_block_pairs(way[left], way[right]) for way in ways],
-            [_units(settings, left, right, s) for s in _subsets(settings.shape[1])],
-        ),
+        lambda: [_units(settings, left, right, s) for s in _subsets(settings.shape[1])],
     )
     least, without = math.inf, [np.full(way.max() + 1, math.inf) for way in ways]
     for number, forwards, symmetric in subsets:
         cells = len(symmetric)
         code = number * 9 + np.where(forwards, signs, 8 - signs)
-        for i, (way, (names, of_pair)) in enumerate(
-            zip(ways, pairs_of_blocks, strict=True) if ways else ()
-        ):
-            kinds = len(names)
-            counts = np.bincount(code * kinds + of_pair, minlength=cells * 9 * kinds)
-            counts = counts.reshape(cells, 9, kinds).astype(float)
-            for block in range(way.max() + 1):
-                kept = counts[:, :, (names != block).all(1)].sum(2)
-                without[i][block] = min(without[i][block], _normalised(kept, symmetric))
-        counts = np.bincount(code, minlength=cells * 9).reshape(cells, 9)
-        least = min(least, _normalised(counts.astype(float), symmetric))
+        counts = np.bincount(code, minlength=cells * 9).reshape(cells, 9).astype(float)
+        least = min(least, float(_normalised(counts, symmetric)))
+        for i, way in enumerate(ways):
+            left_out = counts - _of_blocks(code, way[left], way[right], cells)
+            without[i] = np.minimum(without[i], _normalised(left_out, symmetric))
     if not math.isfinite(least):
         return None
     ends = [jackknife(least, w) for w in without]
@@ -408,31 +399,33 @@ def _units(
     return number.astype(np.int32), unit <= mirror, symmetric
 
 
-def _block_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of blocks that there are (kinds, 2), and which one each pair of networks is of."""
-    both = np.column_stack([np.minimum(a, b), np.maximum(a, b)])
-    kinds, number = np.unique(both, axis=0, return_inverse=True)
-    return kinds, number.ravel().astype(np.int32)
+def _of_blocks(code: np.ndarray, a: np.ndarray, b: np.ndarray, cells: int) -> np.ndarray:
+    """Of each block the counts (blocks, cells, 9) of pairs with a network, or both, in it."""
+    blocks = int(max(a.max(), b.max())) + 1
+    size = blocks * cells * 9
+    found = np.bincount(a * (cells * 9) + code, minlength=size)
+    apart = a != b
+    found += np.bincount((b * (cells * 9) + code)[apart], minlength=size)
+    return found.reshape(blocks, cells, 9).astype(float)
 
 
-def _normalised(counts: np.ndarray, symmetric: np.ndarray) -> float:
-    """I/H from counts (cells, 9) of one order of each pair; inf where there is no entropy.
+def _normalised(counts: np.ndarray, symmetric: np.ndarray) -> np.ndarray:
+    """I/H (…) from counts (…, cells, 9) of one order of each pair; inf where there is no entropy.
 
     Where both networks of a pair have the same values both orders fall into one cell; else the other order
     falls into another cell, with the same information.
     """
-    counts = counts.copy()
-    counts[symmetric] = 0.5 * (counts[symmetric] + counts[symmetric][:, ::-1])
-    table = counts.reshape(-1, 3, 3)
-    total = table.sum()
-    of_y, of_x, of_cell = table.sum(1), table.sum(2), table.sum((1, 2))
-    entropy = _plogp(of_cell).sum() - _plogp(of_y).sum()
-    if not total or entropy <= 1e-12 * total:
-        return math.inf
-    information = (
-        _plogp(table).sum() - _plogp(of_y).sum() - _plogp(of_x).sum() + _plogp(of_cell).sum()
+    both = 0.5 * (counts + counts[..., ::-1])
+    table = np.where(symmetric[:, None], both, counts)
+    table = table.reshape(*counts.shape[:-1], 3, 3)
+    of_y, of_x, of_cell = table.sum(-2), table.sum(-1), table.sum((-1, -2))
+    within = _plogp(of_cell).sum(-1)
+    left = within - _plogp(of_y).sum((-1, -2))
+    known = _plogp(table).sum((-1, -2, -3)) - _plogp(of_x).sum((-1, -2)) + left
+    some = left > 1e-12 * of_cell.sum(-1)
+    return np.divide(
+        np.maximum(known, 0.0), left, out=np.full(np.shape(left), math.inf), where=some
     )
-    return float(max(information, 0.0) / entropy)
 
 
 def _plogp(counts: np.ndarray) -> np.ndarray:

@@ -105,6 +105,8 @@ def population_sentence(found: Grid) -> str:
     if found.dropped:
         parts = [f"{count} ({reason})" for reason, count in found.dropped.items()]
         told += f" Dropped: {', '.join(parts)}."
+    if found.stopped:
+        told += " All were trained down to a stated training loss."
     return told
 
 
@@ -123,7 +125,7 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
     assert best.mean is not None
     n = f"On {found.population.size} networks"
     tied = [s.row for s in metrics if s.tied and s.row != best.row]
-    also = f" (not told apart from it: {', '.join(tied)})" if tied else ""
+    also = f" (not told apart from it: {_first(tied)})" if tied else ""
     sentences = [
         f"{n} that differ in one setting at a time, {best.row} ranks the {title} best of all metrics: "
         f"Ψ {interval(best.mean, 2, sign=True)}{also}; the hyperparameters alone have "
@@ -131,23 +133,28 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
     ]
     better = [s for s in metrics if s.beyond and s.beyond.clear and s.beyond.value > 0]
     if better:
-        listed = "; ".join(
-            f"{s.row} by {interval(s.beyond, 2, sign=True)}" for s in better if s.beyond
+        listed = _first(
+            [f"{s.row} by {interval(s.beyond, 2, sign=True)}" for s in better if s.beyond]
         )
         sentences.append(f"Better than the hyperparameters alone (difference of Ψ): {listed}.")
     else:
         most = max(s.beyond.high for s in metrics if s.beyond)
+        more = f", and none does by more than {fixed(most, 2)} in Ψ" if most < 2 else ""
+        if most < 0:
+            more = f"; each ranks it worse, by at least {fixed(-most, 2)} in Ψ"
         sentences.append(
             f"{n} no sharpness metric is shown to rank the {title} better than the hyperparameters alone"
-            + (f", and none does by more than {fixed(most, 2)} in Ψ." if most < 2 else ".")
+            f"{more}."
         )
     adding = [s for s in metrics if s.added and s.added.clear]
     if adding:
-        listed = "; ".join(
-            f"{s.row} {percent(s.added.share.value)} [{percent(s.added.share.low)}, "
-            f"{percent(s.added.share.high)}]"
-            for s in sorted(adding, key=lambda s: -s.added.share.value if s.added else 0.0)
-            if s.added
+        listed = _first(
+            [
+                f"{s.row} {percent(s.added.share.value)} [{percent(s.added.share.low)}, "
+                f"{percent(s.added.share.high)}]"
+                for s in sorted(adding, key=lambda s: -s.added.share.value if s.added else 0.0)
+                if s.added
+            ]
         )
         sentences.append(
             f"Adds to the hyperparameters (share of what they leave unexplained of the rank of the {title}): "
@@ -157,10 +164,12 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
         sentences.append(f"No metric adds to what the hyperparameters tell of the {title}.")
     reversed_ = [s for s in metrics if s.error and s.error.worst > 0.5]
     if reversed_:
-        listed = "; ".join(
-            f"{s.row} when only {s.worst} ({percent(s.error.worst)} of pairs wrong)"
-            for s in reversed_
-            if s.error
+        listed = _first(
+            [
+                f"{s.row} when only {s.worst} ({percent(s.error.worst)} of pairs wrong)"
+                for s in reversed_
+                if s.error
+            ]
         )
         sentences.append(f"Ranks backwards in some environment: {listed}.")
     steady = [s.row for s in metrics if s.error and s.error.worst <= 0.5]
@@ -174,6 +183,15 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
             f"pick loses {percent(chance.choice.regret.value)}."
         )
     return sentences
+
+
+_MOST_NAMED = 6
+"""So many metrics are named in one sentence; the table has all."""
+
+
+def _first(parts: list[str]) -> str:
+    more = f"; and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
+    return "; ".join(parts[:_MOST_NAMED]) + more
 
 
 def _scores_figure(rows: list[Score]) -> Figure:
