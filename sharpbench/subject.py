@@ -105,6 +105,8 @@ class Subject:
     ignored: int = 0
     front: Front | None = field(default=None, repr=False)
     """What calls a network that takes batches; ``inputs`` are then the samples' numbers (N, 1)."""
+    initial: nn.Module | None = field(default=None, repr=False)
+    """The network before training, for what is measured from there."""
     said: tuple[str, ...] = ()
     """How batches, outputs and loss were read, in sentences."""
     _network: Network = field(init=False, repr=False, compare=False)

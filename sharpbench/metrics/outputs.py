@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,7 +10,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from sharpbench.change import SAME_FUNCTION, Change
-from sharpbench.measurement import Measurement, Work
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
     Count,
@@ -23,7 +25,7 @@ from sharpbench.metrics.mean_over_points import mean_over_points, mean_over_toke
 from sharpbench.outputs import confidence, margin, output_norm
 from sharpbench.subject import Subject, batched_outputs
 
-__all__ = ["LogitNorm", "Margin", "MeanConfidence"]
+__all__ = ["InverseMargin", "LogitNorm", "Margin", "MeanConfidence"]
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,71 @@ class Margin(_ClassMetric):
 
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return margin(outputs, targets)
+
+
+@metrics.register
+@dataclass(frozen=True)
+class InverseMargin(Metric):
+    """1/γ² with the margin γ that all but ``percentile`` % of the samples exceed.
+
+    γ is that percentile (the 10th in the sources) of the margins z_y − max of the others, interpolated
+    between neighbours in rank. It fails with the reason where γ is not positive: so many samples are wrong
+    that no margin separates them.
+
+    Exact where all samples of ``split`` are taken; else with the error ``points``, from the ranks between
+    which the percentile of all of them lies.
+    """
+
+    name = "inverse_margin"
+    reference = "Jiang et al., arXiv:1912.02178, appendix C.2 (γ as the 10th percentile)"
+    title = "inverse margin 1/γ²"
+    unit = "1/[output]²"
+    space = "function"
+    invariant_under = SAME_FUNCTION | {"units", "logit_shift"}
+
+    percentile: float = 10.0
+    samples: Count = "all"
+    split: Literal["train", "test"] = "train"
+    dtype: Dtype = "float64"
+
+    def __post_init__(self) -> None:
+        check_count("samples", self.samples)
+        if not 0 <= self.percentile < 100:
+            raise ValueError(f"percentile must lie in [0, 100), got {self.percentile}")
+
+    def expected_after(self, change: Change, before: float) -> float | None:
+        return None if change.temperature == 1 else before * change.temperature**2
+
+    def unsupported(self, subject: Subject) -> str | None:
+        reason = subject.without_classes()
+        return None if reason is None else f"needs classes; {reason}"
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        dtype = torch_dtype(self.dtype)
+        model = subject.working_model(dtype)
+        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        margins = margin(batched_outputs(model, inputs), targets).double()
+        share, n = self.percentile / 100, len(margins)
+        gamma = float(margins.quantile(share))
+        if not gamma > 0:
+            raise MetricFailed(
+                f"the {self.percentile:g}th percentile of the margins is {gamma:.3g}: so many samples are "
+                "wrong that no margin separates them"
+            )
+        population = len(subject.data(self.split)[0])
+        errors: tuple[ErrorComponent, ...] = ()
+        if n < population:
+            rank = math.sqrt(share * (1 - share) / n * (1 - n / population))
+            low, high = (
+                float(margins.quantile(min(max(share + sign * rank, 0.0), 1.0))) for sign in (-1, 1)
+            )
+            # 1/γ² is skewed: the longer of the two sides serves for both.
+            value = gamma**-2
+            size = max(low**-2 - value, value - high**-2) if low > 0 and rank > 0 else None
+            errors = (ErrorComponent("points", size, max(n * share - 1, 1.0)),)
+        return Measurement(
+            gamma**-2, errors=errors, samples=n, work=Work(forward=n), details={"margin": gamma}
+        )
 
 
 @metrics.register

@@ -82,6 +82,11 @@ class PathNorm(Metric):
         biases = "with" if self.biases else "without"
         return [*super().notes(details), f"of order {self.order:g}, {biases} biases"]
 
+    def unsupported(self, subject: Subject) -> str | None:
+        if subject.front is not None:
+            return "it takes batches, of which there is none of ones; give Subject(model, inputs, targets)"
+        return None
+
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
         model = subject.working_model(dtype)

@@ -89,6 +89,13 @@ class RelativeFlatness(ProbeBudget):
             return True
         return ("diagonal" if self.features == "normalized" else "input_isometry") in kept
 
+    def unsupported(self, subject: Subject) -> str | None:
+        if subject.of_model_and_batch and not self.parameters_of:
+            return (
+                "the loss is one of model and batch; name the weights of a layer in parameters_of"
+            )
+        return super().unsupported(subject)
+
     def notes(self, details: Mapping[str, Any]) -> list[str]:
         divided = ["features divided by their standard deviation"]
         return [*super().notes(details), *(divided if self.features == "normalized" else [])]

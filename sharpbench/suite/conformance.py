@@ -124,9 +124,14 @@ def _subjects() -> dict[str, Subject]:
     ):
         seed = derive_seed(0, "conformance")
         splits = datasets.create(dataset).load(root, seed=seed)
-        network = models.create(model, parameters).build(splits.input_shape, splits.outputs, seed=1)
+        initial, network = (
+            models.create(model, parameters).build(splits.input_shape, splits.outputs, seed=1)
+            for _ in range(2)
+        )
         recipes.create("adam", {"epochs": 5}).train(network, splits, seed=seed)
-        built[title] = Subject(network, splits.train_inputs, splits.train_targets, splits=splits)
+        built[title] = Subject(
+            network, splits.train_inputs, splits.train_targets, splits=splits, initial=initial
+        )
     return built
 
 

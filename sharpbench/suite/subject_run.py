@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -433,8 +434,20 @@ class SubjectRun(Run):
     def _as_subject(self, model: nn.Module) -> Subject:
         splits = self.splits
         return Subject(
-            model, splits.train_inputs, splits.train_targets, task=splits.task, splits=splits
+            model,
+            splits.train_inputs,
+            splits.train_targets,
+            task=splits.task,
+            splits=splits,
+            initial=self._initial,
         )
+
+    @cached_property
+    def _initial(self) -> nn.Module:
+        """The network as training found it, derived anew from the seed; the random state stays."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return self._build()
 
     def _measurement_record(self, key: str, question: MeasurementPlan, subject: Subject) -> Record:
         metric = question.metric

@@ -38,6 +38,7 @@ GROWN_TOGETHER = {
 OUTPUTS = {*SAME_FUNCTION, "input_rescaling", "input_rotation"}
 DERIVATIVES = {*SAME_FUNCTION, "logit_shift", "input_rotation"}
 ON_AXES = SPECTRUM - {"input_rotation"}
+CONTROLS = {"weight_noise", "further_training"}
 NORMALIZED = "weight_normalization"
 BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
 
@@ -50,6 +51,7 @@ PROMISES = [
     ("curvature_rate", {"target": 0, "floor": 1e-12}, DERIVATIVES),
     ("curvature_rate", {"protocol": "paper_mnist"}, DERIVATIVES),
     ("curvature_rate", {"protocol": "recommended"}, DERIVATIVES),
+    ("distance_from_initialization", {}, set()),
     ("fisher_rao_norm", {}, GROWN_TOGETHER),
     ("fisher_rao_norm", {"labels": "observed"}, GROWN_TOGETHER),
     ("gauss_newton_top_eigenvalue", {}, SPECTRUM),
@@ -63,12 +65,20 @@ PROMISES = [
     ("input_gradient_change", {}, DERIVATIVES - {"input_rotation"}),
     ("input_jacobian_norm", {}, DERIVATIVES),
     ("input_jacobian_norm", {"output": "logits"}, DERIVATIVES),
+    ("inverse_margin", {}, OUTPUTS | {"logit_shift"}),
     ("logit_norm", {}, OUTPUTS),
     ("margin", {}, OUTPUTS | {"logit_shift"}),
     ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
     ("pac_bayes_flatness", {}, SPECTRUM),
     ("pac_bayes_flatness", {"magnitude_aware": True}, {*ORDERS, "sign_flip"}),
     ("pac_bayes_flatness", {"magnitude_aware": True, "epsilon": 0.0}, BY_WEIGHT),
+    (
+        "parameter_count",
+        {},
+        {*ORDERS, *GAUGES, *CONTROLS, "logit_shift", "logit_temperature", "input_rescaling"}
+        | {"input_rotation"},
+    ),
+    ("parameter_norm", {}, {*ORDERS, "sign_flip", "input_rotation"}),
     ("path_norm", {}, {*ORDERS, *SCALES, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
     ("path_norm", {"biases": True}, {*ORDERS, *SCALES, "sign_flip", "log_scale", NORMALIZED}),
     (
@@ -154,6 +164,7 @@ RATE, JACOBIAN = "curvature_rate", "input_jacobian_norm"
         (JACOBIAN, {}, "logit_temperature", {"temperature": 0.5}, None),
         ("logit_norm", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
         ("margin", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
+        ("inverse_margin", {}, "logit_temperature", {"temperature": 0.5}, 0.75),
         ("path_norm", {}, "logit_temperature", {"temperature": 1.5}, 2.0),
         ("path_norm", {}, "input_rescaling", {"factor": 4.0}, 0.75),
         ("path_norm", {"biases": True}, "input_rescaling", {"factor": 4.0}, None),
@@ -254,16 +265,15 @@ def promised(change: Transformation) -> set[str]:
 
 
 def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
-    everything, outputs = set(metrics), {"logit_norm", "margin", "mean_confidence"}
+    everything = set(metrics) - {"distance_from_initialization"}  # from a point that stays
+    outputs = {"inverse_margin", "logit_norm", "margin", "mean_confidence"}
+    of_axes = {"path_norm", "relative_flatness"}  # of single layers
     assert promised(ExpertPermutation()) == everything
-    assert promised(Householder()) == everything - {
-        "path_norm",
-        "relative_flatness",
-    }  # of a layer's axes
+    assert promised(Householder()) == everything - of_axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())
-    assert promised(Millimetres()) == outputs
-    assert promised(Standardization()) == outputs
-    assert promised(Sharper()) == set()
+    assert promised(Millimetres()) == {*outputs, "parameter_count"}
+    assert promised(Standardization()) == {*outputs, "parameter_count"}
+    assert promised(Sharper()) == {"parameter_count"}
     assert metrics.create("curvature_rate", {"target": "margin"}).promises(Sharper())
     assert promised(Undeclared()) == set()
     assert (Undeclared().widest_kind, Householder().widest_kind) == (None, "linear_gauge")

@@ -13,9 +13,10 @@ from sharpbench.suite.conformance import check_metric
 
 QUICKER = {
     "gradient_noise": {"samples": 300},
+    "inverse_margin": {"percentile": 50.0},
     "pac_bayes_flatness": {"draws": 8, "samples": 200, "resolution": 0.05},
 }
-"""Other parameters of metrics that take thousands of passes as they are."""
+"""Other parameters: of metrics that take many passes as they are, or better networks."""
 
 
 @pytest.mark.parametrize("name", metrics.names())

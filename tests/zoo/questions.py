@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 import sharpbench as sb
 from sharpbench.errors import InputError
 from tests.zoo.idioms import Idiom
@@ -38,6 +41,8 @@ class Question:
     tolerance: float = EXACT
     absolute: float = 0.0
     classes_only: bool = False
+    from_zero: bool = False
+    """Whether the subject's initial network is given: the same with all parameters zero."""
     may_refuse: tuple[str, ...] = ()
     """Parts of the reasons for which any idiom may be refused: what the figure is not defined for."""
 
@@ -163,6 +168,20 @@ QUESTIONS = [
         {"output": "logits"},
     ),
     Question("logit_norm", "logit_norm", Reference.logit_norm),
+    Question(
+        "inverse_margin",
+        "inverse_margin",
+        Reference.inverse_margin,
+        {"percentile": 90.0},
+        classes_only=True,
+        may_refuse=("percentile of the margins",),
+    ),
+    Question(
+        "distance",
+        "distance_from_initialization",
+        Reference.parameter_norm,
+        from_zero=True,
+    ),
     Question("margin", "margin", Reference.margin, classes_only=True),
     Question("confidence", "mean_confidence", Reference.confidence, classes_only=True),
     Question(
@@ -219,7 +238,8 @@ def ask(idiom: Idiom, question: Question, reference: Reference) -> Answer:
     """Measures the idiom itself and judges the figure by its reference."""
     x, y = idiom.data()
     try:
-        subject = sb.Subject(idiom.network(), x, y, loss=idiom.loss)
+        initial = _zeroed(idiom.network()) if question.from_zero else None
+        subject = sb.Subject(idiom.network(), x, y, loss=idiom.loss, initial=initial)
         got = sb.measure(subject, question.metric, seed=SEED, **question.parameters)
     except (sb.MetricFailed, InputError) as reason:
         sentence = " ".join(str(reason).split())
@@ -234,6 +254,13 @@ def ask(idiom: Idiom, question: Question, reference: Reference) -> Answer:
     except ArithmeticError as reason:
         return Answer("WRONG", f"answered {got.value:.8g}, but {reason}")
     return judge(question, got, expected)
+
+
+def _zeroed(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
 
 
 def _has_no_answer(question: Question, reference: Reference) -> bool:

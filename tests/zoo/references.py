@@ -399,6 +399,21 @@ class Reference:
         z[range(len(z)), self.y] = -math.inf
         return Figure(float((own - z.max(1).values).mean()))
 
+    def inverse_margin(self) -> Figure:
+        """1/γ² with the 90th percentile γ of the margins."""
+        z = self.outputs().detach().numpy()
+        own = z[range(len(z)), self.y]
+        others = np.where(np.eye(z.shape[1], dtype=bool)[self.y], -np.inf, z).max(1)
+        gamma = np.percentile(own - others, 90)
+        if not gamma > 0:
+            raise ArithmeticError("the margin is not positive")
+        return Figure(gamma**-2)
+
+    def parameter_norm(self) -> Figure:
+        return Figure(
+            math.sqrt(sum(float(p.detach().abs().square().sum()) for p in self.parameters))
+        )
+
     def confidence(self) -> Figure:
         return Figure(float(self.outputs().softmax(1).max(1).values.mean()))
 
