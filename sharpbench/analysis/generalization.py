@@ -90,7 +90,6 @@ class Score:
     added: what the figure adds to the hyperparameters.
     beyond: Ψ less that of the hyperparameters alone.
     tied: whether Ψ can't be told from that of the metric with the largest.
-    q: the share of false ones among all that have so small a p of Ψ (Benjamini & Hochberg).
     """
 
     row: str
@@ -105,7 +104,6 @@ class Score:
     choice: Choice | None
     beyond: Tested | None = None
     tied: bool = False
-    q: float = math.nan
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -272,8 +270,15 @@ def _confidence(
     for subject, details in zip(rows["subject"], rows.get("details", ()), strict=True):
         if subject in place:
             stored[place[subject]] = Outcomes.unpacked(details)
-    points = pd.factorize(np.array([o.points if o else None for o in stored], dtype=object))[0]
-    sizes = {len(o.loss) for o in stored if o}
+    same = [o.points if o and o.wrong is not None else None for o in stored]
+    longest = max((len(o.loss) for o in stored if o), default=0)
+    wrong = np.zeros(
+        (count, longest), bool
+    )  # shorter rows end in zeros, those of equal points alike
+    for row, one in zip(wrong, stored, strict=True):
+        if one and one.wrong is not None:
+            row[: len(one.wrong)] = one.wrong
+    points = pd.factorize(np.array(same, dtype=object))[0]
     told: dict[str, Confidence] = {}
     for name in GRID_TARGETS:
         if name not in judged:
@@ -281,9 +286,12 @@ def _confidence(
         y = judged[name].to_numpy(float)
         error = errors[name].to_numpy(float) if name in errors else np.full(count, np.nan)
         told[name] = independent_confidence(y, error)
-        wrongs = [o.wrong for o in stored if o and o.wrong is not None]
-        if name in {"test_error", "gap"} and len(sizes) == 1 and len(wrongs) == len(stored):
-            told[name] = paired_confidence(np.array(wrongs), points, y, error)
+        if name == "test_error":
+            told[name] = paired_confidence(wrong, points, y, error)
+        elif name == "gap" and "train_error" in judged:
+            # Of equal training errors the gaps differ as the test errors do.
+            alike = pd.factorize(judged["train_error"])[0] + points * (count + 1)
+            told[name] = paired_confidence(wrong, np.where(points < 0, -1, alike), y, error)
     return told
 
 
@@ -295,7 +303,7 @@ def scores_of(
 ) -> list[Score]:
     """The scores of ``figures``, kind and values (N,) by name, against each of the ``targets`` (N,).
 
-    p is adjusted over all figures and targets (Holm).
+    p is adjusted over all figures and targets.
     """
     told = []
     for target, y in targets.items():
@@ -363,20 +371,14 @@ def _with_ties(
 
 
 def _adjusted(told: list[Score]) -> list[Score]:
+    """With the p of every figure and target adjusted for all of them."""
     asked = [i for i, s in enumerate(told) if s.kind in {"metric", "control"}]
-    ranked = [i for i in asked if told[i].mean]
-    p = np.array([told[i].mean.p for i in ranked])  # type: ignore[union-attr]
-    for i, adjusted, q in zip(ranked, holm(p), benjamini_hochberg(p), strict=True):
-        mean = dataclasses.replace(told[i].mean, adjusted=float(adjusted))  # type: ignore[type-var]
-        told[i] = dataclasses.replace(told[i], mean=mean, q=float(q))
-    adding = [i for i in asked if told[i].added]
-    p = np.array([told[i].added.p for i in adding])  # type: ignore[union-attr]
-    for i, adjusted in zip(adding, holm(p), strict=True):
-        added = dataclasses.replace(told[i].added, adjusted=float(adjusted))  # type: ignore[type-var]
-        told[i] = dataclasses.replace(told[i], added=added)
-    beyond = [i for i in asked if told[i].beyond]
-    p = np.array([told[i].beyond.p for i in beyond])  # type: ignore[union-attr]
-    for i, adjusted in zip(beyond, holm(p), strict=True):
-        more = dataclasses.replace(told[i].beyond, adjusted=float(adjusted))  # type: ignore[type-var]
-        told[i] = dataclasses.replace(told[i], beyond=more)
+    for field in ("mean", "added", "beyond"):
+        there = [i for i in asked if getattr(told[i], field)]
+        p = np.array([getattr(told[i], field).p for i in there])
+        for i, adjusted, q in zip(there, holm(p), benjamini_hochberg(p), strict=True):
+            found = dataclasses.replace(
+                getattr(told[i], field), adjusted=float(adjusted), q=float(q)
+            )
+            told[i] = dataclasses.replace(told[i], **{field: found})
     return told

@@ -48,7 +48,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_PERMUTATIONS = 499
+_PERMUTATIONS = 999
 _FOLDS = 5
 _PENALTIES = np.logspace(-2, 3, 11)
 _TOP = 0.2
@@ -56,16 +56,22 @@ _TOP = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Tested(Estimate):
-    """A figure with its interval, the probability ``p`` of one so far from 0 by chance, and that of the
-    largest of all that were asked (Holm), ``adjusted``."""
+    """A figure with its interval, the probability ``p`` of one so far from 0 by chance, that of the largest
+    of all that were asked (Holm), ``adjusted``, and the share of false ones among all that have so small a p
+    (Benjamini & Hochberg), ``q``."""
 
     p: float
     adjusted: float
+    q: float = 1.0
 
     @property
-    def clear(self) -> bool:
-        """Whether the adjusted p is at most 5%."""
-        return self.adjusted <= LEVEL
+    def stars(self) -> str:
+        """``**`` where the adjusted p is at most 5%, ``*`` where q is, else nothing."""
+        return _stars(self.adjusted, self.q)
+
+
+def _stars(adjusted: float, q: float) -> str:
+    return "**" if adjusted <= LEVEL else "*" if q <= LEVEL else ""
 
 
 @dataclass(frozen=True)
@@ -689,11 +695,12 @@ class Increment:
     share: Estimate
     p: float
     adjusted: float
+    q: float = 1.0
 
     @property
-    def clear(self) -> bool:
-        """Whether the adjusted p is at most 5%."""
-        return self.adjusted <= LEVEL
+    def stars(self) -> str:
+        """As those of `Tested`."""
+        return _stars(self.adjusted, self.q)
 
 
 def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment | None:

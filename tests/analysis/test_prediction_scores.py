@@ -26,7 +26,7 @@ from sharpbench.analysis.prediction_scores import (
     random_choice,
     sign_error,
 )
-from sharpbench.analysis.rank_correlation import holm
+from sharpbench.analysis.rank_correlation import benjamini_hochberg
 from sharpbench.seeds import numpy_generator
 from tests.analysis.populations import effects, grid
 
@@ -334,7 +334,7 @@ def null_figures(population, rng, kind, metrics):
 
 
 def stars(kind, trials, metrics=10, seeds=5):
-    """The shares of figures with a star for Ψ and for the increment, under the null."""
+    """How often any figure gets a star for Ψ, and for the increment, under the null."""
     rng = numpy_generator(21)
     population = grid([3, 2, 2, 2, 2], seeds, model_axes=2)
     found = np.zeros(2)
@@ -343,7 +343,7 @@ def stars(kind, trials, metrics=10, seeds=5):
         figures = null_figures(population, rng, kind, metrics)
         ranks = np.array([granulated_tau(population, x, y)[1].p for x in figures])
         adds = np.array([increment(population, x, y).p for x in figures])
-        found += [(holm(p) <= 0.05).any() for p in (ranks, adds)]
+        found += [(benjamini_hochberg(p) <= 0.05).any() for p in (ranks, adds)]
     return found / trials
 
 

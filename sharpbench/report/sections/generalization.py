@@ -131,7 +131,7 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
         f"Ψ {interval(best.mean, 2, sign=True)}{also}; the hyperparameters alone have "
         f"{interval(rival.mean, 2, sign=True)}."
     ]
-    better = [s for s in metrics if s.beyond and s.beyond.clear and s.beyond.value > 0]
+    better = [s for s in metrics if s.beyond and s.beyond.stars and s.beyond.value > 0]
     if better:
         listed = _first(
             [f"{s.row} by {interval(s.beyond, 2, sign=True)}" for s in better if s.beyond]
@@ -146,7 +146,7 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
             f"{n} no sharpness metric is shown to rank the {title} better than the hyperparameters alone"
             f"{more}."
         )
-    adding = [s for s in metrics if s.added and s.added.clear]
+    adding = [s for s in metrics if s.added and s.added.stars]
     if adding:
         listed = _first(
             [
@@ -203,7 +203,7 @@ def _scores_figure(rows: list[Score]) -> Figure:
     for place, score in enumerate(rows):
         colour = palette[_COLOURS[score.kind]]
         asked = score.kind in {"metric", "control"}
-        star = "*" if asked and score.mean and score.mean.clear else ""
+        star = score.mean.stars if asked and score.mean else ""
         _mark(axes[0], place, score.mean, colour, star)
         _mark(axes[1], place, score.information, colour)
         if score.error:
