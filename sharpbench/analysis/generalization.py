@@ -87,7 +87,7 @@ class Score:
     kind: oracle, rival (the hyperparameters alone), metric, control, or chance (a figure that knows nothing).
     axes: ψ of each axis; mean: Ψ; information: K; choice: regret and hits.
     error: the sign error, with the worst environment in words as ``worst``.
-    added: what the figure adds to the hyperparameters.
+    added: what the figure adds to the hyperparameters; that of an oracle tells what can be seen at all.
     beyond: Ψ less that of the hyperparameters alone.
     tied: whether Ψ can't be told from that of the metric with the largest.
     """
@@ -345,7 +345,7 @@ def _score(
     if error is not None:
         step = (int(part[error.where]) for part in (apart.axis, apart.low, apart.high))
         worst = found.step(*step)
-    added = increment(population, x, y) if kind in {"metric", "control"} else None
+    added = increment(population, x, y) if kind != "rival" else None
     information = conditional_information(population, x, y)
     picked = choice(population, x, y)
     return Score(row, kind, target, tuple(axes), mean, information, error, worst, added, picked)

@@ -150,8 +150,7 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
     if adding:
         listed = _first(
             [
-                f"{s.row} {percent(s.added.share.value)} [{percent(s.added.share.low)}, "
-                f"{percent(s.added.share.high)}]"
+                f"{s.row} {_shares(s.added.share)}"
                 for s in sorted(adding, key=lambda s: -s.added.share.value if s.added else 0.0)
                 if s.added
             ]
@@ -161,7 +160,16 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
             f"{listed}."
         )
     else:
-        sentences.append(f"No metric adds to what the hyperparameters tell of the {title}.")
+        noisy = next((s for s in rows if s.kind == "oracle" and s.row != "target itself"), None)
+        power = ""
+        if noisy and noisy.added:
+            power = (
+                f" (of what they leave unexplained of its rank the {noisy.row} explains "
+                f"{_shares(noisy.added.share)} here)"
+            )
+        sentences.append(
+            f"No metric is shown to add to what the hyperparameters tell of the {title}{power}."
+        )
     reversed_ = [s for s in metrics if s.error and s.error.worst > 0.5]
     if reversed_:
         listed = _first(
@@ -192,6 +200,10 @@ _MOST_NAMED = 6
 def _first(parts: list[str]) -> str:
     more = f"; and {len(parts) - _MOST_NAMED} more" if len(parts) > _MOST_NAMED else ""
     return "; ".join(parts[:_MOST_NAMED]) + more
+
+
+def _shares(found: Estimate) -> str:
+    return f"{percent(found.value)} [{percent(found.low)}, {percent(found.high)}]"
 
 
 def _scores_figure(rows: list[Score]) -> Figure:
