@@ -112,6 +112,13 @@ class Network:
             self._computes_in[dtype] = max(found, key=lambda one: torch.finfo(one).eps)
         return self._computes_in[dtype]
 
+    def run_few(self, model: nn.Module) -> Tensor:
+        """What a network like this one gives for the few samples, in its own precision."""
+        few, dtype = self._few, _real_dtype(model)
+        few = few if self.front is not None or dtype is None else few.to(dtype)
+        outputs: Tensor = tensor_of(self._run(model, few))
+        return outputs
+
     def tried(self, copied: nn.Module, dtype: torch.dtype) -> Tensor:
         """Outputs of a copy in ``dtype`` for the few samples. Raises InputError where it doesn't run."""
         with quiet(self.device), torch.no_grad():

@@ -323,6 +323,10 @@ class Subject:
             )
         return None
 
+    def run_few(self, model: nn.Module) -> Tensor:
+        """The outputs of a network like this one for a few of its samples, in the network's precision."""
+        return self._network.run_few(model)
+
     def with_model(self, model: nn.Module) -> Subject:
         """The same subject around another network, e.g. a transformed copy."""
         return dataclasses.replace(self, model=model)

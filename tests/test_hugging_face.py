@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 import sharpbench as sb
 from sharpbench.errors import InputError
+from sharpbench.invariance import transformations
 from sharpbench.subject import Subject
+from sharpbench.suite.own import transformed
 
 try:
     # torchvision's compiled operators lack beside a CPU torch; transformers imports it where it is there.
@@ -163,6 +165,21 @@ def test_a_gpt_predicts_the_next_token():
         orders=(1, 2),
     )
     assert rate.details["points_kept"] == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["head_permutation", "attention_gl", "residual_permutation", "neuron_permutation", "sign_flip"],
+)
+def test_a_bert_is_changed_and_gives_the_same_logits(bert, name):
+    subject = Subject.from_batches(bert, sentences())
+    told = []
+    after = transformed(subject, transformations.create(name), seed=1, told=told.append)
+    assert after.model is not subject.model
+    trace = sb.measure(after, "hessian_trace", parameters_of=["classifier"])
+    plain = sb.measure(subject, "hessian_trace", parameters_of=["classifier"])
+    # Of the classifier alone: it sees permuted or mirrored features, or the same.
+    assert trace.value == pytest.approx(plain.value, rel=1e-8)
 
 
 def test_only_what_lora_trains_is_differentiated(bert):

@@ -156,14 +156,14 @@ def measure(
     )
     subject = own_subject(given, seed=seed, device=device, data=data_dir or data_root())
     for sentence in subject.said:
-        err.print(escape(sentence), soft_wrap=True)
+        _say(sentence)
     _set_samples(names, own, metrics, samples, subject)
     chosen = [metrics.create(name, own[name]) for name in names]
     told = _Told([one.label for one in chosen], [c.label for c in changes], as_json, as_csv)
     where: list[tuple[str, Any]] = [("", subject)]
     for change in changes:
         try:
-            where.append((change.label, transformed(subject, change, seed=seed)))
+            where.append((change.label, transformed(subject, change, seed=seed, told=_say)))
         except Exception as error:
             told.fail(change.label, str(error))
     for after, there in where:
@@ -176,6 +176,10 @@ def measure(
         told.write(output, model, subject)
     if told.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _say(sentence: str) -> None:
+    err.print(escape(sentence), soft_wrap=True)
 
 
 def _of_each(

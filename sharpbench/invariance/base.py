@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
+from sharpbench.invariance.recording import Example, running_on
 from sharpbench.subject import Splits, batched_outputs
 
 __all__ = ["Changed", "Points", "Transformation", "verify_promise"]
 
 Points = Callable[[Tensor], Tensor]
+
+_FEW = 3
 
 _TOLERANCE = 1e-10
 """Relative change of the logits allowed to a transformation that preserves the function, in float64."""
@@ -44,7 +47,7 @@ class Transformation(Change, ABC):
         Raises TransformationRefused with the reason if it does not apply to this network.
         """
         changed = copy.deepcopy(model)
-        with torch.no_grad():
+        with torch.no_grad(), running_on(_first_of(splits)):
             self.change(changed, seed=seed)
         return changed
 
@@ -55,6 +58,19 @@ class Transformation(Change, ABC):
     def points(self, inputs: Tensor) -> Tensor:
         """What the changed network is given in place of ``inputs``; the same, unless units change."""
         return inputs
+
+
+def _first_of(splits: Splits | None) -> Example | None:
+    """How a network is run to see its structure: on the first of its data."""
+    if splits is None:
+        return None
+    few = splits.train_inputs[:_FEW]
+
+    def run(model: nn.Module) -> object:
+        real = next((p for p in model.parameters() if p.is_floating_point()), few)
+        return model(few.to(real.device, real.dtype))
+
+    return run
 
 
 def verify_promise(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.recording import note_left
 from sharpbench.invariance.structure import HiddenUnits, hidden_units
 from sharpbench.seeds import torch_generator
 
@@ -132,7 +133,11 @@ class SignFlip(Transformation):
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
-        layers = [u for u in hidden_units(model) if u.odd]
+        everything = hidden_units(model)
+        layers = [u for u in everything if u.odd]
+        for units in everything:
+            if not units.odd:
+                note_left(units.name, "its activation is not odd, or a max pooling follows")
         if not layers:
             raise TransformationRefused(
                 "needs an odd activation (tanh) that no max pooling follows"
@@ -145,6 +150,9 @@ class SignFlip(Transformation):
 def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
     everything = hidden_units(model)
     layers = [u for u in everything if u.positively_homogeneous]
+    for units in everything:
+        if not units.positively_homogeneous:
+            note_left(units.name, "its activation is not positively homogeneous")
     if not layers:
         names = sorted({a.__name__ for u in everything for a in u.activations})
         raise TransformationRefused(

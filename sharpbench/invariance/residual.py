@@ -15,7 +15,14 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.attention import is_attention
 from sharpbench.invariance.base import Transformation
-from sharpbench.invariance.structure import ELEMENTWISE, TRANSPARENT
+from sharpbench.invariance.recording import note_left
+from sharpbench.invariance.structure import (
+    ELEMENTWISE,
+    ELEMENTWISE_FUNCTIONS,
+    TRANSPARENT,
+    graph_of,
+    spoken,
+)
 from sharpbench.seeds import torch_generator
 
 __all__ = ["ResidualPermutation"]
@@ -29,7 +36,8 @@ class ResidualPermutation(Transformation):
 
     Batch norm treats channels one by one and layer norm sums over all of them, so that both commute with
     a permutation. They do not commute with a rotation of the stream unless their scales are equal, which
-    is why there is no ``residual_rotation``. Needs sums of branches that torch.fx can follow.
+    is why there is no ``residual_rotation``. Needs sums of branches that a pass on an
+    example, or torch.fx, shows.
     """
 
     name = "residual_permutation"
@@ -39,12 +47,17 @@ class ResidualPermutation(Transformation):
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
-        streams = _Streams(model).found()
+        every = _Streams(model)
+        streams = every.found()
         if not streams:
-            raise TransformationRefused("the network has no residual stream that can be followed")
+            why = f": {'; '.join(every.pinned)}" if every.pinned else ""
+            raise TransformationRefused(
+                f"the network has no residual stream that can be followed{why}"
+            )
         for stream in streams:
             order = torch.randperm(stream.size, generator=generator)
-            for axis_of, tensor in stream.tensors:
+            each = {(axis_of, id(tensor)): tensor for axis_of, tensor in stream.tensors}
+            for (axis_of, _), tensor in each.items():  # tied weights stand there once
                 permuted = tensor.index_select(axis_of, order.to(tensor.device))
                 tensor.copy_(permuted)
 
@@ -57,23 +70,19 @@ class _Stream:
     summed: bool = False
     free: bool = True
     """Whether everything on it can be permuted: not the input, the output or what isn't understood."""
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_attention(m) or super().is_leaf_module(m, module_qualified_name)
+    why: str = ""
+    """What it isn't free for."""
 
 
 class _Streams:
     """Follows which axis of which tensor runs over the same coordinates."""
 
     def __init__(self, model: nn.Module) -> None:
-        try:
-            self.graph = _Tracer().trace(model)
-        except Exception as error:
-            raise TransformationRefused(f"torch.fx can't trace the network ({error})") from error
+        self.graph = graph_of(model, is_attention)
         self.model, self.modules = model, dict(model.named_modules())
         self.of_node: dict[fx.Node, _Stream] = {}
+        self.pinned: list[str] = []
+        """Why streams can't be permuted."""
 
     def found(self) -> list[_Stream]:
         for node in self.graph.nodes:
@@ -81,13 +90,17 @@ class _Streams:
             if stream is not None:
                 self.of_node[node] = stream
         streams = {id(s): s for s in self.of_node.values()}
+        for stream in streams.values():
+            if stream.summed and not stream.free:
+                note_left(f"a residual stream of {stream.size} coordinates", stream.why)
+                self.pinned.append(f"of one of {stream.size} coordinates, {stream.why}")
         return [s for s in streams.values() if s.summed and s.free and s.size > 1]
 
     def _step(self, node: fx.Node) -> _Stream | None:
         inputs = [self.of_node.get(n) for n in node.all_input_nodes]
         source = inputs[0] if inputs else None
         if node.op == "output":
-            self._pin(inputs)
+            self._pin(inputs, "it is the output")
             return None
         if node.op == "get_attr":
             value: Any = self.model
@@ -99,11 +112,16 @@ class _Streams:
             return _Stream(value.shape[-1], [(value.ndim - 1, value)])
         if node.op == "call_module":
             return self._module(self.modules[str(node.target)], source, inputs)
-        if node.target in _SUMS and len(inputs) == 2 and None not in inputs:
-            return self._merge(*[s for s in inputs if s is not None])
+        together = [s for s in inputs if s is not None]
+        if node.target in _SUMS and len(inputs) == 2 and len(together) == 2:
+            return self._merge(*together)
+        if node.target is torch.cat and len(together) == len(inputs) and _beside(node):
+            for other in together[1:]:
+                together[0] = self._merge(together[0], other, summed=False)
+            return together[0]
         if _keeps(node):
             return source
-        self._pin(inputs)
+        self._pin(inputs, f"it is read by {spoken(node)}")
         return None
 
     def _module(
@@ -120,7 +138,15 @@ class _Streams:
             output = attention.output
             made = [output.weight] + ([output.bias] if output.bias is not None else [])
             return _Stream(output.weight.shape[0], [(0, t) for t in made])
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm) and source is not None:
+        if isinstance(layer, nn.Embedding):
+            return _Stream(layer.weight.shape[1], [(1, layer.weight)])
+        if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None:
+            if len({id(s) for s in inputs if s is not None}) == 1:
+                self._read(layer.in_proj_weight, next(s for s in inputs if s is not None), 1)
+                output = layer.out_proj
+                made = [output.weight] + ([output.bias] if output.bias is not None else [])
+                return _Stream(output.weight.shape[0], [(0, t) for t in made])
+        elif isinstance(layer, _NORMS) and source is not None:
             names = ("weight", "bias", "running_mean", "running_var")
             tensors = [t for n in names if isinstance(t := getattr(layer, n, None), Tensor)]
             if all(t.shape == (source.size,) for t in tensors):
@@ -130,37 +156,44 @@ class _Streams:
             return source
         elif isinstance(layer, nn.Flatten) and source is not None:
             return source  # the reader's columns tell whether it fits
-        self._pin(inputs)
+        self._pin(inputs, f"it is read by a {type(layer).__name__}")
         return None
 
     def _read(self, weight: Tensor, source: _Stream | None, groups: int) -> None:
         if source is None:
             return
         if groups != 1 or weight.shape[1] != source.size:
-            source.free = False  # flattened maps or grouped channels: not followed
+            # Flattened maps or grouped channels: not followed.
+            source.free, source.why = (
+                False,
+                "it is read by a layer of grouped or flattened channels",
+            )
             return
         source.tensors.append((1, weight))
 
-    def _merge(self, first: _Stream, second: _Stream) -> _Stream:
-        first.summed = True
+    def _merge(self, first: _Stream, second: _Stream, *, summed: bool = True) -> _Stream:
+        first.summed |= summed or second.summed
         if first is not second:
             if first.size != second.size:
                 first.free = second.free = False
+                first.why = second.why = "it is added to one of another size"
                 return first
             first.tensors += second.tensors
             first.free &= second.free
+            first.why = first.why or second.why
             for node, stream in self.of_node.items():
                 if stream is second:
                     self.of_node[node] = first
         return first
 
     @staticmethod
-    def _pin(inputs: list[_Stream | None]) -> None:
+    def _pin(inputs: list[_Stream | None], why: str) -> None:
         for stream in inputs:
             if stream is not None:
-                stream.free = False
+                stream.free, stream.why = False, stream.why or why
 
 
+_NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm
 _SUMS: set[Any] = {operator.add, torch.add, "add"}
 _KEEPING: set[Callable[..., Any] | str] = {
     torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "mean", torch.mean,
@@ -172,12 +205,35 @@ def _keeps(node: fx.Node) -> bool:
     """Whether an operation leaves the coordinates where its reader, or a sum, finds them."""
     if node.op not in {"call_function", "call_method"}:
         return False
-    if node.target in _KEEPING:
+    if node.target in _KEEPING or node.target in ELEMENTWISE_FUNCTIONS:
         return True
+    into = [n.meta.get("shape") for n in node.all_input_nodes]
+    out = node.meta.get("shape")
+    if out and len(into) == 1 and into[0]:
+        if node.target is operator.getitem and len(node.args) < 2:  # by a tensor
+            return False
+        if node.target is operator.getitem:  # of some tokens, say: the last axis stays whole
+            index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+            whole = len(index) < len(into[0]) or index[-1] == slice(None)
+            return Ellipsis not in index and None not in index and whole
+        if node.target in {"expand", "to", "type", "float", "double", "clone"}:
+            return bool(out[-1] == into[0][-1])
+        flat = node.target in {"flatten", torch.flatten, "view", "reshape"}
+        if flat and len(out) == 2 and out == into[0][:2]:  # (N, C, 1, 1) → (N, C)
+            return True
     # Patches laid out as tokens: (N, C, h, w) → (N, C, hw) → (N, hw, C).
     return node.target in {"flatten", "transpose", torch.flatten, torch.transpose} and (
         node.args[1:] in {(2,), (1, 2)}
     )
+
+
+def _beside(node: fx.Node) -> bool:
+    """Whether tensors are put beside each other along another axis than the last."""
+    shapes = [n.meta.get("shape") for n in node.all_input_nodes]
+    out = node.meta.get("shape")
+    if not out:
+        return False
+    return all(s and s[-1] == out[-1] for s in shapes)
 
 
 def _mean_like(layer: nn.Module) -> bool:

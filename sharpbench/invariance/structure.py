@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
+from sharpbench.invariance.recording import example, note_left, recorded
 
-__all__ = ["ELEMENTWISE", "TRANSPARENT", "HiddenUnits", "hidden_units", "traced"]
+__all__ = [
+    "ELEMENTWISE",
+    "ELEMENTWISE_FUNCTIONS",
+    "TRANSPARENT",
+    "HiddenUnits",
+    "graph_of",
+    "hidden_units",
+    "spoken",
+    "traced",
+]
 
 ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU,
@@ -20,10 +31,18 @@ TRANSPARENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d
                 nn.AdaptiveAvgPool2d)  # fmt: skip
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _FUNCTIONS = {
-    torch.relu: nn.ReLU, F.relu: nn.ReLU, "relu": nn.ReLU,
+    torch.relu: nn.ReLU, F.relu: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, torch.relu_: nn.ReLU,
     torch.tanh: nn.Tanh, F.tanh: nn.Tanh, "tanh": nn.Tanh,
-    F.gelu: nn.GELU, F.silu: nn.SiLU, F.softplus: nn.Softplus,
+    torch.sigmoid: nn.Sigmoid, F.sigmoid: nn.Sigmoid, "sigmoid": nn.Sigmoid,
+    F.gelu: nn.GELU, F.silu: nn.SiLU, F.softplus: nn.Softplus, F.elu: nn.ELU,
+    F.leaky_relu: nn.LeakyReLU,
 }  # fmt: skip
+_POOLS = {F.max_pool2d: True, torch.max_pool2d: True, F.avg_pool2d: False, F.adaptive_avg_pool2d: False,
+          F.dropout: False, F.dropout2d: False}  # fmt: skip
+"""Functions that keep the units where they are, and whether they take a maximum."""
+ELEMENTWISE_FUNCTIONS = frozenset({*_FUNCTIONS, *_POOLS})
+"""What leaves every unit where it is, as torch.fx names it."""
+_RESHAPING = {"view", "reshape", "flatten", torch.flatten, torch.reshape}
 
 Affine = nn.Linear | nn.Conv2d
 
@@ -42,6 +61,8 @@ class HiddenUnits:
     repeat: int
     max_pooled: bool = False
     """Whether the units pass a max pooling, which does not commute with a change of sign."""
+    name: str = ""
+    """The producer's."""
 
     @property
     def odd(self) -> bool:
@@ -81,14 +102,25 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
 
     A layer counts if its units flow from one Linear or Conv2d through elementwise activations,
     batch norms, pooling, dropout and flattening into exactly one Linear or Conv2d, and neither map
-    is used anywhere else. Raises TransformationRefused if the network can't be traced or has none.
+    is used anywhere else; of the others is noted why they don't (`noting`). The graph is that of a pass
+    on an example where there is one, else torch.fx's. Raises TransformationRefused if the network can't be
+    followed or has none.
     """
     graph, modules, uses = traced(model)
     found = []
+    shared = _shared(model)
     for node in graph.nodes:
         if node.op == "call_module" and isinstance(modules[str(node.target)], Affine):
             units = _follow(node, modules)
-            if units and uses[id(units.producer)] == uses[id(units.consumer)] == 1:
+            if isinstance(units, str):
+                note_left(str(node.target), units)
+            elif not uses[id(units.producer)] == uses[id(units.consumer)] == 1:
+                note_left(str(node.target), "it or its reader runs several times")
+            elif shared & {id(units.producer.weight), id(units.consumer.weight)}:
+                note_left(
+                    str(node.target), "its weight or its reader's is that of another layer, too"
+                )
+            else:
                 found.append(units)
     if not found:
         raise TransformationRefused("the network has no layer of hidden units with a single reader")
@@ -96,16 +128,11 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
 
 
 def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, int]]:
-    """The torch.fx graph, the modules by name, and how often each runs in one pass.
+    """The graph, the modules by name, and how often each runs in one pass.
 
-    Raises TransformationRefused if torch.fx can't trace the network.
+    Raises TransformationRefused if the network can't be followed.
     """
-    try:
-        graph = fx.Tracer().trace(model)
-    except Exception as error:
-        raise TransformationRefused(
-            f"torch.fx can't trace the network ({type(error).__name__}: {error})"
-        ) from error
+    graph = graph_of(model)
     modules = dict(model.named_modules())
     uses: dict[int, int] = {}
     for node in graph.nodes:
@@ -115,38 +142,92 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, 
     return graph, modules, uses
 
 
-def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | None:
+def graph_of(
+    model: nn.Module, is_leaf: Callable[[nn.Module], bool] = lambda module: False
+) -> fx.Graph:
+    """That of one pass on an example where there is one, else torch.fx's; ``is_leaf``: layers beside torch's.
+
+    Raises TransformationRefused if the network can't be followed.
+    """
+    if (run := example()) is not None:
+        return recorded(model, run, is_leaf)
+    try:
+        return _Tracer(is_leaf).trace(model)
+    except Exception as error:
+        raise TransformationRefused(
+            f"torch.fx can't trace the network ({type(error).__name__}: {error})"
+        ) from error
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, is_leaf: Callable[[nn.Module], bool]) -> None:
+        super().__init__()
+        self._is_leaf = is_leaf
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Ids of the weights that several layers have in common."""
+    layers = [m for m in model.modules() if isinstance(getattr(m, "weight", None), Tensor)]
+    ids = [id(layer.weight) for layer in layers]
+    return {one for one in ids if ids.count(one) > 1}
+
+
+def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
+    """The units that a layer makes, or why they are none that can be changed."""
     producer = modules[str(start.target)]
     assert isinstance(producer, Affine)
     if isinstance(producer, nn.Conv2d) and producer.groups != 1:
-        return None
+        return "a grouped convolution"
     norms: list[nn.Module] = []
     activations: list[type[nn.Module]] = []
     node, pooled = start, False
     while len(node.users) == 1:
-        node = next(iter(node.users))
+        before, node = node, next(iter(node.users))
+        if node.op == "output":
+            return "its units are the outputs"
         if node.op != "call_module":
-            function = _FUNCTIONS.get(node.target)
-            if function is None:
-                return None
-            activations.append(function)
+            if node.target in _FUNCTIONS:
+                activations.append(_FUNCTIONS[node.target])
+            elif node.target in _POOLS:
+                pooled |= _POOLS[node.target]
+            elif not _flattens(node, before, producer):
+                return f"its units are read by {spoken(node)}"
             continue
         layer = modules[str(node.target)]
         if isinstance(layer, Affine):
-            return _close(producer, norms, activations, layer, pooled)
+            return _close(producer, norms, activations, layer, pooled, str(start.target))
         if isinstance(layer, _NORMS):
             if activations:
-                return None
+                return "a batch norm stands behind the activation"
             norms.append(layer)
         elif isinstance(layer, ELEMENTWISE):
             activations.append(type(layer))
         elif isinstance(layer, nn.Flatten):
             if layer.start_dim != 1 or layer.end_dim != -1:
-                return None
+                return "they are flattened together with samples, or in part"
         elif not isinstance(layer, TRANSPARENT):
-            return None
+            return f"its units are read by a {type(layer).__name__}"
         pooled |= isinstance(layer, nn.MaxPool2d)
-    return None
+    if not node.users:
+        return "its units are the outputs"
+    return f"its units are read in {len(node.users)} places"
+
+
+def _flattens(node: fx.Node, before: fx.Node, producer: Affine) -> bool:
+    """Whether an operation lays each sample's feature maps out one after the other, (N, C, …) → (N, C·…)."""
+    into, out = before.meta.get("shape"), node.meta.get("shape")
+    if node.target not in _RESHAPING or into is None or out is None:
+        return False
+    whole = len(out) == 2 and out[0] == into[0]
+    return into == out or (whole and (isinstance(producer, nn.Conv2d) or len(into) == 2))
+
+
+def spoken(node: fx.Node) -> str:
+    """What an operation is called."""
+    return getattr(node.target, "__name__", str(node.target)).strip("_")
 
 
 def _close(
@@ -155,14 +236,15 @@ def _close(
     activations: list[type[nn.Module]],
     consumer: Affine,
     pooled: bool,
-) -> HiddenUnits | None:
+    name: str,
+) -> HiddenUnits | str:
     size, columns = producer.weight.shape[0], consumer.weight.shape[1]
     if isinstance(consumer, nn.Conv2d) and consumer.groups != 1:
-        return None
+        return "its units are read by a grouped convolution"
     if columns % size:
-        return None
+        return "its units are no whole share of what its reader takes"
     return HiddenUnits(
-        producer, tuple(norms), tuple(activations), consumer, columns // size, pooled
+        producer, tuple(norms), tuple(activations), consumer, columns // size, pooled, name
     )
 
 

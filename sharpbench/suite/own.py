@@ -7,7 +7,7 @@ import copy
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from sharpbench.errors import (
     no_file,
 )
 from sharpbench.invariance.base import Transformation, verify_promise
+from sharpbench.invariance.recording import left_alone, noting, running_on
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.registry import import_object
@@ -210,8 +211,16 @@ def _told_apart(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {first_line(error)}") from error
 
 
-def transformed(subject: Subject, transformation: Transformation, *, seed: int) -> Subject:
+def transformed(
+    subject: Subject,
+    transformation: Transformation,
+    *,
+    seed: int,
+    told: Callable[[str], object] = lambda sentence: None,
+) -> Subject:
     """The subject after a change of its network whose promise is verified in float64.
+
+    ``told`` hears which layers were left as they are, and why.
 
     Raises TransformationRefused where it does not apply or breaks its promise, and with what it raised.
     """
@@ -219,9 +228,12 @@ def transformed(subject: Subject, transformation: Transformation, *, seed: int) 
     try:
         with guarded(), contextlib.redirect_stdout(sys.stderr):
             axes = ("transformation", transformation.name)
-            after = transformation.transform(
-                before, seed=derive_seed(seed, *axes), splits=subject.splits
-            )
+            with running_on(subject.run_few), noting() as left:
+                after = transformation.transform(
+                    before, seed=derive_seed(seed, *axes), splits=subject.splits
+                )
+            if left:
+                told(f"{transformation.label}: {left_alone(left)}")
             inputs = subject.data("test")[0][:1024].double()
             moved = subject.with_model(after.model)
             if subject.front is None:
