@@ -10,6 +10,7 @@ metrics: Registry[Metric] = Registry(
     Metric,
     group="sharpbench.metrics",
     builtins={
+        "critical_sharpness": "sharpbench.metrics.critical_sharpness:CriticalSharpness",
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
         "distance_from_initialization": "sharpbench.metrics.norms:DistanceFromInitialization",
         "fisher_rao_norm": "sharpbench.metrics.gauss_newton:FisherRaoNorm",

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from sharpbench.curvature.gauss_newton import gradient_lengths
 from sharpbench.curvature.loss_operators import named_subset
-from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -28,6 +27,7 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.metrics.sampling import random_groups
+from sharpbench.metrics.surface import summed_gradient
 from sharpbench.network import as_written
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
@@ -104,7 +104,7 @@ class GradientNoise(Metric):
         )
         with repeatedly_differentiable(), as_written():
             sums = [
-                _gradient(subject, model, inputs[g], targets[g], parameters, work)
+                summed_gradient(subject, model, inputs[g], targets[g], parameters, work)
                 for g in (g.to(inputs.device) for g in groups)
             ]
         total = torch.stack(sums).sum(0)
@@ -144,7 +144,7 @@ class GradientNoise(Metric):
             for few in torch.arange(len(inputs)).tensor_split(max(len(inputs) // 2, 1)):
                 x, y = inputs[few.to(inputs.device)], targets[few.to(targets.device)]
                 for i in range(len(x)):
-                    gradient = _gradient(subject, model, x, y, parameters, work, only=i)
+                    gradient = summed_gradient(subject, model, x, y, parameters, work, only=i)
                     squares.append(gradient.square().sum())
         return torch.stack(squares), {"why": why}
 
@@ -177,24 +177,3 @@ class GradientNoise(Metric):
             return (component,)
         left = math.sqrt(1 - n / population)
         return (dataclasses.replace(component, size=component.size * left),)
-
-
-def _gradient(
-    subject: Subject,
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    parameters: Sequence[nn.Parameter],
-    work: Work,
-    *,
-    only: int | None = None,
-) -> Tensor:
-    """The gradient of the samples' summed loss, (P,) in float64; of sample ``only`` alone."""
-    with torch.enable_grad():
-        losses = subject.losses(model(x), y)
-        loss = losses.sum() if only is None else losses[only]
-        work.gradient += len(x)
-        if not loss.requires_grad:
-            raise MetricFailed("the loss depends on no parameter that requires gradients")
-        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-    return torch.cat([coordinates(g).reshape(-1) for g in found]).double()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from sharpbench.curvature.operator import coordinates
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
+from sharpbench.subject import Subject
 
-__all__ = ["Pieces", "Surface", "length_of"]
+__all__ = ["Pieces", "Surface", "length_of", "summed_gradient"]
 
 Pieces = list[Tensor]
 """One tensor a trainable parameter, of its shape."""
@@ -69,3 +72,24 @@ class Surface:
 def length_of(pieces: Pieces) -> float:
     """‖·‖₂ of all pieces together."""
     return float(torch.stack([p.square().sum() for p in pieces]).sum().sqrt())
+
+
+def summed_gradient(
+    subject: Subject,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+    *,
+    only: int | None = None,
+) -> Tensor:
+    """The gradient of the samples' summed loss, (P,) in float64; of sample ``only`` alone."""
+    with torch.enable_grad():
+        losses = subject.losses(model(x), y)
+        loss = losses.sum() if only is None else losses[only]
+        work.gradient += len(x)
+        if not loss.requires_grad:
+            raise MetricFailed("the loss depends on no parameter that requires gradients")
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return torch.cat([coordinates(g).reshape(-1) for g in found]).double()

@@ -43,6 +43,8 @@ NORMALIZED = "weight_normalization"
 BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
 
 PROMISES = [
+    ("critical_sharpness", {}, SPECTRUM),
+    ("critical_sharpness", {"direction": "sign"}, ON_AXES),
     ("curvature_rate", {}, DERIVATIVES),
     ("curvature_rate", {"target": "predicted_loss"}, DERIVATIVES),
     ("curvature_rate", {"target": "max_logit"}, DERIVATIVES | {"logit_temperature"}),

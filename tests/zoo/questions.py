@@ -127,6 +127,14 @@ QUESTIONS = [
         may_refuse=("no path norm is known of",),
     ),
     Question(
+        "critical",
+        "critical_sharpness",
+        Reference.critical_sharpness,
+        {"resolution": 1e-4},
+        tolerance=3e-4,
+        may_refuse=("does not rise along",),
+    ),
+    Question(
         "pac_bayes",
         "pac_bayes_flatness",
         lambda r: r.pac_bayes_flatness(0.05, SEED, 1),

@@ -326,6 +326,26 @@ class Reference:
         )
         return Figure(math.exp(-2 * found))
 
+    def critical_sharpness(self) -> Figure:
+        """2/η at the first of doubled steps −ηg between which the loss rises above where it starts."""
+        down = self.gradient()
+        weights = _flat(self.parameters).detach()
+
+        def rise(log: float) -> float:
+            found = self._rise(-math.exp(log) * down)
+            return min(found if math.isfinite(found) else math.inf, abs(base) + 1)
+
+        base = float(self.mean_loss().detach())
+        log = math.log(0.01 * float(weights.norm()) / float(down.norm()))
+        above = rise(log) > 0
+        for _ in range(60):
+            following = log + (-1 if above else 1) * math.log(2)
+            if (rise(following) > 0) != above:
+                found = brentq(rise, *sorted((log, following)), xtol=1e-5)
+                return Figure(2 * math.exp(-found))
+            log = following
+        raise ArithmeticError("the loss does not rise, or does not fall, along the gradient")
+
     @property
     def _spectral_error(self) -> float:
         return self.dimension * self.hessian[1]
