@@ -57,7 +57,8 @@ class Plugin:
 
     def identity(self) -> dict[str, Any]:
         """What makes a figure this plug-in's: name, version and resolved parameters."""
-        told = {k: v for k, v in self.parameters().items() if k not in self.unsaid()}
+        unsaid = self.unsaid()
+        told = {k: v for k, v in self.parameters().items() if k not in unsaid}
         return {"name": self.name, "version": self.version, **told}
 
     def unsaid(self) -> dict[str, Any]:

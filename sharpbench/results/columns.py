@@ -58,8 +58,11 @@ _OPENED = _SMALL_FILES + 4
 """Files whose columns are kept while the next piece is read: a piece may need every small one."""
 _AT_ONCE = 8
 """Columns that are read together."""
+_LARGE = frozenset({"text", "long nested"})
 _SETTLING = 2_000_000_000
 """Nanoseconds within which a second change could leave the same times."""
+_SHARE = 50
+"""Folders that one thread reads in a row."""
 _PATIENCE = 60.0
 """Seconds to wait for another writer, before the lines are read without leaving a copy."""
 
@@ -246,15 +249,23 @@ class Columns:
         needs: Sequence[str],
         convert: Convert | None,
     ) -> Rows:
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = dict.fromkeys(columns)
         folder = None
-        for first in range(0, max(len(columns), 1), _AT_ONCE):
-            group = tuple(columns[first : first + _AT_ONCE])
+        for group in self._groups(columns):
             folder, table = self._gathered(entries, _Asked(group, where, tuple(needs)), {})
             for name in group:
                 found[name] = convert(name, table[name]) if convert else table[name]
+            del table
+        pa.default_memory_pool().release_unused()
         assert folder is not None
         return Rows(folder, found, _facts(entries))
+
+    def _groups(self, columns: Sequence[str]) -> list[tuple[str, ...]]:
+        """Columns that are read together. The large ones come first and alone: while little else is there."""
+        large = [name for name in columns if self._sorts.get(name) in _LARGE]
+        rest = [name for name in columns if name not in large]
+        small = [tuple(rest[i : i + _AT_ONCE]) for i in range(0, len(rest), _AT_ONCE)]
+        return [*((name,) for name in large), *small] or [()]
 
     def _gathered(
         self, entries: Sequence[_Entry], asked: _Asked, opened: dict[str, pa.Table]
@@ -319,7 +330,7 @@ class Columns:
         self, names: Sequence[str], *, fresh: bool = False, distrusted: Iterable[str] = ()
     ) -> list[_Entry]:
         """The entry of each folder, of those that are not current from their lines."""
-        absent = {name for name in names if not os.path.lexists(self._root / name)}
+        absent = {n for n in names if not os.path.lexists(os.path.join(self._root, n))}
         nothing = {n: _Entry(n, "", True, "", "", 0, 0, _text(self._read(n).facts)) for n in absent}
         present = [name for name in names if name not in absent]
         lost = set(distrusted)
@@ -336,10 +347,10 @@ class Columns:
                     doubtful.append(entry)
             unread = [e for e in doubtful if (e.name, e.stamp) not in digests]
             with ThreadPoolExecutor() as pool:
-                for entry, digest in zip(
-                    unread, pool.map(lambda e: self._digest(e.name), unread), strict=True
-                ):
-                    digests[entry.name, entry.stamp] = digest
+                shares = [unread[i : i + _SHARE] for i in range(0, len(unread), _SHARE)]
+                for share, told in zip(shares, pool.map(self._digests, shares), strict=True):
+                    for entry, digest in zip(share, told, strict=True):
+                        digests[entry.name, entry.stamp] = digest
             stale += [e.name for e in doubtful if digests[e.name, e.stamp] != e.digest]
             now = time.time_ns()
             settled = [
@@ -458,7 +469,7 @@ class Columns:
         told = []
         for file in self._files:
             try:
-                s = os.stat(self._root / name / file)
+                s = os.stat(os.path.join(self._root, name, file))
                 told.append([s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino])
             except OSError as error:  # gone, a link that leads nowhere, a circle of them
                 told.append([error.errno or 0, os.path.lexists(self._root / name / file)])
@@ -471,17 +482,22 @@ class Columns:
         files = (state for state in json.loads(stamp) if len(state) > 2)
         return all(max(s[1], s[2]) < now - _SETTLING for s in files)
 
+    def _digests(self, entries: Sequence[_Entry]) -> list[str]:
+        return [self._digest(entry.name) for entry in entries]
+
     def _digest(self, name: str) -> str:
         """SHA-256 of the bytes of a folder's files."""
         digest = hashlib.sha256()
         for file in self._files:
-            path = self._root / name / file
+            path = os.path.join(self._root, name, file)
             content, kind = b"", "missing"
             try:
                 # No pipe is opened, whose other end may never come.
-                kind = f"{stat.S_IFMT(os.stat(path).st_mode)}"
-                if path.is_file():
-                    content = path.read_bytes()
+                mode = os.stat(path).st_mode
+                kind = f"{stat.S_IFMT(mode)}"
+                if stat.S_ISREG(mode):
+                    with open(path, "rb") as found:
+                        content = found.read()
             except OSError as error:
                 kind = f"{error.errno} {os.path.lexists(path)}"
             digest.update(f"{kind} {len(content)} ".encode() + content)
