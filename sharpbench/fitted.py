@@ -37,7 +37,7 @@ class Fitted:
     """What `Subject` is made of: rows (N, 1), or inputs where no ``front`` is needed, and targets.
 
     ``train``: the first so many rows are the training data, where there are test batches, too.
-    ``factor``: by which the mean over the samples is multiplied.
+    ``summed``: losses are to be added, not averaged.
     """
 
     inputs: Tensor
@@ -46,7 +46,7 @@ class Fitted:
     loss: Any
     task: Task | None
     front: Front | None
-    factor: float
+    summed: bool
     said: tuple[str, ...]
 
 
@@ -152,7 +152,7 @@ class _Fit:
         rows = _rows(every)
         empty = torch.zeros(len(rows), 1, dtype=torch.float64, device=self.device)
         return Fitted(
-            rows, empty, train, GivenAsLoss(given), "regression", front, 1.0, tuple(self.said)
+            rows, empty, train, GivenAsLoss(given), "regression", front, False, tuple(self.said)
         )
 
     def _losses_of(self, batch: Any, size: int) -> Literal["whole", "samples", "coupled"]:
@@ -236,10 +236,9 @@ class _Fit:
 
     def _of_samples(self, every: Batches, raw: Any, outputs: Tensor, train: int) -> Fitted:
         several = self.normaliser is not None and self.targets[0].ndim > 1
-        loss, factor, task = self.loss, 1.0, self.task
-        if self.normaliser == "sum":
+        loss, summed, task = self.loss, self.normaliser == "sum", self.task
+        if summed:
             self._one_part("'sum'", lambda part: float(sum(len(t) for t in part)))
-            factor = float(train)
         elif self.normaliser == "tokens" and several:
             integers = not self.targets[0].is_floating_point()
             if not integers or loss is None:
@@ -251,7 +250,7 @@ class _Fit:
         if several and loss is not None and not isinstance(loss, nn.Module):
             # One of the user's own that may give several values a sample.
             loss = TokenLoss(self._scale(train, -100), loss, original=loss)
-            factor = 1.0
+            summed = False
             task = task or "regression"
         targets = torch.cat(self._equal(self.targets))
         plain = (
@@ -267,10 +266,10 @@ class _Fit:
         )
         if plain:
             return Fitted(
-                every.leaf((0,)), targets, train, loss, task, None, factor, tuple(self.said)
+                every.leaf((0,)), targets, train, loss, task, None, summed, tuple(self.said)
             )
         front = Front(every, self.forward, **self._varied(every))
-        return Fitted(_rows(every), targets, train, loss, task, front, factor, tuple(self.said))
+        return Fitted(_rows(every), targets, train, loss, task, front, summed, tuple(self.said))
 
     def _of_tokens(self, every: Batches, form: Form, shift: int, train: int) -> Fitted:
         module = self.loss
@@ -318,7 +317,7 @@ class _Fit:
                 f"outputs a token: class ids must lie in 0 … {classes - 1}"
             )
         return Fitted(
-            _rows(every), targets, train, loss, "classification", front, 1.0, tuple(self.said)
+            _rows(every), targets, train, loss, "classification", front, False, tuple(self.said)
         )
 
     def _form(self, outputs: Tensor, target: Tensor, raw: Any) -> Form:

@@ -17,6 +17,7 @@ from sharpbench.front import AtInputs, Front
 from sharpbench.loss import (
     GivenAsLoss,
     Loss,
+    PerSampleLoss,
     Reads,
     ScaledLoss,
     Task,
@@ -181,7 +182,8 @@ class Subject:
             by the lack of targets), which returns one value a sample (N,), or one value: then it is the
             mean over the batch's samples, and batches stand where samples stand elsewhere.
         normaliser: what the sum of all losses is divided by: the ``samples`` (the default), the
-            ``tokens`` that are not ignored (with class weights: their weights), or nothing (``sum``).
+            ``tokens`` that are not ignored (with class weights: their weights), or nothing (``sum``). Within
+            a sample of several labels or outputs a torch loss's own mean stays, but for ``sum``.
         differentiate: what metrics of the input, λ among them, differentiate in: the path of a real tensor
             of the batch, the name of a part of the network (or the part itself), for its output, or
             ``"inputs_embeds"`` for a Hugging Face network's embedded tokens. None: the one real
@@ -226,10 +228,24 @@ class Subject:
             data = (made.inputs[:n], made.targets[:n], made.inputs[n:], made.targets[n:])
             outputs = subject._network.outputs.shape[1]
             subject = dataclasses.replace(subject, splits=Splits(*data, outputs, subject.task))
-        if made.factor != 1:
-            assert subject.loss is not None
-            subject = dataclasses.replace(subject, loss=ScaledLoss(subject.loss, made.factor))
-        return subject
+        return dataclasses.replace(subject, loss=subject._summed()) if made.summed else subject
+
+    def _summed(self) -> ScaledLoss:
+        """The loss whose mean over the samples that count is the sum of all losses."""
+        loss, splits = self.loss, self.splits
+        assert loss is not None
+        counts = {len(self.inputs)} if splits is None else {len(splits.train_inputs)}
+        if splits is not None and (counts := counts | {len(splits.test_inputs)}) != {
+            len(self.inputs)
+        }:
+            raise InputError(
+                "normaliser='sum' means another factor for the training than for the test data, of which "
+                "other samples are ignored: make a subject of each"
+            )
+        if isinstance(loss, PerSampleLoss):  # what torch's mean divides by, too
+            over = "sum" if loss.over_rest == "mean" else loss.over_rest
+            loss = dataclasses.replace(loss, over_rest=over, normaliser=1.0)
+        return ScaledLoss(loss, float(counts.pop()))
 
     @property
     def device(self) -> torch.device:

@@ -325,6 +325,27 @@ def test_several_labels_a_sample():
     check(subject, dense(model, lambda call: bce(call(x.double()), y.double())))
 
 
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.CrossEntropyLoss(), torch.tensor([0, 1, -100, 2, 1])),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0, 0.5])), torch.tensor([0, 1, 1, 2, 0])),
+        (nn.BCEWithLogitsLoss(), (reals(5, 3) > 0).float()),
+        (nn.MSELoss(), reals(5, 3)),
+    ],
+)
+def test_a_sum_is_what_torch_sums(loss, targets):
+    model, x = (
+        seeded(lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3))),
+        reals(5, 4),
+    )
+    subject = Subject.from_batches(model, [(x, targets)], loss=loss, normaliser="sum")
+    summed = copy.deepcopy(loss).double()
+    summed.reduction = "sum"
+    y = targets.double() if targets.is_floating_point() else targets
+    check(subject, dense(model, lambda call: summed(call(x.double()), y)), metrics=("trace",))
+
+
 class OneLogit(nn.Module):
     """A yes-or-no classifier of sentences whose output is (N,)."""
 
