@@ -101,6 +101,13 @@ def measure(
         list[str] | None,
         typer.Option(help="Measure again after this transformation; may stand several times."),
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="The curvature of every layer, too: trace, Frobenius norm and top eigenvalue.",
+        ),
+    ] = False,
     plugin: Annotated[
         list[Path] | None,
         typer.Option(help="Python file that registers plug-ins; may stand several times."),
@@ -174,8 +181,41 @@ def measure(
                     status.update(f"{chosen[number].name} ({number + 1}/{len(chosen)}) …")
     if output is not None:
         told.write(output, model, subject)
+    if layers:
+        _layers(subject, seed, output, told)
     if told.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _layers(subject: Subject, seed: int, output: Path | None, told: _Told) -> None:
+    """The table of `sharpbench.by_layer`; with a picture in the ``output`` folder."""
+    from sharpbench.api import by_layer
+    from sharpbench.errors import MetricFailed
+
+    there = len(subject.data("train")[0])
+    whole = there <= _SAMPLES or subject.coupled
+    picture = None if output is None else output / "layers.svg"
+    try:
+        with err.status("every layer …"):
+            frame = by_layer(
+                subject, seed=seed, samples="all" if whole else _SAMPLES, picture=picture
+            )
+    except MetricFailed as error:
+        told.fail("--layers", str(error))
+        return
+    if not whole:
+        _say(f"layers: {_SAMPLES} of {there} samples are drawn")
+    if output is not None:
+        frame.to_csv(output / "layers.csv")
+    if told.as_json:
+        print(
+            *(json.dumps({"block": b, **row}) for b, row in frame.to_dict("index").items()),
+            sep="\n",
+        )
+    elif told.as_csv:
+        print(frame.to_csv(), end="")
+    else:
+        print("", frame.to_string(float_format=lambda x: f"{x:.6g}"), sep="\n")
 
 
 def _say(sentence: str) -> None:

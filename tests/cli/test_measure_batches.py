@@ -115,6 +115,21 @@ def test_a_loss_of_model_and_batch_and_a_plugin(mine):
     assert "model and batch" in page
 
 
+def test_the_curvature_of_every_layer(mine, capsys, monkeypatch):
+    command = ["measure", "--model", "mine_of_measure:build", "--data", "mine_of_measure:batches"]
+    command += ["--metric", "margin", "--layers"]
+    told = in_process(capsys, monkeypatch, *command, "--output", "out")
+    assert told.code == 0, told.err
+    assert "top_eigenvalue" in told.out
+    table = list(csv.DictReader((mine / "out" / "layers.csv").open()))
+    assert [row["block"] for row in table] == ["embedding", "head"]
+    assert "<svg" in (mine / "out" / "layers.svg").read_text()
+    rows = in_process(capsys, monkeypatch, *command, "--json").out.splitlines()
+    blocks = [json.loads(row) for row in rows[1:]]
+    assert [row["parameters"] for row in blocks] == [27, 8]
+    assert str(blocks[1]["trace"]) == table[1]["trace"]
+
+
 def test_files_of_inputs_and_targets(mine, capsys, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2500, 3, generator=generator)
