@@ -20,12 +20,16 @@ data stays. ``decision``: other logits with the same decisions. ``control``: ano
 
 Preserves = Literal["function", "loss", "nothing"]
 
-Trait = Literal["isometry", "diagonal", "homogeneous", "logit_shift", "input_isometry"]
+Trait = Literal[
+    "isometry", "diagonal", "homogeneous", "head_gauge", "logit_shift", "input_isometry"
+]
 """What finer promises rest on:
 
 ``isometry``: distances between parameters stay, and the loss at each: every spectrum in them too.
 ``diagonal``: each parameter is multiplied by a number of its own, perhaps in another order.
 ``homogeneous``: it commutes with growing all parameters together, w → cw.
+``head_gauge``: another basis inside each attention head, in what its queries and keys, or its values and
+outputs, have in common.
 ``logit_shift``: one number, the same for every input, is added to all logits through the parameters.
 ``input_isometry``: distances between inputs stay, as under a rotation.
 """

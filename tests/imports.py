@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 FLOORS = (
     ("errors", "version", "seeds", "measurement", "registry", "change", "streams"),
     ("formulas", "loss", "samples", "nest", "batches", "front", "network", "fitted", "device"),
-    ("subject", "truth", "outputs", "surroundings"),
+    ("subject", "truth", "outputs", "heads", "surroundings"),
     ("taylor", "curvature"),
     ("models", "datasets"),
     ("problems",),

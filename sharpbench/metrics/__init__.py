@@ -16,6 +16,7 @@ metrics: Registry[Metric] = Registry(
         "fisher_rao_norm": "sharpbench.metrics.gauss_newton:FisherRaoNorm",
         "gauss_newton_top_eigenvalue": "sharpbench.metrics.gauss_newton:GaussNewtonTopEigenvalue",
         "gauss_newton_trace": "sharpbench.metrics.gauss_newton:GaussNewtonTrace",
+        "geodesic_sharpness": "sharpbench.metrics.geodesic:GeodesicSharpness",
         "gradient_noise": "sharpbench.metrics.gradient_noise:GradientNoise",
         "hessian_frobenius_norm": "sharpbench.metrics.hessian:HessianFrobeniusNorm",
         "hessian_spectral_density": "sharpbench.metrics.hessian:HessianSpectralDensity",

@@ -28,7 +28,7 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
-__all__ = ["SamSharpness"]
+__all__ = ["SamSharpness", "errors_of_batches"]
 
 Ball = Literal["l2", "linf"]
 
@@ -181,18 +181,7 @@ class SamSharpness(Metric):
             free = max(_SKEWED * batches * (by_pair - 1), 1)
             found = [ErrorComponent("draws", size, free)]
             return (*found, *self._of_points(rises, left_out))
-        if batches == 1:
-            return (ErrorComponent("points", None),) if left_out > 0 else ()
-        _, error = mean_and_standard_error([rise.value for rise in rises])
-        assert error is not None
-        # Both parts are known from the same spread: together they have its degrees of freedom.
-        free = (batches - 1) * (left_out**2 + (1 - left_out) ** 2)
-        parts: tuple[tuple[Source, float], ...] = (("points", left_out), ("draws", 1 - left_out))
-        return tuple(
-            ErrorComponent(source, error * math.sqrt(share), free)
-            for source, share in parts
-            if share > 0
-        )
+        return errors_of_batches([rise.value for rise in rises], left_out)
 
     def _of_points(self, rises: list[_Rise], left_out: float) -> tuple[ErrorComponent, ...]:
         """The error of having drawn samples, from the mean rises of each within its batch."""
@@ -325,6 +314,23 @@ class SamSharpness(Metric):
                 f"the length of a perturbation must be finite: radius {self.rho:g} overflows"
             )
         return point if norm <= self.rho else [p * (self.rho / norm) for p in point]
+
+
+def errors_of_batches(rises: list[float], left_out: float) -> tuple[ErrorComponent, ...]:
+    """Those of the mean over the batches of a partition; ``left_out``: the share of samples not taken."""
+    batches = len(rises)
+    if batches == 1:
+        return (ErrorComponent("points", None),) if left_out > 0 else ()
+    _, error = mean_and_standard_error(rises)
+    assert error is not None
+    # Both parts are known from the same spread: together they have its degrees of freedom.
+    free = (batches - 1) * (left_out**2 + (1 - left_out) ** 2)
+    parts: tuple[tuple[Source, float], ...] = (("points", left_out), ("draws", 1 - left_out))
+    return tuple(
+        ErrorComponent(source, error * math.sqrt(share), free)
+        for source, share in parts
+        if share > 0
+    )
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ PROMISES = [
     ("fisher_rao_norm", {"labels": "observed"}, GROWN_TOGETHER),
     ("gauss_newton_top_eigenvalue", {}, SPECTRUM),
     ("gauss_newton_trace", {}, SPECTRUM),
+    (
+        "geodesic_sharpness",
+        {},
+        {*ORDERS, "attention_gl", "attention_rescaling", "sign_flip"},
+    ),
     ("gradient_noise", {}, SPECTRUM),
     ("hessian_frobenius_norm", {}, SPECTRUM),
     ("hessian_spectral_density", {}, SPECTRUM),
@@ -269,7 +274,8 @@ def promised(change: Transformation) -> set[str]:
 def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
     everything = set(metrics) - {"distance_from_initialization"}  # from a point that stays
     outputs = {"inverse_margin", "logit_norm", "margin", "mean_confidence"}
-    of_axes = {"path_norm", "relative_flatness"}  # of single layers
+    # Of single layers or weights.
+    of_axes = {"geodesic_sharpness", "path_norm", "relative_flatness"}
     assert promised(ExpertPermutation()) == everything
     assert promised(Householder()) == everything - of_axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())

@@ -12,6 +12,7 @@ from sharpbench.metrics.base import Metric, state_hash
 from sharpbench.suite.conformance import check_metric
 
 QUICKER = {
+    "geodesic_sharpness": {"samples": 512},
     "gradient_noise": {"samples": 300},
     "inverse_margin": {"percentile": 50.0},
     "pac_bayes_flatness": {"draws": 8, "samples": 200, "resolution": 0.05},

@@ -135,6 +135,13 @@ QUESTIONS = [
         may_refuse=("does not rise along",),
     ),
     Question(
+        "geodesic",
+        "geodesic_sharpness",
+        Reference.geodesic_sharpness,
+        {"m": "all"},
+        may_refuse=("weights of an attention layer are frozen",),
+    ),
+    Question(
         "pac_bayes",
         "pac_bayes_flatness",
         lambda r: r.pac_bayes_flatness(0.05, SEED, 1),

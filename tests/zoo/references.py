@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from sharpbench.heads import attentions
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["Figure", "Reference"]
@@ -345,6 +346,13 @@ class Reference:
                 return Figure(2 * math.exp(-found))
             log = following
         raise ArithmeticError("the loss does not rise, or does not fall, along the gradient")
+
+    def geodesic_sharpness(self, radius: float = 0.05) -> Figure:
+        """Of a network without attention: L(w + ρ w²∘g/‖w∘g‖) − L(w). With it no other is known here."""
+        if attentions(self.model):
+            return Figure(0.0, error=math.inf)
+        w, g = _flat(self.parameters).detach(), self.gradient()
+        return Figure(self._rise(radius * w.square() * g / (w * g).norm()))
 
     @property
     def _spectral_error(self) -> float:
