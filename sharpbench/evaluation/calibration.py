@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 __all__ = [
     "Debiased",
@@ -203,7 +203,7 @@ def _moments(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _moment_table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where |δ| is a grid of values up to `_FAR`, by the trapezoidal rule; beyond it they are |δ| and 1."""
     grid, noise = np.linspace(0, _FAR, 401), np.linspace(-8, 8, 3201)
-    weight = norm.pdf(noise) * (noise[1] - noise[0])
+    weight = _normal_density(noise) * (noise[1] - noise[0])
     drawn = _debiased(grid[:, None] + noise, np.ones((1, 1)))
     mean = drawn @ weight
     return grid, mean, (drawn**2) @ weight - mean**2
@@ -219,7 +219,7 @@ def _debiased(gap: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """|d| − (E|δ + sz| − δ), by the mean of the folded normal distribution."""
     size = _without_noise(gap, deviation)
     ratio = np.divide(size, deviation, out=np.full(gap.shape, np.inf), where=deviation > 0)
-    surplus = 2 * deviation * norm.pdf(ratio) - 2 * size * norm.sf(ratio)
+    surplus = 2 * deviation * _normal_density(ratio) - 2 * size * ndtr(-ratio)
     left: np.ndarray = np.abs(gap) - surplus
     return left
 
@@ -260,3 +260,9 @@ def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
     truth = np.zeros_like(probabilities)
     truth[np.arange(len(targets)), targets] = 1
     return np.asarray(np.square(probabilities - truth).sum(1))
+
+
+def _normal_density(x: np.ndarray) -> np.ndarray:
+    """That of scipy.stats, to the bit, without its import, which takes a fifth of a start."""
+    density: np.ndarray = np.exp(-(x**2) / 2.0) / np.sqrt(2 * np.pi)
+    return density
