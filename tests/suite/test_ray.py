@@ -231,7 +231,8 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
     while sum(kills.values()) < 20 or code != 0:
         driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
         while driver.poll() is None:
-            if sum(kills.values()) < 20 and choose.random() < 0.4:
+            working = _workers(nodes)
+            if working and sum(kills.values()) < 20 and choose.random() < 0.4:
                 victim = choose.choice(sorted(kills))
                 if victim == "node":
                     cluster.remove_node(nodes.pop(0), allow_graceful=False)
@@ -239,10 +240,6 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
                 elif victim == "driver":
                     driver.send_signal(signal.SIGKILL)
                 else:
-                    working = _workers(nodes)
-                    if not working:
-                        time.sleep(0.2)
-                        continue
                     choose.choice(working).kill()
                 kills[victim] += 1
                 print(kills, flush=True)
