@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sharpbench.analysis.generalization import grid, scores
+from sharpbench.analysis.generalization import _confidence, grid, scores
 from sharpbench.analysis.results import Results
 from sharpbench.evaluation.outcomes import Outcomes
 from sharpbench.seeds import numpy_generator
@@ -128,8 +128,6 @@ def test_outcomes_on_the_same_points_keep_more_pairs():
         results = population(outcomes=outcomes)
         found, judged = grid(results), results.evaluations
         y = judged.reindex(list(found.subjects))["test_error"].to_numpy()
-        from sharpbench.analysis.generalization import _confidence
-
         errors = judged * 0 + 0.01
         confidence = _confidence(results, found, judged.reindex(list(found.subjects)), errors)
         pairs = found.population.coupled[1]
@@ -138,3 +136,21 @@ def test_outcomes_on_the_same_points_keep_more_pairs():
         assert np.isfinite(y).all()
         kept[outcomes] = (weight > 0.95).mean()
     assert kept[True] > kept[False] + 0.1
+
+
+def test_gaps_are_paired_where_training_errors_are_equal():
+    frame = population(outcomes=True).frame
+    errors = frame[frame["name"] == "test_error"]
+    wide = errors["model.width"] == 64
+    train = errors.assign(name="train_error", value=np.where(wide, 0.0, 0.01))
+    gap = errors.assign(name="gap", value=errors["value"] - train["value"])
+    results = Results(pd.concat([frame, train, gap], ignore_index=True))
+    found = grid(results)
+    judged = results.evaluations.reindex(list(found.subjects))
+    confidence = _confidence(results, found, judged, judged * 0 + 0.01)
+    width, lr = (found.population.axes.index(name) for name in ("width", "lr"))
+    for axis, paired in ((lr, True), (width, False)):
+        pairs = found.population.coupled[axis]
+        of_gap = confidence["gap"](pairs.left, pairs.right)
+        of_error = confidence["test_error"](pairs.left, pairs.right)
+        assert np.allclose(of_gap, of_error) == paired
