@@ -199,14 +199,3 @@ def test_what_is_wrong_is_said_in_a_sentence(mine, capsys, monkeypatch, options,
     assert told.code == 2
     assert message in " ".join(told.err.split())
     assert "Traceback" not in told.err
-
-
-def test_in_a_process_of_its_own(mine):
-    done = sharpbench(
-        *("measure", "--model", "mine_of_measure:build", "--data", "mine_of_measure:batches"),
-        *("--metric", "hessian_trace", "sam_sharpness", "--param", "rho=0.1"),
-        cwd=mine,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "hessian_trace" in done.stdout
-    assert "rho=0.1" in done.stdout
