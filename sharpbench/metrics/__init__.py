@@ -26,6 +26,7 @@ metrics: Registry[Metric] = Registry(
         "input_gradient_change": "sharpbench.metrics.input_space:InputGradientChange",
         "input_jacobian_norm": "sharpbench.metrics.input_space:InputJacobianNorm",
         "inverse_margin": "sharpbench.metrics.outputs:InverseMargin",
+        "layer_norms": "sharpbench.metrics.layer_norms:LayerNorms",
         "logit_norm": "sharpbench.metrics.outputs:LogitNorm",
         "margin": "sharpbench.metrics.outputs:Margin",
         "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",

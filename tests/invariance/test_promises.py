@@ -73,6 +73,7 @@ PROMISES = [
     ("input_jacobian_norm", {}, DERIVATIVES),
     ("input_jacobian_norm", {"output": "logits"}, DERIVATIVES),
     ("inverse_margin", {}, OUTPUTS | {"logit_shift"}),
+    ("layer_norms", {}, {*ORDERS, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
     ("logit_norm", {}, OUTPUTS),
     ("margin", {}, OUTPUTS | {"logit_shift"}),
     ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
@@ -275,7 +276,7 @@ def test_a_transformation_from_outside_is_promised_what_its_declarations_imply()
     everything = set(metrics) - {"distance_from_initialization"}  # from a point that stays
     outputs = {"inverse_margin", "logit_norm", "margin", "mean_confidence"}
     # Of single layers or weights.
-    of_axes = {"geodesic_sharpness", "path_norm", "relative_flatness"}
+    of_axes = {"geodesic_sharpness", "layer_norms", "path_norm", "relative_flatness"}
     assert promised(ExpertPermutation()) == everything
     assert promised(Householder()) == everything - of_axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())

@@ -142,6 +142,12 @@ QUESTIONS = [
         may_refuse=("weights of an attention layer are frozen",),
     ),
     Question(
+        "layer_norms",
+        "layer_norms",
+        Reference.layer_norms,
+        may_refuse=("not every weight matrix is seen",),
+    ),
+    Question(
         "pac_bayes",
         "pac_bayes_flatness",
         lambda r: r.pac_bayes_flatness(0.05, SEED, 1),

@@ -251,6 +251,31 @@ class Reference:
                 stack.enter_context(mock.patch.object(F, name, change(getattr(F, name))))
             return Figure(float(model(torch.ones_like(self.x[:2]))[0].sum()))
 
+    def layer_norms(self) -> Figure:
+        """log ∏ σ²_max of the layers' maps, each as a dense matrix, every set of weights once."""
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def spied(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def called(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> Tensor:
+                if function is not linear:
+                    size = x[0].numel()
+                    basis = torch.eye(size, dtype=x.dtype).view(size, *x.shape[1:])
+                    matrix = function(basis, weight, None, *rest).flatten(1)
+                else:
+                    matrix = weight
+                if not any(matrix.shape == m.shape and torch.equal(matrix, m) for m, _ in seen):
+                    seen.append((matrix, torch.linalg.matrix_norm(matrix, 2)))
+                return function(x, weight, bias, *rest)
+
+            return called
+
+        linear = F.linear
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for name in ("linear", "conv1d", "conv2d", "conv3d"):
+                stack.enter_context(mock.patch.object(F, name, spied(getattr(F, name))))
+            self.model(self.x[:2])
+        return Figure(2 * sum(math.log(float(norm)) for _, norm in seen))
+
     def gradient_noise(self) -> Figure:
         """(1/N) Σ ‖∇ℓᵢ − ∇L‖², from each sample's own gradient."""
         each = [
