@@ -4,6 +4,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -188,3 +189,17 @@ def test_what_a_metric_says_of_its_figures_is_on_the_page(tmp_path):
     assert (
         page.count("the nearest ones were taken") == 3
     )  # in the table of notes, beside two figures
+
+
+@pytest.mark.parametrize(("networks", "as_image"), [(10, False), (900, True)])
+def test_a_picture_of_very_many_points_does_not_list_them(networks, as_image):
+    from matplotlib import pyplot as plt
+
+    from sharpbench.report.sections.predictive import _pairs_figure
+
+    values = {name: np.linspace(1, 2, networks) for name in ("λ", "trace", "SAM")}
+    figure = _pairs_figure(pd.DataFrame({**values, "stratum": "one"}), {})
+    drawn = [marks for axis in figure.axes for marks in axis.collections]
+    plt.close(figure)
+    assert len(drawn) == 3
+    assert {marks.get_rasterized() for marks in drawn} == {as_image}

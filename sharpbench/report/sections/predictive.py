@@ -245,6 +245,7 @@ def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
         size, size, figsize=(2.7 * size + 0.6, 2.2 * size + 1.0), squeeze=False
     )
     colours = colours_of(table["stratum"])
+    drawn = len(table) * size * (size + 1) // 2
     for i, row in enumerate(metrics[1:]):
         for j, column in enumerate(metrics[:-1]):
             axis = axes[i, j]
@@ -253,7 +254,7 @@ def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
                 continue
             sns.scatterplot(
                 table, x=column, y=row, hue="stratum", palette=colours, ax=axis, s=22, alpha=0.85,
-                linewidth=0, legend=False,
+                linewidth=0, legend=False, rasterized=drawn > MOST_DRAWN,
             )  # fmt: skip
             for name, scale, own in (
                 (column, axis.set_xscale, axis.xaxis),
