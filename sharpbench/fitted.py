@@ -456,6 +456,21 @@ class _Fit:
 
     def _varied(self, every: Batches) -> dict[str, Any]:
         asked, modules = self.differentiate, dict(self.copy.named_modules())
+        alike = "samples have different shapes, and directions must have one: pad all batches to one length"
+        if every.whole:
+            if asked is not None:
+                raise InputError(
+                    f"differentiate={asked!r}: batches stand where samples stand elsewhere, so that no "
+                    "sample has an input of its own; let the loss of model and batch return one value a "
+                    "sample, (N,)"
+                )
+            return {
+                "no_points": "batches stand where samples stand, and none has an input of its own"
+            }
+        if every.ragged:
+            if asked is not None:
+                raise InputError(f"differentiate={asked!r}: {alike}")
+            return {"no_points": alike}
         if asked is None:
             real = [p for p in every.real_leaves() if p != self.path]
             if len(real) == 1 and "mask" not in named(real[0]):
@@ -484,7 +499,7 @@ class _Fit:
             return {"varied": name}
         path = parsed(asked)
         try:
-            leaf = None if every.whole else at(every.first, path)
+            leaf = at(every.first, path)
         except KeyError:
             leaf = None
         if isinstance(leaf, Tensor):
@@ -494,11 +509,6 @@ class _Fit:
                     f"differentiate={asked!r} names {described(leaf)} of the batch, which is not real "
                     "with one entry a sample: name a part of the network, e.g. "
                     f"{self._embedding() or 'embedding'!r}"
-                )
-            if every.ragged:
-                raise InputError(
-                    f"differentiate={asked!r}: samples have different shapes, and directions must have one: "
-                    "pad all batches to one length"
                 )
             return {"varied": found}
         if asked == "inputs_embeds" and (embedding := self._embedding()):

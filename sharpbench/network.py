@@ -142,9 +142,14 @@ class Network:
             try:
                 run, x = self._at_inputs(torch.float64)
                 outputs = run(x.requires_grad_())
-            except InputError:
-                run, x = self._at_inputs(dtype)
-                outputs = run(x.requires_grad_())
+            except InputError as error:
+                try:
+                    run, x = self._at_inputs(dtype)
+                    outputs = run(x.requires_grad_())
+                except InputError:
+                    if self.front is None:
+                        raise
+                    return str(error)
             work.gradient += len(x)
             if not any(leaf is x for leaf in _leaves(outputs)):
                 return (

@@ -63,6 +63,9 @@ def reals(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+X, Y = reals(4, 3), torch.arange(4) % 2
+
+
 class Encoder(nn.Module):
     """Embedded tokens, a mask, mean pooling; its result stands under ``logits``."""
 
@@ -405,8 +408,10 @@ def test_a_network_of_physics_with_a_loss_of_model_and_batch():
     for metric in ("gauss_newton_trace", "fisher_rao_norm", "margin", "logit_norm"):
         with pytest.raises(MetricUnsupported, match="model and batch"):
             sb.measure(subject, metric)
-    with pytest.raises(MetricUnsupported, match="differentiate"):
+    with pytest.raises(MetricUnsupported, match="none has an input of its own"):
         sb.measure(subject, "curvature_rate")
+    with pytest.raises(InputError, match="no sample has an input of its own"):
+        Subject.from_batches(model, [batch], loss=pinn_loss, differentiate="inside")
 
 
 def test_losses_of_batches_weigh_by_their_samples():
@@ -557,6 +562,30 @@ def test_metrics_of_the_input_differentiate_in_what_is_named():
     assert curved.value == pytest.approx(sum(blocks) / 4, rel=1e-3)
 
 
+def test_samples_of_different_shapes_have_no_common_directions():
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.head(torch.tanh(x)).mean(1)
+
+    batches = [(reals(3, 4, 2), Y[:3]), (reals(1, 6, 2), Y[:1])]
+    subject = Subject.from_batches(seeded(Bag), batches)
+    assert sb.measure(subject, "hessian_trace").value > 0
+    with pytest.raises(MetricUnsupported, match="pad all batches to one length"):
+        sb.measure(subject, "curvature_rate")
+    for where in ("0", "head"):
+        with pytest.raises(InputError, match="pad all batches to one length"):
+            Subject.from_batches(seeded(Bag), batches, differentiate=where)
+    layer = nn.Linear(2, 2)
+    twice = nn.Sequential(collections.OrderedDict(part=layer, again=layer))
+    several = Subject.from_batches(twice, [(reals(4, 2), Y)], differentiate="part")
+    with pytest.raises(MetricUnsupported, match="runs 2 times"):
+        sb.measure(several, "curvature_rate")
+
+
 def test_a_real_tensor_of_the_batch_among_others():
     class Two(nn.Module):
         def __init__(self):
@@ -581,9 +610,6 @@ def test_a_real_tensor_of_the_batch_among_others():
 
 
 # --- what bad input gets ------------------------------------------------------------------------------
-
-
-X, Y = reals(4, 3), torch.arange(4) % 2
 
 
 @pytest.mark.parametrize(
