@@ -104,7 +104,7 @@ def test_a_bert_classifies_sentences(bert):
     trace = sb.measure(subject, "gauss_newton_trace")
     assert trace.value > 0
     with pytest.raises(sb.MetricFailed, match=r"bert\.embeddings\.word_embeddings"):
-        sb.measure(subject, "curvature_rate")
+        sb.measure(Subject.from_batches(bert, batches[:1]), "curvature_rate")
 
 
 @pytest.mark.parametrize("where", ["inputs_embeds", "bert.embeddings"])
