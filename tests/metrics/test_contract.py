@@ -12,10 +12,11 @@ from sharpbench.metrics.base import Metric, state_hash
 from sharpbench.suite.conformance import check_metric
 
 QUICKER = {
-    "geodesic_sharpness": {"samples": 512},
-    "gradient_noise": {"samples": 300},
+    "critical_sharpness": {"samples": 200},
+    "geodesic_sharpness": {"samples": 256},
+    "gradient_noise": {"samples": 150},
     "inverse_margin": {"percentile": 50.0},
-    "pac_bayes_flatness": {"draws": 8, "samples": 200, "resolution": 0.05},
+    "pac_bayes_flatness": {"draws": 6, "samples": 100, "resolution": 0.05},
 }
 """Other parameters: of metrics that take many passes as they are, or better networks."""
 

@@ -38,7 +38,7 @@ def test_of_some_samples_neither_figure_is_biased():
     gradients = (subject.model(x).detach() - subject.targets) * x
     moved = sb.Subject(subject.model, x, subject.targets)
     trace, squares = [], []
-    for seed in range(150):
+    for seed in range(70):
         a, b = (
             sb.measure(moved, "gradient_noise", samples=6, seed=seed, quantity=quantity)
             for quantity in ("trace", "noise_scale")
@@ -51,7 +51,7 @@ def test_of_some_samples_neither_figure_is_biased():
     ):
         values = torch.tensor(found)
         error = float(values.std()) / len(found) ** 0.5
-        assert error < 0.08 * exact
+        assert error < 0.12 * exact
         assert float(values.mean()) == pytest.approx(float(exact), abs=4 * error)
 
 

@@ -38,8 +38,8 @@ def exact(subject: sb.Subject, drop: float, spread) -> float:
 def test_a_linear_network_of_two_classes():
     subject = two_classes()
     expected = exact(subject, 0.1, math.sqrt(2) * subject.inputs.norm(dim=1))
-    found = sb.measure(subject, "pac_bayes_flatness", seed=0, draws=600)
-    assert found.standard_error < 0.03 * expected
+    found = sb.measure(subject, "pac_bayes_flatness", seed=0, draws=240)
+    assert found.standard_error < 0.06 * expected
     low, high = found.interval(0.999)
     assert low - found.error_bound < expected < high + found.error_bound
     assert found.details["sigma"] ** -2 == pytest.approx(found.value)
@@ -53,12 +53,12 @@ def test_noise_of_each_weights_size():
         subject,
         "pac_bayes_flatness",
         seed=0,
-        draws=800,
+        draws=240,
         drop=0.05,
         magnitude_aware=True,
         epsilon=0.0,
     )
-    assert found.standard_error < 0.05 * expected
+    assert found.standard_error < 0.1 * expected
     low, high = found.interval(0.999)
     assert low - found.error_bound < expected < high + found.error_bound
 
@@ -71,12 +71,12 @@ def test_a_quadratic_loss_with_both_kinds_of_noise():
     drop, epsilon = 0.3, 0.2
     rest = drop - 0.5 * epsilon**2 * float(diagonal.sum())
     expected = 0.5 * float((diagonal * w**2).sum()) / rest
-    parameters = {"criterion": "loss", "drop": drop, "draws": 1000, "epsilon": epsilon}
+    parameters = {"criterion": "loss", "drop": drop, "draws": 400, "epsilon": epsilon}
     aware = {**parameters, "magnitude_aware": True}
     found = sb.measure(subject, "pac_bayes_flatness", seed=0, **aware)
     low, high = found.interval(0.999)
     assert low - found.error_bound < expected < high + found.error_bound
-    assert found.standard_error < 0.2 * expected
+    assert found.standard_error < 0.3 * expected
 
 
 def test_the_same_draws_give_smaller_noise_for_a_smaller_drop():
