@@ -668,7 +668,7 @@ def noisy_oracle(population: Population, y: np.ndarray, size: float) -> np.ndarr
 
 
 def from_hyperparameters(population: Population, y: np.ndarray) -> np.ndarray:
-    """The ranks of ``y`` predicted from the settings alone, each configuration by all others.
+    """The normal scores of ``y`` predicted from the settings alone, each configuration by all others.
 
     Ridge regression on the axes one-hot with all their pairs; its penalty is that with the least error of
     leaving a configuration out. NaN where ``y`` is.
@@ -678,8 +678,9 @@ def from_hyperparameters(population: Population, y: np.ndarray) -> np.ndarray:
     if there.sum() < 3:
         return found
     features = _features(population)[there]
-    ranks = stats.rankdata(y[there]) / there.sum()
-    found[there] = _left_out(features, ranks, population.configurations[there])[0]
+    scores = _normal_scores(y[there], y[there])
+    off, _ = _Ridge(features, population.configurations[there]).left_out(scores)
+    found[there] = scores - off
     return found
 
 
@@ -687,7 +688,7 @@ def from_hyperparameters(population: Population, y: np.ndarray) -> np.ndarray:
 class Increment:
     """What a figure adds to the hyperparameters.
 
-    ``share``: by how much of it the mean squared error of the predicted rank falls once the figure is known,
+    ``share``: by how much of it the mean squared error of the predicted score falls once the figure is known,
     with its interval; negative where it rises. ``p``: one-sided, of so large a share by a figure that adds
     nothing.
     """
@@ -704,13 +705,15 @@ class Increment:
 
 
 def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment | None:
-    """How much better the rank of ``y`` is predicted with ``x`` than from the hyperparameters alone.
+    """How much better ``y`` is predicted with ``x`` than from the hyperparameters alone.
 
-    Cross-fitted in five folds of whole configurations, so that nothing is predicted from networks of the same
-    settings, and with ranks that the other folds alone define. Both predictions are ridge regressions on the
-    axes one-hot, all their pairs and the data seed; the second has the rank of ``x`` besides. The error is
-    taken over the configurations and over the data seeds, and the larger one stands. None for fewer than ten
-    configurations.
+    Both are taken as normal scores, the normal quantiles of their ranks, so that neither's scale matters and
+    sums of effects stay sums. What ridge regressions on the axes one-hot, all their pairs and the data seed
+    leave of ``y`` is regressed on what they leave of ``x``: a figure that says nothing beyond the
+    hyperparameters leaves noise. Cross-fitted in five folds of whole configurations: scores, regressions and
+    slope are those of the other folds, and within them what is left is that of a configuration that was left
+    out. The error is taken over the configurations and over the data seeds, and the larger one stands. None
+    for fewer than ten configurations.
     """
     there = np.isfinite(x) & np.isfinite(y)
     configuration = population.configurations[there]
@@ -718,16 +721,16 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     if len(names) < 2 * _FOLDS:
         return None
     data = population.seeds[there, 0]
-    features, fold = population.once("features", there, lambda: _crossed(population, there))
+    folds = population.once("folds", there, lambda: _folds(population, there))
     key = f"without the figure {hash(y[there].tobytes())}"
-    folds, alone = population.once(
-        key, there, lambda: _without_figure(features, fold, y[there], configuration)
-    )
-    x, together = x[there], np.empty(len(alone))
-    for train, test, target, truth, penalty in folds:
-        figure = _ranks(x[train], x)[:, None] * math.sqrt(12)  # of variance 1
-        both = np.column_stack([features, figure])
-        together[test] = truth - _ridge(both[train], target, both[test], penalty)
+    of_target = population.once(key, there, lambda: [fold.left(y[there]) for fold in folds])
+    alone, together = np.empty(len(data)), np.empty(len(data))
+    for fold, (known, unknown) in zip(folds, of_target, strict=True):
+        own, other = fold.left(x[there])
+        size = float(own @ own)
+        slope = float(own @ known) / size if size > 0 else 0.0
+        alone[fold.test] = unknown
+        together[fold.test] = unknown - slope * other
     gain = alone**2 - together**2
     base = float(np.mean(alone**2))
     if base <= 0:
@@ -736,36 +739,40 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     ends = [_clustered(gain / base, value, blocks) for blocks in (configuration, data)]
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
     p = max(end[2] for end in ends)
-    return Increment(Estimate(value, low, min(high, 1.0), len(x)), p, p)
+    return Increment(Estimate(value, low, min(high, 1.0), len(data)), p, p)
 
 
-_Fold = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]
-"""The rows to fit and to predict, the targets of both, and the penalty."""
+@dataclass(frozen=True)
+class _Fold:
+    train: np.ndarray
+    test: np.ndarray
+    at: np.ndarray
+    """The features of the rows to be predicted."""
+    ridge: _Ridge
+
+    def left(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the hyperparameters leave of the normal scores: of the rows that are fitted, each by the other
+        configurations, and of those that are predicted."""
+        known = _normal_scores(values[self.train], values[self.train])
+        left, penalty = self.ridge.left_out(known)
+        unknown = _normal_scores(values[self.train], values[self.test])
+        return left, unknown - self.ridge.predicted(known, self.at, penalty)
 
 
-def _crossed(population: Population, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The features of the hyperparameters and the data seed, and the fold of each network."""
+def _folds(population: Population, there: np.ndarray) -> list[_Fold]:
+    """Folds of whole configurations of the networks that are ``there``."""
     seeds = _one_hot(np.unique(population.seeds[there, 0], return_inverse=True)[1])
     features = np.column_stack([_features(population)[there], seeds])
     configuration = population.configurations[there]
     names = np.unique(configuration)
     fold_of = np.empty(configuration.max() + 1, np.intp)
     fold_of[numpy_generator(0).permutation(names)] = np.arange(len(names)) % _FOLDS
-    return features, fold_of[configuration]
-
-
-def _without_figure(
-    features: np.ndarray, fold: np.ndarray, y: np.ndarray, configuration: np.ndarray
-) -> tuple[list[_Fold], np.ndarray]:
-    """The folds, and how far off each network's rank is predicted from the hyperparameters alone."""
-    folds, alone = [], np.empty(len(y))
+    found = []
     for one in range(_FOLDS):
-        train, test = fold != one, fold == one
-        target, truth = _ranks(y[train], y[train]), _ranks(y[train], y[test])
-        _, penalty = _left_out(features[train], target, configuration[train])
-        alone[test] = truth - _ridge(features[train], target, features[test], penalty)
-        folds.append((train, test, target, truth, penalty))
-    return folds, alone
+        test = fold_of[configuration] == one
+        ridge = _Ridge(features[~test], configuration[~test])
+        found.append(_Fold(~test, test, features[test], ridge))
+    return found
 
 
 def _clustered(values: np.ndarray, mean: float, blocks: np.ndarray) -> tuple[float, float, float]:
@@ -782,11 +789,11 @@ def _clustered(values: np.ndarray, mean: float, blocks: np.ndarray) -> tuple[flo
     return mean - half, mean + half, float(stats.t.sf(mean / error, count - 1))
 
 
-def _ranks(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mid-ranks in (0, 1) of ``values`` among ``known``."""
+def _normal_scores(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The normal quantiles of the mid-ranks of ``values`` among ``known`` (van der Waerden 1952)."""
     ordered = np.sort(known)
     low, high = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return np.asarray((low + high + 1) / (2 * len(ordered) + 2))
+    return np.asarray(stats.norm.ppf((low + high + 1) / (2 * len(ordered) + 2)))
 
 
 def _features(population: Population) -> np.ndarray:
@@ -803,32 +810,56 @@ def _one_hot(codes: np.ndarray) -> np.ndarray:
     return np.asarray(codes[:, None] == np.unique(codes), dtype=float)
 
 
-def _ridge(features: np.ndarray, y: np.ndarray, at: np.ndarray, penalty: float) -> np.ndarray:
-    """Ridge regression with a free constant, predicted at other features."""
-    centre, mean = features.mean(0), float(y.mean())
-    own = features - centre
-    gram = own.T @ own + penalty * np.eye(own.shape[1])
-    return np.asarray(mean + (at - centre) @ np.linalg.solve(gram, own.T @ (y - mean)))
+class _Ridge:
+    """Ridge regressions on ``features`` (n, F) with a free constant, by whole blocks of rows."""
 
+    def __init__(self, features: np.ndarray, blocks: np.ndarray) -> None:
+        self._centre = features.mean(0)
+        left, sizes, right = np.linalg.svd(features - self._centre, full_matrices=False)
+        kept = sizes > 1e-9 * max(float(sizes.max(initial=0.0)), 1e-300)
+        self._left, self._sizes, self._right = left[:, kept], sizes[kept], right[kept]
+        self._shrunk = self._sizes**2 / (self._sizes**2 + _PENALTIES[:, None])
+        _, block = np.unique(blocks, return_inverse=True)
+        counts = np.bincount(block)
+        order = np.argsort(block, kind="stable")
+        starts = np.cumsum(counts) - counts
+        place = np.arange(counts.max())
+        self._there = place < counts[:, None]
+        self._rows = order[np.where(self._there, starts[:, None] + place, 0)]
+        both = self._there[:, :, None] & self._there[:, None]
+        own = self._left[self._rows]
+        self._inverse = np.array(
+            [
+                np.linalg.inv(
+                    np.eye(len(place))
+                    - np.where(both, 1 / len(features) + (own * d) @ own.swapaxes(1, 2), 0.0)
+                )
+                for d in self._shrunk
+            ]
+        )
 
-def _left_out(features: np.ndarray, y: np.ndarray, blocks: np.ndarray) -> tuple[np.ndarray, float]:
-    """Ridge predictions of each block by the others in closed form, and the penalty with the least error."""
-    full = np.column_stack([np.ones(len(y)), features])
-    free = np.eye(full.shape[1])
-    free[0, 0] = 0.0
-    _, block = np.unique(blocks, return_inverse=True)
-    members = [np.flatnonzero(block == b) for b in range(block.max() + 1)]
-    best, found, chosen = math.inf, y, float(_PENALTIES[0])
-    gram = full.T @ full
-    for penalty in _PENALTIES:
-        hat = full @ np.linalg.solve(gram + penalty * free, full.T)
-        left = y - hat @ y
-        for rows in members:
-            left[rows] = np.linalg.solve(np.eye(len(rows)) - hat[np.ix_(rows, rows)], left[rows])
-        error = float(np.square(left).mean())
-        if error < best:
-            best, found, chosen = error, y - left, float(penalty)
-    return found, chosen
+    def left_out(self, y: np.ndarray) -> tuple[np.ndarray, int]:
+        """How far off each block is predicted by the others, in closed form, and the number of the penalty
+        with the least error of that."""
+        centred = y - y.mean()
+        on = self._left.T @ centred
+        best, found, chosen = math.inf, centred, 0
+        for number, (shrunk, inverse) in enumerate(zip(self._shrunk, self._inverse, strict=True)):
+            off = centred - self._left @ (shrunk * on)
+            by_block = np.einsum("bij,bj->bi", inverse, np.where(self._there, off[self._rows], 0))
+            left = np.empty_like(off)
+            left[self._rows[self._there]] = by_block[self._there]
+            error = float(np.square(left).mean())
+            if error < best:
+                best, found, chosen = error, left, number
+        return found, chosen
+
+    def predicted(self, y: np.ndarray, at: np.ndarray, penalty: int) -> np.ndarray:
+        """What rows with these features are predicted to have."""
+        mean = float(y.mean())
+        on = self._left.T @ (y - mean)
+        weights = self._right.T @ (self._sizes / (self._sizes**2 + _PENALTIES[penalty]) * on)
+        return np.asarray(mean + (at - self._centre) @ weights)
 
 
 # --- decisions ----------------------------------------------------------------------------------
