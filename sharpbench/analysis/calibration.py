@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import CONFIDENCE, NORMAL, binomial_interval
 from sharpbench.measurement import ErrorComponent, Measurement
 
-__all__ = ["BAND", "STATED", "WIDE", "coverage"]
+__all__ = ["BAND", "STATED", "WIDE", "coverage", "stated_errors"]
 
 STATED = CONFIDENCE
 BAND = (0.92, 0.98)
@@ -32,6 +33,12 @@ to be hard, and of random estimators, whose claim is that the standard error is 
 
 _ROUNDING = {"float64": 1e-8, "float32": 1e-4}
 """What an answer that is called exact may be off, relatively."""
+
+
+@computed_once
+def stated_errors(results: Results) -> pd.DataFrame:
+    """The `coverage` of a suite's records."""
+    return coverage(results.frame)
 
 
 def coverage(frame: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,7 @@ __all__ = [
     "answers",
     "by_dimension",
     "by_orders",
+    "checked",
     "definitions",
     "estimation_error",
     "known",
@@ -167,7 +168,7 @@ def traps(results: Results) -> list[dict[str, Any]]:
         return []
     rows = rows[rows["trap"].notna() & rows["expected"].notna()]
     rows = rows[rows["seed"] == rows["seed"].min()]
-    rows = rows.assign(needed=beyond(rows["standard_error"], scatter_of_error(rows, random_error)))
+    rows = rows.assign(allowed=_allowed(rows))
     table = []
     for row in rows.to_dict("records"):
         answered = row["status"] == "ok"
@@ -184,15 +185,53 @@ def traps(results: Results) -> list[dict[str, Any]]:
             "verdict": "no answer",
         }
         if answered:
-            error = row["standard_error"]
-            allowed = max(
-                row["needed"] * error if error == error else 0.0, 0.01 * abs(row["expected"])
-            )
-            right = abs(row["value"] - row["expected"]) <= allowed
+            right = abs(row["value"] - row["expected"]) <= row["allowed"]
             claimed = ", and says converged" if entry["converged"] else ""
             entry["verdict"] = "right" if right else f"wrong{claimed}"
         table.append(entry)
     return table
+
+
+def _allowed(rows: pd.DataFrame) -> pd.Series:
+    """How far each answer may be from the exact one: three standard errors, more where few random numbers
+    tell them, or 1% of it."""
+    error = rows["standard_error"].astype(float)
+    noise = beyond(error, scatter_of_error(rows, random_error)) * error
+    return pd.Series(np.fmax(noise, 0.01 * rows["expected"].astype(float).abs()), index=rows.index)
+
+
+@computed_once
+def checked(results: Results) -> pd.DataFrame:
+    """Every answer whose exact value is known, of all seeds: ``name``, ``metric``, ``parameters``,
+    ``problem``, ``seed``, and the ``verdict``.
+
+    ``right`` as the `traps` are judged (off an exact 0 by up to 0.01), also within the bound that an
+    iteration states, and, of one that states no error, within the tolerance that it claims; else ``wrong``,
+    or ``unclear`` if it says itself that it has not converged or does not know its error.
+    """
+    rows = _answered(results)
+    columns = ["name", "metric", "parameters", "problem", "seed", "verdict"]
+    if rows.empty or "expected" not in rows:
+        return pd.DataFrame(columns=columns)
+    rows = rows[rows["expected"].notna()]
+    expected = rows["expected"].astype(float)
+    size = expected.abs().where(expected.abs() > _ZERO, 1.0)
+    error = random_error(rows)
+    claimed = rows["parameters"].map(lambda own: own.get("tolerance") or 0.0).astype(float) * size
+    bound = rows.get("error_bound", pd.Series(0.0, index=rows.index)).astype(float).fillna(0)
+    allowed = np.fmax(_allowed(rows), 0.01 * size) + bound
+    allowed = np.fmax(allowed, claimed.where(error == 0, 0.0))
+    off = (rows["value"].astype(float) - expected).abs()
+    told = rows["converged"].astype(bool) & error.notna()
+    verdict = np.where(off <= allowed, "right", np.where(told, "wrong", "unclear"))
+    found = rows[["name", "parameters", "seed"]].assign(
+        metric=rows["metric_short"], problem=rows["problem_short"], verdict=verdict
+    )
+    return found[columns].reset_index(drop=True)
+
+
+_ZERO = 1e-12
+"""An exact answer below it is 0 but for rounding."""
 
 
 @computed_once

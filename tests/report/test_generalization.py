@@ -5,6 +5,8 @@ import re
 import pytest
 
 from sharpbench.analysis.generalization import scores
+from sharpbench.analysis.results import Results
+from sharpbench.analysis.scorecard import scorecard
 from sharpbench.report.page import _environment, _show
 from sharpbench.report.sections import sections
 from tests.analysis.test_generalization import population
@@ -12,7 +14,9 @@ from tests.analysis.test_generalization import population
 
 @pytest.fixture(scope="module")
 def results():
-    return population(outcomes=True, seeds=6, missed={1, 2})
+    frame = population(outcomes=True, seeds=6, missed={1, 2}).frame
+    asked = {"label": frame["name"], "parameters": [{}] * len(frame), "reason": None}
+    return Results(frame.assign(**asked, transformation_name=None, function_change=None))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,18 @@ def test_the_page_says_what_the_table_says(results, shown):
     assert "noise" not in adds
     regret = rows["knows"].choice.regret.value
     assert any(f"loses {100 * regret:.1f}% of the range" in s for s in shown.sentences)
+
+
+def test_the_scorecard_has_the_scores_of_the_grid(results):
+    rows = {s.row: s for s in scores(results) if s.target == "test_error"}
+    cells = {e.name: e.cells["predictive"] for e in scorecard(results)}
+    knows, noise = cells["knows"], cells["noise"]
+    assert (knows.word, knows.measure, knows.evidence) == ("predicts", "psi", "generalization")
+    assert (knows.value, knows.low, knows.n) == (
+        rows["knows"].mean.value, rows["knows"].mean.low, rows["knows"].mean.n,
+    )  # fmt: skip
+    assert noise.word == "can't tell"
+    assert not noise.tied
 
 
 def test_rivals_and_controls_stand_in_the_same_table(shown):

@@ -96,7 +96,7 @@ def test_every_picture_has_words_and_every_id_is_unique(page):
 
 def test_every_question_and_every_measurement_is_on_the_page(page):
     text = page.read_text()
-    for anchor in ("summary", "right", "invariant", "predictive", "costly", "training", "boundaries",
+    for anchor in ("scorecard", "right", "invariant", "predictive", "costly", "training", "boundaries",
                    "figures", "failed", "provenance"):  # fmt: skip
         assert f'id="{anchor}"' in text
     body = text[text.index('id="measurements"') :].partition("</table>")[0]
@@ -104,6 +104,22 @@ def test_every_question_and_every_measurement_is_on_the_page(page):
     assert "positively homogeneous" in text
     assert "Tanh" in text
     assert page.stat().st_size < 3_000_000
+
+
+def test_the_scorecard_is_the_first_section_and_links_to_the_evidence_on_the_page(page):
+    text = page.read_text()
+    sections = re.findall(r'<h2 id="([^"]*)"', text)
+    assert sections[:2] == ["scorecard", "right"]
+    table = text[text.index('id="scorecard-table"') :].partition("</table>")[0]
+    links = set(re.findall(r'href="#([^"]*)"', table))
+    assert {"right", "invariant", "predictive", "costly"} == links <= set(sections)
+    # One row a metric, the other implementations of it folded beneath.
+    assert table.count("<tbody") == 3
+    assert table.count('class="other"') == 1
+    assert "✗ moves" in table
+    assert "answered by <code>lambda_ground_truth</code>" in table
+    prose = text[text.index("</table>") :].partition("<h2")[0]
+    assert "<li>" not in prose
 
 
 def test_a_missing_part_of_the_suite_is_announced(results, tmp_path):
@@ -183,6 +199,23 @@ class TestInABrowser:
           return [sorted(up), sorted(down.reverse()), order];
         """)  # fmt: skip
         assert found == '[[true,true,"descending"],[]]'
+
+    def test_the_scorecard_is_sorted_by_any_question_and_unfolds(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const table = document.getElementById("scorecard-table");
+          const names = () => [...table.tBodies].map((b) => b.rows[0].cells[0].dataset.value);
+          const heads = [...table.tHead.rows[0].cells];
+          const before = names();
+          heads[4].querySelector("button").click();
+          const work = [...table.tBodies].map((b) => Number(b.rows[0].cells[4].dataset.value));
+          heads[0].querySelector("button").click();
+          const fold = table.querySelector("[data-fold]"), other = table.querySelector(".other");
+          const folded = [other.hidden, fold.getAttribute("aria-expanded")];
+          fold.click();
+          return [work.every((v, i) => !i || work[i - 1] <= v), work.every((v) => v > 0),
+            names().join() === before.join(), ...folded, other.hidden, fold.closest("tbody").rows.length];
+        """)  # fmt: skip
+        assert found == '[[true,true,true,true,"false",false,2],[]]'
 
     def test_saving_the_table_and_a_figure(self, page, tmp_path):
         found = self.result(page, tmp_path, """

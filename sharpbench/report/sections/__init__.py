@@ -12,6 +12,7 @@ sections: Registry[Section] = Registry(
     Section,
     group="sharpbench.sections",
     builtins={
+        "scorecard": f"{_HERE}.scorecard:Scorecard",
         "paper": "sharpbench.paper.section:PaperSection",
         "right": f"{_HERE}.right:Right",
         "invariant": f"{_HERE}.invariant:Invariant",

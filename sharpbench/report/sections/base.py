@@ -43,8 +43,8 @@ class Section(Plugin, ABC):
     name: the anchor.
     title: the heading.
     link: what the navigation calls it; the title if empty.
-    place: where it stands: pages are ordered by it. Right? 20, Invariant? 30, Predictive? 40, Costly? 50,
-        training 60, all figures 70, what failed 80, provenance 90.
+    place: where it stands: pages are ordered by it. The scorecard 1, Right? 20,
+        Invariant? 30, Predictive? 40, Costly? 50, training 60, all figures 70, what failed 80, provenance 90.
     needs: the kinds of records that call it up, any of them; none: it always stands there.
     """
 
@@ -62,7 +62,7 @@ class Section(Plugin, ABC):
         return ""
 
     def sentences(self, results: Results) -> list[str]:
-        """What was found, in words, for the summary; each computed from the tables."""
+        """What was found, in words, folded under the heading; each computed from the tables."""
         return []
 
     def tables(self, results: Results) -> Mapping[str, Any]:

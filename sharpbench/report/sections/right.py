@@ -11,25 +11,20 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis import calibration, problems
+from sharpbench.analysis.calibration import stated_errors
 from sharpbench.analysis.correctness import (
     convergence,
     implementation_agreement,
     implementation_pairs,
 )
 from sharpbench.analysis.rate_fit import fitted_orders
-from sharpbench.analysis.results import TRAINED, Results, computed_once
+from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MOST_PANELS
 from sharpbench.report.format import fixed, number, percent
 from sharpbench.report.sections import right_figures as figures
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Right", "stated_error_sentences"]
-
-
-@computed_once
-def coverage(results: Results) -> pd.DataFrame:
-    """Stated against true errors: `calibration.coverage`."""
-    return calibration.coverage(results.frame)
 
 
 @dataclass(frozen=True)
@@ -41,13 +36,13 @@ class Right(Section):
     needs = TRAINED | {"problem", "calibration"}
 
     def applies(self, results: Results) -> bool:
-        known = (problems.solved(results), problems.accuracy(results), coverage(results))
+        known = (problems.solved(results), problems.accuracy(results), stated_errors(results))
         return bool(results.planned) or any(len(table) for table in known)
 
     def subtitle(self, results: Results) -> str:
         if problems.definitions(results):
             return "λ against the truth"
-        if len(problems.accuracy(results)) or len(coverage(results)):
+        if len(problems.accuracy(results)) or len(stated_errors(results)):
             return "against known answers"
         return "do implementations of one metric agree"
 
@@ -55,7 +50,7 @@ class Right(Section):
         found = [
             *_of_the_rate(results),
             *_of_others(problems.accuracy(results)),
-            *stated_error_sentences(coverage(results)),
+            *stated_error_sentences(stated_errors(results)),
             *_of_implementations(results),
         ]
         return found or ["Each metric has a single implementation here, so none could be compared."]
@@ -67,7 +62,7 @@ class Right(Section):
             "definitions": problems.definitions(results),
             "answers": problems.answers(results),
             "accuracy": problems.accuracy(results),
-            "coverage": coverage(results),
+            "coverage": stated_errors(results),
             "stated_band": calibration.BAND,
             "traps": problems.traps(results),
             "agreement": implementation_agreement(results),
@@ -92,7 +87,7 @@ class Right(Section):
                 "½ log d a order), and the root mean square error over seeds of λ against directions and "
                 "points.",
             )
-        covered = coverage(results)
+        covered = stated_errors(results)
         if len(covered) and (covered["n"] > 0).any():
             yield Picture(
                 "coverage",

@@ -27,15 +27,31 @@
     });
   }
 
+  // What is folded is there without a script, and printed.
+  for (const button of document.querySelectorAll("button[data-fold]")) {
+    const rows = [...button.closest("tbody").rows].slice(1);
+    const fold = (open) => {
+      button.setAttribute("aria-expanded", open);
+      for (const row of rows) row.hidden = !open;
+    };
+    button.addEventListener("click", () => fold(button.getAttribute("aria-expanded") === "false"));
+    fold(false);
+  }
+
+  // Of several bodies each keeps its rows together: the first one speaks for it.
   for (const table of document.querySelectorAll("table.sortable")) {
-    const body = table.tBodies[0];
+    const grouped = table.tBodies.length > 1;
+    const first = (part) => grouped ? part.rows[0] : part;
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
       head.querySelector("button").addEventListener("click", () => {
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((h) => h.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const key = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+        const key = (part) => {
+          const cell = first(part).cells[column];
+          return cell.dataset.value ?? cell.textContent.trim();
+        };
         const numeric = head.classList.contains("n");
         const compare = (a, b) => {
           const x = key(a), y = key(b);
@@ -43,11 +59,12 @@
           if (x === "" || y === "") return (x === "") - (y === "") || 0;
           return Number(x) - Number(y);
         };
-        const rows = [...body.rows].sort((a, b) => {
+        const parts = grouped ? [...table.tBodies] : [...table.tBodies[0].rows];
+        parts.sort((a, b) => {
           const missing = numeric ? (key(a) === "") - (key(b) === "") : 0;
           return missing || (up ? compare(a, b) : compare(b, a));
         });
-        body.append(...rows);
+        (grouped ? table : table.tBodies[0]).append(...parts);
       });
     });
   }
