@@ -182,6 +182,12 @@ def _lines(results: Path) -> list[bytes]:
     ]
 
 
+def _mind_signals() -> None:
+    """Tests started in the background by a shell inherit an ignored SIGINT, those under nohup a SIGHUP."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "number", "times"),
@@ -201,8 +207,7 @@ def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, worker
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        # Tests started in the background by a shell inherit an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_mind_signals,
     )
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
