@@ -90,7 +90,8 @@ class IdentityLayerInsertion(Transformation):
             raise TransformationRefused("the last linear layer is not part of an nn.Sequential")
         parent, key, layer = last
         size = layer.in_features
-        identity = nn.Linear(size, size, device=layer.weight.device, dtype=layer.weight.dtype)
+        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        identity = nn.utils.skip_init(nn.Linear, size, size, **like)  # draws no initial weights
         nn.init.eye_(identity.weight)
         nn.init.zeros_(identity.bias)
         setattr(parent, key, nn.Sequential(identity, layer))
