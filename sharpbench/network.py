@@ -23,6 +23,7 @@ from sharpbench.measurement import Work
 from sharpbench.nest import described
 
 __all__ = [
+    "TOGETHER",
     "TRIED",
     "Network",
     "Precisions",
@@ -36,6 +37,12 @@ __all__ = [
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
+
+TOGETHER = (
+    "a sample's outputs depend on the other samples of its batch (batch norm without running "
+    "statistics, a random layer left on?)"
+)
+"""How a network whose samples don't pass through it apart is told; what follows from it comes behind."""
 
 _FUSED = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
@@ -132,10 +139,7 @@ class Network:
         network runs in it. The passes made are added to ``work``.
         """
         if self.coupled:
-            return (
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics, a random layer left on?), so that no point has derivatives of its own"
-            )
+            return f"{TOGETHER}, so that no point has derivatives of its own"
         with quiet(self.device), repeatedly_differentiable(), torch.enable_grad():
             if self.front is not None and self.front.varied is None:
                 return self.front.no_points

@@ -26,7 +26,13 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.surface import Pieces, Surface, length_of, summed_gradient
+from sharpbench.metrics.surface import (
+    Pieces,
+    Surface,
+    complex_parameters,
+    length_of,
+    summed_gradient,
+)
 from sharpbench.network import as_written
 from sharpbench.subject import Subject, batched_outputs
 
@@ -99,9 +105,7 @@ class CriticalSharpness(Metric):
         return [*super().notes(details), f"along the {self.direction}{whose}"]
 
     def unsupported(self, subject: Subject) -> str | None:
-        if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
-            return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
-        return None
+        return complex_parameters(subject)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype, work = torch_dtype(self.dtype), Work()

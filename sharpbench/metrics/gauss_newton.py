@@ -25,7 +25,6 @@ from sharpbench.metrics.curvature import (
     CurvatureMetric,
     ProbeBudget,
     ProductBudget,
-    probes_error,
     with_checks,
 )
 from sharpbench.metrics.hessian import trace_by_products
@@ -34,7 +33,6 @@ from sharpbench.metrics.sampling import (
     gram_eigenvalue_error,
     quadratic_form_error,
     sampling_error,
-    trace_error,
 )
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -197,27 +195,8 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
     def _probed(self, subject: Subject, seed: int, reason: str, work: Work) -> Measurement:
         operator = self._operator(GaussNewtonOperator, subject, seed, work)
         assert isinstance(operator, GaussNewtonOperator)
-        method, result = trace_by_products(
-            operator,
-            "auto",
-            distribution=self.distribution,
-            tolerance=self.tolerance,
-            max_products=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-        )
-        return Measurement(
-            value=result.value,
-            errors=(
-                *probes_error(result, operator),
-                *trace_error(operator, self._population(subject), seed=seed),
-            ),
-            converged=result.converged,
-            samples=operator.samples,
-            work=work,
-            details=with_checks(
-                operator, {"method": method, "why": reason, "probes": result.products}
-            ),
-        )
+        population = self._population(subject)
+        return trace_by_products(self, operator, population, seed, details={"why": reason})
 
 
 @metrics.register

@@ -26,7 +26,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.sam import errors_of_batches
-from sharpbench.metrics.surface import Pieces, Surface
+from sharpbench.metrics.surface import Pieces, Surface, complex_parameters
 from sharpbench.network import as_written, private_copy
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
@@ -88,9 +88,7 @@ class GeodesicSharpness(Metric):
         return super().stays_under(change) or change.properties >= {"isometry", "diagonal"}
 
     def unsupported(self, subject: Subject) -> str | None:
-        if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
-            return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
-        return None
+        return complex_parameters(subject)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype, work = torch_dtype(self.dtype), Work()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from sharpbench.metrics.base import (
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.metrics.sampling import random_groups
 from sharpbench.metrics.surface import summed_gradient
-from sharpbench.network import as_written
+from sharpbench.network import TOGETHER, as_written
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
 
@@ -90,10 +89,7 @@ class GradientNoise(Metric):
         if len(inputs) < 2 and population > 1:
             raise MetricFailed("one sample has no variance: ask for more samples")
         if subject.coupled:
-            raise MetricFailed(
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics, a random layer left on?), so that no sample has a gradient of its own"
-            )
+            raise MetricFailed(f"{TOGETHER}, so that no sample has a gradient of its own")
         model, work = subject.working_model(dtype), Work()
         parameters = named_subset(model, self.parameters_of)
         squares, details = self._squares(subject, model, inputs, targets, parameters, work)
@@ -172,8 +168,5 @@ class GradientNoise(Metric):
             rest = squares.sum() - squares[group.to(squares.device)].sum()
             found = self._of(rest, total - share, kept, population) if kept > 1 else None
             without.append(math.nan if found is None else found)
-        component = jackknife(torch.tensor(without, dtype=torch.float64), source="points")
-        if component.size is None:
-            return (component,)
-        left = math.sqrt(1 - n / population)
-        return (dataclasses.replace(component, size=component.size * left),)
+        values = torch.tensor(without, dtype=torch.float64)
+        return (jackknife(values, source="points", left=1 - n / population),)

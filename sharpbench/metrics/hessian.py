@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,12 +15,12 @@ from torch import Tensor
 from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
 from sharpbench.curvature.lanczos import Which, extreme_eigenvalues, spectral_density
 from sharpbench.curvature.loss_operators import (
+    GaussNewtonOperator,
     HessianOperator,
     ResidualOperator,
 )
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.curvature.trace import (
-    Distribution,
     TraceResult,
     estimate_trace,
     squared_frobenius_norm,
@@ -47,6 +48,7 @@ from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = [
+    "GroupedOperator",
     "HessianFrobeniusNorm",
     "HessianSpectralDensity",
     "HessianTopEigenvalue",
@@ -237,16 +239,9 @@ class HessianTrace(ProbeBudget, _TraceMethod):
                 raise
             except Exception as reason:
                 details["why"] = in_words(reason)
-        method, result = trace_by_products(
-            operator,
-            method,
-            distribution=self.distribution,
-            tolerance=self.tolerance,
-            max_products=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-        )
-        points = trace_error(operator, self._population(subject), seed=seed)
-        return self._measurement(operator, result, points, {"method": method, **details})
+        details["parameters"] = operator.dimension
+        population = self._population(subject)
+        return trace_by_products(self, operator, population, seed, method=method, details=details)
 
     def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
         known = gauss_newton_trace(
@@ -478,37 +473,56 @@ _UNIT_VECTORS = 32
 """Columns of the identity a block."""
 
 
-def trace_by_products(
-    operator: SymmetricOperator,
-    method: ProbeMethod,
-    *,
-    distribution: Distribution,
-    tolerance: float,
-    max_products: int,
-    generator: torch.Generator,
-) -> tuple[ProbeMethod, TraceResult]:
-    """The trace from products alone, and the method that gave it.
+class GroupedOperator(SymmetricOperator, ABC):
+    """A symmetric operator made of a loss operator's products, group by group of samples too."""
 
-    ``auto``: unit vectors where ``max_products`` serve them all, else XTrace, or Hutchinson's probes
-    where its vectors would take too much memory.
+    @abstractmethod
+    def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What each group of samples adds to A·V (P, K)."""
+
+
+def trace_by_products(
+    budget: ProbeBudget,
+    operator: HessianOperator | GaussNewtonOperator,
+    population: int,
+    seed: int,
+    *,
+    details: Mapping[str, Any],
+    method: ProbeMethod = "auto",
+    of: GroupedOperator | None = None,
+) -> Measurement:
+    """The trace from products alone, within the metric's ``budget``; the details tell the ``method``.
+
+    ``auto``: unit vectors where ``max_probes`` serve them all, else XTrace, or Hutchinson's probes
+    where its vectors would take too much memory. ``population``: samples to draw from. ``of``: what the
+    operator's products make, whose trace is meant in place of the operator's own.
     """
+    traced = operator if of is None else of
     if method == "auto":
-        if operator.dimension <= max_products:
+        if traced.dimension <= budget.max_probes:
             method = "unit_vectors"
         else:
-            fits = operator.dimension * max_products <= _SKETCH_NUMBERS
+            fits = traced.dimension * budget.max_probes <= _SKETCH_NUMBERS
             method = "xtrace" if fits else "hutchinson"
     if method == "unit_vectors":
-        return method, _by_unit_vectors(operator)
-    result = estimate_trace(
-        operator,
-        method=method,
-        distribution=distribution,
-        tolerance=tolerance,
-        max_products=max_products,
-        generator=generator,
+        result = _by_unit_vectors(traced)
+    else:
+        result = estimate_trace(
+            traced,
+            method=method,
+            distribution=budget.distribution,
+            tolerance=budget.tolerance,
+            max_products=budget.max_probes,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+    return Measurement(
+        value=result.value,
+        errors=(*probes_error(result, operator), *trace_error(traced, population, seed=seed)),
+        converged=result.converged,
+        samples=operator.samples,
+        work=operator.work,
+        details=with_checks(operator, {"method": method, "probes": result.products, **details}),
     )
-    return method, result
 
 
 def _by_unit_vectors(operator: SymmetricOperator) -> TraceResult:

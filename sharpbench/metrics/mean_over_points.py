@@ -13,12 +13,15 @@ from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 __all__ = ["jackknife", "mean_over_points", "mean_over_tokens"]
 
 
-def jackknife(without: Tensor, *, source: Source) -> ErrorComponent:
-    """The error of a figure from its values ``without`` each of N points (N,) (Tukey 1958)."""
+def jackknife(without: Tensor, *, source: Source, left: float = 1.0) -> ErrorComponent:
+    """The error of a figure from its values ``without`` each of N points (N,) (Tukey 1958).
+
+    ``left``: the share of the variance that remains where the points are a part of finitely many.
+    """
     n = len(without)
     if n < 2 or not without.isfinite().all():
         return ErrorComponent(source, None)
-    size = math.sqrt(n - 1) * float(without.std(correction=0))
+    size = math.sqrt(n - 1) * float(without.std(correction=0)) * math.sqrt(left)
     return ErrorComponent(source, size, degrees_of_freedom(without))
 
 

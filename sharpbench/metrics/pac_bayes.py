@@ -24,7 +24,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.surface import Pieces, Surface, length_of
+from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, length_of
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, batched_outputs
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -108,9 +108,7 @@ class PacBayesFlatness(Metric):
     def unsupported(self, subject: Subject) -> str | None:
         if self.criterion == "accuracy" and (reason := subject.without_classes()):
             return f'the accuracy needs classes, and {reason}; ask for criterion = "loss"'
-        if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
-            return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
-        return None
+        return complex_parameters(subject)
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
         """Of a quadratic loss, which rises by ½σ² tr H: 1/σ² = tr H/(2 ``drop``)."""

@@ -17,7 +17,7 @@ from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Dtype, Metric, torch_dtype
-from sharpbench.network import as_written
+from sharpbench.network import TOGETHER, as_written
 from sharpbench.subject import Subject
 
 __all__ = ["PathNorm"]
@@ -92,10 +92,7 @@ class PathNorm(Metric):
         model = subject.working_model(dtype)
         few = subject.inputs[:_CHECKED].to(dtype)
         if subject.coupled:
-            raise MetricUnsupported(
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics, a random layer left on?), so that paths lead from one to the other"
-            )
+            raise MetricUnsupported(f"{TOGETHER}, so that paths lead from one to the other")
         with as_written(), torch.no_grad():
             plain = model(few)
             signed, met = _walked(model, few, None, biases=True)

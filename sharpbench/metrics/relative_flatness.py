@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,21 +15,18 @@ from torch.overrides import TorchFunctionMode
 from sharpbench.change import Change
 from sharpbench.curvature.gauss_newton import output_curvature
 from sharpbench.curvature.loss_operators import HessianOperator
-from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import torch_dtype
-from sharpbench.metrics.curvature import ProbeBudget, probes_error, with_checks
-from sharpbench.metrics.hessian import trace_by_products
+from sharpbench.metrics.curvature import ProbeBudget
+from sharpbench.metrics.hessian import GroupedOperator, trace_by_products
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.metrics.sampling import (
     random_groups,
     sampling_error,
-    trace_error,
 )
-from sharpbench.network import as_written
-from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.network import TOGETHER, as_written
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
 
@@ -115,10 +112,7 @@ class RelativeFlatness(ProbeBudget):
         inputs, targets = self._data(subject, seed)
         model, work = subject.working_model(torch_dtype(self.dtype)), Work()
         if subject.coupled:
-            raise MetricFailed(
-                "a sample's outputs depend on the other samples of its batch (batch norm without running "
-                "statistics, a random layer left on?), so that no sample has features of its own"
-            )
+            raise MetricFailed(f"{TOGETHER}, so that no sample has features of its own")
         assert subject.loss is not None
         with as_written():
             _check_apart(model, inputs[:2])
@@ -159,10 +153,8 @@ class RelativeFlatness(ProbeBudget):
             kept = torch.ones(n, dtype=torch.bool, device=phi.device)
             kept[group.to(phi.device)] = False
             without.append(_normalized(phi[kept], curvature[kept])[0] if n > 2 else math.nan)
-        component = jackknife(torch.tensor(without, dtype=torch.float64), source="points")
-        if component.size is None:
-            return (component,)
-        return (replace(component, size=component.size * math.sqrt(1 - n / population)),)
+        values = torch.tensor(without, dtype=torch.float64)
+        return (jackknife(values, source="points", left=1 - n / population),)
 
     # --- any layer, by products ---------------------------------------------------------------------
 
@@ -178,30 +170,11 @@ class RelativeFlatness(ProbeBudget):
                 + ", ".join(found)
             )
         scaled = _Scaled(operator, weight.detach().flatten(1))
-        method, result = trace_by_products(
-            scaled,
-            "auto",
-            distribution=self.distribution,
-            tolerance=self.tolerance,
-            max_products=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-        )
-        return Measurement(
-            value=result.value,
-            errors=(
-                *probes_error(result, operator),
-                *trace_error(scaled, self._population(subject), seed=seed),
-            ),
-            converged=result.converged,
-            samples=operator.samples,
-            work=operator.work,
-            details=with_checks(
-                operator, {"method": method, "probes": result.products, "layer": found[0]}
-            ),
-        )
+        population, details = self._population(subject), {"layer": found[0]}
+        return trace_by_products(self, operator, population, seed, details=details, of=scaled)
 
 
-class _Scaled(SymmetricOperator):
+class _Scaled(GroupedOperator):
     """(F ⊗ 1)ᵀ H (F ⊗ 1) with FFᵀ = WWᵀ and as few columns as W has dimensions: its trace is κ."""
 
     def __init__(self, operator: HessianOperator, weight: Tensor) -> None:

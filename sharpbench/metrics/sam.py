@@ -23,7 +23,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.surface import Pieces, Surface, length_of
+from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, length_of
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -124,9 +124,7 @@ class SamSharpness(Metric):
     def unsupported(self, subject: Subject) -> str | None:
         if self.normalize_logits and (reason := subject.without_classes()):
             return f"normalize_logits needs classes, and {reason}"
-        if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
-            return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
-        return None
+        return complex_parameters(subject)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)

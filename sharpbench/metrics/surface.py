@@ -12,7 +12,7 @@ from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.subject import Subject
 
-__all__ = ["Pieces", "Surface", "length_of", "summed_gradient"]
+__all__ = ["Pieces", "Surface", "complex_parameters", "length_of", "summed_gradient"]
 
 Pieces = list[Tensor]
 """One tensor a trainable parameter, of its shape."""
@@ -67,6 +67,13 @@ class Surface:
                     continue
                 step = epsilon[i] if self.scale is None else self.scale[i] * epsilon[i]
                 parameter.copy_(original + step)
+
+
+def complex_parameters(subject: Subject) -> str | None:
+    """Why a surface over the parameters can't be had, where some of them are complex."""
+    if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
+        return "it has complex parameters; hold them as pairs of reals (torch.view_as_real)"
+    return None
 
 
 def length_of(pieces: Pieces) -> float:

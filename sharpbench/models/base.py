@@ -13,7 +13,14 @@ from torch import nn
 from sharpbench.errors import InputError
 from sharpbench.registry import Plugin
 
-__all__ = ["ACTIVATIONS", "Activation", "Model", "image_shape"]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Model",
+    "check_dropout",
+    "check_equal_layers",
+    "image_shape",
+]
 
 Activation = Literal["tanh", "relu", "gelu", "silu", "softplus"]
 
@@ -53,3 +60,16 @@ def image_shape(name: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]
             f"this dataset has inputs of shape {input_shape}. Use 'mlp'."
         )
     return input_shape[0], input_shape[1], input_shape[2]
+
+
+def check_dropout(share: float) -> None:
+    """Raises ValueError unless the share of units dropped lies in [0, 1)."""
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {share}")
+
+
+def check_equal_layers(width: int, depth: int) -> None:
+    """Raises ValueError unless ``depth`` layers of ``width`` units are at least one of each."""
+    for key, number in (("width", width), ("depth", depth)):
+        if number < 1:
+            raise ValueError(f"{key} must be at least 1, got {number}")

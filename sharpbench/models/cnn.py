@@ -9,7 +9,7 @@ from torch import nn
 
 from sharpbench.errors import InputError
 from sharpbench.models import models
-from sharpbench.models.base import ACTIVATIONS, Activation, Model, image_shape
+from sharpbench.models.base import ACTIVATIONS, Activation, Model, check_dropout, image_shape
 
 __all__ = ["ConvolutionalNetwork"]
 
@@ -32,8 +32,7 @@ class ConvolutionalNetwork(Model):
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_dropout(self.dropout)
         if min(*self.channels, self.hidden) < 1:
             raise ValueError("channels and hidden must be positive")
 

@@ -8,7 +8,14 @@ from torch import nn
 
 from sharpbench.errors import InputError
 from sharpbench.models import models
-from sharpbench.models.base import ACTIVATIONS, Activation, Model, image_shape
+from sharpbench.models.base import (
+    ACTIVATIONS,
+    Activation,
+    Model,
+    check_dropout,
+    check_equal_layers,
+    image_shape,
+)
 
 __all__ = ["NetworkInNetwork"]
 
@@ -32,11 +39,8 @@ class NetworkInNetwork(Model):
     normalization: bool = True
 
     def __post_init__(self) -> None:
-        for key in ("width", "depth"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_equal_layers(self.width, self.depth)
+        check_dropout(self.dropout)
 
     def assemble(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         channels, *size = image_shape(self.name, input_shape)

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from sharpbench.models import models
-from sharpbench.models.base import ACTIVATIONS, Activation, Model
+from sharpbench.models.base import (
+    ACTIVATIONS,
+    Activation,
+    Model,
+    check_dropout,
+    check_equal_layers,
+)
 
 __all__ = ["UniformMultiLayerPerceptron"]
 
@@ -31,11 +37,8 @@ class UniformMultiLayerPerceptron(Model):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for key in ("width", "depth"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_equal_layers(self.width, self.depth)
+        check_dropout(self.dropout)
 
     def assemble(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
