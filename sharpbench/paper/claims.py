@@ -6,27 +6,29 @@ import math
 from typing import Any
 
 from sharpbench.analysis.audit import Claim
+from sharpbench.analysis.measures import (
+    ECE,
+    TEST_ERROR,
+    BetweenDefinitions,
+    Correlation,
+    Difference,
+    Group,
+    Mean,
+    Slope,
+    TimeRatio,
+)
 from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
 from sharpbench.analysis.statistics import pearson, spearman, students
 from sharpbench.paper.evidence import (
-    ECE,
     GROUND,
     MNIST,
     MOONS,
     QUESTIONED,
     TABLE_2,
-    TEST_ERROR,
     Along,
-    BetweenDefinitions,
     Change,
-    Correlation,
-    Difference,
-    Group,
-    Mean,
     OfProblem,
     Rate,
-    Slope,
-    TimeRatio,
     rate,
 )
 

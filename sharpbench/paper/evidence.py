@@ -1,27 +1,24 @@
 """How the figures of arXiv:2511.01438 are read from the records of the suites that run them again.
 
-A `Group` names networks of a suite, a measure (`Mean`, `Difference`, `Correlation`, …) makes one figure of
-groups, a column or two, and nothing else: claims and questions are lists of them.
+The measures that any audit is made of are in `analysis.measures`; here are those of λ.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.audit import Evidence, Missing
-from sharpbench.analysis.statistics import NORMAL, Estimate, exactly, mean, over_seeds, slope
+from sharpbench.analysis.measures import Source
+from sharpbench.analysis.statistics import Estimate, exactly, mean, over_seeds
 from sharpbench.metrics import metrics
 
 __all__ = [
-    "ECE",
     "GROUND",
     "JACOBIAN",
     "MNIST",
@@ -29,26 +26,14 @@ __all__ = [
     "QUESTIONED",
     "SUITES",
     "TABLE_2",
-    "TEST_ERROR",
     "Along",
-    "Apart",
-    "BetweenDefinitions",
     "Change",
-    "Column",
-    "Correlation",
-    "Difference",
-    "Group",
-    "Mean",
     "OfProblem",
     "Rate",
-    "Slope",
-    "Source",
-    "TimeRatio",
     "rate",
 ]
 
-TEST_ERROR, ECE, JACOBIAN = "= test_error", "= ece_debiased", "input_jacobian_norm"
-_FLOOR = "± ece_floor"
+JACOBIAN = "input_jacobian_norm"
 
 
 @dataclass(frozen=True)
@@ -72,48 +57,7 @@ def rate(**parameters: Any) -> Rate:
     return Rate(tuple(parameters.items()))
 
 
-Column = str | Rate
-
-
-def _column(rows: pd.DataFrame, column: Column) -> np.ndarray:
-    name = column.label if isinstance(column, Rate) else column
-    if name not in rows.columns:
-        raise Missing(name)
-    return rows[name].to_numpy(float)
-
-
-# --- the suites, and networks of them ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """A suite, or several that ask the same at different length: the first with figures is taken.
-
-    ``common``: what all networks have that are asked for, unless it is said otherwise.
-    """
-
-    suites: tuple[str, ...]
-    common: dict[str, Any] = field(default_factory=dict, hash=False)
-
-    def where(self, **conditions: Any) -> Group:
-        """The networks whose ``part__parameter`` equals the value."""
-        return Group(self, {**self.common, **conditions})
-
-
-@dataclass(frozen=True)
-class Group:
-    """Networks of a source that share some parameters."""
-
-    source: Source
-    conditions: dict[str, Any] = field(hash=False)
-
-    def rows(self, evidence: Evidence, suite: str) -> pd.DataFrame:
-        return evidence.where(suite, **self.conditions)
-
-    def but(self, **conditions: Any) -> Group:
-        """The same networks with other parameters."""
-        return Group(self.source, {**self.conditions, **conditions})
-
+# --- the suites ---------------------------------------------------------------------------------------
 
 GROUND = Source(("lambda_ground_truth",))
 MOONS = Source(
@@ -133,172 +77,6 @@ SUITES = tuple(s for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED) for s
 
 
 # --- figures ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _OfNetworks:
-    """``groups`` are taken together."""
-
-    groups: tuple[Group, ...]
-
-    @property
-    def suites(self) -> tuple[str, ...]:
-        return self.groups[0].source.suites
-
-    def _rows(self, evidence: Evidence, suite: str) -> pd.DataFrame:
-        return pd.concat([group.rows(evidence, suite) for group in self.groups])
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of a column over networks, with Student's t interval."""
-
-    group: Group
-    column: Column
-
-    @property
-    def suites(self) -> tuple[str, ...]:
-        return self.group.source.suites
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        return mean(_column(self.group.rows(evidence, suite), self.column))
-
-
-@dataclass(frozen=True)
-class BetweenDefinitions:
-    """The mean over networks of ``one`` − ``other``, two columns of the same network."""
-
-    group: Group
-    one: Column
-    other: Column
-
-    @property
-    def suites(self) -> tuple[str, ...]:
-        return self.group.source.suites
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        rows = self.group.rows(evidence, suite)
-        return mean(_column(rows, self.one) - _column(rows, self.other))
-
-
-@dataclass(frozen=True)
-class Difference(_OfNetworks):
-    """The mean of ``groups`` − ``base`` over networks of equal seeds; a seed counts once, by its mean.
-
-    Of a calibration error with its noise: two calibrated networks of the same confidences differ by 95%
-    of √(s² + s′²), s the spreads of their floors, and more seeds judged on the same points no less.
-    """
-
-    base: Group
-    column: Column
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        base = self.base.rows(evidence, suite)
-        there = []
-        for group in self.groups:
-            try:
-                there.append(group.rows(evidence, suite))
-            except Missing:
-                continue
-        if not there:
-            raise Missing(suite)
-        apart = pd.concat([_paired(rows, base, self.column) for rows in there])
-        found = mean(apart.groupby(level=0).mean().to_numpy(float))
-        if self.column != ECE or found is None:
-            return found
-        floor = _column(base, _FLOOR).mean()
-        spreads = [math.hypot(_column(rows, _FLOOR).mean(), floor) for rows in there]
-        return dataclasses.replace(found, noise=NORMAL * float(np.mean(spreads)))
-
-
-def _by_seed(rows: pd.DataFrame, column: Column) -> pd.Series:
-    return pd.Series(_column(rows, column), index=rows["seed"]).groupby(level=0).first()
-
-
-def _paired(one: pd.DataFrame, other: pd.DataFrame, column: Column) -> pd.Series:
-    """``one`` − ``other`` of the networks of equal seeds, by seed."""
-    return (_by_seed(one, column) - _by_seed(other, column)).dropna()
-
-
-@dataclass(frozen=True)
-class TimeRatio:
-    """Training time of ``one`` over that of ``other`` at equal seeds, each taken alone on the machine."""
-
-    one: Group
-    other: Group
-
-    @property
-    def suites(self) -> tuple[str, ...]:
-        return self.one.source.suites
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        slow, fast = (
-            _by_seed(group.rows(evidence, suite), "training_seconds")
-            for group in (self.one, self.other)
-        )
-        if slow.isna().all() or fast.isna().all():
-            raise Missing(suite)
-        return mean((slow / fast).dropna().to_numpy())
-
-
-@dataclass(frozen=True)
-class Correlation(_OfNetworks):
-    """A correlation of columns over networks, its interval by the jackknife over seeds.
-
-    ``within``: of the differences from the means of networks that are equal in this parameter. Ranks by a
-    calibration error say nothing where all of it can be chance: the noise is infinite then.
-    """
-
-    statistic: Callable[..., float]
-    columns: tuple[Column, ...]
-    within: str | None = None
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        rows = self._rows(evidence, suite)
-        found = _over_seeds(self.statistic, rows, self.columns, self.within, correlation=True)
-        if ECE not in self.columns or found is None:
-            return found
-        by_chance = NORMAL * math.sqrt(2) * _column(rows, _FLOOR).mean()
-        alike = np.ptp(_column(rows, ECE)) < by_chance
-        return dataclasses.replace(found, noise=math.inf if alike else 0.0)
-
-
-@dataclass(frozen=True)
-class Slope(_OfNetworks):
-    """The least-squares slope of ``y`` on ``x`` over networks; ``within`` as of a `Correlation`."""
-
-    x: Column
-    y: Column
-    within: str | None = None
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        rows = self._rows(evidence, suite)
-        return _over_seeds(slope, rows, (self.x, self.y), self.within, correlation=False)
-
-
-def _over_seeds(
-    statistic: Callable[..., float],
-    rows: pd.DataFrame,
-    columns: tuple[Column, ...],
-    within: str | None,
-    *,
-    correlation: bool,
-) -> Estimate | None:
-    named = [_column(rows, column) for column in columns]
-    seeds = rows["seed"].to_numpy()
-    if within is None:
-        return over_seeds(statistic, *named, seeds=seeds, correlation=correlation)
-
-    def centred(*values: np.ndarray) -> float:
-        left, groups = [v.copy() for v in values[:-1]], values[-1]
-        for level in np.unique(groups):
-            at = groups == level
-            for v in left:
-                v[at] -= v[at].mean()
-        return statistic(*left)
-
-    groups = rows[within].to_numpy(float)
-    return over_seeds(centred, *named, groups, seeds=seeds, correlation=correlation)
 
 
 @dataclass(frozen=True)
@@ -342,26 +120,6 @@ class Along:
         if rows.empty:
             raise Missing(suite)
         return rows.sort_values("seed").set_index("seed")["value"].astype(float)
-
-
-@dataclass(frozen=True)
-class Apart:
-    """The difference of two means over networks that have nothing in common."""
-
-    one: Mean
-    other: Mean
-
-    @property
-    def suites(self) -> tuple[str, ...]:
-        return self.other.suites
-
-    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        a, b = self.one(evidence, self.one.suites[0]), self.other(evidence, suite)
-        if a is None or b is None:
-            return None
-        half = math.hypot(a.high - a.value, b.high - b.value)
-        gap = a.value - b.value
-        return Estimate(gap, gap - half, gap + half, a.n + b.n)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,17 @@ import math
 from collections.abc import Callable
 
 from sharpbench.analysis.audit import Claim
+from sharpbench.analysis.measures import (
+    ECE,
+    TEST_ERROR,
+    Apart,
+    BetweenDefinitions,
+    Column,
+    Correlation,
+    Difference,
+    Mean,
+    Slope,
+)
 from sharpbench.analysis.statistics import partial_spearman, pearson, spearman
 from sharpbench.paper.claims import (
     ADAM,
@@ -23,21 +34,12 @@ from sharpbench.paper.claims import (
     up_to,
 )
 from sharpbench.paper.evidence import (
-    ECE,
     GROUND,
     JACOBIAN,
     QUESTIONED,
     TABLE_2,
-    TEST_ERROR,
-    Apart,
-    BetweenDefinitions,
     Change,
-    Column,
-    Correlation,
-    Difference,
-    Mean,
     OfProblem,
-    Slope,
     rate,
 )
 

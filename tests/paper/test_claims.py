@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.audit import Evidence, claims_table
+from sharpbench.analysis.measures import Difference, Source
 from sharpbench.paper.claims import CLAIMS
-from sharpbench.paper.evidence import SUITES, TABLE_2, Difference, Source, rate
+from sharpbench.paper.evidence import SUITES, TABLE_2, rate
 from sharpbench.paper.questions import QUESTIONS
 from sharpbench.report.audit import reason
 from sharpbench.results.frame import subject_columns
