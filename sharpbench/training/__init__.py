@@ -12,7 +12,13 @@ recipes: Registry[Recipe] = Registry(
     builtins={
         "sgd": "sharpbench.training.gradient:Sgd",
         "adam": "sharpbench.training.gradient:Adam",
+        "asam": "sharpbench.training.sam:Asam",
         "crr": "sharpbench.training.crr:CurvatureRateRegularization",
+        "ema": "sharpbench.training.averaging:Ema",
+        "gradient_norm_penalty": "sharpbench.training.penalties:GradientNormPenalty",
+        "input_gradient_penalty": "sharpbench.training.penalties:InputGradientPenalty",
+        "jacobian_penalty": "sharpbench.training.penalties:JacobianPenalty",
         "sam": "sharpbench.training.sam:Sam",
+        "swa": "sharpbench.training.averaging:Swa",
     },
 )

@@ -19,7 +19,7 @@ from sharpbench.registry import Plugin, added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Splits, batched_outputs, per_sample_loss
 
-__all__ = ["Callback", "LossOfBatch", "Recipe", "TrainingLog"]
+__all__ = ["Callback", "Iterates", "LossOfBatch", "Recipe", "TrainingLog"]
 
 Callback = Callable[[int, nn.Module], None]
 """``callback(epoch, model)`` after each epoch, from 1, with the model in evaluation mode."""
@@ -30,7 +30,8 @@ class LossOfBatch:
     """Called: the mean training loss of a batch at the current weights, with its graph.
 
     ``inputs`` (N, …) and ``targets`` (N,) are the batch, ``step`` counts from 0 over the training,
-    ``outputs`` are those of the first call.
+    ``outputs`` are those of the first call; ``seed`` is the training's, for what a step draws apart from
+    the dropout masks.
     """
 
     model: nn.Module
@@ -39,12 +40,26 @@ class LossOfBatch:
     targets: Tensor
     step: int
     outputs: Tensor | None = None
+    seed: int = 0
 
     def __call__(self) -> Tensor:
         found = self.model(self.inputs)
         if self.outputs is None:
             self.outputs = found.detach()
         return self.loss(found, self.targets)
+
+
+class Iterates:
+    """What of the iterates of a training the network is, at the end and after each epoch: the last one."""
+
+    def stepped(self) -> None:
+        """An update has been made."""
+
+    def settle(self, epoch: int) -> None:
+        """``epoch`` has been trained: the model becomes the network that is judged and kept."""
+
+    def resume(self) -> None:
+        """Another epoch follows: the model goes on from the iterate that it was."""
 
 
 _BLOWN_UP = 100.0
@@ -70,6 +85,20 @@ class TrainingLog:
     @property
     def seconds(self) -> float:
         return sum(row["seconds"] for row in self.epochs)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one training goes with."""
+
+    seed: int
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    iterates: Iterates
+    order: torch.Generator
+    """Of the samples."""
+    changes: torch.Generator
+    """Of their augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +151,10 @@ class Recipe(Plugin, ABC):
         optimizer.step()
         return value.detach()
 
+    def iterates(self, model: nn.Module, data: Splits) -> Iterates:
+        """What of the iterates is the network; made once a training."""
+        return Iterates()
+
     def train(
         self, model: nn.Module, data: Splits, *, seed: int, callbacks: Sequence[Callback] = ()
     ) -> TrainingLog:
@@ -135,21 +168,29 @@ class Recipe(Plugin, ABC):
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = self.optimizer(parameters)
         steps_per_epoch = math.ceil(len(data.train_inputs) / self.batch_size)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, self._schedule(self.epochs * steps_per_epoch)
+        run = _Run(
+            seed,
+            optimizer,
+            torch.optim.lr_scheduler.LambdaLR(
+                optimizer, self._schedule(self.epochs * steps_per_epoch)
+            ),
+            self.iterates(model, data),
+            order=torch_generator(derive_seed(seed, "batches")),
+            changes=torch_generator(derive_seed(seed, "augmentation")),
         )
-        order = torch_generator(derive_seed(seed, "batches"))
-        changes = torch_generator(derive_seed(seed, "augmentation"))
         devices = [data.train_inputs.device] if data.train_inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(derive_seed(seed, "dropout"))
             for epoch in range(1, self.epochs + 1):
-                row = self._epoch(model, data, optimizer, scheduler, order, changes, log)
+                run.iterates.resume()
+                row = self._epoch(model, data, run, log)
                 model.eval()
                 if log.diverged:
                     log.diverged += f" in epoch {epoch} of {self.epochs}"
                     log.stopped = "diverged"
                     break
+                with torch.random.fork_rng(devices=devices):
+                    run.iterates.settle(epoch)
                 row = {"epoch": float(epoch), **row, **_test_figures(model, data)}
                 reached = row["train_loss"]
                 if self.stop_on == "evaluated":
@@ -168,30 +209,27 @@ class Recipe(Plugin, ABC):
         return log
 
     def _epoch(
-        self,
-        model: nn.Module,
-        data: Splits,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        order: torch.Generator,
-        changes: torch.Generator,
-        log: TrainingLog,
+        self, model: nn.Module, data: Splits, run: _Run, log: TrainingLog
     ) -> dict[str, float]:
         model.train()
         start = time.perf_counter()
-        learning_rate = float(optimizer.param_groups[0]["lr"])
+        learning_rate = float(run.optimizer.param_groups[0]["lr"])
         total, wrong = 0.0, 0.0
         first: float | None = None
-        for x, y in self._batches(data, order):
-            x = self._augmented(x, changes)
-            step = int(scheduler.last_epoch)  # torch's name; it counts every call, here the steps
-            loss = LossOfBatch(model, partial(self._loss, task=data.task), x, y, step)
-            value = self.step(model, optimizer, loss)
+        for x, y in self._batches(data, run.order):
+            x = self._augmented(x, run.changes)
+            step = int(
+                run.scheduler.last_epoch
+            )  # torch's name; it counts every call, here the steps
+            criterion = partial(self._loss, task=data.task)
+            loss = LossOfBatch(model, criterion, x, y, step, seed=run.seed)
+            value = self.step(model, run.optimizer, loss)
             first = float(value) if first is None else first
             if not torch.isfinite(value):
                 log.diverged = f"training loss became {float(value)}"
                 return {}
-            scheduler.step()
+            run.iterates.stepped()
+            run.scheduler.step()
             total += float(value) * len(x)
             if data.task == "classification":
                 assert loss.outputs is not None

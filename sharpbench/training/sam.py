@@ -1,7 +1,8 @@
-"""Sharpness-aware minimisation around any base recipe."""
+"""Sharpness-aware minimisation around any base recipe, and its adaptive form."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +13,54 @@ from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 from sharpbench.training.based import BasedRecipe
 
-__all__ = ["Sam"]
+__all__ = ["Asam", "Sam"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ascending(BasedRecipe, ABC):
+    """Steps with the gradient taken at w + ε, ε = ρ T²g/‖Tg‖₂ with a diagonal T."""
+
+    rho: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rho < 0:
+            raise ValueError(f"rho must not be negative, got {self.rho}")
+
+    @abstractmethod
+    def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
+        """T of each parameter; None for 1."""
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        parameters = list(named.values())
+        value = loss()
+        gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
+        originals = [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            scales = self._scales(named)
+            scaled = [g if t is None else g * t for t, g in zip(scales, gradient, strict=True)]
+            norm = torch.stack([s.square().sum() for s in scaled]).sum().sqrt()
+            for p, s, t in zip(parameters, scaled, scales, strict=True):
+                p.add_(s if t is None else s * t, alpha=self.rho / (float(norm) + 1e-12))
+        optimizer.zero_grad()
+        with frozen_statistics(model):
+            loss().backward()
+        with torch.no_grad():
+            for p, original in zip(parameters, originals, strict=True):
+                p.copy_(original)
+        optimizer.step()
+        return value.detach()
 
 
 @recipes.register
 @dataclass(frozen=True, kw_only=True)
-class Sam(BasedRecipe):
+class Sam(_Ascending):
     """SAM: the base optimizer steps with the gradient taken at the ascent point w + ε.
 
-    ε = ρ g/‖g‖₂; with ``adaptive`` (ASAM) ε = ρ |w|² g / ‖|w| g‖₂, elementwise and for every
-    parameter. Batch-norm statistics are those of the first pass alone; dropout draws a new mask for
-    the second.
+    ε = ρ g/‖g‖₂; with ``adaptive`` ε = ρ |w|² g / ‖|w| g‖₂, elementwise and for every parameter (`asam` is
+    as its authors have it). Batch-norm statistics are those of the first pass alone; dropout draws a new mask
+    for the second.
 
     Parameters: ``base`` names the recipe whose optimizer is used (any that is an optimizer alone) and
     ``base_parameters`` the optimizer's own parameters, e.g. ``{ momentum = 0.9 }``; ``lr`` and
@@ -32,32 +70,35 @@ class Sam(BasedRecipe):
     name = "sam"
     reference = "arXiv:2010.01412; adaptive: arXiv:2102.11600"
 
-    rho: float = 0.05
     adaptive: bool = False
+
+    def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
+        return [p.abs() if self.adaptive else None for p in named.values()]
+
+
+@recipes.register
+@dataclass(frozen=True, kw_only=True)
+class Asam(_Ascending):
+    """ASAM: SAM in a ball that scales with the weights, ε = ρ T²g/‖Tg‖₂ with T = |w| + ``eta``.
+
+    T is elementwise, and 1 for what is no weight by its name, as in the authors' code (biases). The ascent
+    then follows a rescaling of neurons up to ``eta``. Batch-norm statistics are those of the first pass
+    alone; dropout draws a new mask for the second.
+
+    Parameters: ``rho``, in units of the weights' own sizes (the paper: 0.5 on CIFAR-10, 1 on CIFAR-100);
+    ``base`` names the recipe whose optimizer is used and ``base_parameters`` its own parameters.
+    """
+
+    name = "asam"
+    reference = "Kwon et al. 2021, arXiv:2102.11600; the authors' code for biases and eta"
+
+    rho: float = 0.5
+    eta: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rho < 0:
-            raise ValueError(f"rho must not be negative, got {self.rho}")
+        if self.eta < 0:
+            raise ValueError(f"eta must not be negative, got {self.eta}")
 
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossOfBatch) -> Tensor:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        value = loss()
-        gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
-        originals = [p.detach().clone() for p in parameters]
-        with torch.no_grad():
-            scaled = [
-                g * p.abs() if self.adaptive else g
-                for p, g in zip(parameters, gradient, strict=True)
-            ]
-            norm = torch.stack([s.square().sum() for s in scaled]).sum().sqrt()
-            for p, s in zip(parameters, scaled, strict=True):
-                p.add_(s * p.abs() if self.adaptive else s, alpha=self.rho / (float(norm) + 1e-12))
-        optimizer.zero_grad()
-        with frozen_statistics(model):
-            loss().backward()
-        with torch.no_grad():
-            for p, original in zip(parameters, originals, strict=True):
-                p.copy_(original)
-        optimizer.step()
-        return value.detach()
+    def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
+        return [p.abs() + self.eta if "weight" in name else None for name, p in named.items()]
