@@ -25,7 +25,7 @@ FLOORS = (
     ("suite",),
     ("analysis",),
     ("report",),
-    ("paper",),
+    ("paper", "falsification"),
     ("api",),
     ("cli", "__main__"),
 )

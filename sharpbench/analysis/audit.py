@@ -59,8 +59,9 @@ class Evidence:
 
     @functools.cache  # noqa: B019 - lives as long as the report
     def networks(self, suite: str) -> pd.DataFrame:
-        """Parameters (``dataset.label_noise`` …), metrics by label, evaluated figures (``= ece`` …) and
-        their standard errors (``± ece`` …) by name."""
+        """Parameters (``dataset.label_noise`` …), metrics by label, one that the suite asks with one set of
+        parameters by its name, too, evaluated figures (``= ece`` …) and their standard errors
+        (``± ece`` …) by name."""
         frame = self.frame(suite)
         own = Results(frame).measured
         if own.empty:
@@ -73,7 +74,7 @@ class Evidence:
         log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds") & alone]
         return who.join(
             [
-                own.pivot_table(index="subject", columns="label", values="value"),
+                _with_names(own.pivot_table(index="subject", columns="label", values="value"), own),
                 judged.pivot_table(index="subject", columns="name", values="value").add_prefix(
                     "= "
                 ),
@@ -96,6 +97,13 @@ class Evidence:
         if rows.empty:
             raise Missing(suite)
         return rows.sort_values("seed")
+
+
+def _with_names(figures: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """``figures`` with a column more for each metric that has one label, another than its name."""
+    labels = own.groupby("name")["label"].unique()
+    alone = {name: each[0] for name, each in labels.items() if len(each) == 1}
+    return figures.assign(**{n: figures[at] for n, at in alone.items() if n not in figures})
 
 
 class Measure(Protocol):

@@ -33,6 +33,7 @@ __all__ = [
     "Slope",
     "Source",
     "TimeRatio",
+    "values",
 ]
 
 TEST_ERROR, ECE = "= test_error", "= ece_debiased"
@@ -58,9 +59,10 @@ Column = str | Labelled | Log
 """A label, or what `Evidence.networks` calls an evaluated figure; a metric; the logarithm of one."""
 
 
-def _column(rows: pd.DataFrame, column: Column) -> np.ndarray:
+def values(rows: pd.DataFrame, column: Column) -> np.ndarray:
+    """A column of the rows of `Evidence.networks`, (N,). Raises Missing if there is none."""
     if isinstance(column, Log):
-        found = _column(rows, column.of)
+        found = values(rows, column.of)
         return np.log(np.where(found > 0, found, np.nan))
     name = column if isinstance(column, str) else column.label
     if name not in rows.columns:
@@ -130,7 +132,7 @@ class Mean:
         return self.group.source.suites
 
     def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        return mean(_column(self.group.rows(evidence, suite), self.column))
+        return mean(values(self.group.rows(evidence, suite), self.column))
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class BetweenDefinitions:
 
     def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
         rows = self.group.rows(evidence, suite)
-        return mean(_column(rows, self.one) - _column(rows, self.other))
+        return mean(values(rows, self.one) - values(rows, self.other))
 
 
 @dataclass(frozen=True)
@@ -175,13 +177,13 @@ class Difference(_OfNetworks):
         found = mean(apart.groupby(level=0).mean().to_numpy(float))
         if self.column != ECE or found is None:
             return found
-        floor = _column(base, _FLOOR).mean()
-        spreads = [math.hypot(_column(rows, _FLOOR).mean(), floor) for rows in there]
+        floor = values(base, _FLOOR).mean()
+        spreads = [math.hypot(values(rows, _FLOOR).mean(), floor) for rows in there]
         return dataclasses.replace(found, noise=NORMAL * float(np.mean(spreads)))
 
 
 def _by_seed(rows: pd.DataFrame, column: Column) -> pd.Series:
-    return pd.Series(_column(rows, column), index=rows["seed"]).groupby(level=0).first()
+    return pd.Series(values(rows, column), index=rows["seed"]).groupby(level=0).first()
 
 
 def _paired(one: pd.DataFrame, other: pd.DataFrame, column: Column) -> pd.Series:
@@ -227,8 +229,8 @@ class Correlation(_OfNetworks):
         found = _over_seeds(self.statistic, rows, self.columns, self.within, correlation=True)
         if ECE not in self.columns or found is None:
             return found
-        by_chance = NORMAL * math.sqrt(2) * _column(rows, _FLOOR).mean()
-        alike = np.ptp(_column(rows, ECE)) < by_chance
+        by_chance = NORMAL * math.sqrt(2) * values(rows, _FLOOR).mean()
+        alike = np.ptp(values(rows, ECE)) < by_chance
         return dataclasses.replace(found, noise=math.inf if alike else 0.0)
 
 
@@ -253,7 +255,7 @@ def _over_seeds(
     *,
     correlation: bool,
 ) -> Estimate | None:
-    named = [_column(rows, column) for column in columns]
+    named = [values(rows, column) for column in columns]
     seeds = rows["seed"].to_numpy()
     if within is None:
         return over_seeds(statistic, *named, seeds=seeds, correlation=correlation)

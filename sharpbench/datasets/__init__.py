@@ -12,6 +12,7 @@ datasets: Registry[Dataset] = Registry(
     builtins={
         "two_moons": "sharpbench.datasets.two_moons:TwoMoons",
         "digits": "sharpbench.datasets.digits:Digits",
+        "parity": "sharpbench.datasets.parity:Parity",
         "mnist": "sharpbench.datasets.mnist:Mnist",
         "fashion_mnist": "sharpbench.datasets.mnist:FashionMnist",
     },

@@ -7,60 +7,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from sharpbench.analysis.audit import Evidence, claims_table, with_first_rules
-from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.audit import claims_table
+from sharpbench.analysis.results import Results
 from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES
 from sharpbench.paper.figures import figure_one
 from sharpbench.paper.questions import QUESTIONS
-from sharpbench.report.audit import reason
-from sharpbench.report.sections.base import Picture, Section
+from sharpbench.report.audit import AuditSection, with_reasons
+from sharpbench.report.sections.base import Picture
 
 __all__ = ["PaperSection"]
-
-_VERDICTS = (
-    "reproduced",
-    "reproduced in direction",
-    "contradicted",
-    "inconclusive",
-    "can't be tested",
-    "not run",
-)
 
 _FIGURE_ONE = {"adam": "Adam", "crr": "CRR, scale 0.003"}
 
 
 @dataclass(frozen=True)
-class PaperSection(Section):
+class PaperSection(AuditSection):
     """The audit of arXiv:2511.01438, from every suite of it that has run in this results folder."""
 
     name, title, link, place = "paper", "The paper, checked", "The paper", 10
-
-    def applies(self, results: Results) -> bool:
-        return results.suite in SUITES and results.store is not None
+    audit, claims, suites = "paper", CLAIMS, SUITES
 
     def subtitle(self, results: Results) -> str:
         return "arXiv:2511.01438, claim by claim"
 
-    def sentences(self, results: Results) -> list[str]:
-        found = _claims(results)["verdict"].value_counts()
-        told = ", ".join(f"{found[word]} {word}" for word in _VERDICTS if word in found)
-        return [f"Of {found.sum()} claims: {told}."]
-
     def tables(self, results: Results) -> Mapping[str, Any]:
-        rows = _claims(results).to_dict("records")
-        if results.store:
-            rows = with_first_rules(results.store, "paper", rows)
-        questions = claims_table(_frames(results), QUESTIONS).to_dict("records")
-        return {
-            name: [{**row, "reason": reason(row)} for row in table]
-            for name, table in (("claims", rows), ("questions", questions))
-        }
+        questions = claims_table(results.once(self.frames), QUESTIONS).to_dict("records")
+        return {**super().tables(results), "questions": with_reasons(questions)}
 
     def pictures(self, results: Results) -> Iterable[Picture]:
-        frame = _frames(results).get("paper_two_moons")
+        frame = results.once(self.frames).get("paper_two_moons")
         if frame is None:
             return
         rows = frame[(frame["kind"] == "trajectory") & (frame["recipe.epochs"] == 50)]
@@ -73,14 +49,3 @@ class PaperSection(Section):
                 "Figure 1 (means, with the 2.5–97.5 percentiles at the end); right: mean and the same "
                 "percentiles over the seeds here.",
             )
-
-
-@computed_once
-def _frames(results: Results) -> Mapping[str, pd.DataFrame]:
-    """The records of every suite of the audit that has run in the same folder."""
-    return Evidence.of(results.store, SUITES).frames if results.store else {}
-
-
-@computed_once
-def _claims(results: Results) -> pd.DataFrame:
-    return claims_table(_frames(results), CLAIMS)

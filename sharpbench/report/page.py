@@ -25,7 +25,7 @@ from sharpbench.version import __version__
 __all__ = ["write_report"]
 
 _FIGURES = ("measurement", "evaluation", "trajectory", "problem", "calibration")
-_MACROS = '{% from "macros.html" import picture, head with context %}\n'
+_MACROS = '{% from "macros.html" import picture, head, claims_table with context %}\n'
 
 
 @dataclass(frozen=True)

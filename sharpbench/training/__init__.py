@@ -19,6 +19,7 @@ recipes: Registry[Recipe] = Registry(
         "input_gradient_penalty": "sharpbench.training.penalties:InputGradientPenalty",
         "jacobian_penalty": "sharpbench.training.penalties:JacobianPenalty",
         "sam": "sharpbench.training.sam:Sam",
+        "parity_solution": "sharpbench.training.parity:ParitySolution",
         "swa": "sharpbench.training.averaging:Swa",
     },
 )

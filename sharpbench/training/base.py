@@ -19,7 +19,15 @@ from sharpbench.registry import Plugin, added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Splits, batched_outputs, per_sample_loss
 
-__all__ = ["Callback", "Iterates", "LossOfBatch", "Recipe", "TrainingLog"]
+__all__ = [
+    "Callback",
+    "Iterates",
+    "LossOfBatch",
+    "Recipe",
+    "TrainingLog",
+    "mean_loss",
+    "test_figures",
+]
 
 Callback = Callable[[int, nn.Module], None]
 """``callback(epoch, model)`` after each epoch, from 1, with the model in evaluation mode."""
@@ -191,10 +199,10 @@ class Recipe(Plugin, ABC):
                     break
                 with torch.random.fork_rng(devices=devices):
                     run.iterates.settle(epoch)
-                row = {"epoch": float(epoch), **row, **_test_figures(model, data)}
+                row = {"epoch": float(epoch), **row, **test_figures(model, data)}
                 reached = row["train_loss"]
                 if self.stop_on == "evaluated":
-                    reached = row["evaluated_train_loss"] = _mean_loss(model, data)
+                    reached = row["evaluated_train_loss"] = mean_loss(model, data)
                 log.epochs.append(row)
                 with torch.random.fork_rng(devices=devices):
                     for callback in callbacks:
@@ -286,12 +294,14 @@ class Recipe(Plugin, ABC):
         }[self.schedule]
 
 
-def _mean_loss(model: nn.Module, data: Splits) -> float:
+def mean_loss(model: nn.Module, data: Splits) -> float:
+    """Of all training data."""
     outputs = batched_outputs(model, data.train_inputs)
     return float(per_sample_loss(data.task)(outputs, data.train_targets).mean())
 
 
-def _test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:
+def test_figures(model: nn.Module, data: Splits) -> dict[str, Any]:
+    """``test_loss`` and, of a classifier, ``test_error``, as rows of a `TrainingLog` hold them."""
     outputs = batched_outputs(model, data.test_inputs)
     if data.task == "classification":
         return {

@@ -14,6 +14,7 @@ sections: Registry[Section] = Registry(
     builtins={
         "scorecard": f"{_HERE}.scorecard:Scorecard",
         "paper": "sharpbench.paper.section:PaperSection",
+        "falsification": "sharpbench.falsification.section:FalsificationSection",
         "right": f"{_HERE}.right:Right",
         "invariant": f"{_HERE}.invariant:Invariant",
         "predictive": f"{_HERE}.predictive:Predictive",
