@@ -139,6 +139,25 @@ class SubjectFolder:
         """Every record, the last one of each key."""
         return list(self.load().records)
 
+    def recorded(self) -> int | None:
+        """Bytes of its records; None where there is no description, without which they don't count.
+
+        Opens nothing. Raises ClaimLost where the folder is held, and isn't this process's any more.
+        """
+        self._check_claim()
+        if fault_of(self.path / _DESCRIPTION):
+            return None
+        try:
+            return (self.path / _LINES).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def look_again(self) -> None:
+        """Let a file system of several machines ask what there is now: it does when a file is opened."""
+        for path in (self.path.parent, self.path, self.path / _DESCRIPTION, self.path / _LINES):
+            with suppress(OSError):
+                os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Write the weights, then the description that makes them count."""
         self._check_claim()
@@ -615,10 +634,31 @@ class ResultsStore:
     def check_held(self) -> None:
         """Raises InputError if the folder that a run holds was deleted, or another put in its place."""
         if self._held is not None and self._held != _identity(self.root / ".lock"):
-            raise InputError(
-                f"{self.root} was deleted while the run wrote to it; run again, and what is missing is done "
-                "again"
-            )
+            raise _deleted(self.root)
+
+    def check_recorded(self, recorded: Mapping[str, int]) -> None:
+        """Raises InputError unless each subject, by its key, has so many bytes of records still."""
+
+        def gone(folder: SubjectFolder, bytes_then: int) -> bool:
+            found = folder.recorded()
+            return found is None or found < bytes_then
+
+        missing = []
+        for key, bytes_then in recorded.items():
+            folder = self.subject(key)
+            if gone(folder, bytes_then):
+                folder.look_again()
+                if gone(folder, bytes_then):
+                    missing.append(folder.path)
+        if missing:
+            raise _deleted(missing[0], len(missing) - 1)
+
+
+def _deleted(path: Path, others: int = 0) -> InputError:
+    more = f", and so {'were' if others > 1 else 'was'} {others} more" if others else ""
+    return InputError(
+        f"{path} was deleted while the run wrote to it{more}; run again, and what is missing is done again"
+    )
 
 
 def load_records(

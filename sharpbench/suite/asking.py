@@ -58,6 +58,7 @@ class Run:
         self.problems: list[str] = []
         self.mended: list[str] = []
         self.unproven = 0
+        self.recorded: int | None = None
         self.written, self.trained = 0, False
         self._step: Step | None = None
         self._gradients: dict[tuple[str, int], float] = {}
@@ -73,6 +74,7 @@ class Run:
             tuple(self.problems),
             mended=tuple(self.mended),
             unproven=self.unproven,
+            recorded=self.recorded,
         )
 
     @contextmanager

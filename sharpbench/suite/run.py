@@ -36,6 +36,7 @@ def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches
             run.mended += folder.mend()
             run.unproven = folder.load().unproven
             run.run()
+            run.recorded = folder.recorded()
         except (InputError, OSError):
             raise
         except Exception as error:

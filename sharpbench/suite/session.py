@@ -39,6 +39,8 @@ def run_plan(
     The manifest, from which the report knows what belongs to the suite, is that of ``full_plan``:
     with ``--only`` the other subjects keep their place. ``standings``: of the plan's subjects, by a fresh
     `survey`, if the caller has made one.
+
+    Raises InputError, also when all is done, if what a subject recorded was taken away meanwhile.
     """
     with closing(engine):
         run = provenance.new_run_id()
@@ -66,7 +68,7 @@ def run_plan(
             if standing.settled:
                 done = SubjectOutcome(
                     subject.key, subject.label, trained=False, measured=0, problems=standing.problems,
-                    unproven=standing.unproven,
+                    unproven=standing.unproven, recorded=store.subject(subject.key).recorded() or 0,
                 )  # fmt: skip
                 finished(done)
                 outcomes.append(done)
@@ -86,13 +88,14 @@ def run_plan(
             )
             for subject in waiting
         ]
-        if not tasks:
-            return outcomes
-        with closing(engine.run(tasks, notify)) as run_one:
-            for outcome in run_one:
-                store.check_held()
-                finished(outcome)
-                outcomes.append(outcome)
+        if tasks:
+            with closing(engine.run(tasks, notify)) as run_one:
+                for outcome in run_one:
+                    store.check_held()
+                    finished(outcome)
+                    outcomes.append(outcome)
+        store.check_held()
+        store.check_recorded({o.key: o.recorded for o in outcomes if o.recorded is not None})
         return outcomes
 
 

@@ -105,3 +105,6 @@ class SubjectOutcome:
     """What was damaged in the results folder, and where it was moved to."""
     unproven: int = 0
     """Records and descriptions of an older version, which wrote no checksums."""
+    recorded: int | None = None
+    """`SubjectFolder.recorded` at the end of the work: what has to be there when the run ends. None of a
+    subject whose work failed as a whole."""

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -283,10 +284,12 @@ def test_a_folder_that_is_taken_away_ends_the_run(tmp_path, engine, what):
     while len(lines(results)) < 40:
         assert told.process.is_alive()
         time.sleep(0.01)
+    os.kill(told.process.pid, signal.SIGSTOP)  # that it doesn't end before they are gone
     taken = [results] if not what else [p.parent for p in results.glob("*/measurements.jsonl")]
     (folder / "away").mkdir()
     for path in taken:
         path.rename(folder / "away" / path.name)
+    os.kill(told.process.pid, signal.SIGCONT)
     assert told.code() == 2
     assert "was deleted while" in told.err.read_text()
     assert "Traceback" not in told.err.read_text()

@@ -50,6 +50,12 @@ def end(how: str) -> None:
     elif how == "closes":
         os.closerange(3, 200)
         time.sleep(600)
+    elif how.startswith("takes "):  # away the folder that its figure is to be recorded in
+        take_away(next(Path(how.removeprefix("takes ")).glob("*/.claim")).parent)
+
+
+def take_away(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "away")
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def plugged_in():
     problems.forget("plane")
 
 
-def run(folder: Path, blocks: str, engine, limits: str = ""):
+def run(folder: Path, blocks: str, engine, limits: str = "", finished=lambda outcome: None):
     suite = folder / "deadly.toml"
     suite.write_text(
         f'name = "deadly"\nseeds = [0]\n{blocks}\n[cost]\nrepeats = 1\n[limits]\n{limits}\n'
@@ -102,7 +108,7 @@ def run(folder: Path, blocks: str, engine, limits: str = ""):
     told: list[tuple[str, int]] = []
     outcomes = run_plan(
         plan, plan, ResultsStore(folder / "results"), folder, suite_text="", command="test", engine=engine,
-        notify=lambda *event: told.append(event), finished=lambda _: None,
+        notify=lambda *event: told.append(event), finished=finished,
     )  # fmt: skip
     return {outcome.label: outcome for outcome in outcomes}, sum(n for _, n in told)
 
@@ -165,6 +171,59 @@ def test_a_worker_that_dies_once_is_replaced_and_nobody_is_bothered(tmp_path):
     assert dealt_with == 2
     rows = load_records(tmp_path / "results", suite="deadly")
     assert rows.value.tolist() == [1.0, 2.0]
+
+
+TRAINED = """
+[[subjects]]
+dataset = { name = "two_moons", n = 60 }
+model = { name = "mlp", widths = [4] }
+recipe = { name = "adam", epochs = [1, 2] }
+[[metrics]]
+name = "margin"
+"""
+ASKED = block("size = [1, 2]", 'how = ""')
+
+
+@pytest.mark.parametrize("engine", [InlineEngine, ProcessEngine])
+def test_a_folder_that_is_taken_away_while_it_is_written_to_ends_the_run(tmp_path, engine):
+    takes = block("size = 2", f'how = "takes {tmp_path / "results"}"')
+    with pytest.raises(InputError, match="was deleted while it was written to; run again"):
+        run(tmp_path, block("size = 1", 'how = ""') + takes, engine())
+
+
+@pytest.mark.parametrize(
+    ("engine", "blocks", "again"),
+    [
+        (InlineEngine, ASKED, False),
+        (ProcessEngine, ASKED, False),
+        (InlineEngine, ASKED, True),
+        (InlineEngine, TRAINED, True),
+    ],
+)
+def test_a_folder_that_is_taken_away_after_its_work_ends_the_run(tmp_path, engine, blocks, again):
+    taken = []
+
+    def finished(outcome):
+        if not taken:
+            taken.append(ResultsStore(tmp_path / "results").subject(outcome.key).path)
+            take_away(taken[0])
+
+    if again:  # nothing is to do
+        run(tmp_path, blocks, engine())
+    with pytest.raises(InputError, match="was deleted while the run wrote to it; run again"):
+        run(tmp_path, blocks, engine(), finished=finished)
+    outcomes, _ = run(tmp_path, blocks, engine())
+    assert sorted(o.measured > 0 for o in outcomes.values()) == [False, True]
+
+
+def test_records_that_are_cut_off_after_their_subject_was_done_end_the_run(tmp_path):
+    def finished(outcome):
+        os.truncate(
+            ResultsStore(tmp_path / "results").subject(outcome.key).path / "measurements.jsonl", 9
+        )
+
+    with pytest.raises(InputError, match="was deleted while the run wrote to it; run again"):
+        run(tmp_path, block("size = 1", 'how = ""'), InlineEngine(), finished=finished)
 
 
 def test_an_engine_that_cannot_do_it_says_so(monkeypatch):

@@ -108,12 +108,12 @@ def add_node(cluster):
     return cluster.add_node(num_cpus=1, object_store_memory=10**8)
 
 
-def run(folder: Path, text: str, engine, notify=lambda text, dealt_with: None):
+def run(folder: Path, text: str, engine, finished=lambda outcome: None):
     (folder / "suite.toml").write_text(text)
     plan = make_plan(load_suite(folder / "suite.toml"))
     return run_plan(
         plan, plan, ResultsStore(folder / "results"), folder, suite_text="", command="test", engine=engine,
-        notify=notify, finished=lambda _: None,
+        notify=lambda text, dealt_with: None, finished=finished,
     )  # fmt: skip
 
 
@@ -197,6 +197,14 @@ def test_two_nodes_give_every_digit_and_a_lost_node_costs_nothing(cluster, plugg
     assert sorted(frame.status) == ["error", "ok"]
     assert frame[frame.status == "ok"].value.tolist() == [1.0]
     assert lines(lost / "results") == 2
+
+    def take_away(outcome):
+        ResultsStore(here / "results").subject(outcome.key).path.rename(tmp_path / "away")
+
+    (here / "go").touch()
+    asked = suite.replace(f"{deadly}, ", "").replace(str(lost), str(here))
+    with pytest.raises(InputError, match="was deleted while the run wrote to it; run again"):
+        run(here, asked, RayEngine(), finished=take_away)
 
 
 def test_what_the_engine_cannot_do_is_told():
