@@ -53,7 +53,9 @@ class Work:
             self.higher += samples * 2 ** (order - 1)
 
 
-Source = Literal["points", "probes", "directions", "draws", "rounding", "other"]
+Source = Literal[
+    "points", "probes", "directions", "points and directions", "draws", "rounding", "other"
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class ErrorComponent:
     """One source of a figure's random error.
 
     ``source``: ``points`` (the samples measured are a part of those meant), ``probes`` (random vectors of
-    an estimator), ``directions`` (in input space), ``draws`` (random perturbations or partitions),
+    an estimator), ``directions`` (in input space; ``points and directions`` where one direction a point
+    does not tell them apart), ``draws`` (random perturbations or partitions),
     ``rounding`` (of the working precision), ``other`` (a plug-in's that names none).
     ``size``: its standard error in the figure's unit; None where the source is there but its size is not
     told: by one draw alone, or by another library.

@@ -115,7 +115,7 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
         inside = unwidened or off <= interval[1] - measurement.value + (bound or 0.0) + rounding
     tolerance = parameters.get("tolerance")
     exact = measurement.converged and not bound and not states
-    of_all = not any(e.source == "points" for e in measurement.errors)
+    of_all = not any(e.source.startswith("points") for e in measurement.errors)
     known = not _missing(row["expected"])
     # An iteration's own rule can claim what it gives no error for; of random vectors only an error can.
     silent = any(e.size is None and e.source != "other" for e in measurement.errors)

@@ -217,7 +217,7 @@ def random_error(frame: pd.DataFrame) -> pd.Series:
 
 
 def error_on_same_points(frame: pd.DataFrame) -> pd.Series:
-    """`random_error` without the components ``points`` and ``directions``.
+    """`random_error` without the components ``points`` and ``directions``, apart or as one.
 
     Figures of one seed, by two implementations or before and after a transformation, are measured on
     the same points along the same directions: what these add to the error is the same in both.
@@ -263,6 +263,9 @@ def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
     return left.where(told, 0 * left if "errors" not in frame else 0.0)
 
 
+_PLACES = {"points", "directions", "points and directions"}
+"""Sources of error that are the same where points and directions are."""
+
 _Chosen = Callable[[pd.DataFrame], pd.Series]
 """Which of the `_components` count."""
 
@@ -277,11 +280,11 @@ def _off_points(parts: pd.DataFrame) -> pd.Series:
 
 
 def _off_points_and_directions(parts: pd.DataFrame) -> pd.Series:
-    return ~parts["source"].isin({"points", "directions"})
+    return ~parts["source"].isin(_PLACES)
 
 
 def _off_random_numbers(parts: pd.DataFrame) -> pd.Series:
-    return ~parts["source"].isin({"points", "directions", "probes", "draws"})
+    return ~parts["source"].isin(_PLACES | {"probes", "draws"})
 
 
 _CHOSEN: dict[Callable[[pd.DataFrame], pd.Series], _Chosen] = {

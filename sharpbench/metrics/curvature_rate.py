@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -28,7 +29,7 @@ from sharpbench.metrics.base import (
     sampled,
     torch_dtype,
 )
-from sharpbench.metrics.mean_over_points import jackknife
+from sharpbench.metrics.mean_over_points import Errors, jackknife_in_two_stages
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.directional import directional_derivatives
@@ -89,9 +90,12 @@ class CurvatureRate(Metric):
 
     The unit of λ is 1/order: with the input scaled by 1/c it grows by log c. It depends on the range
     of orders: for analytic networks the raw slope grows without bound with it, since the derivatives
-    grow like n!. The error is a jackknife over the points, each with directions of
-    its own, so that it is that of both; its degrees of freedom fall where few points carry
-    the mean and skew it, as with the norms ``rms`` and ``frobenius``.
+    grow like n!. The error has the components ``points`` (none where all of the split's, or of those
+    chosen in it, are measured) and ``directions`` (none where they are not random: the gradient's, and
+    unit directions of one input), by jackknives over the points and over the directions of each one. One
+    direction a point does not tell the two apart: they are ``points and directions`` then, and of all
+    points ``directions``, whose size holds the spread of the points too. Degrees of freedom fall where few
+    points carry the mean and skew it, as with the norms ``rms`` and ``frobenius``.
 
     Parameters:
     ``protocol`` sets the others together: ``paper_two_moons``, ``paper_mnist``, ``paper_table2`` are
@@ -119,7 +123,7 @@ class CurvatureRate(Metric):
     name = "curvature_rate"
     title = "curvature rate λ"
     unit = "log 1/[input]"
-    version = 6
+    version = 7
     space = "input"
     by_at_inputs = True
     reference = "arXiv:2511.01438, sections 2.1 and 5.2"
@@ -224,7 +228,7 @@ class CurvatureRate(Metric):
         dtype = torch_dtype(self.dtype)
         model = subject.at_inputs(dtype)
         work = Work()
-        inputs, targets, chosen = self._points(subject, model.model, dtype, work, seed)
+        inputs, targets, population, chosen = self._points(subject, model.model, dtype, work, seed)
         inputs, targets = model.of(inputs, targets)
         scalar = self._scalar(subject, model)
         coefficients: Coefficients = _by_taylor_mode
@@ -256,24 +260,24 @@ class CurvatureRate(Metric):
                 f"no point has finite, non-zero derivatives of all orders {list(self.orders)}: "
                 "the loss is flat, saturated or not finite there"
             )
-        points = self._over_directions(logs[kept]).double().cpu()
+        logs = logs[kept].double().cpu()
+        points = self._over_directions(logs)
         if self.normalization == "factorial":
             points -= log_factorials(max(self.orders))[list(self.orders)]
         one = torch.ones(1, len(points), dtype=torch.float64) / len(points)
         y = self._over_points(points, one)
         slope, residual = growth_rate(self.orders, y, self.fit, self.weight_decay)
-        without = self._without_each(points)
-        slopes, _ = growth_rate(self.orders, without, self.fit, self.weight_decay)
-        by_order = [jackknife(column, source="points").size for column in without.unbind(1)]
+        left = 1 - len(inputs) / population
+        errors, by_order = self._errors(logs, inputs[0].numel(), left)
         return Measurement(
             value=float(slope),
-            errors=(jackknife(slopes, source="points"),),
+            errors=errors,
             samples=len(inputs),
             work=work,
             details={
                 "orders": list(self.orders),
                 "log_derivative": y[0].tolist(),
-                "log_derivative_standard_error": by_order if len(points) > 1 else None,
+                "log_derivative_standard_error": None if None in by_order else by_order,
                 "residual_rms": float(residual),
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
@@ -359,7 +363,8 @@ class CurvatureRate(Metric):
 
     def _points(
         self, subject: Subject, model: nn.Module, dtype: torch.dtype, work: Work, seed: int
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor, int, dict[str, Any]]:
+        """Points and targets, of how many they are drawn, and how these were chosen."""
         inputs, targets = subject.data(self.split)
         chosen: dict[str, Any] = {}
         if self.points != "all":
@@ -383,10 +388,11 @@ class CurvatureRate(Metric):
                 nearest = (confidence - sum(self.band) / 2).abs().argsort(stable=True)
                 inputs, targets = inputs[nearest[: self.nearest]], targets[nearest[: self.nearest]]
             chosen = {"points_in_band": found, "fallback_to_nearest": found == 0}
+        population = len(inputs)
         inputs, targets = sampled((inputs, targets), self.samples, seed=derive_seed(seed, "points"))
         if targets.is_floating_point():
             targets = targets.to(dtype)
-        return inputs.to(dtype), targets, chosen
+        return inputs.to(dtype), targets, population, chosen
 
     # --- what -----------------------------------------------------------------------------------
 
@@ -537,14 +543,43 @@ class CurvatureRate(Metric):
         top = points.max(0).values
         return 0.5 * (weights @ (2 * (points - top)).exp()).log() + top
 
-    def _without_each(self, points: Tensor) -> Tensor:
-        """yₙ from all of the points (N, orders) but one, (N, orders)."""
-        rest = max(len(points) - 1, 1)
-        if self.norm == "geometric_mean":
-            return (points.sum(0) - points) / rest
-        top = points.max(0).values
-        squares = (2 * (points - top)).exp()
-        return 0.5 * ((squares.sum(0) - squares).clamp_min(0) / rest).log() + top
+    def _errors(self, logs: Tensor, size: int, left: float) -> tuple[Errors, list[float | None]]:
+        """The components of λ's error, and the standard error of each yₙ, from log|dₙ| (N, D, orders).
+
+        ``size`` of an input; ``left``: the share of the points meant that is not measured.
+        """
+        without, inside = self._without_each(logs)
+        certain = self.direction_law == "gradient" or (self.direction_law == "sphere" and size == 1)
+
+        def components(figure: Callable[[Tensor], Tensor]) -> Errors:
+            more = None if certain else figure(inside)
+            return jackknife_in_two_stages(figure(without), more, left=left)
+
+        def slope(y: Tensor) -> Tensor:
+            return growth_rate(self.orders, y, self.fit, self.weight_decay)[0]
+
+        by_order = [
+            Measurement(0.0, errors=components(itemgetter((..., k)))).standard_error
+            for k in range(len(self.orders))
+        ]
+        return components(slope), by_order
+
+    def _without_each(self, logs: Tensor) -> tuple[Tensor, Tensor]:
+        """yₙ up to a constant from log|dₙ| (N, D, orders): without each point (N, orders), and without each
+        direction of each point (N, D, orders), or (N, 0, orders) where D is 1."""
+        points, directions = logs.shape[:2]
+        geometric = self.norm == "geometric_mean"
+        top = logs.amax((0, 1))
+        values = logs if geometric else (2 * (logs - top)).exp()
+        own = values.mean(1)
+        without = (own.sum(0) - own) / max(points - 1, 1)
+        others = values[:, : 0 if directions == 1 else directions]
+        others = (directions * own.unsqueeze(1) - others) / max(directions - 1, 1)
+        inside = ((own.sum(0) - own).unsqueeze(1) + others) / points
+        if geometric:
+            return without, inside
+        without, inside = (0.5 * v.clamp_min(0).log() + top for v in (without, inside))
+        return without, inside
 
 
 def _by_taylor_mode(

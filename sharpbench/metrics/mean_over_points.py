@@ -1,4 +1,4 @@
-"""The answer of a metric that is a mean over points."""
+"""The answer of a metric that is a mean over points, or over directions at each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
-__all__ = ["jackknife", "mean_over_points", "mean_over_tokens"]
+__all__ = ["jackknife", "jackknife_in_two_stages", "mean_over_points", "mean_over_tokens"]
+
+Errors = tuple[ErrorComponent, ...]
 
 
 def jackknife(without: Tensor, *, source: Source, left: float = 1.0) -> ErrorComponent:
@@ -23,6 +25,68 @@ def jackknife(without: Tensor, *, source: Source, left: float = 1.0) -> ErrorCom
         return ErrorComponent(source, None)
     size = math.sqrt(n - 1) * float(without.std(correction=0)) * math.sqrt(left)
     return ErrorComponent(source, size, degrees_of_freedom(without))
+
+
+def jackknife_in_two_stages(without: Tensor, inside: Tensor | None, *, left: float) -> Errors:
+    """The errors ``points`` and ``directions`` of a figure of N points with D random directions each.
+
+    ``without`` (N,): the figure without each point; ``inside`` (N, D): without each direction of each
+    point (N, 0 where D is 1: nothing is left then), None where the directions are not random. ``left``:
+    the share of the points meant that is not measured, 1 − n/N; 0 where all of them are.
+
+    The spread over the points is that of both, V; the spread of each point's directions, a jackknife in
+    strata, is theirs alone, V_d. So V_d + ``left``·(V − V_d) is the variance (Cochran 1977, §10.3), and
+    the second term, no less than 0, is that of ``points``. By one direction the two can't be told apart:
+    of some of the points the component is ``points and directions``, V; of all of them it is
+    ``directions``, for which V is too large, if anything.
+
+    The degrees of freedom of ``points`` are those that give the sum its own, though the two estimates
+    depend on each other.
+    """
+    if inside is None:
+        return (jackknife(without, source="points", left=left),) if left > 0 else ()
+    if inside.shape[1] < 2:
+        return (jackknife(without, source="points and directions" if left > 0 else "directions"),)
+    directions = _of_strata(without, inside)
+    if not left > 0:
+        return (directions,)
+    whole = jackknife(without, source="points")
+    if whole.size is None or directions.size is None:
+        return ErrorComponent("points", None), directions
+    both, own = whole.size**2, directions.size**2
+    variance = left * max(both - own, 0.0)
+    assert whole.degrees_of_freedom is not None
+    assert directions.degrees_of_freedom is not None
+    scatter_of_own = own**2 / directions.degrees_of_freedom
+    scatter = left**2 * both**2 / whole.degrees_of_freedom + (1 - left) ** 2 * scatter_of_own
+    rest = scatter - scatter_of_own
+    most = len(without) - 1.0
+    free = min(max(variance**2 / rest, 1.0), most) if rest > 0 else most
+    return ErrorComponent("points", math.sqrt(variance), free), directions
+
+
+def _of_strata(without: Tensor, inside: Tensor) -> ErrorComponent:
+    """The jackknife in N strata of D values each, of a figure that is ``inside`` (N, D) without each value,
+    and ``without`` (N,) each stratum.
+
+    The square of the variance of D normal values is smaller on average than its estimate's by
+    (D − 1)/(D + 1), which Satterthwaite's degrees of freedom allow for. Skewness is that of all values
+    together: about the mean of two, each is as far on its side as the other.
+    """
+    strata, each = inside.shape
+    if not inside.isfinite().all():
+        return ErrorComponent("directions", None)
+    own = (each - 1) * inside.var(1, correction=0)
+    total = float(own.sum())
+    free = float(strata * (each - 1))
+    if total > 0:
+        free = (each + 1) * total**2 / float(own.square().sum())
+        values = strata * (each - 1) * (inside - inside.mean(1, keepdim=True))
+        if strata > 1 and without.isfinite().all():
+            values = values + (strata - 1) * without.unsqueeze(1)
+        skewed = 1 / degrees_of_freedom(values.flatten()) - 1 / (values.numel() - 1)
+        free = max(1 / (1 / free + skewed), 1.0)
+    return ErrorComponent("directions", math.sqrt(total), free)
 
 
 def mean_over_tokens(values: Tensor, kept: Tensor, work: Work) -> Measurement:

@@ -23,6 +23,7 @@ from torch import Tensor
 from sharpbench.curvature.lanczos import EigenResult
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent
+from sharpbench.metrics.mean_over_points import Errors
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = [
@@ -40,7 +41,6 @@ _GROUPS = 32
 _PROBES = 8
 """Random signs that tell the groups' traces and norms apart."""
 
-Errors = tuple[ErrorComponent, ...]
 Groups = Sequence[Tensor]
 
 

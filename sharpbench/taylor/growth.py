@@ -29,6 +29,6 @@ def growth_rate(
     if fit == "endpoints":
         weights = ((n == n.min()) | (n == n.max())).double()
     root = weights.sqrt()
-    solution = torch.linalg.pinv(root.unsqueeze(1) * design) @ (root * y).mT  # (terms, rows)
+    solution = torch.linalg.pinv(root.unsqueeze(1) * design) @ (root * y).mT  # (…, terms, rows)
     residual = (y - (design @ solution).mT).square().mean(-1).sqrt()
-    return solution[1], residual
+    return solution[..., 1, :], residual

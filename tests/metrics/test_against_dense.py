@@ -77,8 +77,8 @@ def test_curvature_rate_from_whole_derivative_tensors(tiny):
     x, y = sampled(tiny.data("test"), samples, seed=derive_seed(SEED, "points"))
     model = tiny.working_model(torch.float64)
     generator = torch_generator(derive_seed(SEED, "directions"))
-    logs = torch.zeros(samples, 3, dtype=torch.float64)
-    for _ in range(2):
+    every = torch.zeros(samples, 2, 3, dtype=torch.float64)
+    for j in range(2):
         u = torch.randn(samples, 2, generator=generator, dtype=torch.float64)
         u = u / u.norm(dim=1, keepdim=True)
         for i in range(samples):
@@ -97,11 +97,17 @@ def test_curvature_rate_from_whole_derivative_tensors(tiny):
             for n, tensor in enumerate(tensors):
                 for _ in range(n + 1):
                     tensor = tensor @ u[i]
-                logs[i, n] += tensor.abs().log().item() / 2
+                every[i, j, n] = tensor.abs().log().item()
+    logs = every.mean(1)
     slopes = (logs[:, 2] - logs[:, 0]) / 2  # the least-squares slope over n = 1, 2, 3
     assert found.value == pytest.approx(float(slopes.mean()), rel=1e-9)
-    plain = float(slopes.std()) / math.sqrt(samples)
-    assert found.standard_error == pytest.approx(plain, rel=1e-6)
+    points, directions = found.errors
+    of_each = (every[:, :, 2] - every[:, :, 0]) / 2
+    inside = float(of_each.var(1).sum()) / 2 / samples**2
+    assert directions.size == pytest.approx(math.sqrt(inside), rel=1e-9)
+    left = 1 - samples / len(tiny.data("test")[0])
+    both = float(slopes.var()) / samples
+    assert points.size == pytest.approx(math.sqrt(left * (both - inside)), rel=1e-9)
     assert found.details["log_derivative"] == pytest.approx(logs.mean(0).tolist(), rel=1e-9)
 
 

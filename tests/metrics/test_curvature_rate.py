@@ -37,12 +37,12 @@ def identity_loss(outputs, targets):
 
 @pytest.mark.parametrize("k", [0.5, 1.0, 3.0])
 def test_an_exponential_has_rate_log_of_its_exponent(k):
-    """dₙ = kⁿ e^{kx} along a unit direction of one dimension: λ = log k exactly, with no error."""
+    """dₙ = kⁿ e^{kx} along a unit direction of one dimension: λ = log k exactly, and called so."""
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)
     subject = sb.Subject(Waves(k).double(), x, torch.zeros(20, 1), loss=identity_loss)
     found = sb.measure(subject, "curvature_rate", orders=(1, 2, 3, 4, 5), seed=0)
     assert found.value == pytest.approx(math.log(k), abs=1e-12)
-    assert found.standard_error == pytest.approx(0, abs=1e-12)
+    assert found.exact
     assert found.details["residual_rms"] == pytest.approx(0, abs=1e-12)
 
 
@@ -344,16 +344,59 @@ def test_outputs_of_a_piecewise_linear_network_have_no_rate(moons, target):
 
 
 @pytest.mark.parametrize("norm", ["geometric_mean", "rms"])
-def test_the_jackknife_leaves_one_point_out_at_a_time(norm):
+def test_the_jackknives_leave_out_one_point_and_one_direction_at_a_time(norm):
     metric = CurvatureRate(norm=norm, orders=(1, 2, 3))
-    logs = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = metric._without_each(logs)
+    logs = torch.randn(6, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    without, inside = metric._without_each(logs)
+
+    def by_hand(points):
+        if norm == "geometric_mean":
+            return np.mean([point.mean(0) for point in points], 0)
+        return np.log(np.mean([(np.exp(point) ** 2).mean(0) for point in points], 0)) / 2
+
     for i in range(6):
-        rest = np.delete(logs.numpy(), i, 0)
-        by_hand = (
-            rest.mean(0) if norm == "geometric_mean" else np.log((np.exp(rest) ** 2).mean(0)) / 2
-        )
-        assert found[i].numpy() == pytest.approx(by_hand, rel=1e-12)
+        points = list(logs.numpy())
+        rest = points[:i] + points[i + 1 :]
+        assert without[i].numpy() == pytest.approx(by_hand(rest), rel=1e-12)
+        for j in range(4):
+            left = [*rest, np.delete(points[i], j, 0)]
+            assert inside[i, j].numpy() == pytest.approx(by_hand(left), rel=1e-12)
+    assert metric._without_each(logs[:, :1])[1].shape == (6, 0, 3)
+
+
+def test_points_and_directions_are_told_apart(exponential):
+    """e^{w·x}: log|dₙ| = n log|w·u| + w·x, so that the slope of each direction is log|w·u| and the same
+    for all points: Var log|z| = π²/8 a direction, nothing from the points."""
+    subject, _ = exponential
+    gaussian = {"direction_law": "gradient", "samples": 100}, {"direction_law": "gaussian"}
+    exact, several = ({**g, "target": 0} for g in gaussian)
+    for samples, sources in ((400, ["directions"]), (100, ["points", "directions"])):
+        found = sb.measure(subject, "curvature_rate", **several, samples=samples, directions=8)
+        sizes = {e.source: e.size for e in found.errors}
+        assert list(sizes) == sources
+        expected = math.pi / math.sqrt(8) / math.sqrt(8 * samples)
+        assert sizes["directions"] == pytest.approx(expected, rel=0.1)
+        assert found.standard_error < 1.5 * expected
+    along = sb.measure(subject, "curvature_rate", **exact)
+    assert [e.source for e in along.errors] == ["points"]
+    assert along.standard_error == pytest.approx(0, abs=1e-9)
+    assert sb.measure(subject, "curvature_rate", **{**exact, "samples": "all"}).exact
+    for samples, source in ((100, "points and directions"), ("all", "directions")):
+        one = sb.measure(subject, "curvature_rate", **several, samples=samples, directions=1)
+        assert [e.source for e in one.errors] == [source]
+        n = one.samples
+        assert one.standard_error == pytest.approx(math.pi / math.sqrt(8 * n), rel=0.2)
+
+
+def test_the_error_of_all_points_is_what_other_directions_change(tiny):
+    """The spread of λ over seeds, of which each one's points are the same, is the ``directions`` stated."""
+    found = [
+        sb.measure(tiny, "curvature_rate", samples="all", directions=2, seed=seed)
+        for seed in range(40)
+    ]
+    assert {e.source for m in found for e in m.errors} == {"directions"}
+    spread = np.std([m.value for m in found], ddof=1)
+    assert spread == pytest.approx(np.mean([m.standard_error for m in found]), rel=0.3)
 
 
 class Tied(nn.Module):

@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from sharpbench.curvature.trace import degrees_of_freedom
-from sharpbench.measurement import Work
-from sharpbench.metrics.mean_over_points import jackknife, mean_over_points
+from sharpbench.measurement import Measurement, Work
+from sharpbench.metrics.mean_over_points import (
+    jackknife,
+    jackknife_in_two_stages,
+    mean_over_points,
+)
 from sharpbench.seeds import torch_generator
 from tests.calibration.coverage import assert_covers
 
@@ -48,3 +52,57 @@ def test_coverage_of_means_of_skewed_and_of_heavy_tailed_laws(law, n):
     }[law]
     found = [mean_over_points(row, Work()).interval() for row in values]
     assert_covers([interval for interval in found if interval], truth)
+
+
+def two_stages(x: torch.Tensor, population: int) -> Measurement:
+    """The mean of x (n, D), n points of a population with D directions each."""
+    n, each = x.shape
+    own = x.mean(1)
+    without = (own.sum() - own) / (n - 1)
+    others = (each * own.unsqueeze(1) - x[:, : each if each > 1 else 0]) / max(each - 1, 1)
+    inside = ((own.sum() - own).unsqueeze(1) + others) / n
+    errors = jackknife_in_two_stages(without, inside, left=1 - n / population)
+    return Measurement(float(own.mean()), errors=errors)
+
+
+def test_the_variance_of_two_stages_is_that_of_the_textbook():
+    """Cochran 1977, §10.3: (1 − f)s₁²/n + f s₂²/(nD), the first stage's share without the second's."""
+    x = torch.randn(12, 3, generator=torch_generator(3), dtype=torch.float64)
+    x = x + torch.randn(12, 1, generator=torch_generator(4), dtype=torch.float64)
+    found = two_stages(x, 48)
+    first, second = float(x.mean(1).var()), float(x.var(1).mean())
+    total = 0.75 * first / 12 + 0.25 * second / 36
+    assert found.standard_error == pytest.approx(math.sqrt(total))
+    points, directions = found.errors
+    assert (points.source, directions.source) == ("points", "directions")
+    assert directions.size == pytest.approx(math.sqrt(second / 36))
+    assert [e.source for e in two_stages(x, 12).errors] == ["directions"]
+    # One direction a point: what a point adds can't be told from what its direction does.
+    for population, source in ((12, "directions"), (48, "points and directions")):
+        (one,) = two_stages(x[:, :1], population).errors
+        assert one.source == source
+        assert one.size == pytest.approx(float(x[:, 0].std()) / math.sqrt(12))
+
+
+@pytest.mark.parametrize("population", [40, 80, 4000])
+@pytest.mark.parametrize("law", ["normal", "log"])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_coverage_and_shares_of_two_stages(population, law, spread):
+    """The mean of a finite population, each point with the mean of its directions: log|z|, as λ's, or z."""
+    generator = torch_generator(5)
+    means = spread * torch.randn(population, generator=generator, dtype=torch.float64)
+    found = []
+    for _ in range(300):
+        chosen = torch.randperm(population, generator=generator)[:40]
+        z = torch.randn(40, 2, generator=generator, dtype=torch.float64)
+        along = z if law == "normal" else z.abs().log() - math.log(0.5) / 2 + 0.5 * 0.5772156649
+        found.append(two_stages(means[chosen].unsqueeze(1) + along, population))
+    assert_covers([i for m in found if (i := m.interval())], float(means.mean()))
+    of_each = 1.0 if law == "normal" else math.pi**2 / 8
+    expected = {"directions": of_each / 80}
+    if population > 40:
+        expected["points"] = (1 - 40 / population) * float(means.var()) / 40
+    for source, variance in expected.items():
+        stated = [e.size**2 for m in found for e in m.errors if e.source == source]
+        floored = 0.2 * expected["directions"] * (source == "points")
+        assert sum(stated) / 300 == pytest.approx(variance, rel=0.15, abs=floored)
