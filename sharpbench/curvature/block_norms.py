@@ -8,15 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.lanczos import SHORTENED, failure_probability, least_share
+from sharpbench.curvature.krylov import (
+    ASYMMETRY,
+    DENSE,
+    SETTLED,
+    KrylovSpace,
+    failure_probability,
+    least_share,
+    rounding_error,
+)
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed
 
 __all__ = ["BlockNorms", "block_norms"]
-
-_ASYMMETRY = 1e-2
-_SETTLED = 1e-12
-"""Of a block's size: below that float64 can't tell."""
 
 _OCTAVES = 16
 """Beyond so many above what is allowed a bound is not told."""
@@ -24,9 +28,6 @@ _OCTAVES = 16
 _OCTAVES_A_STEP = 6
 """The mean of the bounds hardly falls by more a step (on trained networks 1 to 6, hard blocks last): how
 far they are from what is allowed tells when to look again."""
-
-_DENSE = 8
-"""Up to so many unknowns a block the whole blocks take no more products than iterating."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def block_norms(
     """
     size = operator.dimension // blocks
     weights = torch.ones(blocks, dtype=torch.float64) if weights is None else weights.double().cpu()
-    if size <= min(_DENSE, max_products):
+    if size <= min(DENSE, max_products):
         return _written_out(operator, blocks)
     failure = failure_probability(tolerance) if chance is None else chance
     share = least_share(size, failure / blocks)
@@ -111,7 +112,7 @@ def _written_out(operator: SymmetricOperator, blocks: int) -> BlockNorms:
     norms = torch.linalg.eigvalsh(0.5 * (matrices + matrices.mT)).abs().amax(1)
     return BlockNorms(
         norms=norms,
-        error_bounds=_rounding(operator, norms, noise),
+        error_bounds=rounding_error(operator, norms, noise),
         converged=True,
         products=size,
         failure_probability=0.0,
@@ -119,61 +120,49 @@ def _written_out(operator: SymmetricOperator, blocks: int) -> BlockNorms:
     )
 
 
-class _Iterations:
+class _Iterations(KrylovSpace[Tensor]):
     """The Lanczos iterations; an exhausted one goes on with zeros, which no magnitude notices."""
 
     def __init__(
         self, operator: SymmetricOperator, blocks: int, most: int, generator: torch.Generator
     ) -> None:
-        self.operator, self.blocks, self.most = operator, blocks, most
         self.size = operator.dimension // blocks
-        self.steps = 0
-        self._indistinct = max(_SETTLED, 30 * torch.finfo(operator.dtype).eps)
         self.scale, self.noise = (torch.zeros(blocks, dtype=torch.float64) for _ in range(2))
         self._norms: Tensor | None = None
         self.exhausted = torch.zeros(blocks, dtype=torch.bool)
-        self._diagonal: list[Tensor] = []
-        self._side: list[Tensor] = []
         start = torch.randn(blocks, self.size, generator=generator, dtype=torch.float64)
         start = start.to(operator.device)
-        self._basis = self._rows(min(most, 8) + 1)
-        self._basis[:, 0] = start / start.norm(dim=1, keepdim=True)
+        super().__init__(operator, start / start.norm(dim=1, keepdim=True), most)
 
     def step(self) -> None:
         """One product with the operator."""
-        k = self.steps
-        last = self._basis[:, k]
+        last = self.wanted
         product = self.operator.matvec(last.reshape(-1)).double().view_as(last)
-        pair = self._basis[:, max(k - 1, 0) : k + 1]
+        pair = self.known[:, -2:]
         overlaps = torch.bmm(pair, product.unsqueeze(2))
         *off, diagonal = overlaps[..., 0].cpu().unbind(1)
-        self._diagonal.append(diagonal)
+        self.diagonal.append(diagonal)
         self.scale = torch.maximum(self.scale, product.norm(dim=1).cpu())
         if off:
-            apart = (off[0] - self._side[-1]).abs()
+            apart = (off[0] - self.side[-1]).abs()
             self.noise = torch.where(self.exhausted, self.noise, torch.maximum(self.noise, apart))
             _check_symmetric(self.noise, self.scale)
-        product = self._orthogonal(product - torch.bmm(overlaps.mT, pair).squeeze(1))
-        self.steps = k + 1
+        product = self.orthogonal(product - torch.bmm(overlaps.mT, pair).squeeze(1))
         side = product.norm(dim=1).cpu()
-        self.exhausted = self.exhausted | (side <= self._indistinct * self.scale)
-        if self.steps == self.size:
+        self.exhausted = self.exhausted | (side <= self.indistinct * self.scale)
+        if self.steps + 1 == self.size:
             self.exhausted = torch.ones_like(self.exhausted)
         side = side.masked_fill(self.exhausted, 0.0)
-        self._side.append(side)
-        if self.steps == self._basis.shape[1]:
-            grown = self._rows(min(2 * self.steps, self.most + 1))
-            grown[:, : self.steps] = self._basis
-            self._basis = grown
+        self.side.append(side)
         inverse = torch.where(self.exhausted, 0.0, 1 / side.clamp_min(1e-300))
-        self._basis[:, self.steps] = product * inverse.to(product).unsqueeze(1)
+        self.append(product * inverse.to(product).unsqueeze(1))
         self._norms = None
 
     @property
     def norms(self) -> Tensor:
         """The largest magnitudes of Ritz values (N,), once a step and only where someone asks."""
         if self._norms is None:
-            self._norms = torch.linalg.eigvalsh(self._tridiagonal()).abs().amax(1)
+            self._norms = torch.linalg.eigvalsh(self.tridiagonal()).abs().amax(1)
         return self._norms
 
     def reached(self, excess: Tensor, share: float) -> float:
@@ -182,19 +171,19 @@ class _Iterations:
         octaves = torch.cat([torch.arange(-4, 8, 0.5), torch.arange(8, _OCTAVES + 1.0)]).double()
         first = self._first_excluded(octaves.exp2().unsqueeze(1) * excess, share)
         bounds = torch.cat([octaves.exp2(), torch.tensor([torch.inf])])[first]
-        rounding = _rounding(self.operator, self.scale, self.noise) / excess
+        rounding = rounding_error(self.operator, self.scale, self.noise) / excess
         return float((bounds.masked_fill(self.exhausted, 0.0) + rounding).mean())
 
     def bounds(self, share: float) -> Tensor:
         """By how much each norm may be larger (N,), to 0.2%."""
         scale = self.scale.clamp_min(1e-300)
-        low, octaves = _SETTLED * scale, 66.0  # up to 1e8 times the block
+        low, octaves = SETTLED * scale, 66.0  # up to 1e8 times the block
         for _ in range(3):
             steps = torch.linspace(0, octaves, 33, dtype=torch.float64).exp2().unsqueeze(1)
             first = self._first_excluded(steps[1:] * low, share).clamp_max(31)
             low, octaves = low * steps[first, 0], octaves / 32
         bounds = (low * math.exp2(octaves)).masked_fill(self.exhausted, 0.0)
-        return bounds + _rounding(self.operator, self.scale, self.noise)
+        return bounds + rounding_error(self.operator, self.scale, self.noise)
 
     def _first_excluded(self, excess: Tensor, share: float) -> Tensor:
         """The row (N,) of the first ``excess`` (L, N), rising, beyond which there is no eigenvalue; else L.
@@ -203,46 +192,15 @@ class _Iterations:
         divides by zero, is excluded.
         """
         ends = torch.stack([self.norms + excess, -self.norms - excess])
-        before, here = torch.zeros_like(ends), torch.ones_like(ends)
-        total, side = torch.ones_like(ends), torch.zeros_like(self.norms)
-        for diagonal, following in zip(self._diagonal, self._side, strict=True):
-            before, here = here, ((ends - diagonal) * here - side * before) / following
-            total, side = total.addcmul_(here, here), following
-        possible = (total * share < 1).any(0)
+        possible = (self.christoffel(ends) * share < 1).any(0)
         first: Tensor = possible.sum(0)
         return first
 
-    def _orthogonal(self, vectors: Tensor) -> Tensor:
-        """The vectors (N, d) without what lies along those known: as in `extreme_eigenvalues`."""
-        known = self._basis[:, : self.steps + 1]
-        for _ in range(2):
-            before = vectors.norm(dim=1)
-            along = torch.bmm(known, vectors.unsqueeze(2))
-            vectors = vectors - torch.bmm(along.mT, known).squeeze(1)
-            if (vectors.norm(dim=1) > SHORTENED * before).all():
-                break
-        return vectors
-
-    def _tridiagonal(self) -> Tensor:
-        diagonal, side = torch.stack(self._diagonal, 1), torch.stack(self._side, 1)[:, :-1]
-        return torch.diag_embed(diagonal) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
-
-    def _rows(self, count: int) -> Tensor:
-        shape = (self.blocks, count, self.size)
-        return torch.empty(shape, dtype=torch.float64, device=self.operator.device)
-
 
 def _check_symmetric(noise: Tensor, scale: Tensor) -> None:
-    worst = noise - _ASYMMETRY * scale
+    worst = noise - ASYMMETRY * scale
     if (worst > 0).any():
         i = int(worst.argmax())
         raise MetricFailed(
             f"block {i} of the operator is not symmetric: uᵀAv and vᵀAu differ by {float(noise[i]):.6g}"
         )
-
-
-def _rounding(operator: SymmetricOperator, scale: Tensor, noise: Tensor) -> Tensor:
-    """What rounding in the products may do to a norm; none that float64's own wouldn't."""
-    if operator.dtype == torch.float64:
-        return torch.zeros_like(scale)
-    return 2 * torch.maximum(noise, torch.finfo(operator.dtype).eps * scale)

@@ -8,28 +8,30 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
+from sharpbench.curvature.krylov import (
+    ASYMMETRY,
+    DENSE,
+    SETTLED,
+    KrylovSpace,
+    failure_probability,
+    least_share,
+    rounding_error,
+)
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed
 
 __all__ = [
-    "SHORTENED",
     "EigenResult",
     "SpectralDensity",
     "Which",
     "extreme_eigenvalues",
     "extreme_eigenvalues_of_blocks",
-    "failure_probability",
-    "least_share",
     "spectral_density",
 ]
 
 Which = Literal["largest", "smallest", "magnitude"]
-
-_ASYMMETRY = 1e-2
-"""Relative difference of vᵀ(Au) and uᵀ(Av) beyond what float32 products round to."""
 
 _PUSH = 5.0
 """Length of the operator's guess in the start vector, in standard deviations of a random coordinate: enough
@@ -37,31 +39,6 @@ to be no rarity in it, and so little that the bound takes a third of a product m
 
 _UNSETTLED = 0.5
 """Of the tolerance: beyond that residual a Ritz value has not settled."""
-
-_DENSE = 8
-"""Up to so many unknowns an eigenvalue the whole matrix takes no more products than iterating."""
-
-SHORTENED = 0.7
-"""A vector that orthogonalisation leaves longer than that is orthogonal to rounding (Kahan)."""
-
-_SETTLED = 1e-12
-"""Of the spectrum's size: below that an eigenvalue is as good as float64 can tell."""
-
-
-def failure_probability(tolerance: float) -> float:
-    """With this probability at most, over the random start, an eigenvalue may lie beyond a stated bound.
-
-    √tolerance/6.3, at least 1/1000 and at most 1/20: certainty costs fewer products, in proportion, where
-    many are made anyway. (31 trained networks, 40 starts each: at most 3 false claims of 1240 at tolerances
-    of 0.1 and 0.05 and none at 1e-2 and 1e-3, for 1.49, 1.45, 1.36 and 1.30 times the products of a
-    residual's bound alone; hard spectra: at most 7 of 300.)
-    """
-    return min(max(1e-3, 0.05 * math.sqrt(10 * tolerance)), 0.05)
-
-
-def least_share(dimension: int, chance: float) -> float:
-    """With probability ``chance`` a random unit vector has a smaller squared component along a direction."""
-    return float(betaincinv(0.5, 0.5 * (dimension - 1), chance)) if dimension > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -133,7 +110,7 @@ def extreme_eigenvalues(
     size = operator.dimension
     if not 1 <= count <= size:
         raise MetricFailed(f"{count} eigenvalues asked of an operator of dimension {size}")
-    if size <= min(_DENSE * count, max_products):
+    if size <= min(DENSE * count, max_products):
         return _of_the_whole_matrix(operator, count, which, vectors)
     search = _Search(operator, tolerance, count, which, failure_probability(tolerance))
     search.run(max_products, generator)
@@ -153,7 +130,7 @@ def _of_the_whole_matrix(
     """All eigenvalues from one product with each unit vector."""
     matrix = operator.dense().to(torch.float64)
     noise = float((matrix - matrix.T).abs().max())
-    if noise > _ASYMMETRY * float(matrix.abs().max()):
+    if noise > ASYMMETRY * float(matrix.abs().max()):
         raise MetricFailed(
             f"the operator is not symmetric: Aᵢⱼ and Aⱼᵢ differ by up to {noise:.6g}"
         )
@@ -161,7 +138,7 @@ def _of_the_whole_matrix(
     chosen = _leading(ritz, which, count)
     return EigenResult(
         values=tuple(ritz[chosen].tolist()),
-        error_bounds=(_rounding(operator, float(ritz.abs().max()), noise),) * count,
+        error_bounds=(rounding_error(operator, float(ritz.abs().max()), noise),) * count,
         converged=True,
         products=operator.dimension,
         ritz_values=tuple(ritz.flip(0).tolist()),
@@ -173,13 +150,6 @@ def _of_the_whole_matrix(
 def _leading(values: Tensor, which: Which, count: int) -> Tensor:
     keys = {"largest": -values, "smallest": values, "magnitude": -values.abs()}
     return keys[which].argsort(stable=True)[:count]
-
-
-def _rounding(operator: SymmetricOperator, scale: float, noise: float) -> float:
-    """What rounding in the products may do to an eigenvalue; none that float64's own wouldn't."""
-    if operator.dtype == torch.float64:
-        return 0.0
-    return 2 * max(noise, torch.finfo(operator.dtype).eps * scale)
 
 
 @dataclass(frozen=True)
@@ -353,7 +323,7 @@ class _Search:
     def _allowed(self, value: float, scale: float) -> float:
         """By how much the bound may exceed ``value``: half goes to residuals, where there are some."""
         share = self.tolerance * (1 - 1e-9) if self.count == 1 else 0.5 * self.tolerance
-        return max(share * abs(value) - self.rounding, self.rounding, _SETTLED * scale)
+        return max(share * abs(value) - self.rounding, self.rounding, SETTLED * scale)
 
     def _last_found(self) -> float:
         """The last of the ``count`` eigenvalues, as far as found."""
@@ -429,7 +399,7 @@ class _Search:
         bounds = [max(self.beyond - key, 0.0) + slack + self.rounding for key in keys.tolist()]
         scale = self.first.scale
         met = all(
-            bound <= max(self.tolerance * abs(key), 2 * _SETTLED * scale)
+            bound <= max(self.tolerance * abs(key), 2 * SETTLED * scale)
             for bound, key in zip(bounds, keys.tolist(), strict=True)
         )
         ritz = (self.sign * self.first.ritz).sort(descending=True).values
@@ -479,7 +449,7 @@ class _Vectors:
         return _Vectors(self.vectors[:, there], self.values[best], self.images[:, there])
 
 
-class _Lanczos:
+class _Lanczos(KrylovSpace[float]):
     """The Lanczos iteration on ``sign``·A in the complement of the columns of ``against``.
 
     ``chance``: the probability that the start vector holds less than ``least_share`` (of its squared
@@ -498,29 +468,22 @@ class _Lanczos:
         guess: Tensor | None = None,
         chance: float = 1e-2,
     ) -> None:
-        self.operator, self.most, self.sign = operator, most, sign
-        self.against = self._rows(0).T if against is None else against
-        self.free = operator.dimension - self.against.shape[1]
-        self.steps, self.scale, self.noise = 0, 0.0, 0.0
+        size = operator.dimension
+        empty = torch.empty(size, 0, dtype=torch.float64, device=operator.device)
+        self.sign, self.against = sign, empty if against is None else against
+        self.free = size - self.against.shape[1]
+        self.scale, self.noise = 0.0, 0.0
         self.exhausted = False
-        # A direction shorter than that is made of the products' rounding errors.
-        self._indistinct = max(_SETTLED, 30 * torch.finfo(operator.dtype).eps)
         self._spectrum: tuple[Tensor, Tensor] | None = None
-        self._diagonal: list[float] = []
-        self._side: list[
-            float
-        ] = []  # its last entry is the norm of what the next vector is made of
         self._left: list[Tensor] = []  # components of the products along ``against``
-        self._basis = self._rows(min(most, 16) + 1)
-        start, square = self._start(generator, guess)
-        self._basis[0] = start
+        random = torch.randn(size, generator=generator, dtype=torch.float64)  # on the CPU
+        start, square = self._start(random.to(operator.device), guess)
+        super().__init__(operator, start, most)
         self.least_share = least_share(self.free, chance) / square
 
-    def _start(self, generator: torch.Generator, guess: Tensor | None) -> tuple[Tensor, float]:
-        """A random unit vector, drawn on the CPU, with the guess added; the square of their length."""
-        size = self.operator.dimension
-        vector = torch.randn(size, generator=generator, dtype=torch.float64)
-        vector = self._complement(vector.to(self.operator.device))
+    def _start(self, random: Tensor, guess: Tensor | None) -> tuple[Tensor, float]:
+        """A random unit vector with the guess added; the square of their length."""
+        vector = self.inside(random)
         vector = vector / vector.norm()
         square = 1.0
         length = 0.0 if guess is None else float(guess.norm())
@@ -530,38 +493,33 @@ class _Lanczos:
             square = float(vector.square().sum())
         return vector / math.sqrt(square), square
 
-    @property
-    def wanted(self) -> Tensor:
-        """The vector (P,) whose product is the next one."""
-        return self._basis[self.steps]
-
     def step(self) -> None:
         """One product with the operator."""
         self.take(self.operator.matvec(self.wanted))
 
     def take(self, product: Tensor) -> None:
         """The operator's ``product`` with the wanted vector."""
-        k = self.steps
-        known = self._basis[: k + 1]
+        k, known = self.steps, self.known
         product = self.sign * product.to(torch.float64)
         *off, diagonal = (known[max(k - 1, 0) :] @ product).tolist()
-        self._diagonal.append(diagonal)
+        self.diagonal.append(diagonal)
         self.scale = max(self.scale, float(product.norm()))
         self._left.append(self.against.T @ product)
         product = product - diagonal * known[k]
         if off:
             self._check_symmetric(off[0])
             product -= off[0] * known[k - 1]
-        product = self._orthogonal(product)
-        self.steps = k + 1
-        residual = 0.0 if self.steps == self.free else float(product.norm())
-        self.exhausted = residual <= self._indistinct * self.scale
-        self._side.append(residual)
-        if self.steps == len(self._basis):
-            self._grow()
-        if not self.exhausted:
-            self._basis[self.steps] = product / residual
+        product = self.orthogonal(product)
+        residual = 0.0 if k + 1 == self.free else float(product.norm())
+        self.exhausted = residual <= self.indistinct * self.scale
+        self.side.append(residual)
+        self.append(None if self.exhausted else product / residual)
         self._spectrum = None
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        if not self.against.shape[1]:
+            return vectors
+        return vectors - self.against @ (self.against.T @ vectors)
 
     @property
     def ritz(self) -> Tensor:
@@ -573,31 +531,23 @@ class _Lanczos:
 
     @property
     def residuals(self) -> Tensor:
-        return (0.0 if self.exhausted else self._side[-1]) * self.ritz_basis[-1].abs()
+        return (0.0 if self.exhausted else self.side[-1]) * self.ritz_basis[-1].abs()
 
     def _eigen(self) -> tuple[Tensor, Tensor]:
         """Of the tridiagonal matrix, once a step and only where someone asks."""
         if self._spectrum is None:
-            values, basis = torch.linalg.eigh(self._tridiagonal())
+            values, basis = torch.linalg.eigh(self.tridiagonal())
             self._spectrum = values, basis
         return self._spectrum
 
     @property
     def rounding(self) -> float:
-        return _rounding(self.operator, self.scale, self.noise)
+        return rounding_error(self.operator, self.scale, self.noise)
 
     def share(self, value: float) -> float:
         """The largest squared component of the start along an eigenvector of a ``value`` beyond the
-        Ritz values: the Christoffel function 1/Σ_j p_j(value)²."""
-        if self.exhausted:
-            return 0.0
-        before, here, total, side = 0.0, 1.0, 1.0, 0.0
-        for diagonal, following in zip(self._diagonal, self._side, strict=True):
-            before, here = here, ((value - diagonal) * here - side * before) / following
-            total, side = total + here * here, following
-            if total > 1e100:
-                return 0.0
-        return 1 / total
+        Ritz values: one over the Christoffel sum."""
+        return 0.0 if self.exhausted else 1 / self.christoffel(value)
 
     def upper(self, *, both_ends: bool) -> float:
         """The value that an eigenvalue exceeds with the given chance at most; in magnitude, of
@@ -610,7 +560,7 @@ class _Lanczos:
             ends = (top + excess, -top - excess) if both_ends else (top + excess,)
             return all(self.share(end) <= self.least_share for end in ends)
 
-        low = high = _SETTLED * self.scale
+        low = high = SETTLED * self.scale
         while not excluded(high):
             low, high = high, 2 * high
         while high > 1.001 * low:
@@ -620,54 +570,21 @@ class _Lanczos:
 
     def vectors(self) -> Tensor:
         """The Krylov vectors (P, k)."""
-        return self._basis[: self.steps].T
+        return self.known[:-1].T
 
     def ritz_vectors(self, which: Tensor) -> _Vectors:
         turn = self.ritz_basis[:, which].to(self.operator.device)
         vectors = self.vectors() @ turn
         images = vectors * self.ritz[which].to(vectors)
         if not self.exhausted:
-            images = images + self._side[-1] * torch.outer(self._basis[self.steps], turn[-1])
+            images = images + self.side[-1] * torch.outer(self.wanted, turn[-1])
         left = torch.stack(self._left, 1) @ turn
         return _Vectors(vectors, self.ritz[which], images + self.against @ left)
 
-    def _tridiagonal(self) -> Tensor:
-        diagonal = torch.tensor(self._diagonal, dtype=torch.float64)
-        side = torch.tensor(self._side[:-1], dtype=torch.float64)
-        return torch.diag(diagonal) + torch.diag(side, 1) + torch.diag(side, -1)
-
-    def _orthogonal(self, vector: Tensor) -> Tensor:
-        """The vector without what lies along the known ones.
-
-        Once is enough, unless it shortens the vector much (Parlett, §6.9: then twice is).
-        """
-        known = self._basis[: self.steps + 1]
-        for _ in range(2):
-            before = float(vector.norm())
-            vector = self._complement(vector)
-            vector = vector - known.T @ (known @ vector)
-            if float(vector.norm()) > SHORTENED * before:
-                break
-        return vector
-
-    def _complement(self, vector: Tensor) -> Tensor:
-        if not self.against.shape[1]:
-            return vector
-        return vector - self.against @ (self.against.T @ vector)
-
     def _check_symmetric(self, found: float) -> None:
-        expected = self._side[-1]
+        expected = self.side[-1]
         self.noise = max(self.noise, abs(found - expected))
-        if self.noise > _ASYMMETRY * self.scale:
+        if self.noise > ASYMMETRY * self.scale:
             raise MetricFailed(
                 f"the operator is not symmetric: uᵀAv = {found:.6g}, vᵀAu = {expected:.6g}"
             )
-
-    def _rows(self, count: int) -> Tensor:
-        size = (count, self.operator.dimension)
-        return torch.empty(size, dtype=torch.float64, device=self.operator.device)
-
-    def _grow(self) -> None:
-        grown = self._rows(min(2 * len(self._basis), self.most + 1))
-        grown[: len(self._basis)] = self._basis
-        self._basis = grown

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import sharpbench as sb
+from sharpbench.curvature.krylov import failure_probability
 from sharpbench.curvature.lanczos import (
     _PUSH,
     SpectralDensity,
     _Lanczos,
     extreme_eigenvalues,
-    failure_probability,
 )
 from sharpbench.curvature.operator import MatrixOperator
 from sharpbench.errors import MetricFailed
