@@ -18,8 +18,8 @@ from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError
 from sharpbench.report import format as told
+from sharpbench.report.drawn import Drawings, drawings
 from sharpbench.report.sections import Section, sections
-from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.version import __version__
 
 __all__ = ["write_report"]
@@ -56,12 +56,13 @@ def write_report(results: Path, suite: str, folder: Path) -> Path:
     environment = _environment()
     found, missing = _sections()
     shown = []
-    for section in found:
-        try:
-            if section.applies(view):
-                shown.append(_show(section, view, environment))
-        except Exception as error:  # a part of the page, whoever wrote it, never costs the rest
-            missing.append((section.title, f"{type(error).__name__}: {error}"))
+    with drawings(folder) as drawn:
+        for section in found:
+            try:
+                if section.applies(view):
+                    shown.append(_show(section, view, environment, drawn))
+            except Exception as error:  # a part of the page, whoever wrote it, never costs the rest
+                missing.append((section.title, f"{type(error).__name__}: {error}"))
     page = environment.get_template("page.html").render(
         **_facts(view), sections=shown, missing=missing
     )
@@ -85,12 +86,13 @@ def _sections() -> tuple[list[Section], list[tuple[str, str]]]:
     return sorted(found, key=lambda section: (section.place, section.name)), missing
 
 
-def _show(section: Section, view: Results, environment: jinja2.Environment) -> _Shown:
-    drawn = {}
-    for picture in section.pictures(view):
-        with figure_style():
-            svg = to_svg(picture.draw(), name=picture.name, alt=picture.caption)
-        drawn[picture.name] = _Drawn(picture.name, svg, picture.caption)
+def _show(
+    section: Section, view: Results, environment: jinja2.Environment, drawings: Drawings
+) -> _Shown:
+    drawn = {
+        picture.name: _Drawn(picture.name, drawings.svg(picture), picture.caption)
+        for picture in section.pictures(view)
+    }
     tables = {name: _rows(value) for name, value in section.tables(view).items()}
     fragment = section.fragment()
     if fragment is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Generalization(Section):
         )
         yield Picture(
             "generalization-axes",
-            functools.partial(_axes_figure, found, rows),
+            functools.partial(_axes_figure, found.population.axes, rows),
             f"ψ by axis for the {title}: Kendall's τ between networks that differ in that setting alone, all "
             "seeds equal. One colour throughout a row: the figure ranks alike whatever is changed.",
         )
@@ -284,10 +284,10 @@ def _psi(score: Score) -> float:
     return score.mean.value if score.mean else float("nan")
 
 
-def _axes_figure(found: Grid, rows: list[Score]) -> Figure:
+def _axes_figure(names: Sequence[str], rows: list[Score]) -> Figure:
     """ψ of each figure (rows) by axis, and Ψ beside it."""
     shown = [s for s in rows if any(s.axes)]
-    axes = [*found.population.axes, "mean Ψ"]
+    axes = [*names, "mean Ψ"]
     values = np.full((len(shown), len(axes)), np.nan)
     for i, score in enumerate(shown):
         for j, one in enumerate([*score.axes, score.mean]):
