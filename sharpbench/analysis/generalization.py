@@ -53,6 +53,7 @@ _FEWEST_AXES, _FEWEST_NETWORKS, _FEWEST_SEEDS = 3, 24, 3
 _LADDER = (0.0, 0.5, 1.0, 2.0)
 _PARTS = ("dataset", "model", "recipe")
 _CONTROLS = ("train_loss", "mean_confidence")
+_ALONE = "no partners that differ in one setting alone, on three axes"
 _ROUNDING = 1e-4
 """Part of a stated loss by which float32 misses it."""
 
@@ -113,6 +114,8 @@ class Score:
 def grid(results: Results) -> Grid | None:
     """The population of a suite; None for fewer than three axes, 24 networks or three data seeds.
 
+    A network belongs to it if along each of three axes another one differs from it in that setting alone.
+
     Left out are networks that did not get down to the training loss at which they were to stop: sharper and
     flatter ones are compared at equal loss alone.
     """
@@ -134,25 +137,35 @@ def grid(results: Results) -> Grid | None:
         if missed.any():
             dropped["training loss not reached"] = int(missed.sum())
         networks = networks[~missed].reset_index(drop=True)
-    axes = _axes(networks)
-    if len(axes) < _FEWEST_AXES or len(networks) < _FEWEST_NETWORKS:
-        return None
-    streams = seeds(networks)
-    if len(np.unique(streams[:, 0])) < _FEWEST_SEEDS:
-        return None
-    data = networks["dataset_short"].astype(str) + " · " + networks["seed"].astype(str)
-    population = Population(
-        tuple(axes),
-        np.column_stack([codes for codes, _ in axes.values()]),
-        streams,
-        pd.factorize(stratum(networks))[0],
-        pd.factorize(data)[0],
-    )
-    if sum(len(pairs.left) > 0 for pairs in population.controlled) < _FEWEST_AXES:
-        return None
+    while True:
+        axes = _axes(networks)
+        if len(axes) < _FEWEST_AXES or len(networks) < _FEWEST_NETWORKS:
+            return None
+        population = _population(networks, axes)
+        if len(np.unique(population.seeds[:, 0])) < _FEWEST_SEEDS:
+            return None
+        # A suite may hold several experiments: what varies in one of them alone is no axis of a grid.
+        alone = population.partners < _FEWEST_AXES
+        if not alone.any():
+            break
+        dropped[_ALONE] = dropped.get(_ALONE, 0) + int(alone.sum())
+        networks = networks[~alone].reset_index(drop=True)
     levels = tuple(names for _, names in axes.values())
     stopped = "recipe.stop_loss" in networks and bool(networks["recipe.stop_loss"].notna().all())
     return Grid(population, tuple(networks["subject"]), levels, dropped, stopped)
+
+
+def _population(
+    networks: pd.DataFrame, axes: dict[str, tuple[np.ndarray, tuple[str, ...]]]
+) -> Population:
+    data = networks["dataset_short"].astype(str) + " · " + networks["seed"].astype(str)
+    return Population(
+        tuple(axes),
+        np.column_stack([codes for codes, _ in axes.values()]),
+        seeds(networks),
+        pd.factorize(stratum(networks))[0],
+        pd.factorize(data)[0],
+    )
 
 
 def _axes(networks: pd.DataFrame) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:

@@ -182,6 +182,14 @@ class Population:
             for a in range(len(self.axes))
         )
 
+    @property
+    def partners(self) -> np.ndarray:
+        """(N,): along how many axes a network is one of a `coupled` pair."""
+        found = np.zeros(self.size, np.intp)
+        for pairs in self.coupled:
+            found[np.union1d(pairs.left, pairs.right)] += 1
+        return found
+
     @cached_property
     def coupled(self) -> tuple[Pairs, ...]:
         """For each axis the pairs of networks whose settings differ in it alone, whatever their seeds."""
@@ -658,10 +666,9 @@ def noisy_oracle(population: Population, y: np.ndarray, size: float) -> np.ndarr
     rng = numpy_generator(round(1000 * size) + 1)
     _, stratum = np.unique(population.strata, return_inverse=True)
     there = np.isfinite(y)
-    count = np.bincount(stratum[there])
-    mean = np.bincount(stratum[there], weights=y[there], minlength=len(count)) / np.maximum(
-        count, 1
-    )
+    strata = int(stratum.max(initial=-1)) + 1  # of some of them no target may be known
+    count = np.bincount(stratum[there], minlength=strata)
+    mean = np.bincount(stratum[there], weights=y[there], minlength=strata) / np.maximum(count, 1)
     free = max(int(there.sum()) - int((count > 0).sum()), 1)
     spread = math.sqrt(float(np.square(y - mean[stratum])[there].sum()) / free)
     return np.asarray(y + size * spread * rng.standard_normal(len(y)))

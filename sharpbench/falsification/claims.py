@@ -322,7 +322,7 @@ CLAIMS: tuple[Claim, ...] = (
         "no change",
         "",
         SizeOfChange(_NOISY[0], FISHER_RAO),
-        Within(0, _ROUNDING),
+        NoEffect(_ROUNDING),
         "mean |log after/before|",
     ),
     # --- Simpson: what raises both makes the rank correlation ----------------------------------------------

@@ -12,7 +12,8 @@ from sharpbench.results.keys import content_key
 __all__ = ["ANSWERED", "FOLDER_NAME", "SCHEMA", "Outcome", "read_description"]
 
 Outcome = Literal["trained", "known", "diverged", "timeout", "error"]
-"""What became of a subject: a problem that could be built is ``known``, a network ``trained``."""
+"""What became of a subject: a problem or a user's own network that could be built is ``known``, one that a
+recipe made ``trained``."""
 
 ANSWERED: frozenset[Outcome] = frozenset({"trained", "known"})
 """The outcomes that leave a network to be measured."""
@@ -87,7 +88,7 @@ def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]
         raise Damaged("its key is not that of its content")
     if told.key[:FOLDER_NAME] != folder:
         raise Damaged(f"it belongs into the folder {told.key[:FOLDER_NAME]}")
-    is_problem = told.status == "known" or told.identity.problem is not None
+    is_problem = told.identity.problem is not None
     needed = ("problem",) if is_problem else _PARTS
     if any(getattr(told.identity, part) is None for part in needed):
         raise Damaged(f"identity: {' or '.join(needed)} is missing")

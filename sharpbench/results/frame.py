@@ -81,7 +81,7 @@ def subject_columns(description: Mapping[str, Any]) -> dict[str, Any]:
         columns[f"{part}_label"] = description[f"{part}_label"]
         unsaid = (description.get("unsaid") or {}).get(part, {})
         for key, value in {**unsaid, **identity[part]}.items():
-            if key not in {"name", "version", "data"}:
+            if key not in {"name", "version", "data"} and not key.endswith(("sha256", "source")):
                 columns[f"{part}.{key}"] = value
     return columns
 

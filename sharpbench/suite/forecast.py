@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from sharpbench.results.store import ResultsStore, load_records
-from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.plan import (
+    AnySubject,
+    MeasurementPlan,
+    NetworkPlan,
+    Plan,
+    ProblemPlan,
+    SubjectPlan,
+)
 from sharpbench.suite.survey import Standing
 
 __all__ = ["Expected", "forecast"]
@@ -37,16 +44,15 @@ def forecast(plan: Plan, store: ResultsStore, standings: Sequence[Standing]) -> 
     if not any(s.left.training or s.left.questions for s in standings):
         return [Expected() for _ in standings]
     recorded = _Recorded(store)
-    lowest = min((s.seeds for s in plan.subjects), default=None)
     return [
-        _expected(plan, subject, standing, recorded, timed=subject.seeds == lowest)
+        _expected(plan, subject, standing, recorded, timed=plan.timed(subject))
         for subject, standing in zip(plan.subjects, standings, strict=True)
     ]
 
 
 def _expected(
     plan: Plan,
-    subject: SubjectPlan | ProblemPlan,
+    subject: AnySubject,
     standing: Standing,
     recorded: _Recorded,
     *,
@@ -79,9 +85,11 @@ def _times(plan: Plan, question: MeasurementPlan, *, timed: bool) -> int:
 Network = tuple[str, ...]
 
 
-def _network(subject: SubjectPlan | ProblemPlan) -> Network:
+def _network(subject: AnySubject) -> Network:
     if isinstance(subject, ProblemPlan):
         return (subject.problem.label, subject.device)
+    if isinstance(subject, NetworkPlan):
+        return (str(subject.parts["dataset"]["name"]), subject.labels["model"], subject.device)
     return (subject.dataset.name, subject.model.label, subject.device)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import os
 import sys
@@ -26,14 +25,14 @@ from sharpbench.errors import (
     guarded,
     no_file,
 )
-from sharpbench.invariance.base import Transformation, verify_promise
-from sharpbench.invariance.recording import left_alone, noting, running_on
+from sharpbench.invariance import Transformation
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.registry import import_object
 from sharpbench.results.weights import load_network
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
+from sharpbench.suite.changing import changed
 
 __all__ = ["Given", "answers", "load_plugin", "own_subject", "transformed"]
 
@@ -224,37 +223,17 @@ def transformed(
 
     Raises TransformationRefused where it does not apply or breaks its promise, and with what it raised.
     """
-    before = copy.deepcopy(subject.model).double().eval()
     try:
         with guarded(), contextlib.redirect_stdout(sys.stderr):
-            axes = ("transformation", transformation.name)
-            with running_on(subject.run_few), noting() as left:
-                after = transformation.transform(
-                    before, seed=derive_seed(seed, *axes), splits=subject.splits
-                )
-            if left:
-                told(f"{transformation.label}: {left_alone(left)}")
-            inputs = subject.data("test")[0][:1024].double()
-            moved = subject.with_model(after.model)
-            if subject.front is None:
-                moved = moved.mapped(after.points)
-            elif not torch.equal(after.points(inputs), inputs):
-                raise TransformationRefused(
-                    f"{transformation.label} changes what the network is given, and it is given batches"
-                )
-            double = torch.float64
-            verify_promise(
-                transformation,
-                subject.working_model(double),
-                moved.working_model(double),
-                inputs,
-                points=after.points,
-            )
-            return moved
+            own = derive_seed(seed, "transformation", transformation.name)
+            found = changed(subject, transformation, seed=own)
     except TransformationRefused:
         raise
     except Exception as error:
         raise TransformationRefused(first_line(error)) from error
+    if found.left:
+        told(f"{transformation.label}: {found.left}")
+    return found.subject
 
 
 def answers(

@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,9 +34,12 @@ from sharpbench.results.keys import (
     trajectory_question,
 )
 from sharpbench.seeds import Seeds
+from sharpbench.suite.networks import NetworkPlan, hash_of_file, source_of
+from sharpbench.suite.own import Given
 from sharpbench.suite.spec import (
     Block,
     CostSpec,
+    NetworksSpec,
     P,
     SeedsSpec,
     SuiteFile,
@@ -50,7 +54,9 @@ __all__ = [
     "MOST_FIGURES",
     "MOST_QUESTIONS",
     "MOST_SUBJECTS",
+    "AnySubject",
     "MeasurementPlan",
+    "NetworkPlan",
     "Plan",
     "ProblemPlan",
     "SubjectPlan",
@@ -170,6 +176,9 @@ class MeasurementPlan:
         )
 
 
+AnySubject = SubjectPlan | NetworkPlan | ProblemPlan
+
+
 @dataclass(frozen=True)
 class TrajectoryPlan:
     """Metrics measured along training."""
@@ -194,7 +203,7 @@ class Plan:
     """Ordered subjects, each of which gets every measurement, and problems with their own."""
 
     name: str
-    subjects: tuple[SubjectPlan | ProblemPlan, ...]
+    subjects: tuple[AnySubject, ...]
     measurements: tuple[MeasurementPlan, ...]
     trajectory: TrajectoryPlan
     ece_bins: int
@@ -207,7 +216,7 @@ class Plan:
     corruptions: tuple[str, ...] = ()
     attack: Attack | None = None
 
-    def asked(self, subject: SubjectPlan | ProblemPlan) -> tuple[MeasurementPlan, ...]:
+    def asked(self, subject: AnySubject) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
         if isinstance(subject, ProblemPlan):
             return subject.measurements
@@ -251,6 +260,14 @@ class Plan:
             *(self.trajectory.metric_key(m) for m in self.trajectory.metrics),
         }
 
+    @cached_property
+    def _lowest(self) -> Seeds:
+        return min(s.seeds for s in self.subjects)
+
+    def timed(self, subject: AnySubject) -> bool:
+        """Whether the cost of measuring it is recorded: of one seed, and of every network of a user's own."""
+        return isinstance(subject, NetworkPlan) or subject.seeds == self._lowest
+
     def only(self, texts: Iterable[str]) -> Plan:
         """The plan with those subjects alone whose label contains one of ``texts``.
 
@@ -292,7 +309,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
     _check_sizes(suite)
     root = data or data_root()
     fingerprints: dict[str, str | None] = {}
-    subjects: dict[str, SubjectPlan | ProblemPlan] = {}
+    subjects: dict[str, AnySubject] = {}
     for i, block in enumerate(spec.subjects):
         at = ("subjects", i)
         for dataset, model, recipe, seeds in itertools.product(
@@ -308,6 +325,8 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
                 dataset, model, recipe, seeds, device, spec.threads, fingerprints[name]
             )
             subjects.setdefault(subject.key, subject)
+    for network in _network_plans(suite, device, root):
+        subjects.setdefault(network.key, network)
     for problem_plan in _problem_plans(suite, device):
         subjects[problem_plan.key] = problem_plan
     chosen = [
@@ -360,6 +379,92 @@ def _fingerprint(dataset: Dataset, root: Path) -> str | None:
     except Exception:
         return None
     return told if isinstance(told, str) else None
+
+
+def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[NetworkPlan]:
+    """Every network of the user's own: of each block one a file of weights."""
+    for i, block in enumerate(suite.spec.networks):
+        at = ("networks", i)
+        try:
+            model, data, data_label, given = _told_of_network(suite, block, at, root)
+        except InputError as error:
+            raise (
+                error if str(suite.path) in str(error) else suite.error((*at, "model"), str(error))
+            ) from None
+        called = block.title or block.model
+        for file in _weights(suite, block, at):
+            recipe: dict[str, Any] = {"name": "as built"}
+            if file is not None:
+                recipe = {"name": "weights", "file": file.name, "sha256": hash_of_file(file)}
+            label = "as built" if file is None else file.stem
+            yield NetworkPlan(
+                dataclasses.replace(given, weights=file),
+                {"dataset": data, "model": model, "recipe": recipe},
+                {"dataset": data_label, "model": called, "recipe": label},
+                block.seed,
+                device,
+                suite.spec.threads,
+            )
+
+
+def _told_of_network(
+    suite: SuiteFile, block: NetworksSpec, at: tuple[str | int, ...], root: Path
+) -> tuple[dict[str, Any], dict[str, Any], str, Given]:
+    """Identities of the network but for its weights and of its data, what these are called, and how they are
+    made."""
+    folder = suite.path.parent
+    options = {
+        name: value
+        for name in ("forward", "loss", "normaliser", "differentiate")
+        if (value := getattr(block, name)) is not None
+    }
+    model = {"name": block.model, "source": source_of(block.model), **options}
+    for name in ("forward", "loss"):
+        if (
+            ":" in options.get(name, "")
+            and options[name].partition(":")[0] != block.model.partition(":")[0]
+        ):
+            model[f"{name}_source"] = source_of(options[name])
+    given = Given(block.model, **options)
+    if block.dataset is not None:
+        (dataset,) = _expand_all(suite, datasets, [block.dataset], (*at, "dataset"))[:1]
+        data = {**dataset.identity(), "data": _fingerprint(dataset, root) or ""}
+        told = {k: v for k, v in block.dataset.items() if k != "name"}
+        given = dataclasses.replace(given, dataset=dataset.name, dataset_parameters=told)
+        return model, data, dataset.label, given
+    if block.data is not None:
+        data = {"name": block.data, "source": source_of(block.data)}
+        return model, data, block.data, dataclasses.replace(given, batches=block.data)
+    assert block.inputs is not None
+    files = {
+        name: folder / place
+        for name in ("inputs", "targets")
+        if (place := getattr(block, name)) is not None
+    }
+    data = {"name": block.inputs, **{f"{n}_sha256": hash_of_file(f) for n, f in files.items()}}
+    return model, data, block.inputs, dataclasses.replace(given, **files)
+
+
+def _weights(
+    suite: SuiteFile, block: NetworksSpec, at: tuple[str | int, ...]
+) -> Iterator[Path | None]:
+    """The files that the patterns of a block stand for, each once, in order; None: the network as built."""
+    if block.weights is None:
+        yield None
+        return
+    folder, seen = suite.path.parent.resolve(), set()
+    for pattern in block.weights:
+        found = sorted(map(Path, glob(str(folder / pattern), recursive=True)))
+        files = [file for file in found if file.is_file()]
+        if not files:
+            raise suite.error(
+                (*at, "weights"),
+                f"no file {pattern!r} in the suite's folder {folder}",
+            )
+        for file in files:
+            if file not in seen:
+                seen.add(file)
+                yield file
 
 
 def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:

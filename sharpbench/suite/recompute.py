@@ -136,6 +136,8 @@ def _task(
     questions = tuple(_questions(records, result))
     seeds, device, threads = identity["seed"], identity["device"], identity.get("threads", 1)
     subject: SubjectPlan | ProblemPlan
+    if description["status"] == "known" and "problem" not in identity:
+        raise InputError("a network of your own is built by the suite that names it alone")
     if "problem" in identity:
         problem = _made(problems, identity["problem"])
         subject = ProblemPlan(problem, questions, seeds, device, threads)

@@ -10,7 +10,7 @@ from typing import Any
 from sharpbench.results.description import ANSWERED, FOLDER_NAME
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
-from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.plan import AnySubject, MeasurementPlan, Plan, ProblemPlan, SubjectPlan
 
 __all__ = ["QUESTIONS", "Remaining", "left_of", "remaining"]
 
@@ -40,7 +40,7 @@ class Remaining:
 
 
 def remaining(
-    plan: Plan, subject: SubjectPlan | ProblemPlan, folder: SubjectFolder, *, run: str | None = None
+    plan: Plan, subject: AnySubject, folder: SubjectFolder, *, run: str | None = None
 ) -> Remaining:
     """What is missing, or was ended by an error or a time-out and is tried again.
 
@@ -72,7 +72,7 @@ def remaining(
 
 def left_of(
     plan: Plan,
-    subject: SubjectPlan | ProblemPlan,
+    subject: AnySubject,
     description: Mapping[str, Any] | None,
     *,
     answered: Collection[str],
@@ -90,20 +90,21 @@ def left_of(
     ``weights_fault``: why there is no file with the weights.
     """
     asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
+    evaluates = not isinstance(subject, ProblemPlan)
     if description is None:
         return Remaining(
-            (f"again: {damage}" if damage else "new") if trains else None, trains, asked
+            (f"again: {damage}" if damage else "new") if trains else None, evaluates, asked
         )
     failed = description["status"] not in ANSWERED
     if description["status"] == "diverged" or (failed and run and description["run"] == run):
         return Remaining(None, False, ())
     if failed:
-        return Remaining(f"again: {description['reason']}", trains, asked)
+        return Remaining(f"again: {description['reason']}", evaluates, asked)
     questions = tuple(m for m in asked if m.key not in answered)
-    if not trains:
-        return Remaining(None, False, questions)
     # All of them: a crash can have cut off the last lines.
-    evaluation = not all(one in evaluated for one in plan.evaluated)
+    evaluation = evaluates and not all(one in evaluated for one in plan.evaluated)
+    if not trains:
+        return Remaining(None, evaluation, questions)
     measured = plan.trajectory.keys <= _measured_along(description, along)
     training = None if measured else "again: to measure along the way"
     if fault := weights_fault():

@@ -12,7 +12,8 @@ from sharpbench.cost import keep_freed_memory
 from sharpbench.errors import InputError
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.asking import explain
-from sharpbench.suite.plan import ProblemPlan
+from sharpbench.suite.network_run import NetworkRun
+from sharpbench.suite.plan import NetworkPlan, ProblemPlan
 from sharpbench.suite.problem_run import ProblemRun
 from sharpbench.suite.subject_run import SubjectRun
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask, Watch, nobody_watches
@@ -26,9 +27,11 @@ def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches
     Raises InputError or OSError for a results folder that can't be used; anything else is in the outcome.
     """
     folder = ResultsStore(task.results).subject(task.subject.key)
-    run: ProblemRun | SubjectRun
+    run: ProblemRun | NetworkRun | SubjectRun
     if isinstance(task.subject, ProblemPlan):
         run = ProblemRun(task, task.subject, folder, notify, watch)
+    elif isinstance(task.subject, NetworkPlan):
+        run = NetworkRun(task, task.subject, folder, notify, watch)
     else:
         run = SubjectRun(task, task.subject, folder, notify, watch)
     with folder.writing(), _settings(task):

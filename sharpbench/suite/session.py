@@ -13,7 +13,7 @@ from sharpbench.results import provenance
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.engines import Engine
 from sharpbench.suite.forecast import Expected, forecast
-from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.plan import AnySubject, Plan, ProblemPlan, SubjectPlan
 from sharpbench.suite.remaining import Remaining
 from sharpbench.suite.survey import Standing, survey
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
@@ -54,7 +54,7 @@ def run_plan(
             plan.name,
             {
                 "suite": suite_text,
-                "subjects": [s.key for s in full_plan.subjects if isinstance(s, SubjectPlan)],
+                "subjects": [s.key for s in full_plan.subjects if not isinstance(s, ProblemPlan)],
                 "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
                 "plan_keys": sorted(full_plan.record_keys()),
                 "run": run,
@@ -75,7 +75,6 @@ def run_plan(
             else:
                 waiting.append(subject)
         alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
-        lowest = min(s.seeds for s in full_plan.subjects)
         tasks = [
             SubjectTask(
                 plan=alone,
@@ -83,7 +82,7 @@ def run_plan(
                 results=store.root.resolve(),
                 data=data,
                 run=run,
-                time_costs=subject.seeds == lowest,
+                time_costs=full_plan.timed(subject),
                 shared_machine=min(engine.workers, len(plan.subjects)) > 1,
             )
             for subject in waiting
@@ -103,7 +102,7 @@ def run_plan(
 class Intent:
     """What a run would do for one subject."""
 
-    subject: SubjectPlan | ProblemPlan
+    subject: AnySubject
     training: str
     """``cached``, or why it would be trained or can't be; ``none`` for a problem."""
     to_measure: int
@@ -129,12 +128,12 @@ def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
 
 def _intent(
     plan: Plan,
-    subject: SubjectPlan | ProblemPlan,
+    subject: AnySubject,
     left: Remaining,
     data: Path,
     expected: Expected,
 ) -> Intent:
-    training = left.training or ("none" if isinstance(subject, ProblemPlan) else "cached")
+    training = left.training or ("cached" if isinstance(subject, SubjectPlan) else "none")
     if reason := subject.missing(data):
         training = f"can't: {reason}"
     everything = len(plan.asked(subject))

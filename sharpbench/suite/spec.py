@@ -166,6 +166,48 @@ class SubjectsSpec(_Strict):
         return [value] if isinstance(value, dict) else value
 
 
+class NetworksSpec(_Strict):
+    """Networks of one's own, as they are: nothing is trained.
+
+    ``model``: package.module:build, a function of no arguments that returns the network; modules in the
+    current folder are found. ``weights``: a file or several, or patterns of them such as ``runs/*.pt``, from
+    the suite file's folder; each is a network. ``dataset``, ``data`` (package.module:batches) or ``inputs``
+    with ``targets`` (files): what they are measured on; ``forward``, ``loss``, ``normaliser`` and
+    ``differentiate`` as for ``sharpbench measure``. ``title``: what they are called. ``seed``: of the data's
+    split, and of what is drawn to measure.
+    """
+
+    model: str
+    weights: list[str] | None = None
+    dataset: Block | None = None
+    data: str | None = None
+    inputs: str | None = None
+    targets: str | None = None
+    forward: str | None = None
+    loss: str | None = None
+    normaliser: Literal["samples", "tokens", "sum"] | None = None
+    differentiate: str | None = None
+    title: str | None = None
+    seed: Whole = Field(0, ge=0)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> NetworksSpec:
+        named = [name for name in ("dataset", "data", "inputs") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                'the data are named by one of dataset = { name = … }, data = "package.module:batches" and '
+                f'inputs = "file", got {" and ".join(named) or "none"}'
+            )
+        if self.targets is not None and self.inputs is None:
+            raise ValueError("targets go with inputs")
+        return self
+
+
 class ProblemsSpec(_Strict):
     """Problems with known answers, each asked every one of these metrics.
 
@@ -243,6 +285,7 @@ class SuiteSpec(_Strict):
     seeds: SubjectSeeds
     threads: Whole = Field(1, ge=1, le=1024)
     subjects: list[SubjectsSpec] = []
+    networks: list[NetworksSpec] = []
     problems: list[ProblemsSpec] = []
     metrics: list[Block] = []
     transformations: list[Block] = []
@@ -253,10 +296,13 @@ class SuiteSpec(_Strict):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> SuiteSpec:
-        if not self.subjects and not self.problems:
-            raise ValueError("a suite needs [[subjects]] to train or [[problems]] to solve")
-        if self.subjects and not self.metrics:
-            raise ValueError("[[subjects]] need [[metrics]] that measure them")
+        if not self.subjects and not self.networks and not self.problems:
+            raise ValueError(
+                "a suite needs [[subjects]] to train, [[networks]] of your own or [[problems]] to solve"
+            )
+        for name in ("subjects", "networks"):
+            if getattr(self, name) and not self.metrics:
+                raise ValueError(f"[[{name}]] need [[metrics]] that measure them")
         if isinstance(self.seeds, SeedsSpec) and any(p.seeds is None for p in self.problems):
             raise ValueError(
                 "[[problems]] are not trained and need seeds of their own, a number or a list: those of "
@@ -473,6 +519,7 @@ def _nearest_keys(location: tuple[str | int, ...]) -> str:
     model: type[BaseModel] = SuiteSpec
     parents: dict[str, type[BaseModel]] = {
         "subjects": SubjectsSpec,
+        "networks": NetworksSpec,
         "problems": ProblemsSpec,
         "evaluation": EvaluationSpec,
         "cost": CostSpec,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sharpbench.errors import TimeLimitExceeded, WorkerDied
-from sharpbench.suite.plan import Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.plan import AnySubject, Plan
 
 __all__ = [
     "Doing",
@@ -75,7 +75,7 @@ class SubjectTask:
 
     plan: Plan
     """What is asked; its list of subjects may be empty."""
-    subject: SubjectPlan | ProblemPlan
+    subject: AnySubject
     results: Path
     data: Path
     run: str

@@ -80,6 +80,29 @@ def test_a_few_networks_or_seeds_are_no_population():
     assert grid(Results(frame.iloc[:0])) is None
 
 
+def test_experiments_side_by_side_are_no_grid():
+    """What varies in one of them alone makes no pairs along three axes for anybody."""
+    frame = population(seeds=4).frame
+    sgd = frame["recipe.momentum"].eq(0.9)
+    apart = frame[
+        (frame["model.width"].eq(16) & frame["recipe.lr"].eq(0.1) & ~sgd)
+        | (frame["model.width"].eq(64) & frame["recipe.lr"].eq(0.01))
+        | (frame["recipe"].eq("adam") & frame["recipe.lr"].eq(0.01))
+    ]
+    assert apart["subject"].nunique() >= 24
+    assert grid(Results(apart)) is None
+    beside = frame[frame["recipe.lr"].eq(0.1)].assign(**{"recipe.lr": 0.5, "recipe.epochs": 7})
+    beside = beside[beside["model.width"].eq(16) & beside["recipe"].eq("adam")]
+    beside = beside.assign(subject="t" + beside["subject"])
+    both = Results(pd.concat([frame, beside], ignore_index=True))
+    found, alone = grid(both), grid(Results(frame))
+    assert found.subjects == alone.subjects
+    assert found.population.axes == alone.population.axes
+    (reason,) = found.dropped
+    assert reason.startswith("no partners")
+    assert found.dropped[reason] == 4
+
+
 @pytest.fixture(scope="module")
 def table():
     return scores(population(outcomes=True, seeds=8))

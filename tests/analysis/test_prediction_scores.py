@@ -277,6 +277,16 @@ def test_a_noisier_oracle_predicts_less():
     assert better.low > 0
 
 
+def test_an_oracle_knows_nothing_where_no_target_is_known():
+    """Networks of the last stratum have no target, as regressions have no test error."""
+    population = grid([2, 2, 3], seeds=2, model_axes=1)
+    last = population.strata == population.strata.max()
+    assert 0 < last.sum() < population.size
+    y = np.where(last, np.nan, np.arange(population.size, dtype=float))
+    found = noisy_oracle(population, y, 0.5)
+    assert np.array_equal(np.isnan(found), last)
+
+
 # --- scenarios of known truth -------------------------------------------------------------------
 
 

@@ -1,0 +1,117 @@
+"""A network of a user's own from plan to records: built anew by each run, measured where it is another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sharpbench.errors import TimeLimitExceeded, message_of
+from sharpbench.metrics.base import state_hash
+from sharpbench.metrics.untouched import data_of
+from sharpbench.results.keys import content_key
+from sharpbench.results.store import SubjectFolder
+from sharpbench.subject import Splits, Subject, Task
+from sharpbench.suite.asking import explain
+from sharpbench.suite.measuring import Measuring, hash_of_tensors
+from sharpbench.suite.networks import NetworkPlan
+from sharpbench.suite.own import own_subject
+from sharpbench.suite.remaining import remaining
+from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
+
+__all__ = ["NetworkRun"]
+
+
+class NetworkRun(Measuring):
+    """Builds a user's network on its data and asks it the plan's questions.
+
+    Figures belong to the network's state and to the bytes of the data: where either is another, all is
+    measured again.
+    """
+
+    def __init__(
+        self,
+        task: SubjectTask,
+        network: NetworkPlan,
+        folder: SubjectFolder,
+        notify: Notify,
+        watch: Watch,
+    ) -> None:
+        super().__init__(task, folder, notify, watch)
+        self.network = network
+        self._subject: Subject | None = None
+
+    def run(self) -> None:
+        """Write the records that are missing."""
+        try:
+            building = Step("network", "building the network", self.plan.training_seconds)
+            with self.step(building):
+                subject = own_subject(
+                    self.network.given,
+                    seed=self.seed,
+                    device=self.network.device,
+                    data=self.task.data,
+                )
+                weights = content_key([state_hash(subject.model), _data_hash(subject)])
+        except Exception as error:
+            status = "timeout" if isinstance(error, TimeLimitExceeded) else "error"
+            reason = message_of(error) if status == "timeout" else explain(error)
+            self.problems.append(f"{self.label}: {reason}")
+            known = self.folder.read()
+            if known is None or known["status"] != "known":
+                self.folder.commit(self._description(None, None, status, reason), None)
+            return
+        self._subject = subject
+        known = self.folder.read()
+        if known is None or known["weights"] != weights:
+            self.folder.commit(self._description(subject, weights), None)
+        left = remaining(self.plan, self.network, self.folder, run=self.task.run)
+        self._ask(weights, left, lambda: subject)
+
+    @property
+    def loss_task(self) -> Task:
+        assert self._subject is not None
+        assert self._subject.task is not None
+        return self._subject.task
+
+    @property
+    def judged(self) -> Splits | str:
+        subject = self._subject
+        assert subject is not None
+        if subject.splits is None:
+            return "there are no test data beside those that it is measured on"
+        if subject.task == "classification" and (reason := subject.without_classes()):
+            return reason
+        return subject.splits
+
+    @property
+    def takes_tensors(self) -> bool:
+        assert self._subject is not None
+        return self._subject.front is None
+
+    def _judged_model(self, subject: Subject) -> nn.Module:
+        return subject.working_model(subject.dtype)
+
+    def _description(
+        self,
+        subject: Subject | None,
+        weights: str | None,
+        status: str = "known",
+        reason: str | None = None,
+    ) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "label": self.label,
+            **{f"{part}_label": label for part, label in self.network.labels.items()},
+            "identity": self.network.identity,
+            "status": status,
+            "parameters": subject and sum(p.numel() for p in subject.model.parameters()),
+            "said": None if subject is None else list(subject.said),
+            "reason": reason,
+            "weights": weights,
+            "run": self.task.run,
+        }
+
+
+def _data_hash(subject: Subject) -> str:
+    return hash_of_tensors((str(i), part) for i, part in enumerate(data_of(subject)))

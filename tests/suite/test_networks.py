@@ -1,0 +1,207 @@
+"""``[[networks]]``: a user's own networks in a suite, through the command line as a user writes them."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from sharpbench.datasets import datasets
+from sharpbench.errors import InputError
+from sharpbench.metrics import metrics
+from sharpbench.results.store import load_records
+from sharpbench.seeds import derive_seed
+from sharpbench.subject import Subject
+from sharpbench.suite.plan import NetworkPlan, make_plan
+from sharpbench.suite.spec import load_suite
+from tests.cli.command import in_process
+
+NETS = """
+import torch
+from torch import nn
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.words, self.out = nn.Embedding(30, 6), nn.Linear(6, 5)
+
+    def forward(self, ids):
+        return self.out(self.words(ids).tanh())
+
+def batches():
+    g = torch.Generator().manual_seed(3)
+    draw = lambda top: torch.randint(0, top, (8, 4), generator=g)
+    return [{"ids": draw(30), "labels": draw(5)} for _ in range(2)]
+"""
+
+SUITE = """
+name = "zoo"
+seeds = 1
+
+[[networks]]
+model = "own_nets_of_a_test:small"
+weights = ["runs/*.pt", "runs/b.pt"]
+dataset = { name = "digits", train_size = 100 }
+
+[[networks]]
+model = "own_nets_of_a_test:Tagger"
+data = "own_nets_of_a_test:batches"
+title = "tagger"
+
+[[metrics]]
+name = "fisher_rao_norm"
+
+[[metrics]]
+name = "hessian_trace"
+
+[[transformations]]
+name = "neuron_rescaling"
+
+[cost]
+repeats = 1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_nets_of_a_test.py").write_text(NETS)
+    (tmp_path / "zoo.toml").write_text(SUITE)
+    (tmp_path / "runs").mkdir()
+    import own_nets_of_a_test as nets
+
+    for number, name in enumerate("ab"):
+        network = nets.small()
+        with torch.no_grad():
+            for p in network.parameters():
+                p.mul_(1 + 0.1 * number)
+        torch.save(network.state_dict(), tmp_path / "runs" / f"{name}.pt")
+    yield tmp_path
+    sys.modules.pop("own_nets_of_a_test", None)
+
+
+@pytest.fixture
+def run(folder, capsys, monkeypatch):
+    return lambda: in_process(
+        capsys, monkeypatch, "run", "zoo.toml", "--engine", "inline", "--no-report"
+    )
+
+
+def frame():
+    return load_records("results", suite="zoo")
+
+
+def test_each_file_is_a_network_measured_as_it_is(folder, run):
+    done = run()
+    assert done.code == 0, done.out + done.err
+    told = frame()
+    own = told[(told["kind"] == "measurement") & told["transformation"].isna()]
+    assert sorted(own["recipe_label"].unique()) == ["a", "as built", "b"]
+    assert set(own["model_label"]) == {"own_nets_of_a_test:small", "tagger"}
+    assert (own["status"] == "ok").all()
+    import own_nets_of_a_test as nets
+
+    network = nets.small()
+    network.load_state_dict(torch.load(folder / "runs" / "b.pt"))
+    data = datasets.create("digits", {"train_size": 100}).load(folder, seed=derive_seed(0, "data"))
+    subject = Subject(network, data.train_inputs, data.train_targets, splits=data)
+    value = (
+        metrics.create("fisher_rao_norm", {}).measure(subject, seed=derive_seed(0, "metric")).value
+    )
+    (found,) = own[(own["name"] == "fisher_rao_norm") & (own["recipe_label"] == "b")]["value"]
+    assert found == value
+    after = told[(told["kind"] == "measurement") & told["transformation"].notna()]
+    of_norm = after[(after["name"] == "fisher_rao_norm") & (after["recipe_label"] == "b")]
+    assert of_norm["value"].item() == pytest.approx(value, rel=1e-9)
+    assert of_norm["promised"].item()
+    judged = told[(told["kind"] == "evaluation") & (told["name"] == "test_error")]
+    by_network = judged.set_index("recipe_label")
+    outputs = network(data.test_inputs).argmax(1)
+    assert by_network.loc["b", "value"] == pytest.approx(
+        (outputs != data.test_targets).double().mean()
+    )
+    assert "no test data" in by_network.loc["as built", "reason"]
+    # How they came about is independent, what they are judged on is shared.
+    seeds = own.drop_duplicates("subject")
+    assert seeds["seed.data"].tolist() == [0, 0, 0]
+    assert seeds["seed.training"].nunique() == 3
+    assert own["cost.median_seconds"].notna().all()
+
+
+def test_a_second_run_measures_nothing_and_other_weights_or_data_are_measured_again(folder, run):
+    assert run().code == 0
+    before = frame()
+    again = run()
+    assert "0 records written" in again.out
+    assert len(frame()) == len(before)
+    nets = (folder / "own_nets_of_a_test.py").read_text()
+    network = torch.load(folder / "runs" / "a.pt")
+    torch.save({k: 2 * v for k, v in network.items()}, folder / "runs" / "a.pt")
+    (folder / "own_nets_of_a_test.py").write_text(nets + "\n# edited\n")
+    other = run()
+    assert other.code == 0
+    assert "0 records written" not in other.out
+    old, new = (
+        f[(f["kind"] == "measurement") & (f["recipe_label"] == "a")]
+        .groupby("label")["value"]
+        .first()
+        for f in (before, frame())
+    )
+    assert (old != new).all()
+
+
+def test_where_the_data_change_behind_a_name_figures_are_not_believed(folder, run, monkeypatch):
+    """The file is the same, and what it draws another: the bytes of the data tell."""
+    assert run().code == 0
+    import own_nets_of_a_test as nets
+
+    held = nets.batches()
+    monkeypatch.setattr(nets, "batches", lambda: held[:1])
+    done = run()
+    assert done.code == 0
+    told = frame()
+    tagger = told[(told["kind"] == "measurement") & (told["model_label"] == "tagger")]
+    assert set(tagger["samples"].dropna()) == {8}
+
+
+def test_it_is_planned_without_the_place_it_stands_in(folder):
+    plans = make_plan(load_suite(folder / "zoo.toml")).subjects
+    assert [type(s) for s in plans] == [NetworkPlan] * 3
+    for plan in plans:
+        assert str(folder) not in json.dumps(plan.identity)
+    assert len({plan.key for plan in plans}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (('weights = ["runs/*.pt", "runs/b.pt"]', 'weights = "none/*.pt"'), "no file 'none/\\*.pt'"),
+        (('"own_nets_of_a_test:small"', '"no_such_nets:small"'), "no module 'no_such_nets'"),
+        (('data = "own_nets_of_a_test:batches"', ""), "one of dataset"),
+        (('name = "digits"', 'name = "digit"'), "digits"),
+        (('title = "tagger"', 'titel = "tagger"'), "title"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_place(folder, change, told):
+    (folder / "zoo.toml").write_text(SUITE.replace(*change))
+    with pytest.raises(InputError, match=told) as raised:
+        make_plan(load_suite(folder / "zoo.toml"))
+    assert "zoo.toml, line" in str(raised.value)
+
+
+def test_a_network_that_cannot_be_built_is_a_record_and_the_others_are_measured(folder, run):
+    weights = folder / "runs" / "c.pt"
+    torch.save({"other.weight": torch.ones(2)}, weights)
+    done = run()
+    assert done.code == 1
+    assert "c · seed=0" in (done.out + done.err)
+    told = frame()
+    assert told[told["kind"] == "measurement"]["recipe_label"].nunique() == 3
+    (failed,) = told[told["kind"] == "subject"].to_dict("records")
+    assert failed["status"] == "error"
