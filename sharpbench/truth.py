@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sharpbench.subject import Subject
 
-__all__ = ["Known", "KnownDerivatives", "KnownHessian", "Truth"]
+__all__ = ["Known", "KnownDerivatives", "KnownHessian", "KnownLearningCoefficient", "Truth"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,17 @@ class KnownHessian(Truth, ABC):
     @abstractmethod
     def eigenvalues(self, subject: Subject) -> Tensor:
         """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""
+
+
+class KnownLearningCoefficient(Truth, ABC):
+    """A loss whose learning coefficient at the subject's weights is known."""
+
+    @abstractmethod
+    def learning_coefficient(self, subject: Subject) -> float:
+        """λ: the free energy of n samples grows as λ log n."""
+
+    @abstractmethod
+    def localised_coefficient(
+        self, subject: Subject, inverse_temperature: float, localization: float
+    ) -> float | None:
+        """b (E[L(w)] − L(w*)), w ~ exp(−bL(w) − ½γ‖w − w*‖²), b and γ given; None where it isn't known."""

@@ -27,6 +27,9 @@ metrics: Registry[Metric] = Registry(
         "input_jacobian_norm": "sharpbench.metrics.input_space:InputJacobianNorm",
         "inverse_margin": "sharpbench.metrics.outputs:InverseMargin",
         "layer_norms": "sharpbench.metrics.layer_norms:LayerNorms",
+        "local_learning_coefficient": (
+            "sharpbench.metrics.local_learning_coefficient:LocalLearningCoefficient"
+        ),
         "logit_norm": "sharpbench.metrics.outputs:LogitNorm",
         "margin": "sharpbench.metrics.outputs:Margin",
         "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",

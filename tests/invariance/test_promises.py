@@ -74,6 +74,7 @@ PROMISES = [
     ("input_jacobian_norm", {"output": "logits"}, DERIVATIVES),
     ("inverse_margin", {}, OUTPUTS | {"logit_shift"}),
     ("layer_norms", {}, {*ORDERS, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
+    ("local_learning_coefficient", {}, SPECTRUM),
     ("logit_norm", {}, OUTPUTS),
     ("margin", {}, OUTPUTS | {"logit_shift"}),
     ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
