@@ -1,4 +1,4 @@
-"""What failed, and what did not apply."""
+"""What became of every figure that was asked for: measured, or why not."""
 
 from __future__ import annotations
 
@@ -6,21 +6,47 @@ import pandas as pd
 
 from sharpbench.analysis.results import Results, computed_once
 
-__all__ = ["failures"]
+__all__ = ["WORDS", "failures", "outcome_of", "outcomes"]
+
+WORDS = ("measured", "not applicable", "not installed", "failed", "timed out")
+"""What can become of a figure, in the words of the whole report."""
+
+_FIGURES = ("measurement", "evaluation", "trajectory", "problem", "calibration")
+
+
+def outcome_of(status: str, reason: str | None) -> str:
+    """What became of a figure, one of `WORDS`."""
+    told = reason if isinstance(reason, str) else ""
+    if status != "ok" and ("is not installed" in told or "No module named" in told):
+        return "not installed"
+    words = {"ok": "measured", "unsupported": "not applicable", "timeout": "timed out"}
+    return words.get(status, "failed")
+
+
+@computed_once
+def outcomes(results: Results) -> dict[str, int]:
+    """How many of the figures that were asked for have each outcome, in the order of `WORDS`."""
+    rows = results.of_kind(*_FIGURES)
+    counts = rows.groupby(["status", "reason"], dropna=False, observed=True).size()
+    found = dict.fromkeys(WORDS, 0)
+    for (status, reason), count in counts.items():
+        found[outcome_of(str(status), reason)] += int(count)
+    return found
 
 
 @computed_once
 def failures(results: Results) -> pd.DataFrame:
     """Trainings and measurements without a figure, equal ones counted together.
 
-    Columns: ``what``, ``transformation``, ``status``, ``reason``, ``n``, ``example`` (a subject).
+    Columns: ``what``, ``transformation``, ``outcome`` (of `WORDS`), ``reason``, ``n``, ``example`` (one).
     """
     columns = ["label", "transformation", "status", "reason", "subject", "subject_label"]
     rows = results.frame.loc[results.frame["status"] != "ok", columns].astype(object)
     if rows.empty:
-        return pd.DataFrame(columns=["what", "transformation", "status", "reason", "n", "example"])
+        return pd.DataFrame(columns=["what", "transformation", "outcome", "reason", "n", "example"])
+    rows["outcome"] = rows["status"].map(str).combine(rows["reason"], outcome_of)
     grouped = rows.fillna({"transformation": "", "reason": ""}).groupby(
-        ["label", "transformation", "status", "reason"], sort=True
+        ["label", "transformation", "outcome", "reason"], sort=True
     )
     counted = grouped.agg(n=("subject", "size"), example=("subject_label", "first")).reset_index()
     return counted.rename(columns={"label": "what"})

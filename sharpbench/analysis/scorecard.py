@@ -17,6 +17,7 @@ import pandas as pd
 
 from sharpbench.analysis.calibration import WIDE, stated_errors
 from sharpbench.analysis.correctness import implementation_agreement
+from sharpbench.analysis.failures import outcome_of
 from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.invariance import changes, invariance_matrix
 from sharpbench.analysis.prediction import TARGETS, associations
@@ -25,7 +26,7 @@ from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import LEVEL, Estimate, binomial_interval
 from sharpbench.suite.spec import known_suites
 
-__all__ = ["QUESTIONS", "Cell", "Entry", "outcome_of", "scorecard", "suites_that_ask"]
+__all__ = ["QUESTIONS", "Cell", "Entry", "scorecard", "suites_that_ask"]
 
 QUESTIONS = ("right", "invariant", "predictive", "costly")
 
@@ -161,15 +162,6 @@ def scorecard(results: Results) -> list[Entry]:
         key=lambda e: (e.title.casefold(), e.name, e.implementation != _NATIVE, e.implementation)
     )
     return _with_ties(found)
-
-
-def outcome_of(status: str, reason: str | None) -> str:
-    """What became of a figure, in the words of the whole report."""
-    told = reason if isinstance(reason, str) else ""
-    if status != "ok" and ("is not installed" in told or "No module named" in told):
-        return "not installed"
-    words = {"ok": "measured", "unsupported": "not applicable", "timeout": "timed out"}
-    return words.get(status, "failed")
 
 
 def suites_that_ask(question: str, metric: str, but: str = "") -> tuple[str, bool]:

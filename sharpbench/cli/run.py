@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,9 +17,10 @@ from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import DataOption, DeviceOption, ReportsOption, ResultsOption
 from sharpbench.cli.progress import progress
 from sharpbench.cli.report import write_report
-from sharpbench.errors import Terminated
+from sharpbench.errors import Terminated, guarded
 
 if TYPE_CHECKING:
+    from sharpbench.metrics import Metric
     from sharpbench.suite.forecast import Expected
     from sharpbench.suite.plan import Plan
     from sharpbench.suite.task import SubjectOutcome
@@ -96,6 +98,8 @@ def run(
     root = data_dir or data_root()
     full_plan = make_plan(suite_file, device=device, data=root)
     plan = full_plan.only(only or [])
+    for told in _not_installed(plan):
+        err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True)
     if dry_run:
         _print_plan(plan, results, root, workers or 1)
         return
@@ -131,6 +135,37 @@ def run(
         write_report(results, plan.name, reports)
     if problems:
         raise typer.Exit(SOME_FAILED)
+
+
+def _not_installed(plan: Plan) -> list[str]:
+    """What the plan asks and nobody can answer here, before anything is run: a sentence an installation."""
+    from sharpbench.suite.plan import ProblemPlan
+
+    networks = sum(not isinstance(subject, ProblemPlan) for subject in plan.subjects)
+    asked = [(question.metric, networks) for question in plan.measurements]
+    for subject in plan.subjects:
+        if isinstance(subject, ProblemPlan):
+            asked += [(question.metric, 1) for question in subject.measurements]
+    each = {id(metric): metric for metric, _ in asked}
+    known = {key: _missing(metric) for key, metric in each.items()}
+    waiting: Counter[str] = Counter()
+    for metric, number in asked:
+        if reason := known[id(metric)]:
+            waiting[reason] += number
+    total = f"{sum(number for _, number in asked):,}"
+    return [
+        f"{number:,} of {total} measurements: {reason}"
+        for reason, number in waiting.items()
+        if number
+    ]
+
+
+def _missing(metric: Metric) -> str | None:
+    try:
+        with guarded():
+            return metric.missing()
+    except Exception:  # to be asked raises it as well, and is recorded
+        return None
 
 
 _MOST_SHOWN = 100

@@ -94,6 +94,10 @@ class Metric(Plugin, ABC):
         """The reason why this metric can't measure ``subject``, or None if it can."""
         return None
 
+    def missing(self) -> str | None:
+        """What must be installed before it can be asked, or None."""
+        return None
+
     @abstractmethod
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         """The figure, random by ``seed`` alone. Raises MetricFailed if it has no answer."""

@@ -134,6 +134,9 @@ class BackendMetric(CurvatureMetric, ABC):
         if self.implementation != "native" and self.parameters_of:
             raise ValueError("parameters_of needs implementation 'native'")
 
+    def missing(self) -> str | None:
+        return None if self.implementation == "native" else BACKENDS[self.implementation].missing()
+
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         if self.implementation == "native":
             return self.native(subject, seed)

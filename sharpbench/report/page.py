@@ -14,6 +14,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from sharpbench.analysis.failures import outcomes
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError
@@ -24,7 +25,6 @@ from sharpbench.version import __version__
 
 __all__ = ["write_report"]
 
-_FIGURES = ("measurement", "evaluation", "trajectory", "problem", "calibration")
 _MACROS = '{% from "macros.html" import picture, head, claims_table with context %}\n'
 
 
@@ -126,7 +126,7 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "planned": view.planned,
         "present": view.present,
         "answered": len(view.of_kind("problem", "calibration")),
-        "figures_total": len(view.of_kind(*_FIGURES)),
+        "outcomes": outcomes(view),
         "left_out": view.left_out,
         "mixed": view.mixed_versions(),
         "last_run": view.runs.get(view.manifest["run"], {}),

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sharpbench.analysis.failures import outcome_of
 from sharpbench.analysis.results import Results
-from sharpbench.analysis.scorecard import QUESTIONS, outcome_of, scorecard, suites_that_ask
+from sharpbench.analysis.scorecard import QUESTIONS, scorecard, suites_that_ask
 from sharpbench.report.sections.scorecard import Scorecard, prose
 from sharpbench.suite.spec import known_suites
 from tests.analysis.test_tables import row

@@ -9,7 +9,7 @@ from scipy import stats
 from sharpbench.analysis.comparison import compare_records
 from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.cost import cost_table
-from sharpbench.analysis.failures import failures
+from sharpbench.analysis.failures import failures, outcomes
 from sharpbench.analysis.invariance import invariance_matrix
 from sharpbench.analysis.names import short_names
 from sharpbench.analysis.results import Results, error_on_same_points, random_error
@@ -191,7 +191,22 @@ def test_problems_count_equal_reasons_together():
         row(str(i), None, status="failed", reason="zero gradient") for i in range(3)
     ]
     (found,) = failures(Results(pd.DataFrame(rows))).to_dict("records")
-    assert (found["n"], found["reason"], found["status"]) == (3, "zero gradient", "failed")
+    assert (found["n"], found["reason"], found["outcome"]) == (3, "zero gradient", "failed")
+
+
+def test_every_figure_asked_for_has_one_outcome():
+    told = {
+        "ok": None, "unsupported": "does not apply", "error": "curvlinops is not installed: …",
+        "failed": "boom", "timeout": "after 3 s",
+    }  # fmt: skip
+    rows = [
+        row(f"{status}{i}", 1.0 if status == "ok" else None, status=status, reason=reason)
+        for n, (status, reason) in enumerate(told.items(), 1)
+        for i in range(n)
+    ]
+    assert outcomes(Results(pd.DataFrame(rows))) == {
+        "measured": 1, "not applicable": 2, "not installed": 3, "failed": 4, "timed out": 5,
+    }  # fmt: skip
 
 
 def test_short_names_hold_what_tells_entries_apart():

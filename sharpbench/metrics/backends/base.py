@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from importlib.util import find_spec
 from typing import ClassVar, Literal
 
 import torch
@@ -49,6 +50,20 @@ class Backend(ABC):
     title: ClassVar[str]
     """The library's own spelling of its name."""
 
+    package: ClassVar[str]
+    """What is imported."""
+
+    extra: ClassVar[str] = ""
+    """The extra of sharpbench that installs it; sharpbench itself does, if empty."""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """What to install first, or None if it is there."""
+        if find_spec(cls.package) is not None:
+            return None
+        how = f"sharpbench[{cls.extra}]" if cls.extra else cls.package
+        return f"{cls.title} is not installed: pip install '{how}'"
+
     def __init__(
         self,
         subject: Subject,
@@ -60,6 +75,8 @@ class Backend(ABC):
         population: int,
         seed: int,
     ) -> None:
+        if reason := self.missing():
+            raise MetricUnsupported(reason)
         self.subject, self.matrix, self.seed = subject, matrix, seed
         self.inputs, self.targets = inputs, targets
         self.model = subject.working_model(dtype)

@@ -47,7 +47,7 @@ class Curvlinops(Backend):
     its probes; of an eigenvalue the bound that ARPACK stopped at.
     """
 
-    title = "curvlinops"
+    title, package, extra = "curvlinops", "curvlinops", "rivals"
 
     def __init__(self, *points: Any, **settings: Any) -> None:
         super().__init__(*points, **settings)
@@ -133,7 +133,7 @@ class Curvlinops(Backend):
                 import curvlinops
         except ImportError as error:
             raise MetricUnsupported(
-                f"curvlinops is not installed ({error}): pip install 'sharpbench[rivals]'"
+                self.missing() or f"curvlinops can't be imported: {error}"
             ) from None
         module, factor = self._loss()
         parameters = [p for p in self.model.parameters() if p.requires_grad]

@@ -29,7 +29,7 @@ class PyHessian(Backend):
     Its error of a trace is the spread of its probes; of an eigenvalue and a density it tells none.
     """
 
-    title = "PyHessian"
+    title, package = "PyHessian", "pyhessian"
 
     def __init__(self, subject: Subject, *points: Any, **settings: Any) -> None:
         if subject.device.type not in {"cpu", "cuda"}:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sharpbench.analysis.failures import WORDS
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import QUESTIONS, Cell, Entry, scorecard, suites_that_ask
 from sharpbench.analysis.statistics import Estimate
@@ -93,8 +94,7 @@ def _measure(cells: Any) -> str:
 
 
 def _shown(entry: Entry, measures: Mapping[str, str], suite: str) -> dict[str, Any]:
-    words = ("measured", "not applicable", "not installed", "failed", "timed out")
-    told = ", ".join(f"{count(entry.figures[w])} {w}" for w in words if w in entry.figures)
+    told = ", ".join(f"{count(entry.figures[w])} {w}" for w in WORDS if w in entry.figures)
     if entry.settings > 1:
         told += f"; {entry.settings} settings"
     cells = {q: _cell(entry, q, c, measures[q], suite) for q, c in entry.cells.items()}
