@@ -50,8 +50,8 @@ class Backend(ABC):
     title: ClassVar[str]
     """The library's own spelling of its name."""
 
-    package: ClassVar[str]
-    """What is imported."""
+    package: ClassVar[str] = ""
+    """What is imported, if anything."""
 
     extra: ClassVar[str] = ""
     """The extra of sharpbench that installs it; sharpbench itself does, if empty."""
@@ -59,7 +59,7 @@ class Backend(ABC):
     @classmethod
     def missing(cls) -> str | None:
         """What to install first, or None if it is there."""
-        if find_spec(cls.package) is not None:
+        if not cls.package or find_spec(cls.package) is not None:
             return None
         how = f"sharpbench[{cls.extra}]" if cls.extra else cls.package
         return f"{cls.title} is not installed: pip install '{how}'"
