@@ -15,11 +15,12 @@ _FIGURES = ("measurement", "evaluation", "trajectory", "problem", "calibration")
 
 
 def outcome_of(status: str, reason: str | None) -> str:
-    """What became of a figure, one of `WORDS`."""
+    """What became of a figure, one of `WORDS`; of a training also ``diverged``."""
     told = reason if isinstance(reason, str) else ""
     if status != "ok" and ("is not installed" in told or "No module named" in told):
         return "not installed"
-    words = {"ok": "measured", "unsupported": "not applicable", "timeout": "timed out"}
+    words = {"ok": "measured", "unsupported": "not applicable", "timeout": "timed out",
+             "diverged": "diverged"}  # fmt: skip
     return words.get(status, "failed")
 
 
