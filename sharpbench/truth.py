@@ -10,7 +10,14 @@ from torch import Tensor
 
 from sharpbench.subject import Subject
 
-__all__ = ["Known", "KnownDerivatives", "KnownHessian", "KnownLearningCoefficient", "Truth"]
+__all__ = [
+    "Known",
+    "KnownDerivatives",
+    "KnownHessian",
+    "KnownLearningCoefficient",
+    "KnownTangentKernel",
+    "Truth",
+]
 
 
 @dataclass(frozen=True)
@@ -85,3 +92,15 @@ class KnownLearningCoefficient(Truth, ABC):
         self, subject: Subject, inverse_temperature: float, localization: float
     ) -> float | None:
         """b (E[L(w)] − L(w*)), w ~ exp(−bL(w) − ½γ‖w − w*‖²), b and γ given; None where it isn't known."""
+
+
+class KnownTangentKernel(Truth, ABC):
+    """A network whose tangent kernel Θ = JJᵀ, of the outputs' derivatives in the parameters, is known."""
+
+    @abstractmethod
+    def kernel(self, subject: Subject) -> Tensor:
+        """Θ (N·C, N·C) of the subject's points in float64, each one's outputs in a row; from closed forms."""
+
+    def kernel_of_infinite_width(self, subject: Subject) -> Tensor | None:
+        """What Θ tends to as the network grows wide; None where it isn't said."""
+        return None

@@ -33,6 +33,8 @@ metrics: Registry[Metric] = Registry(
         "logit_norm": "sharpbench.metrics.outputs:LogitNorm",
         "margin": "sharpbench.metrics.outputs:Margin",
         "mean_confidence": "sharpbench.metrics.outputs:MeanConfidence",
+        "ntk_alignment": "sharpbench.metrics.ntk:NtkAlignment",
+        "ntk_top_eigenvalue": "sharpbench.metrics.ntk:NtkTopEigenvalue",
         "pac_bayes_flatness": "sharpbench.metrics.pac_bayes:PacBayesFlatness",
         "parameter_count": "sharpbench.metrics.norms:ParameterCount",
         "parameter_norm": "sharpbench.metrics.norms:ParameterNorm",

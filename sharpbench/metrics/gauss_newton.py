@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.curvature.lanczos import extreme_eigenvalues
@@ -38,7 +38,7 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
 
-__all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace"]
+__all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace", "gram_where_small"]
 
 _GRAM_NUMBERS = 4_000_000
 """Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
@@ -122,24 +122,41 @@ class GaussNewtonTopEigenvalue(ProductBudget, _GaussNewtonMetric):
         """
         inputs, targets = self._data(subject, seed)
         model = subject.working_model(torch_dtype(self.dtype))
-        parameters = named_subset(model, self.parameters_of)
-        few = inputs[:2]  # not one: a network that normalises by the batch takes no single sample
-        with torch.no_grad():
-            outputs = model(few).numel() // len(few)
-        work.forward += len(few)
-        rows = len(inputs) * outputs
-        if rows > 256 or rows * sum(coordinates(p).numel() for p in parameters) > _GRAM_NUMBERS:
+        gram = gram_where_small(subject, model, inputs, targets, self.parameters_of, work)
+        if gram is None:
             return None
-        assert subject.loss is not None
-        gram = gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
         values, vectors = torch.linalg.eigh(gram)
         return Measurement(
             value=float(values[-1]),
             errors=gram_eigenvalue_error(values, vectors, len(inputs), self._population(subject)),
             samples=len(inputs),
             work=work,
-            details={"gram_rows": rows},
+            details={"gram_rows": len(gram)},
         )
+
+
+def gram_where_small(
+    subject: Subject,
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    patterns: Sequence[str],
+    work: Work,
+) -> Tensor | None:
+    """The Gauss-Newton matrix's Gram matrix (N·C, N·C) where it is cheaper than iterating, else None.
+
+    Raises whatever stands in the way of it.
+    """
+    parameters = named_subset(model, patterns)
+    few = inputs[:2]  # not one: a network that normalises by the batch takes no single sample
+    with torch.no_grad():
+        outputs = model(few).numel() // len(few)
+    work.forward += len(few)
+    rows = len(inputs) * outputs
+    if rows > 256 or rows * sum(coordinates(p).numel() for p in parameters) > _GRAM_NUMBERS:
+        return None
+    assert subject.loss is not None
+    return gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
 
 
 @metrics.register

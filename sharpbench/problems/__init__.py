@@ -19,6 +19,7 @@ problems: Registry[Problem] = Registry(
         "hyperbolic_tangent": "sharpbench.problems.single_index:HyperbolicTangent",
         "least_squares": "sharpbench.problems.quadratic:LeastSquares",
         "monomial": "sharpbench.problems.singular:Monomial",
+        "ntk_circle": "sharpbench.problems.tangent_kernel:NtkCircle",
         "power_pole": "sharpbench.problems.single_index:PowerPole",
         "quadratic": "sharpbench.problems.quadratic:Quadratic",
         "reduced_rank_regression": "sharpbench.problems.singular:ReducedRankRegression",

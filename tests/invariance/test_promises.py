@@ -78,6 +78,8 @@ PROMISES = [
     ("logit_norm", {}, OUTPUTS),
     ("margin", {}, OUTPUTS | {"logit_shift"}),
     ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
+    ("ntk_alignment", {}, SPECTRUM),
+    ("ntk_top_eigenvalue", {}, SPECTRUM),
     ("pac_bayes_flatness", {}, SPECTRUM),
     ("pac_bayes_flatness", {"magnitude_aware": True}, {*ORDERS, "sign_flip"}),
     ("pac_bayes_flatness", {"magnitude_aware": True, "epsilon": 0.0}, BY_WEIGHT),
