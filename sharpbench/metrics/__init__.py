@@ -13,6 +13,7 @@ metrics: Registry[Metric] = Registry(
         "critical_sharpness": "sharpbench.metrics.critical_sharpness:CriticalSharpness",
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
         "distance_from_initialization": "sharpbench.metrics.norms:DistanceFromInitialization",
+        "effective_dimension": "sharpbench.metrics.evidence:EffectiveDimension",
         "fisher_rao_norm": "sharpbench.metrics.gauss_newton:FisherRaoNorm",
         "gauss_newton_top_eigenvalue": "sharpbench.metrics.gauss_newton:GaussNewtonTopEigenvalue",
         "gauss_newton_trace": "sharpbench.metrics.gauss_newton:GaussNewtonTrace",
@@ -26,6 +27,7 @@ metrics: Registry[Metric] = Registry(
         "input_gradient_change": "sharpbench.metrics.input_space:InputGradientChange",
         "input_jacobian_norm": "sharpbench.metrics.input_space:InputJacobianNorm",
         "inverse_margin": "sharpbench.metrics.outputs:InverseMargin",
+        "laplace_evidence": "sharpbench.metrics.evidence:LaplaceEvidence",
         "layer_norms": "sharpbench.metrics.layer_norms:LayerNorms",
         "local_learning_coefficient": (
             "sharpbench.metrics.local_learning_coefficient:LocalLearningCoefficient"

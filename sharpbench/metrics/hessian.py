@@ -53,6 +53,7 @@ __all__ = [
     "HessianSpectralDensity",
     "HessianTopEigenvalue",
     "HessianTrace",
+    "quadrature_error",
     "trace_by_products",
 ]
 
@@ -422,7 +423,7 @@ class HessianSpectralDensity(_HessianMetric):
             value=value,
             errors=(
                 # Delta method for a ratio of means over the probes.
-                _quadrature_error(
+                quadrature_error(
                     density.weights,
                     sizes * ((density.nodes < 0).double() - value) / total.mean(),
                     operator.dimension,
@@ -449,7 +450,7 @@ class HessianSpectralDensity(_HessianMetric):
         )
 
 
-def _quadrature_error(weights: Tensor, values: Tensor, dimension: int) -> ErrorComponent:
+def quadrature_error(weights: Tensor, values: Tensor, dimension: int) -> ErrorComponent:
     """The error of tr g(A)/P = 0 by Lanczos quadrature, from ``weights`` and g (n, k) at the probes' nodes.
 
     A probe v, uniform on the unit sphere, has Var(vᵀg(A)v) = 2 tr g(A)²/(P(P + 2)), and the quadrature tells

@@ -13,8 +13,10 @@ from sharpbench.suite.conformance import check_metric
 
 QUICKER = {
     "critical_sharpness": {"samples": 200},
+    "effective_dimension": {"probes": 1, "steps": 8, "samples": 8},
     "geodesic_sharpness": {"samples": 256},
     "gradient_noise": {"samples": 150},
+    "laplace_evidence": {"probes": 1, "steps": 8, "samples": 8},
     "local_learning_coefficient": {"chains": 2, "draws": 20, "burn_in": 20, "samples": 100},
     "inverse_margin": {"percentile": 50.0},
     "pac_bayes_flatness": {"draws": 6, "samples": 100, "resolution": 0.05},
