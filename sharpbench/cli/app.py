@@ -11,7 +11,19 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sharpbench.cli import check, compare, data, env, inspect, measure, perf, report, run, verify
+from sharpbench.cli import (
+    check,
+    compare,
+    data,
+    env,
+    inspect,
+    measure,
+    perf,
+    report,
+    run,
+    schema,
+    verify,
+)
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
@@ -41,6 +53,7 @@ app.command()(check.check)
 app.command()(compare.compare)
 app.command()(compare.export)
 app.command()(verify.verify)
+app.command()(schema.schema)
 app.command()(env.env)
 app.add_typer(data.app, name="data")
 app.add_typer(perf.app, name="perf")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sharpbench.results.checksum import Damaged, json_object
 from sharpbench.results.keys import content_key
 
-__all__ = ["ANSWERED", "FOLDER_NAME", "SCHEMA", "Outcome", "read_description"]
+__all__ = ["ANSWERED", "FOLDER_NAME", "SCHEMA", "Description", "Outcome", "read_description"]
 
 Outcome = Literal["trained", "known", "diverged", "timeout", "error"]
 """What became of a subject: a problem or a user's own network that could be built is ``known``, one that a
@@ -48,7 +48,9 @@ class _Training(_Strict):
     epochs: list[dict[str, float]]
 
 
-class _Description(_Strict):
+class Description(_Strict):
+    """What ``subject.json`` holds."""
+
     schema_: int = Field(alias="schema")
     key: str
     label: str
@@ -76,7 +78,7 @@ def read_description(content: bytes, folder: str) -> tuple[dict[str, Any], bool]
     """
     found, proven = json_object(content)
     try:
-        told = _Description.model_validate(found)
+        told = Description.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         raise Damaged(

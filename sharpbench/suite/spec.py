@@ -82,8 +82,15 @@ def _seed_list(value: object) -> object:
     return value
 
 
+_SeedsGiven = (
+    Annotated[int, Field(ge=1, le=_MOST_SEEDS)]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+)
+
 SeedList = Annotated[
-    list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1), BeforeValidator(_seed_list)
+    list[Annotated[int, Field(ge=0, strict=True)]],
+    Field(min_length=1),
+    BeforeValidator(_seed_list, json_schema_input_type=_SeedsGiven),
 ]
 
 
@@ -160,7 +167,9 @@ class SubjectsSpec(_Strict):
     recipe: Blocks
     seeds: SubjectSeeds | None = None
 
-    @field_validator("dataset", "model", "recipe", mode="before")
+    @field_validator(
+        "dataset", "model", "recipe", mode="before", json_schema_input_type=Block | Blocks
+    )
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return [value] if isinstance(value, dict) else value
@@ -190,7 +199,7 @@ class NetworksSpec(_Strict):
     title: str | None = None
     seed: Whole = Field(0, ge=0)
 
-    @field_validator("weights", mode="before")
+    @field_validator("weights", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
@@ -221,7 +230,7 @@ class ProblemsSpec(_Strict):
     seeds: SeedList | None = None
     repetitions: Whole = Field(1, ge=1)
 
-    @field_validator("problem", "metrics", mode="before")
+    @field_validator("problem", "metrics", mode="before", json_schema_input_type=Block | Blocks)
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return [value] if isinstance(value, dict) else value
