@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from sharpbench.cli import (
+    bundle,
     check,
     compare,
     data,
@@ -53,6 +54,8 @@ app.command()(check.check)
 app.command()(compare.compare)
 app.command()(compare.export)
 app.command()(verify.verify)
+app.command()(bundle.bundle)
+app.command()(bundle.merge)
 app.command()(schema.schema)
 app.command()(env.env)
 app.add_typer(data.app, name="data")

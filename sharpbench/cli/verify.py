@@ -16,7 +16,9 @@ __all__ = ["verify"]
 
 
 def verify(
-    results: Annotated[Path, typer.Argument(help="Results folder.")] = Path("results"),
+    results: Annotated[Path, typer.Argument(help="Results folder, or a bundle of one.")] = Path(
+        "results"
+    ),
     recompute: Annotated[
         str, typer.Option(help="Measure this share of the figures again: 5%, 100%, 0.01.")
     ] = "0%",
@@ -47,23 +49,25 @@ def verify(
     )
 
     from sharpbench.datasets.files import data_root
-    from sharpbench.results.store import ResultsStore
+    from sharpbench.results.bundle import opened
     from sharpbench.results.verify import verify_store
     from sharpbench.suite.engines import make_engine
     from sharpbench.suite.recompute import Recomputed
     from sharpbench.suite.recompute import recompute as measured_again
 
     share = _share(recompute)
-    if not results.is_dir():
+    if not results.exists():
         raise InputError(f"no results folder {results}")
-    store = ResultsStore(results)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with (
+        opened(results) as store,
+        Progress(*columns, console=err, disable=not err.is_terminal) as bar,
+    ):
         reading = bar.add_task("reading", total=len(store.subjects()))
         found = verify_store(store, lambda name: bar.advance(reading))
         again = Recomputed()

@@ -244,6 +244,18 @@ class SubjectFolder:
         found = {name: read_file(self.path / name) for name in (_WEIGHTS, _LINES, _DESCRIPTION)}
         return {name: content for name, content in found.items() if content is not None}
 
+    def proven_lines(self) -> dict[str, bytes]:
+        """By their keys the records' lines as they stand, without those that are not believed."""
+        stored = self.load()
+        believed = {record.key: record for record in stored.records}
+        found = {}
+        for line in (read_file(self.path / _LINES) or b"").split(b"\n") if believed else ():
+            with suppress(Damaged):
+                record, _ = Record.from_line(line.rstrip(b"\0"))
+                if believed.get(record.key) == record:
+                    found[record.key] = line.rstrip(b"\0")
+        return found
+
     def take(self, files: dict[str, bytes]) -> None:
         """Put `files` of another machine in place, the description last, while the folder is held."""
         self._check_claim()
