@@ -14,6 +14,7 @@ __all__ = [
     "Known",
     "KnownDerivatives",
     "KnownHessian",
+    "KnownInputHessian",
     "KnownLearningCoefficient",
     "KnownTangentKernel",
     "Truth",
@@ -104,3 +105,11 @@ class KnownTangentKernel(Truth, ABC):
     def kernel_of_infinite_width(self, subject: Subject) -> Tensor | None:
         """What Θ tends to as the network grows wide; None where it isn't said."""
         return None
+
+
+class KnownInputHessian(Truth, ABC):
+    """A loss whose gradient and Hessian in the input are known at each point."""
+
+    @abstractmethod
+    def input_norms(self, subject: Subject) -> tuple[Tensor, Tensor]:
+        """‖∇ℓ‖₂ and the spectral norm ‖∇²ℓ‖₂ at the subject's points, (N,) each in float64."""

@@ -28,6 +28,7 @@ from sharpbench.metrics.base import (
 from sharpbench.metrics.mean_over_points import mean_over_points
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, KnownDerivatives, KnownInputHessian, Truth
 
 __all__ = ["InputCurvature", "InputGradientChange", "InputJacobianNorm"]
 
@@ -83,6 +84,11 @@ class InputJacobianNorm(_InputMetric):
         if self.output == "softmax" and (reason := subject.without_classes()):
             return f"softmax needs classes, and {reason}; take output 'logits'"
         return subject.without_classes() if subject.of_model_and_batch else None
+
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
+        if not isinstance(truth, KnownDerivatives) or self.output != "logits":
+            return None
+        return Known(expected=float(truth.log_derivatives(subject, 1)[1].exp().mean()))
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)
@@ -141,6 +147,12 @@ class InputCurvature(_InputMetric):
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not (self.tolerance > 0 and self.epsilon > 0):
             raise ValueError("tolerance and epsilon must be positive")
+
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
+        if not isinstance(truth, KnownInputHessian):
+            return None
+        gradients, hessians = truth.input_norms(subject)
+        return Known(expected=float((hessians / (gradients + self.epsilon)).mean()))
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype = torch_dtype(self.dtype)

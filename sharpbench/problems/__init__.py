@@ -17,6 +17,7 @@ problems: Registry[Problem] = Registry(
         "fourier_features": "sharpbench.problems.fourier:FourierFeatures",
         "gaussian": "sharpbench.problems.single_index:Gaussian",
         "hyperbolic_tangent": "sharpbench.problems.single_index:HyperbolicTangent",
+        "laplacian_mode": "sharpbench.problems.laplacian:LaplacianMode",
         "least_squares": "sharpbench.problems.quadratic:LeastSquares",
         "monomial": "sharpbench.problems.singular:Monomial",
         "ntk_circle": "sharpbench.problems.tangent_kernel:NtkCircle",
