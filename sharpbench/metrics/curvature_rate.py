@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -29,7 +28,11 @@ from sharpbench.metrics.base import (
     sampled,
     torch_dtype,
 )
-from sharpbench.metrics.mean_over_points import Errors, jackknife_in_two_stages
+from sharpbench.metrics.mean_over_points import (
+    Errors,
+    jackknife_in_two_stages,
+    sizes_in_two_stages,
+)
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.taylor.directional import directional_derivatives
@@ -231,7 +234,7 @@ class CurvatureRate(Metric):
         inputs, targets, population, chosen = self._points(subject, model.model, dtype, work, seed)
         inputs, targets = model.of(inputs, targets)
         scalar = self._scalar(subject, model)
-        coefficients: Coefficients = _by_taylor_mode
+        coefficients: Coefficients
         arguments = (subject, model, inputs, targets, seed)
         try:
             checks = self._checks(*arguments, work)
@@ -244,6 +247,8 @@ class CurvatureRate(Metric):
                 raise MetricFailed(f"{reason}; {more}") from reason
             coefficients = _by_reverse_mode
             chosen["why"] = f"by nested reverse mode: {reason}"
+        else:
+            coefficients = _with_values_checked(_by_taylor_mode, checks, seed)
         logs = self._log_derivatives(scalar, inputs, targets, work, seed, coefficients)
         if torch.isnan(logs).any() or torch.isposinf(logs).any():
             bad = (torch.isnan(logs) | torch.isposinf(logs)).any(1).any(0)
@@ -277,7 +282,7 @@ class CurvatureRate(Metric):
             details={
                 "orders": list(self.orders),
                 "log_derivative": y[0].tolist(),
-                "log_derivative_standard_error": None if None in by_order else by_order,
+                "log_derivative_standard_error": by_order,
                 "residual_rms": float(residual),
                 "points_kept": int(kept.sum()),
                 "points_dropped": int((~kept).sum()),
@@ -436,28 +441,18 @@ class CurvatureRate(Metric):
         ``series`` False: by nested reverse mode.
         """
         generator = torch_generator(derive_seed(seed, "checks"))
-        chosen = torch.randperm(len(inputs), generator=generator)[: 2 + len(inputs) // 64]
-        chosen = chosen.to(inputs.device)
-        drawn = torch.randn(
-            len(chosen), *inputs.shape[1:], generator=generator, dtype=torch.float64
-        )
+        rows = torch.randperm(len(inputs), generator=generator)[:2].to(inputs.device)
+        points, context = inputs[rows], targets[rows]
+        drawn = torch.randn(points.shape, generator=generator, dtype=torch.float64)
         along = drawn / drawn.flatten(1).norm(dim=1).view(-1, *[1] * (drawn.ndim - 1))
 
-        def both(y: Tensor, x: Tensor) -> Tensor:
-            outputs = model(x, y)
-            scalar = self._of_outputs(subject, outputs, model.targets(y))
+        def both(x: Tensor) -> Tensor:
+            outputs = model(x, context)
+            scalar = self._of_outputs(subject, outputs, model.targets(context))
             return torch.cat([outputs.reshape(len(x), -1), scalar.unsqueeze(1)], 1)
 
-        def arguments(rows: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
-            return partial(both, targets[rows]), inputs[rows], along[: len(rows)].to(inputs)
-
-        if not series:
-            return check_reverse_mode(*arguments(chosen[:2]), max(self.orders), work=work)
-        checks = check_series(*arguments(chosen[:2]), max(self.orders), work=work)
-        if len(chosen) > 2:
-            more = check_values(*arguments(chosen), work=work)
-            checks["coefficient 0"] = max(checks["coefficient 0"], more["coefficient 0"])
-        return checks
+        check = check_series if series else check_reverse_mode
+        return check(both, points, along.to(inputs), max(self.orders), work=work)
 
     def _log_derivatives(
         self,
@@ -543,26 +538,21 @@ class CurvatureRate(Metric):
         top = points.max(0).values
         return 0.5 * (weights @ (2 * (points - top)).exp()).log() + top
 
-    def _errors(self, logs: Tensor, size: int, left: float) -> tuple[Errors, list[float | None]]:
+    def _errors(self, logs: Tensor, size: int, left: float) -> tuple[Errors, list[float] | None]:
         """The components of λ's error, and the standard error of each yₙ, from log|dₙ| (N, D, orders).
 
         ``size`` of an input; ``left``: the share of the points meant that is not measured.
         """
-        without, inside = self._without_each(logs)
+        without, others = self._without_each(logs)
         certain = self.direction_law == "gradient" or (self.direction_law == "sphere" and size == 1)
-
-        def components(figure: Callable[[Tensor], Tensor]) -> Errors:
-            more = None if certain else figure(inside)
-            return jackknife_in_two_stages(figure(without), more, left=left)
+        inside = None if certain else others
 
         def slope(y: Tensor) -> Tensor:
             return growth_rate(self.orders, y, self.fit, self.weight_decay)[0]
 
-        by_order = [
-            Measurement(0.0, errors=components(itemgetter((..., k)))).standard_error
-            for k in range(len(self.orders))
-        ]
-        return components(slope), by_order
+        along = None if inside is None else slope(inside)
+        errors = jackknife_in_two_stages(slope(without), along, left=left)
+        return errors, sizes_in_two_stages(without, inside, left=left)
 
     def _without_each(self, logs: Tensor) -> tuple[Tensor, Tensor]:
         """yₙ up to a constant from log|dₙ| (N, D, orders): without each point (N, orders), and without each
@@ -580,6 +570,38 @@ class CurvatureRate(Metric):
             return without, inside
         without, inside = (0.5 * v.clamp_min(0).log() + top for v in (without, inside))
         return without, inside
+
+
+def _with_values_checked(
+    coefficients: Coefficients, checks: dict[str, float | str], seed: int
+) -> Coefficients:
+    """The same, but what the first series begin with is compared with the function itself, at a random
+    sixty-fourth of the points and two more; ``checks`` takes the largest deviation."""
+    checked = False
+
+    def compared(
+        scalar: Callable[[Tensor, Tensor], Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        directions: Tensor,
+        order: int,
+        work: Work,
+    ) -> Tensor:
+        nonlocal checked
+        found = coefficients(scalar, inputs, targets, directions, order, work)
+        if not checked:
+            generator = torch_generator(derive_seed(seed, "checks"))
+            rows = torch.randperm(len(inputs), generator=generator)[: 2 + len(inputs) // 64]
+            rows = rows.to(inputs.device)
+            more = check_values(
+                partial(_at, scalar, targets[rows]), inputs[rows], found[0, rows], work=work
+            )
+            for name, deviation in more.items():
+                checks[name] = max(checks[name], deviation)
+            checked = True
+        return found
+
+    return compared
 
 
 def _by_taylor_mode(

@@ -10,7 +10,14 @@ from torch import Tensor
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
-__all__ = ["jackknife", "jackknife_in_two_stages", "mean_over_points", "mean_over_tokens"]
+__all__ = [
+    "Errors",
+    "jackknife",
+    "jackknife_in_two_stages",
+    "mean_over_points",
+    "mean_over_tokens",
+    "sizes_in_two_stages",
+]
 
 Errors = tuple[ErrorComponent, ...]
 
@@ -65,6 +72,29 @@ def jackknife_in_two_stages(without: Tensor, inside: Tensor | None, *, left: flo
     return ErrorComponent("points", math.sqrt(variance), free), directions
 
 
+def sizes_in_two_stages(
+    without: Tensor, inside: Tensor | None, *, left: float
+) -> list[float] | None:
+    """The total errors alone of K figures, from ``without`` (N, K) and ``inside`` (N, D, K); None where they
+    are not told."""
+    n = len(without)
+    both = (n - 1) * without.var(0, correction=0) if n > 1 else math.nan * without[0]
+    if inside is None:
+        variance = left * both
+    elif inside.shape[1] < 2:
+        variance = both
+    else:
+        own = _over_directions(inside).sum(0)
+        variance = own + (left * (both - own).clamp_min(0) if left > 0 else 0.0)
+    found: list[float] = variance.sqrt().tolist()
+    return found if variance.isfinite().all() else None
+
+
+def _over_directions(inside: Tensor) -> Tensor:
+    """That of each of N strata over the second axis, (N, …)."""
+    return (inside.shape[1] - 1) * inside.var(1, correction=0)
+
+
 def _of_strata(without: Tensor, inside: Tensor) -> ErrorComponent:
     """The jackknife in N strata of D values each, of a figure that is ``inside`` (N, D) without each value,
     and ``without`` (N,) each stratum.
@@ -76,7 +106,7 @@ def _of_strata(without: Tensor, inside: Tensor) -> ErrorComponent:
     strata, each = inside.shape
     if not inside.isfinite().all():
         return ErrorComponent("directions", None)
-    own = (each - 1) * inside.var(1, correction=0)
+    own = _over_directions(inside)
     total = float(own.sum())
     free = float(strata * (each - 1))
     if total > 0:

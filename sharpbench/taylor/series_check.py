@@ -25,15 +25,15 @@ _HIGHEST = 4
 """Nested reverse mode doubles its cost with each order; the recurrences don't change with it."""
 
 
-def check_values(function: Function, points: Tensor, directions: Tensor, *, work: Work) -> Checks:
-    """That the series begin with what the function itself gives, to half the digits.
+def check_values(function: Function, points: Tensor, found: Tensor, *, work: Work) -> Checks:
+    """That ``found``, with which series at the points begin, is what the function itself gives, to half the
+    digits.
 
     Raises
     ------
-    MetricFailed: they don't, or the function gives something else each time.
+    MetricFailed: it isn't, or the function gives something else each time.
     """
     with torch.no_grad():
-        found = taylor(function, points, directions, 1, work=work)[0]
         plain = function(points.clone())
         work.forward += len(points)
         deviation = _deviation(found, plain)
@@ -61,7 +61,7 @@ def check_series(
     work: Work,
     parameters: Sequence[Tensor] = (),
 ) -> Checks:
-    """`check_values`, and each order up to 4 against nested reverse mode along t ↦ f(x + t·u).
+    """The values, by `check_values`, and each order up to 4 against nested reverse mode along t ↦ f(x + t·u).
 
     All outputs of all points are weighed by ±1 and summed, which is right too where points depend on
     each other. Where reverse mode has no answer, or another one, central differences of the order below
@@ -78,23 +78,27 @@ def check_series(
     ------
     MetricFailed: the series are not those of this function.
     """
-    checks = check_values(function, points, directions, work=work)
-    order = min(order, _HIGHEST)
-    if not order:
+    highest = min(order, _HIGHEST)
+
+    def orders(x: Tensor) -> Tensor:
+        return derivatives(taylor(function, x, directions, highest, work=work))
+
+    with torch.set_grad_enabled(bool(parameters)):
+        series = orders(points)
+    checks = check_values(function, points, series[0].detach(), work=work)
+    if not highest:
         return checks
     try:
-        return checks | _check_orders(function, points, directions, order, work, parameters)
+        return checks | _check_orders(function, points, directions, series, work, parameters)
     except _Deviation:
         with torch.no_grad():
-            bent = _bent(
-                lambda x: derivatives(taylor(function, x, directions, order, work=work)).flatten(1),
-                points,
-                directions,
-            )
+            bent = _bent(lambda x: orders(x).flatten(1), points, directions)
         if not bent:
             raise
     beside = _aside(points)
-    checks |= _check_orders(function, beside, directions, order, work, parameters)
+    with torch.set_grad_enabled(bool(parameters)):
+        series = orders(beside)
+    checks |= _check_orders(function, beside, directions, series, work, parameters)
     return checks | {BENT: _BESIDE}
 
 
@@ -166,13 +170,13 @@ def _check_orders(
     function: Function,
     points: Tensor,
     directions: Tensor,
-    order: int,
+    series: Tensor,
     work: Work,
     parameters: Sequence[Tensor],
 ) -> Checks:
+    """``series``: the derivatives (order + 1, …) by Taylor mode."""
     checks: Checks = {}
-    with torch.set_grad_enabled(bool(parameters)):
-        series = derivatives(taylor(function, points, directions, order, work=work)).flatten(1)
+    series, order = series.flatten(1), len(series) - 1
     signs = _signs(series[0])
     found, scale = series @ signs, series.detach().abs().sum(1)
     if parameters:
