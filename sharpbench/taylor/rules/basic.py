@@ -674,8 +674,9 @@ def _less_precise(values: Tensor) -> Tensor:
     if factor is None:
         return values
     scaled = factor * values
-    rounded = scaled - (scaled - values)
-    return rounded.where(rounded.isfinite(), values)
+    rounded = (values - scaled).add_(scaled)
+    # The sum is finite only where all is; it may overflow where they are.
+    return rounded if rounded.sum().isfinite() else rounded.where(rounded.isfinite(), values)
 
 
 def _max_pool(func: Callable[..., Any], dimensions: int, *, always: bool = False) -> Rule:
