@@ -13,6 +13,7 @@ problems: Registry[Problem] = Registry(
         "band_limited": "sharpbench.problems.fourier:BandLimited",
         "cubic_pole": "sharpbench.problems.single_index:CubicPole",
         "deep_linear": "sharpbench.problems.quadratic:DeepLinear",
+        "diagonal_network": "sharpbench.problems.diagonal:DiagonalNetwork",
         "exponential": "sharpbench.problems.single_index:Exponential",
         "fourier_features": "sharpbench.problems.fourier:FourierFeatures",
         "gaussian": "sharpbench.problems.single_index:Gaussian",
