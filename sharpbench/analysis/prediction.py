@@ -42,18 +42,19 @@ def associations(results: Results) -> pd.DataFrame:
     rows = []
     for metric, group in values.groupby("metric_short"):
         joined = group.merge(judged, left_on="subject", right_index=True)
+        kinds, blocks, x = _kinds(joined), seeds(joined), joined["value"].to_numpy(float)
         for target in TARGETS:
             if target not in judged.columns:
                 continue
-            complete = joined.dropna(subset=["value", target])
-            x, y = complete["value"].to_numpy(float), complete[target].to_numpy(float)
+            y = joined[target].to_numpy(float)
+            there = ~(np.isnan(x) | np.isnan(y))
             row: dict[str, Any] = {
                 "metric": metric,
                 "target": target,
                 "target_title": results.title(target),
             }
-            for kind, strata in _kinds(complete).items():
-                row[kind] = kendall(x, y, strata, seeds(complete))
+            for kind, strata in kinds.items():
+                row[kind] = kendall(x[there], y[there], strata[there], blocks[there])
             rows.append(row)
     for kind in KINDS:
         for target in TARGETS:
@@ -70,12 +71,21 @@ def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """For each kind of pairs a label of each row: pairs of equal label count."""
     equal = stratum(rows)
     labels = {
-        "pooled": np.zeros(len(rows)),
-        "within": equal,
-        "between_recipes": equal + [" · ".join(map(str, own)) for own in seeds(rows)],
-        "between_seeds": equal + " · " + rows["recipe_short"].astype(str),
+        "pooled": [np.zeros(len(rows))],
+        "within": [equal],
+        "between_recipes": [equal, *seeds(rows).T],
+        "between_seeds": [equal, rows["recipe_short"]],
     }
-    return {kind: np.asarray(label) for kind, label in labels.items()}
+    return {kind: _numbered(parts) for kind, parts in labels.items()}
+
+
+def _numbered(parts: list[Any]) -> np.ndarray:
+    """One number for rows that are equal in every part, in the order in which they come."""
+    found = np.zeros(len(parts[0]), np.int64)
+    for part in parts:
+        number = pd.factorize(np.asarray(part, dtype=object), use_na_sentinel=False)[0]
+        found = pd.factorize(found * (number.max(initial=0) + 1) + number)[0]
+    return found
 
 
 @computed_once

@@ -4,8 +4,9 @@ import pytest
 from scipy.stats import false_discovery_control, kendalltau
 
 from sharpbench.analysis.prediction import associations
-from sharpbench.analysis.rank_correlation import benjamini_hochberg, holm, kendall
+from sharpbench.analysis.rank_correlation import benjamini_hochberg, holm, kendall, tau_b
 from sharpbench.analysis.results import Results, stratum
+from sharpbench.analysis.statistics import jackknife
 from sharpbench.seeds import numpy_generator
 
 
@@ -44,6 +45,26 @@ def test_the_jackknife_by_hand():
     assert (found.low, found.high) == pytest.approx(
         (np.tanh(centre - width), np.tanh(centre + width)), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("levels", [3, 12, 10**6])
+def test_ties_strata_and_blocks_are_those_of_every_pair_looked_at(levels):
+    """The sums of τ-b, and those without each block, from the signs of all pairs."""
+    rng = numpy_generator(levels)
+    x, y, strata, blocks = (rng.integers(0, n, 150) for n in (levels, levels, 6, 8))
+    in_x, in_y = (np.sign(v[:, None] - v) * (strata[:, None] == strata) for v in (x, y))
+    sums = np.array([in_x * in_y, abs(in_x), abs(in_y)])
+
+    def tau(kept):
+        concordance, in_one, in_other = sums[:, kept][:, :, kept].sum((1, 2))
+        return concordance / np.sqrt(in_one * in_other)
+
+    found = kendall(x, y, strata, blocks)
+    assert found.value == tau(np.full(150, True)) == tau_b(x, y, strata)
+    assert found.pairs == abs(in_x * in_y).sum() / 2
+    without = np.array([tau(blocks != b) for b in range(8)])
+    ends = jackknife(found.value, without, edge=1 - 1 / found.pairs)
+    assert (found.low, found.high, found.p) == ends
 
 
 def test_strata_are_never_mixed():
