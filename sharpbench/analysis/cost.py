@@ -77,7 +77,7 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
         rows = rows.iloc[:0]
         return rows.assign(shared=False, unstable=False, gradient_times=math.nan, flops=math.nan,
                            **{"cost.device": None})  # fmt: skip
-    rows = rows[rows["cost.median_seconds"].notna()]
+    rows = rows[rows["cost.median_seconds"].notna()].copy()  # in few blocks: columns are added
 
     def column(name: str, default: Any) -> pd.Series:
         found = rows.get(f"cost.{name}", pd.Series(default, index=rows.index))

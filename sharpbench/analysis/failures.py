@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.results import Results, computed_once
 
-__all__ = ["WORDS", "failures", "outcome_of", "outcomes"]
+__all__ = ["WORDS", "failures", "outcome_of", "outcomes", "outcomes_of"]
 
 WORDS = ("measured", "not applicable", "not installed", "failed", "timed out")
 """What can become of a figure, in the words of the whole report."""
@@ -22,6 +23,19 @@ def outcome_of(status: str, reason: str | None) -> str:
     words = {"ok": "measured", "unsupported": "not applicable", "timeout": "timed out",
              "diverged": "diverged"}  # fmt: skip
     return words.get(status, "failed")
+
+
+def outcomes_of(rows: pd.DataFrame) -> pd.Series:
+    """`outcome_of` of each row, asked once for equal ones."""
+    status, reason = (
+        pd.factorize(rows[name], use_na_sentinel=False)[0] for name in ("status", "reason")
+    )
+    _, first, number = np.unique(
+        status * (reason.max(initial=0) + 1) + reason, return_index=True, return_inverse=True
+    )
+    one = rows[["status", "reason"]].iloc[first].to_numpy()
+    words = np.array([outcome_of(str(status), reason) for status, reason in one], dtype=object)
+    return pd.Series(words[number], index=rows.index)
 
 
 @computed_once
@@ -45,7 +59,7 @@ def failures(results: Results) -> pd.DataFrame:
     rows = results.frame.loc[results.frame["status"] != "ok", columns].astype(object)
     if rows.empty:
         return pd.DataFrame(columns=["what", "transformation", "outcome", "reason", "n", "example"])
-    rows["outcome"] = rows["status"].map(str).combine(rows["reason"], outcome_of)
+    rows["outcome"] = outcomes_of(rows)
     grouped = rows.fillna({"transformation": "", "reason": ""}).groupby(
         ["label", "transformation", "outcome", "reason"], sort=True
     )

@@ -19,7 +19,7 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
     A short name is the title that the records tell (lines of older versions have none: their name) and
     only the parameters that tell entries of this frame apart.
     """
-    frame = frame.copy()
+    frame = frame.copy(deep=False)
     metric_titles, problem_titles = (
         titles_of(frame, *columns) for columns in (("name", "title"), ("problem", "problem_title"))
     )

@@ -132,18 +132,16 @@ class Results:
 
         With the errors that `with_errors` tells.
         """
-        return self._measurements[self._measurements["transformation"].isna()]
+        return self._measurements(self.frame["transformation"].isna())
 
     @functools.cached_property
     def transformed(self) -> pd.DataFrame:
         """Successful measurements after a transformation, with the same."""
-        return self._measurements[self._measurements["transformation"].notna()]
+        return self._measurements(self.frame["transformation"].notna())
 
-    @functools.cached_property
-    def _measurements(self) -> pd.DataFrame:
-        rows = self.of_kind("measurement")
-        rows = rows[rows["status"] == "ok"]
-        return with_errors(rows)
+    def _measurements(self, chosen: pd.Series) -> pd.DataFrame:
+        done = (self.frame["kind"] == "measurement") & (self.frame["status"] == "ok")
+        return with_errors(self.frame[done & chosen].copy())  # in few blocks: columns are added
 
     @functools.cached_property
     def evaluated(self) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from sharpbench.analysis.calibration import WIDE, stated_errors
 from sharpbench.analysis.correctness import implementation_agreement
-from sharpbench.analysis.failures import outcome_of
+from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.invariance import changes, invariance_matrix
 from sharpbench.analysis.prediction import TARGETS, associations
@@ -122,15 +122,14 @@ def scorecard(results: Results) -> list[Entry]:
     rows = rows[rows["name"].notna() & rows["metric_short"].notna()]
     if rows.empty:
         return []
+    implementations = rows["parameters"].map(_implementation)
     keys = pd.Series(
-        [(n, _implementation(p)) for n, p in zip(rows["name"], rows["parameters"], strict=True)],
-        index=rows.index,
-        dtype=object,
+        list(zip(rows["name"], implementations, strict=True)), index=rows.index, dtype=object
     )
-    short = {
-        (kind, metric): key
-        for kind, metric, key in zip(rows["kind"], rows["metric_short"], keys, strict=True)
-    }
+    one = rows[["kind", "metric_short"]].drop_duplicates(keep="last")
+    short = dict(
+        zip(zip(one["kind"], one["metric_short"], strict=True), keys[one.index], strict=True)
+    )
     by_question: dict[str, dict[_Key, Cell]] = {
         "right": _right(results, short),
         "invariant": _invariant(results, short),
@@ -139,7 +138,7 @@ def scorecard(results: Results) -> list[Entry]:
     }
     found = []
     for (name, implementation), own in rows.groupby(keys, sort=False):
-        outcomes = own["status"].map(str).combine(own["reason"], outcome_of)
+        outcomes = outcomes_of(own)
         figures = {str(word): int(count) for word, count in outcomes.value_counts().items()}
         if "measured" in figures:
             key = name, implementation

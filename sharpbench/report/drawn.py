@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import joblib
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.font_manager import FontProperties, findfont
@@ -98,13 +98,30 @@ def _key(picture: Picture) -> str | None:
     if not isinstance(draw, functools.partial) or not _ours(draw.func):
         return None
     what = (draw.func.__module__, draw.func.__qualname__, draw.args, draw.keywords)
+    of_data = _Digest()
+    pickler = pickle.Pickler(of_data, 5)
+    pickler.fast = True  # equal entries are written out again, whether they are one object or two
     try:
-        of_data = joblib.hash((picture.name, picture.caption, what), hash_name="sha1")
+        pickler.dump((picture.name, picture.caption, what))
     except Exception:  # of something that can't be written down
         return None
     settings = sorted(mpl.rcParams.items())
     font = findfont(FontProperties())  # that of the settings
-    return _sha256(repr((of_data, _surroundings(), settings, font)))[:40]
+    return _sha256(repr((of_data.told(), _surroundings(), settings, font)))[:40]
+
+
+class _Digest:
+    """A file that keeps no more than the SHA-256 of what is written to it."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self._hash.update(content)
+        return memoryview(content).nbytes
+
+    def told(self) -> str:
+        return self._hash.hexdigest()
 
 
 def _ours(function: Callable[..., Any]) -> bool:

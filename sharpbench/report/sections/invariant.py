@@ -96,7 +96,7 @@ class Invariant(Section):
         if len(moved):
             yield Picture(
                 "invariance",
-                functools.partial(_invariance_figure, moved),
+                functools.partial(_invariance_figure, moved[_DRAWN]),
                 "Relative change of each metric, a point a network, same random seeds before and after. "
                 "Crosses move by more than 2% and three standard errors of the random numbers that the two "
                 "figures do not share (more where these are few); changes below 10⁻¹⁶ are drawn there.",
@@ -188,10 +188,13 @@ def _gauge_figure(orbits: pd.DataFrame) -> Figure:
     return figure
 
 
+_DRAWN = ["metric", "transformation", "relative_change", "moved"]
+
+
 def _invariance_figure(changes: pd.DataFrame) -> Figure:
     """Relative change of each metric on each subject, one panel a transformation, log axis.
 
-    Changes below 1e-16 are drawn at 1e-16: they are exactly or nearly zero.
+    ``changes``: the columns `_DRAWN`. Those below 1e-16 are drawn at 1e-16: they are exactly or nearly zero.
     """
     transformations = list(dict.fromkeys(changes["transformation"]))
     metrics = list(dict.fromkeys(changes["metric"]))
