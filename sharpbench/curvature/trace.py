@@ -60,18 +60,22 @@ class TraceResult:
     scale: float = 0.0
 
 
-def degrees_of_freedom(values: Tensor) -> float:
+def degrees_of_freedom(values: Tensor, *, few: bool = False) -> float:
     """Those with which Student's t covers the mean of ``values`` (N,): from N − 1 down to 1 as it is skewed.
 
     1/ν = 1/(N − 1) + 1.8 γ²/N. Skewness γ lowers the coverage of a t interval at 95% by as much as t with
     ν degrees of freedom raises it, to order 1/N (Hall, Annals of Statistics 16, 1988, §3), if 0.89 stands
     for 1.8; the sample's γ falls short of the law's by so much that twice as many cover 94 to 96% for
     exponential, χ² and log-normal laws at N of 16 to 512. Tails that are heavy on both sides cost nothing.
+    Of ``few``, some eight, γ falls shorter: there it is Fisher's unbiased G₁, and its square counts twice
+    (95 to 97% for χ² laws of 1 to 17 degrees of freedom at N of 8 and 16).
     """
     n = len(values)
     if n < 3:
         return float(max(n - 1, 1))
     skewness = _skewness(values)
+    if few:
+        skewness *= math.sqrt(2 * n * (n - 1)) / (n - 2)
     return max(1 / (_SKEWED * skewness**2 / n + 1 / (n - 1)), 1.0)
 
 

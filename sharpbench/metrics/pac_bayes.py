@@ -36,6 +36,9 @@ _START = 0.01
 
 _STEPS = 30
 
+_FEW = 16
+"""Up to so many values show too little of their law's skewness."""
+
 _STEP = 0.1
 """By how much log σ is moved on either side to see how fast the criterion falls."""
 
@@ -66,6 +69,7 @@ class PacBayesFlatness(Metric):
     name = "pac_bayes_flatness"
     title = "PAC-Bayes sharpness 1/σ²"
     unit = "1/[weight]²"
+    version = 2
     space = "parameter"
     reference = "Jiang et al., arXiv:1912.02178, appendix C.5; Neyshabur et al., arXiv:1706.08947"
     # Noise of one variance in all directions has no axes.
@@ -147,7 +151,7 @@ class PacBayesFlatness(Metric):
             if scale is None or len(values) < 2 or not bool(values.isfinite().all()):
                 return None, None
             size = scale * math.sqrt(left) * float(values.std()) / math.sqrt(len(values))
-            return size, degrees_of_freedom(values)
+            return size, degrees_of_freedom(values, few=len(values) <= _FEW)
 
         found: tuple[ErrorComponent, ...] = (ErrorComponent("draws", *of_mean(pairs, 1.0)),)
         left_out = 1 - len(each) / len(subject.data(self.split)[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sharpbench.curvature.trace import degrees_of_freedom
-from sharpbench.measurement import Measurement, Work
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.mean_over_points import (
     jackknife,
     jackknife_in_two_stages,
@@ -52,6 +52,19 @@ def test_coverage_of_means_of_skewed_and_of_heavy_tailed_laws(law, n):
     }[law]
     found = [mean_over_points(row, Work()).interval() for row in values]
     assert_covers([interval for interval in found if interval], truth)
+
+
+@pytest.mark.parametrize("chi", [1, 4, 17])
+def test_coverage_of_means_of_few_quadratic_forms(chi):
+    """Eight pairs of draws: what a loss rises by is a sum of squares, whose skewness eight do not show."""
+    normal = torch.randn(600, 8, chi, generator=torch_generator(6), dtype=torch.float64)
+    found = []
+    for row in normal.square().sum(2):
+        size, free = float(row.std()) / math.sqrt(8), degrees_of_freedom(row, few=True)
+        errors = (ErrorComponent("draws", size, free),)
+        found.append(Measurement(float(row.mean()), errors=errors).interval())
+        assert free <= degrees_of_freedom(row)
+    assert_covers([interval for interval in found if interval], float(chi))
 
 
 def two_stages(x: torch.Tensor, population: int) -> Measurement:
