@@ -16,7 +16,7 @@ import math
 import multiprocessing
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,7 +31,7 @@ from sharpbench.errors import (
     shortened,
 )
 
-__all__ = ["Plugin", "Registry", "added_later", "import_object"]
+__all__ = ["SOURCE_HASH", "Plugin", "Registry", "added_later", "import_object"]
 
 
 def added_later(default: Any) -> Any:
@@ -42,6 +42,9 @@ def added_later(default: Any) -> Any:
 
 _LATER = "added later"
 
+SOURCE_HASH = "source file"
+"""In an identity, the hash of the file that a plug-in comes from; no parameter can be called so."""
+
 
 class Plugin:
     """Base of everything that can be plugged in. Subclasses are frozen dataclasses."""
@@ -49,6 +52,8 @@ class Plugin:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     reference: ClassVar[str] = ""
+    _source: ClassVar[Any] = None
+    """Where a class comes from that was named by its file or module (`sharpbench.plugins.PluginSource`)."""
 
     def parameters(self) -> dict[str, Any]:
         """Every field with its resolved value, defaults included."""
@@ -56,16 +61,33 @@ class Plugin:
         return {field.name: _plain(getattr(self, field.name)) for field in fields}
 
     def identity(self) -> dict[str, Any]:
-        """What makes a figure this plug-in's: name, version and resolved parameters."""
+        """What makes a figure this plug-in's: name, version and resolved parameters, and of one that comes
+        from a user's file what that holds."""
         unsaid = self.unsaid()
         told = {k: v for k, v in self.parameters().items() if k not in unsaid}
+        own = getattr(vars(type(self)).get("_source"), "digest", "")
+        if files := list(
+            filter(None, (own, *(p.identity().get(SOURCE_HASH) for p in self.uses())))
+        ):
+            told[SOURCE_HASH] = " ".join(files)
         return {"name": self.name, "version": self.version, **told}
+
+    def uses(self) -> Iterable[Plugin]:
+        """Other plug-ins that this one names by its parameters and works by."""
+        return ()
 
     def unsaid(self) -> dict[str, Any]:
         """The parameters that `identity` leaves out: those `added_later` that have their default."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         later = [f for f in fields if f.metadata.get(_LATER)]
         return {f.name: _plain(f.default) for f in later if getattr(self, f.name) == f.default}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Of a user's file another process knows nothing: it is given what the file held."""
+        if restored := getattr(vars(type(self)).get("_source"), "restored", None):
+            fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+            return restored, (type(self).__qualname__, {**self.__dict__, **fields})
+        return super().__reduce_ex__(protocol)
 
     @property
     def label(self) -> str:
@@ -136,6 +158,8 @@ class Registry(Generic[P]):
         if (taken and taken != where) or (known and _where(known) != where):
             other = taken or _where(known)
             raise ValueError(f"{self.kind} {name!r} of {where} is already registered by {other}")
+        if known is not cls:
+            self._sound.discard(name)
         self._classes[name] = cls
         return cls
 
@@ -192,6 +216,10 @@ class Registry(Generic[P]):
     def origin(self, name: str) -> str:
         """``module:Class`` of an entry."""
         return self._pointers.get(name) or _where(self.get(name))
+
+    def pointer(self, name: str) -> str | None:
+        """Where a built-in or an entry point of this name stands; None of a class that was registered."""
+        return self._pointers.get(name)
 
     def create(self, name: str, parameters: Mapping[str, Any] | None = None) -> P:
         """An instance with validated parameters; unnamed ones take their defaults.

@@ -344,8 +344,25 @@ class Subject:
         return self._network.run_few(model)
 
     def with_model(self, model: nn.Module) -> Subject:
-        """The same subject around another network, e.g. a transformed copy."""
-        return dataclasses.replace(self, model=model)
+        """The same subject around another network, e.g. a transformed copy; inputs and real targets follow
+        its precision, so that ``model(inputs)`` is of one."""
+        made = dataclasses.replace(self, model=model)
+        if made.dtype == self.dtype or self.front is not None:
+            return made
+
+        def follow(one: Tensor) -> Tensor:
+            return one.to(made.dtype) if one.is_floating_point() else one
+
+        splits = self.splits and dataclasses.replace(
+            self.splits,
+            train_inputs=follow(self.splits.train_inputs),
+            train_targets=follow(self.splits.train_targets),
+            test_inputs=follow(self.splits.test_inputs),
+            test_targets=follow(self.splits.test_targets),
+        )
+        return dataclasses.replace(
+            made, inputs=follow(self.inputs), targets=follow(self.targets), splits=splits
+        )
 
     def mapped(self, points: Callable[[Tensor], Tensor]) -> Subject:
         """The same network and targets at ``points(inputs)``, in every split."""

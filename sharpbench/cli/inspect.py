@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sharpbench.cli.console import escape, out
 from sharpbench.errors import InputError, nearest_names
-from sharpbench.plugins import KINDS, registry_of
+from sharpbench.plugins import KINDS, plugin_name, registry_of
 
 __all__ = ["list_", "show"]
 
@@ -43,10 +43,16 @@ def show(
         str,
         typer.Argument(help="metric, model, dataset, recipe, transformation, problem, section."),
     ],
-    name: Annotated[str, typer.Argument(help="Its name, e.g. curvature_rate.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Its name, e.g. curvature_rate, or file.py:Class, package.module:Class."
+        ),
+    ],
 ) -> None:
     """Show one plug-in: its documentation, parameters with defaults, and source."""
     registry = registry_of(kind)
+    name = plugin_name(kind, name)
     cls = registry.get(name)
     told = f"({kind}, version {cls.version}, {registry.origin(name)})"
     out.print(f"[bold]{escape(name)}[/]  {escape(told)}", soft_wrap=True)

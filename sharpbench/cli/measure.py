@@ -16,7 +16,7 @@ import typer
 
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import DataOption, DeviceOption
+from sharpbench.cli.options import DataOption, DeviceOption, PluginOption
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 
 if TYPE_CHECKING:
@@ -108,10 +108,7 @@ def measure(
             help="The curvature of every layer, too: trace, Frobenius norm and top eigenvalue.",
         ),
     ] = False,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(help="Python file that registers plug-ins; may stand several times."),
-    ] = None,
+    plugin: PluginOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
@@ -136,22 +133,29 @@ def measure(
     from sharpbench.device import check_device
     from sharpbench.invariance import transformations
     from sharpbench.metrics import metrics
-    from sharpbench.suite.own import Given, answers, load_plugin, own_subject, transformed
+    from sharpbench.plugins import load_plugins, plugin_name
+    from sharpbench.suite.own import Given, answers, own_subject, transformed
 
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other")
     check_device(device)
     for path in plugin or []:
-        load_plugin(path)
-    names = [name for given in [*metric, *(more or [])] for name in given.replace(",", " ").split()]
+        load_plugins(path)
+    names = [
+        plugin_name("metric", name)
+        for given in [*metric, *(more or [])]
+        for name in given.replace(",", " ").split()
+    ]
     own = _of_each(names, _parse_parameters(param or []), metrics)
     for name in names:
         metrics.create(name, own[name])
-    changes = [transformations.create(name) for name in transform or []]
+    changes = [
+        transformations.create(plugin_name("transformation", name)) for name in transform or []
+    ]
     given = Given(
         model,
         weights,
-        dataset,
+        dataset and plugin_name("dataset", dataset),
         _parse_parameters(dataset_param or [], "--dataset-param"),
         data,
         inputs,

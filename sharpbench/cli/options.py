@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["DataOption", "DeviceOption", "ReportsOption", "ResultsOption"]
+__all__ = ["DataOption", "DeviceOption", "PluginOption", "ReportsOption", "ResultsOption"]
 
 ResultsOption = Annotated[
     Path, typer.Option("--results", help="Results folder; any number of suites can share it.")
@@ -22,3 +22,10 @@ DataOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        help="Python file, or module, whose plug-ins can be named then; may stand several times.",
+    ),
+]

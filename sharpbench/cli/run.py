@@ -14,7 +14,13 @@ from rich.table import Table
 
 from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
-from sharpbench.cli.options import DataOption, DeviceOption, ReportsOption, ResultsOption
+from sharpbench.cli.options import (
+    DataOption,
+    DeviceOption,
+    PluginOption,
+    ReportsOption,
+    ResultsOption,
+)
 from sharpbench.cli.progress import progress
 from sharpbench.cli.report import write_report
 from sharpbench.errors import Terminated, guarded
@@ -62,6 +68,7 @@ def run(
     wait: Annotated[
         bool, typer.Option(help="Wait if another run uses the results folder; --no-wait: exit 2.")
     ] = True,
+    plugin: PluginOption = None,
     data_dir: DataOption = None,
 ) -> None:
     """Run a suite: train, measure, transform, measure again, and write the report.
@@ -79,7 +86,7 @@ def run(
     """
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
-    from sharpbench.plugins import KINDS, registry_of
+    from sharpbench.plugins import KINDS, load_plugins, registry_of
     from sharpbench.results.store import ResultsStore
     from sharpbench.suite.engines import make_engine
     from sharpbench.suite.forecast import forecast
@@ -91,6 +98,8 @@ def run(
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
     if engine != "ray":  # whose devices are those of its nodes
         check_device(device)
+    for place in plugin or []:
+        load_plugins(place)
     suite_file = load_suite(find_suite(suite))
     for kind in KINDS:
         if kind != "section":  # those are the report's

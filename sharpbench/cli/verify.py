@@ -9,7 +9,7 @@ import typer
 
 from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import DataOption
+from sharpbench.cli.options import DataOption, PluginOption
 from sharpbench.errors import InputError
 
 __all__ = ["verify"]
@@ -24,6 +24,7 @@ def verify(
     ] = "0%",
     seed: Annotated[int, typer.Option(help="Which figures are drawn.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Subjects measured at once.")] = 1,
+    plugin: PluginOption = None,
     data_dir: DataOption = None,
 ) -> None:
     """Check that a results folder holds what was written, and that its figures come out again.
@@ -49,6 +50,7 @@ def verify(
     )
 
     from sharpbench.datasets.files import data_root
+    from sharpbench.plugins import load_plugins
     from sharpbench.results.bundle import opened
     from sharpbench.results.verify import verify_store
     from sharpbench.suite.engines import make_engine
@@ -56,6 +58,8 @@ def verify(
     from sharpbench.suite.recompute import recompute as measured_again
 
     share = _share(recompute)
+    for place in plugin or []:
+        load_plugins(place)
     if not results.exists():
         raise InputError(f"no results folder {results}")
     columns = (

@@ -45,6 +45,9 @@ class Composition(Transformation):
     def parts(self) -> tuple[Transformation, ...]:
         return tuple(transformations.create(name) for name in self.of)
 
+    def uses(self) -> tuple[Transformation, ...]:
+        return self.parts
+
     def transform(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> Changed:
         changed, maps = model, []
         for place, part in enumerate(self.parts):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharpbench.errors import InputError, nearest_names
+from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.columns import Rows, Sort
 from sharpbench.results.nested import NestedArray
 from sharpbench.results.record import Record
@@ -81,7 +82,8 @@ def subject_columns(description: Mapping[str, Any]) -> dict[str, Any]:
         columns[f"{part}_label"] = description[f"{part}_label"]
         unsaid = (description.get("unsaid") or {}).get(part, {})
         for key, value in {**unsaid, **identity[part]}.items():
-            if key not in {"name", "version", "data"} and not key.endswith(("sha256", "source")):
+            own_words = {"name", "version", "data", SOURCE_HASH}
+            if key not in own_words and not key.endswith(("sha256", "source")):
                 columns[f"{part}.{key}"] = value
     return columns
 

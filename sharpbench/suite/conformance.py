@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +27,7 @@ from sharpbench.invariance import transformations
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import models
-from sharpbench.registry import import_object
+from sharpbench.plugins import plugin_name
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
 from sharpbench.training import recipes
@@ -50,11 +47,12 @@ class Finding:
 
 
 def check_metric(name: str, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
-    """Every check of the metric called ``name``, or of the class at ``package.module:Class``.
+    """Every check of the metric called ``name``, or of the class at ``file.py:Class`` or
+    ``package.module:Class``.
 
     ``parameters``: other ones than its defaults. Raises InputError if there is no such metric.
     """
-    metric = _find(name, parameters or {})
+    metric = metrics.create(plugin_name("metric", name), parameters)
     findings = _told("says what it is", _documentation, metric)
     answers = 0
     for title, subject in _subjects().items():
@@ -87,24 +85,6 @@ def _told(title: str, check: Callable[..., list[Finding]], *of: object) -> list[
             return check(*of)
     except Exception as error:
         return [Finding(title, False, first_line(error))]
-
-
-def _find(name: str, parameters: Mapping[str, Any]) -> Metric:
-    if ":" not in name:
-        return metrics.create(name, parameters)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        cls = import_object(name)
-    except ImportError as error:
-        raise InputError(f"{name!r}: {error}") from None
-    if not (inspect.isclass(cls) and issubclass(cls, Metric)):
-        raise InputError(f"{name!r} is not a class derived from sharpbench.metrics.Metric")
-    try:
-        metrics.register(cls)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name!r}: {error}") from None
-    return metrics.create(cls.name, parameters)
 
 
 @lru_cache(maxsize=1)

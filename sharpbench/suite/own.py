@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +33,7 @@ from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.changing import changed
 
-__all__ = ["Given", "answers", "load_plugin", "own_subject", "transformed"]
+__all__ = ["Given", "answers", "own_subject", "transformed"]
 
 
 @dataclass(frozen=True)
@@ -178,24 +177,6 @@ def _arrays(option: str, path: Path) -> dict[str, Tensor]:
     if not found:
         raise InputError(f"{option} {str(path)!r} holds no array")
     return found
-
-
-def load_plugin(path: Path) -> None:
-    """Import a user's file, which registers what it defines. Raises InputError."""
-    if fault := no_file(path):
-        raise InputError(f"--plugin: {fault}")
-    name = f"sharpbench_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"--plugin {str(path)!r} is no Python file (it must end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with guarded(), contextlib.redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise InputError(f"--plugin {str(path)!r} raised {first_line(error)}") from error
 
 
 @contextmanager

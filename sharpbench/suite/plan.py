@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 
 from sharpbench.datasets import Dataset, datasets
 from sharpbench.datasets.files import data_root
-from sharpbench.errors import InputError, guarded
+from sharpbench.errors import InputError, guarded, nearest_names
 from sharpbench.evaluation.classification import EVALUATION_VERSION, FIGURES
 from sharpbench.evaluation.outcomes import OUTCOMES_VERSION
 from sharpbench.evaluation.shift import SHIFT_VERSION, Attack, meaning_of_corrupted
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import Model, models
+from sharpbench.plugins import load_plugins, plugin_name
 from sharpbench.problems import Problem, problems
 from sharpbench.registry import Registry
 from sharpbench.results.keys import (
@@ -215,6 +216,8 @@ class Plan:
     """Whether what each network did on each test point is stored."""
     corruptions: tuple[str, ...] = ()
     attack: Attack | None = None
+    highlight: tuple[str, ...] = ()
+    """Names of metrics whose rows stand first in the scorecard."""
 
     def asked(self, subject: AnySubject) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
@@ -305,6 +308,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
     Raises InputError, with file and line, for unknown names, parameters and values, and for a grid that is
     larger than any run: its size is known before anything of it is made.
     """
+    suite = _with_plugins(suite)
     spec = suite.spec
     _check_sizes(suite)
     root = data or data_root()
@@ -329,11 +333,12 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
         subjects.setdefault(network.key, network)
     for problem_plan in _problem_plans(suite, device):
         subjects[problem_plan.key] = problem_plan
-    chosen = [
-        metric
-        for i, entry in enumerate(spec.metrics)
-        for metric in _expand_all(suite, metrics, [entry], ("metrics", i))
-    ]
+    chosen = _chosen(suite)
+    for i, name in enumerate(spec.highlight):
+        if name not in (known := {metric.name for metric in chosen}):
+            raise suite.error(
+                ("highlight", i), f"no metric {name!r} here. {nearest_names(name, known)}"
+            )
     measurements: dict[str, MeasurementPlan] = {}
     for metric in chosen:
         plain = MeasurementPlan(metric)
@@ -362,13 +367,84 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
         threads=spec.threads,
         training_seconds=spec.limits.training_seconds,
         measurement_seconds=spec.limits.measurement_seconds,
+        highlight=tuple(spec.highlight),
     )
+
+
+def _with_plugins(suite: SuiteFile) -> SuiteFile:
+    """The suite with its plug-ins loaded, and their names where it says ``file.py:Class`` or
+    ``package.module:Class``."""
+    folder, spec = suite.path.parent, suite.spec
+    for i, place in enumerate(spec.plugins):
+        try:
+            load_plugins(place, folder)
+        except InputError as error:
+            raise suite.error(("plugins", i), str(error)) from None
+
+    def named(kind: str, blocks: list[Block], *at: str | int) -> list[Block]:
+        def read(block: Block) -> Block:
+            name = block.get("name")
+            if not isinstance(name, str):
+                return block  # told when it is expanded
+            return {**block, "name": plugin_name(kind, name, folder)}
+
+        return [_located(suite, block, at, read) for block in blocks]
+
+    def each(kind: str, blocks: list[Block], key: str) -> list[Block]:
+        return [one for i, block in enumerate(blocks) for one in named(kind, [block], key, i)]
+
+    subjects = [
+        block.model_copy(
+            update={p: named(p, getattr(block, p), "subjects", i, p) for p in _PARTS},
+        )
+        for i, block in enumerate(spec.subjects)
+    ]
+    asked = [
+        block.model_copy(
+            update={
+                "problem": named("problem", block.problem, "problems", i, "problem"),
+                "metrics": block.metrics
+                and named("metric", block.metrics, "problems", i, "metrics"),
+            }
+        )
+        for i, block in enumerate(spec.problems)
+    ]
+    zoo = [
+        block.model_copy(
+            update={"dataset": block.dataset and named("dataset", [block.dataset], "networks", i)[0]}
+        )
+        for i, block in enumerate(spec.networks)
+    ]
+    along = spec.trajectory and spec.trajectory.model_copy(
+        update={"metrics": named("metric", spec.trajectory.metrics, "trajectory", "metrics")}
+    )
+    update = {
+        "subjects": subjects,
+        "networks": zoo,
+        "problems": asked,
+        "metrics": each("metric", spec.metrics, "metrics"),
+        "transformations": each("transformation", spec.transformations, "transformations"),
+        "trajectory": along,
+    }
+    return dataclasses.replace(suite, spec=spec.model_copy(update=update))
+
+
+_PARTS = ("dataset", "model", "recipe")
 
 
 def _computed_on(device: str, threads: int) -> dict[str, Any]:
     """What the order of sums depends on: the kind of device, and the threads unless there is one."""
     kind = {"device": device.partition(":")[0]}
     return kind if threads == 1 else {**kind, "threads": threads}
+
+
+def _chosen(suite: SuiteFile) -> list[Metric]:
+    """The metrics that are asked of every network."""
+    return [
+        metric
+        for i, entry in enumerate(suite.spec.metrics)
+        for metric in _expand_all(suite, metrics, [entry], ("metrics", i))
+    ]
 
 
 def _fingerprint(dataset: Dataset, root: Path) -> str | None:
@@ -470,13 +546,13 @@ def _weights(
 def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
     """Every problem with the questions of all blocks that name it, each once."""
     found: dict[str, ProblemPlan] = {}
+    knowing = [metric for metric in _chosen(suite) if type(metric).known is not Metric.known]
     for i, block in enumerate(suite.spec.problems):
         draws = range(1, block.repetitions + 1) if block.repetitions > 1 else range(1)
-        asked = [
-            MeasurementPlan(metric, draw=draw)
-            for metric in _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
-            for draw in draws
-        ]
+        own = knowing
+        if block.metrics is not None:
+            own = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
+        asked = [MeasurementPlan(metric, draw=draw) for metric in own for draw in draws]
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
             for seed in block.seeds or _seeds_of_problems(suite):
                 plan = ProblemPlan(problem, (), seed, device, suite.spec.threads)
@@ -572,7 +648,9 @@ def _check_sizes(suite: SuiteFile) -> None:
     for i, problem in enumerate(spec.problems):
         at = ("problems", i)
         questions = {
-            "metrics": _size(suite, metrics, problem.metrics, (*at, "metrics")),
+            "metrics": asked
+            if problem.metrics is None
+            else _size(suite, metrics, problem.metrics, (*at, "metrics")),
             "repetitions": problem.repetitions,
         }
         where = (*at, "repetitions") if problem.repetitions > 1 else (*at, "metrics")

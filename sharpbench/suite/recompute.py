@@ -19,7 +19,7 @@ from sharpbench.invariance import transformations
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import models
 from sharpbench.problems import problems
-from sharpbench.registry import Plugin, Registry
+from sharpbench.registry import SOURCE_HASH, Plugin, Registry
 from sharpbench.results import provenance
 from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore, Stored, SubjectFolder
@@ -203,7 +203,8 @@ def _questions(records: Sequence[Record], result: Recomputed) -> Iterator[Measur
 
 def _made(registry: Registry[P], identity: Mapping[str, Any]) -> P:
     """The plug-in of this identity. Raises InputError if there is none here of that version."""
-    parameters = {k: v for k, v in identity.items() if k not in {"name", "version", "data"}}
+    told = {"name", "version", "data", SOURCE_HASH}
+    parameters = {k: v for k, v in identity.items() if k not in told}
     plugin = registry.create(identity["name"], parameters)
     if plugin.version != identity["version"]:
         raise InputError(

@@ -6,7 +6,8 @@ import itertools
 import math
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -218,7 +219,8 @@ class NetworksSpec(_Strict):
 
 
 class ProblemsSpec(_Strict):
-    """Problems with known answers, each asked every one of these metrics.
+    """Problems with known answers, each asked every one of these metrics; without metrics of its own those of
+    the suite that say what they expect of some problem.
 
     ``repetitions``: each metric is asked so often of the same problem, with other random numbers each
     time: how often is the answer as far off as it says (see `analysis.calibration`)? Such answers stand
@@ -226,7 +228,7 @@ class ProblemsSpec(_Strict):
     """
 
     problem: Blocks
-    metrics: Blocks
+    metrics: Blocks | None = None
     seeds: SeedList | None = None
     repetitions: Whole = Field(1, ge=1)
 
@@ -288,11 +290,18 @@ class LimitsSpec(_Strict):
 class SuiteSpec(_Strict):
     """What a suite file may say."""
 
+    extends: str = ""
+    """A suite, by name or path, to whose blocks those of this one are added; other keys stand in place of its
+    own."""
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
     title: str = ""
     description: str = ""
     seeds: SubjectSeeds
     threads: Whole = Field(1, ge=1, le=1024)
+    plugins: list[str] = []
+    """Files and modules with plug-ins of one's own; paths start at the suite file."""
+    highlight: list[str] = []
+    """Names of metrics whose rows stand first in the scorecard."""
     subjects: list[SubjectsSpec] = []
     networks: list[NetworksSpec] = []
     problems: list[ProblemsSpec] = []
@@ -312,6 +321,8 @@ class SuiteSpec(_Strict):
         for name in ("subjects", "networks"):
             if getattr(self, name) and not self.metrics:
                 raise ValueError(f"[[{name}]] need [[metrics]] that measure them")
+        if not self.metrics and any(p.metrics is None for p in self.problems):
+            raise ValueError("[[problems]] need metrics of their own, or the suite [[metrics]]")
         if isinstance(self.seeds, SeedsSpec) and any(p.seeds is None for p in self.problems):
             raise ValueError(
                 "[[problems]] are not trained and need seeds of their own, a number or a list: those of "
@@ -327,11 +338,21 @@ class SuiteFile:
     spec: SuiteSpec
     path: Path
     text: str
+    base: SuiteFile | None = None
+    """The suite that it extends."""
+    inherited: Mapping[str, int] = field(default_factory=dict)
+    """How many of its blocks, by key, are that one's."""
 
     def error(
         self, location: tuple[str | int, ...], message: str, *, value: str | None = None
     ) -> InputError:
         """An InputError that names file, line and key (``value`` tells equal keys apart)."""
+        if self.base is not None and location:
+            first = self.inherited.get(str(location[0]), 0)
+            if len(location) > 1 and isinstance(location[1], int):
+                if location[1] < first:
+                    return self.base.error(location, message, value=value)
+                location = (location[0], location[1] - first, *location[2:])
         line = _line_of(self.text, location, value)
         where = f"{self.path}" + (f", line {line}" if line else "")
         return InputError(f"{where}: {_spell(location)}: {message}")
@@ -371,8 +392,11 @@ _DOTTED = re.compile(
 """A key of more parts than that: tomllib takes time with the square of their number."""
 
 
-def load_suite(path: Path) -> SuiteFile:
-    """Parse and validate a suite file. Raises InputError with file, line, key and nearest names."""
+def load_suite(path: Path, above: tuple[Path, ...] = ()) -> SuiteFile:
+    """Parse and validate a suite file. Raises InputError with file, line, key and nearest names.
+
+    ``above``: the files that extend it.
+    """
     text = _read(path)
     source = SuiteFile(SuiteSpec.model_construct(), path, text)
     try:
@@ -390,6 +414,8 @@ def load_suite(path: Path) -> SuiteFile:
         told = "a number has thousands of digits: at most 64 bits are taken"
         raise InputError(f"{path}, line {next(found, 1)}: {told}") from None
     _check_content(source, content, ())
+    base, inherited, content = _extended(source, content, above)
+    source = replace(source, base=base, inherited=inherited)
     try:
         spec = SuiteSpec.model_validate(content)
     except ValidationError as error:
@@ -402,7 +428,53 @@ def load_suite(path: Path) -> SuiteFile:
         else:
             message = first["msg"].removeprefix("Value error, ")  # before a reason of our own
         raise source.error(location, message) from None
-    return SuiteFile(spec, path, text)
+    return replace(source, spec=spec)
+
+
+_LISTS = ("subjects", "networks", "problems", "metrics", "transformations", "plugins")
+_TABLES = ("evaluation", "cost", "limits")
+_FILES_OF_NETWORKS = {f"networks.{key}" for key in ("weights", "inputs", "targets")}
+
+
+def _extended(
+    source: SuiteFile, content: dict[str, Any], above: tuple[Path, ...]
+) -> tuple[SuiteFile | None, dict[str, int], dict[str, Any]]:
+    """The suite that a file extends, how many blocks are from there, and both together."""
+    name = content.get("extends")
+    if not isinstance(name, str) or not name:
+        return None, {}, content
+    here = source.path.resolve()
+    try:
+        place = known_suites().get(name) or find_suite(str(here.parent / Path(name).expanduser()))
+        if place.resolve() in (*above, here):
+            raise InputError(f"{name!r} extends this suite in turn")
+        base = load_suite(place, (*above, here))
+    except InputError as error:
+        raise source.error(("extends",), str(error)) from None
+    there = _moved(
+        base.spec.model_dump(exclude_unset=True, exclude={"name"}), place.parent.resolve()
+    )
+    whole, inherited = {**there, **content}, {}
+    for key in _LISTS:
+        if there.get(key) and isinstance(own := content.get(key, []), list):
+            whole[key], inherited[key] = [*there[key], *own], len(there[key])
+    for key in _TABLES:
+        if key in there and isinstance(own := content.get(key, {}), dict):
+            whole[key] = {**there[key], **own}
+    return base, inherited, whole
+
+
+def _moved(value: Any, folder: Path, within: str = "") -> Any:
+    """What a suite in ``folder`` says, for one that stands elsewhere: files by their whole path."""
+    if isinstance(value, dict):
+        inside = "networks" if within == "networks" else ""
+        return {k: _moved(v, folder, f"{inside}.{k}" if inside else k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_moved(v, folder, within) for v in value]
+    if isinstance(value, str) and within in _FILES_OF_NETWORKS:
+        return str(folder / value)
+    of_file = isinstance(value, str) and re.fullmatch(r"[^:]*\.py(:[\w.]+)?", value)
+    return str(folder / value) if of_file else value
 
 
 def _too_deep(path: Path, line: int) -> InputError:

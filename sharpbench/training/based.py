@@ -46,6 +46,9 @@ class BasedRecipe(Recipe, ABC):
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return self._base().optimizer(parameters)
 
+    def uses(self) -> tuple[Recipe, ...]:
+        return (self._base(),)
+
     def _base(self) -> Recipe:
         own = {"lr": self.lr, "weight_decay": self.weight_decay}
         return recipes.create(self.base, {**own, **self.base_parameters})
