@@ -14,6 +14,7 @@ import importlib.metadata
 import inspect
 import math
 import multiprocessing
+import sys
 import typing
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -155,10 +156,12 @@ class Registry(Generic[P]):
         if taken and name not in self._builtins and _package(taken) == _package(where):
             taken = None  # a package may export its class from another place than where it stands
         known = self._classes.get(name)
+        if known and _same_file(known, cls):
+            known = None  # one class, its file imported in two ways
         if (taken and taken != where) or (known and _where(known) != where):
             other = taken or _where(known)
             raise ValueError(f"{self.kind} {name!r} of {where} is already registered by {other}")
-        if known is not cls:
+        if self._classes.get(name) is not cls:
             self._sound.discard(name)
         self._classes[name] = cls
         return cls
@@ -406,6 +409,11 @@ def _other_kind(written: Any, taken: Any) -> str | None:
 
 def _where(cls: Any) -> str:
     return f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', cls)}"
+
+
+def _same_file(one: Any, other: Any) -> bool:
+    files = {getattr(sys.modules.get(c.__module__), "__file__", None) for c in (one, other)}
+    return one.__qualname__ == other.__qualname__ and len(files) == 1 and None not in files
 
 
 def _package(pointer: str) -> str:

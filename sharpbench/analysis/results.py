@@ -98,8 +98,14 @@ class Results:
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
-        """The suite file."""
-        return tomllib.loads(self.manifest.get("suite", ""))
+        """The suite file, with the title and description of one that it extends."""
+        told = {k: self.manifest[k] for k in ("title", "description") if self.manifest.get(k)}
+        return {**tomllib.loads(self.manifest.get("suite", "")), **told}
+
+    @property
+    def highlight(self) -> frozenset[str]:
+        """Names of metrics whose rows stand first in the scorecard."""
+        return frozenset(self.manifest.get("highlight", ()))
 
     @property
     def planned(self) -> int:

@@ -19,7 +19,9 @@ from sharpbench.cli import (
     env,
     inspect,
     measure,
+    new,
     perf,
+    rank,
     report,
     run,
     schema,
@@ -47,10 +49,13 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(report.report)
+app.command()(report.index)
 app.command("list")(inspect.list_)
 app.command()(inspect.show)
 app.command()(measure.measure)
 app.command()(check.check)
+app.command()(rank.rank)
+app.command()(new.new)
 app.command()(compare.compare)
 app.command()(compare.export)
 app.command()(verify.verify)

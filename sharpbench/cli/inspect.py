@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from sharpbench.cli.console import escape, out
+from sharpbench.cli.options import PluginOption
 from sharpbench.errors import InputError, nearest_names
-from sharpbench.plugins import KINDS, plugin_name, registry_of
+from sharpbench.plugins import KINDS, load_plugins, plugin_name, registry_of
+
+if TYPE_CHECKING:
+    from sharpbench.registry import Registry
 
 __all__ = ["list_", "show"]
 
@@ -23,19 +28,33 @@ def list_(
             help="metrics, models, datasets, recipes, transformations, problems, sections or suites."
         ),
     ] = None,
+    plugin: PluginOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what can be named in a suite file, and the shipped suites."""
     kinds = [f"{name}s" for name in KINDS] + ["suites"]
     if kind is not None and kind not in kinds:
         raise InputError(f"unknown kind {kind!r}. {nearest_names(kind, kinds)}")
-    for name in KINDS:
-        if kind in (None, f"{name}s"):
-            out.print(_table(f"{name}s", _entries(name)))
+    for place in plugin or []:
+        load_plugins(place)
+    asked = {name: f"{name}s" for name in KINDS if kind in (None, f"{name}s")}
+    if as_json:
+        found: dict[str, object] = {plural: list(_entries(name)) for name, plural in asked.items()}
+        if kind in (None, "suites"):
+            found["suites"] = [{"name": name, "title": title} for name, title in _suites()]
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    for name, plural in asked.items():
+        out.print(_table(plural, map(_told, _entries(name))))
     if kind in (None, "suites"):
-        from sharpbench.suite.spec import known_suites, load_suite
+        out.print(_table("suites", ((name, escape(title)) for name, title in _suites())))
 
-        titles = {name: load_suite(path).spec.title for name, path in known_suites().items()}
-        out.print(_table("suites", ((name, escape(title)) for name, title in titles.items())))
+
+def _suites() -> Iterator[tuple[str, str]]:
+    from sharpbench.suite.spec import known_suites, load_suite
+
+    for name, path in known_suites().items():
+        yield name, load_suite(path).spec.title
 
 
 def show(
@@ -78,13 +97,37 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def _entries(kind: str) -> Iterator[tuple[str, str]]:
+def _entries(kind: str) -> Iterator[dict[str, Any]]:
     """Each plug-in of a kind with the first line of its documentation, or why it can't be used."""
     registry = registry_of(kind)
     for name in registry:
         if reason := registry.unavailable(name):
-            yield name, f"[red]unavailable:[/] {escape(reason)}"
+            yield {"name": name, "unavailable": reason}
         else:
-            yield name, escape((registry.get(name).__doc__ or "").strip().splitlines()[0])
+            cls = registry.get(name)
+            yield {
+                "name": name,
+                "version": cls.version,
+                "summary": (cls.__doc__ or "").strip().splitlines()[0],
+                "reference": cls.reference,
+                "parameters": _defaults(registry, name),
+                "origin": registry.origin(name),
+            }
         for reason in registry.refused(name):
-            yield name, f"[red]unavailable:[/] {escape(reason)}"
+            yield {"name": name, "unavailable": reason}
+
+
+def _defaults(registry: Registry[Any], name: str) -> dict[str, Any] | None:
+    """Its parameters as they are unless something else is said; None if it can't be made with them."""
+    try:
+        found: dict[str, Any] = registry.create(name).parameters()
+    except InputError:
+        return None
+    return found
+
+
+def _told(entry: dict[str, Any]) -> tuple[str, str]:
+    reason = entry.get("unavailable")
+    return entry["name"], f"[red]unavailable:[/] {escape(reason)}" if reason else escape(
+        entry["summary"]
+    )

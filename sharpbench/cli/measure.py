@@ -7,7 +7,6 @@ import dataclasses
 import html
 import io
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,13 @@ import typer
 
 from sharpbench.cli.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import DataOption, DeviceOption, PluginOption
+from sharpbench.cli.options import (
+    DataOption,
+    DeviceOption,
+    PluginOption,
+    parse_parameters,
+    parse_value,
+)
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 
 if TYPE_CHECKING:
@@ -146,7 +151,7 @@ def measure(
         for given in [*metric, *(more or [])]
         for name in given.replace(",", " ").split()
     ]
-    own = _of_each(names, _parse_parameters(param or []), metrics)
+    own = _of_each(names, parse_parameters(param or []), metrics)
     for name in names:
         metrics.create(name, own[name])
     changes = [
@@ -156,7 +161,7 @@ def measure(
         model,
         weights,
         dataset and plugin_name("dataset", dataset),
-        _parse_parameters(dataset_param or [], "--dataset-param"),
+        parse_parameters(dataset_param or [], "--dataset-param"),
         data,
         inputs,
         targets,
@@ -262,7 +267,7 @@ def _set_samples(
     """How many samples each metric draws, where its own parameters don't say it."""
     wanted: Any = None
     if samples is not None:
-        wanted = samples if samples == "all" else _parse_value("--samples", samples)
+        wanted = samples if samples == "all" else parse_value("--samples", samples)
         if wanted != "all" and (not isinstance(wanted, int) or wanted < 1):
             raise InputError(f'--samples {shortened(samples)} must be a number from 1, or "all"')
     for name in dict.fromkeys(names):
@@ -394,29 +399,3 @@ def _page(rows: Sequence[Mapping[str, Any]], model: str, subject: Subject) -> st
         f"<h1>Sharpness of {html.escape(model)}</h1><p>{len(subject.inputs)} samples</p>{said}"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></html>\n"
     )
-
-
-def _parse_parameters(pairs: list[str], option: str = "--param") -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        key = key.strip()
-        if not separator or not key:
-            raise InputError(f"{option} {shortened(pair)} must be KEY=VALUE, e.g. samples=100")
-        if key in parsed:
-            raise InputError(f"{option} {key!r} stands twice: it takes one value")
-        parsed[key] = _parse_value(f"{option} {key!r}", value)
-    return parsed
-
-
-def _parse_value(what: str, text: str) -> Any:
-    """A value as TOML writes it, or the text itself: a word needs no quotation marks."""
-    try:
-        content = tomllib.loads(f"value = {text}")
-    except RecursionError:
-        raise InputError(f"{what}: its value is nested too deep") from None
-    except tomllib.TOMLDecodeError:
-        return text
-    except ValueError:  # Python's limit for the digits of an integer
-        raise InputError(f"{what}: its value has thousands of digits") from None
-    return content["value"] if content.keys() == {"value"} else text

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from sharpbench.cli.console import err, escape, out
-from sharpbench.cli.options import ReportsOption, ResultsOption
+from sharpbench.cli.options import OpenOption, ReportsOption, ResultsOption
+from sharpbench.errors import InputError
 
-__all__ = ["report", "write_report"]
+__all__ = ["index", "opened", "report", "write_report"]
 
 
 def report(
@@ -20,18 +21,44 @@ def report(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Read every byte of the records again first.")
     ] = False,
+    open_: OpenOption = False,
 ) -> None:
     """Write the HTML report of a suite again from its records."""
     if fresh:
         from sharpbench.results.store import load_records
 
         load_records(results, suite=suite, columns=["kind"], fresh=True)
-    write_report(results, suite, reports)
+    page = write_report(results, suite, reports)
+    if open_:
+        opened(page)
 
 
-def write_report(results: Path, suite: str, reports: Path) -> None:
-    from sharpbench.report.page import write_report
+def index(
+    reports: Annotated[Path, typer.Argument(help="Folder with the reports.")] = Path("reports"),
+) -> None:
+    """Write the page over all reports again: reports/index.html."""
+    from sharpbench.report.site import write_index
+
+    if not reports.is_dir():
+        raise InputError(f"no folder {reports}")
+    out.print(escape(f"index: {write_index(reports)}"), soft_wrap=True)
+
+
+def write_report(results: Path, suite: str, reports: Path, *, quiet: bool = False) -> Path:
+    """Write a suite's page and the index over all; the page's path, which is printed unless ``quiet``."""
+    from sharpbench.report import page, site
 
     with err.status("writing the report"):
-        page = write_report(results, suite, reports / suite)
-    out.print(escape(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)
+        path = page.write_report(results, suite, reports / suite)
+        site.write_index(reports)
+    if not quiet:
+        out.print(escape(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)
+    return path
+
+
+def opened(page: Path) -> None:
+    """Show a page in the user's browser; without one, say so."""
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        err.print(escape(f"no browser was found: open {page}"), soft_wrap=True)

@@ -17,21 +17,24 @@ from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
+    OpenOption,
     PluginOption,
     ReportsOption,
     ResultsOption,
 )
 from sharpbench.cli.progress import progress
-from sharpbench.cli.report import write_report
+from sharpbench.cli.report import opened, write_report
 from sharpbench.errors import Terminated, guarded
 
 if TYPE_CHECKING:
     from sharpbench.metrics import Metric
+    from sharpbench.suite.engines import Engine
     from sharpbench.suite.forecast import Expected
     from sharpbench.suite.plan import Plan
+    from sharpbench.suite.spec import SuiteFile
     from sharpbench.suite.task import SubjectOutcome
 
-__all__ = ["run"]
+__all__ = ["carry_out", "run"]
 
 
 def run(
@@ -69,6 +72,7 @@ def run(
         bool, typer.Option(help="Wait if another run uses the results folder; --no-wait: exit 2.")
     ] = True,
     plugin: PluginOption = None,
+    open_: OpenOption = False,
     data_dir: DataOption = None,
 ) -> None:
     """Run a suite: train, measure, transform, measure again, and write the report.
@@ -87,13 +91,9 @@ def run(
     from sharpbench.datasets.files import data_root
     from sharpbench.device import check_device
     from sharpbench.plugins import KINDS, load_plugins, registry_of
-    from sharpbench.results.store import ResultsStore
     from sharpbench.suite.engines import make_engine
-    from sharpbench.suite.forecast import forecast
     from sharpbench.suite.plan import make_plan
-    from sharpbench.suite.session import require_data, run_plan
     from sharpbench.suite.spec import find_suite, load_suite
-    from sharpbench.suite.survey import survey
 
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
     if engine != "ray":  # whose devices are those of its nodes
@@ -112,7 +112,32 @@ def run(
     if dry_run:
         _print_plan(plan, results, root, workers or 1)
         return
-    require_data(plan, root)
+    problems = carry_out(suite_file, plan, full_plan, results, root, engine=chosen, wait=wait)
+    if report:
+        page = write_report(results, plan.name, reports)
+        if open_:
+            opened(page)
+    if problems:
+        raise typer.Exit(SOME_FAILED)
+
+
+def carry_out(
+    suite_file: SuiteFile,
+    plan: Plan,
+    full_plan: Plan,
+    results: Path,
+    data: Path,
+    *,
+    engine: Engine,
+    wait: bool = True,
+) -> list[str]:
+    """Bring a results folder up to ``plan``, with progress and a summary; what failed, in sentences."""
+    from sharpbench.results.store import ResultsStore
+    from sharpbench.suite.forecast import forecast
+    from sharpbench.suite.session import require_data, run_plan
+    from sharpbench.suite.survey import survey
+
+    require_data(plan, data)
     store = ResultsStore(results)
     command = shlex.join(["sharpbench", *sys.argv[1:]])
     with store.locked(wait=wait, say=lambda text: err.print(escape(text), soft_wrap=True)):
@@ -124,10 +149,10 @@ def run(
                     plan,
                     full_plan,
                     store,
-                    root,
+                    data,
                     suite_text=suite_file.text,
                     command=command,
-                    engine=chosen,
+                    engine=engine,
                     notify=notify,
                     finished=finish,
                     standings=standings,
@@ -139,11 +164,7 @@ def run(
                 told = f"{how}: what was recorded is kept, the same command resumes"
                 err.print(told, soft_wrap=True)
                 raise typer.Exit(code) from None
-        problems = _print_outcomes(outcomes)
-    if report:
-        write_report(results, plan.name, reports)
-    if problems:
-        raise typer.Exit(SOME_FAILED)
+        return _print_outcomes(outcomes)
 
 
 def _not_installed(plan: Plan) -> list[str]:

@@ -36,7 +36,7 @@ __all__ = [
 MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h", "<", ">", "d", "p", "8")
 DIVERGING = mpl.colormaps["PuOr"]
 
-MOST_DRAWN = 2000
+MOST_DRAWN = 800
 """Beyond this many points they are drawn as an image: as shapes they would weigh megabytes."""
 
 MOST_PANELS = 12

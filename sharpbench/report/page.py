@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -17,13 +18,15 @@ from markupsafe import Markup
 from sharpbench.analysis.failures import outcomes
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, first_line
 from sharpbench.report import format as told
+from sharpbench.report.card import document, markdown
 from sharpbench.report.drawn import Drawings, drawings
 from sharpbench.report.sections import Section, sections
+from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
-__all__ = ["write_report"]
+__all__ = ["environment", "looks", "write_report"]
 
 _MACROS = '{% from "macros.html" import picture, head, claims_table with context %}\n'
 
@@ -49,29 +52,39 @@ class _Shown:
 def write_report(results: Path, suite: str, folder: Path) -> Path:
     """Write ``folder/index.html`` from the records of ``suite`` under ``results``; returns its path.
 
-    The page asks nothing of any other host. A section that can't be imported or that fails is named on
-    the page with the reason. Raises InputError if the suite has no results there.
+    Beside it the scorecard stands as ``scorecard.json`` and ``scorecard.md``. The page asks nothing of any
+    other host. A section that can't be imported or that fails is named on the page with the reason. Raises
+    InputError if the suite has no results there.
     """
     view = Results.load(results, suite)
-    environment = _environment()
+    pages = environment()
     found, missing = _sections()
     shown = []
     with drawings(folder) as drawn:
         for section in found:
             try:
                 if section.applies(view):
-                    shown.append(_show(section, view, environment, drawn))
+                    shown.append(_show(section, view, pages, drawn))
             except Exception as error:  # a part of the page, whoever wrote it, never costs the rest
                 missing.append((section.title, f"{type(error).__name__}: {error}"))
-    page = environment.get_template("page.html").render(
-        **_facts(view), sections=shown, missing=missing
-    )
+    page = pages.get_template("page.html").render(**_facts(view), sections=shown, missing=missing)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "index.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, "utf-8")
-    partial.replace(path)
-    return path
+    facts = {key: _facts(view)[key] for key in _TOLD}
+    try:
+        card = document(view, facts), markdown(view)
+    except Exception as error:  # the page says so in its place
+        card = document(None, {**facts, "fault": first_line(error)}), ""
+    told = json.dumps(card[0], indent=1, allow_nan=False, ensure_ascii=False)
+    for name, text in {"scorecard.json": told, "scorecard.md": card[1], "index.html": page}.items():
+        write_atomically(folder / name, text.encode())
+    return folder / "index.html"
+
+
+_TOLD = (
+    *("suite", "title", "description", "version", "written"),
+    *("planned", "present", "answered", "outcomes"),
+)
+"""What the JSON beside a page says of it."""
 
 
 def _sections() -> tuple[list[Section], list[tuple[str, str]]]:
@@ -86,9 +99,7 @@ def _sections() -> tuple[list[Section], list[tuple[str, str]]]:
     return sorted(found, key=lambda section: (section.place, section.name)), missing
 
 
-def _show(
-    section: Section, view: Results, environment: jinja2.Environment, drawings: Drawings
-) -> _Shown:
+def _show(section: Section, view: Results, pages: jinja2.Environment, drawings: Drawings) -> _Shown:
     drawn = {
         picture.name: _Drawn(picture.name, drawings.svg(picture), picture.caption)
         for picture in section.pictures(view)
@@ -97,9 +108,9 @@ def _show(
     fragment = section.fragment()
     if fragment is None:
         frames = {name: v for name, v in tables.items() if isinstance(v, list)}
-        template, content = environment.get_template("plain_section.html"), {"shown": frames}
+        template, content = pages.get_template("plain_section.html"), {"shown": frames}
     else:
-        template, content = environment.from_string(_MACROS + fragment), tables
+        template, content = pages.from_string(_MACROS + fragment), tables
     body = template.render(**content, pictures=drawn, suite=view.suite)
     return _Shown(
         name=section.name,
@@ -116,6 +127,12 @@ def _rows(value: Any) -> Any:
     return value.to_dict("records") if isinstance(value, pd.DataFrame) else value
 
 
+def looks() -> dict[str, Any]:
+    """What every page looks like: its style, script and icon."""
+    icon = base64.b64encode(_asset("icon.svg").encode()).decode()
+    return {"css": _asset("report.css"), "script": _asset("report.js"), "icon": icon}
+
+
 def _facts(view: Results) -> Mapping[str, Any]:
     return {
         "title": view.spec.get("title") or view.suite,
@@ -130,24 +147,23 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "left_out": view.left_out,
         "mixed": view.mixed_versions(),
         "last_run": view.runs.get(view.manifest["run"], {}),
-        "css": _asset("report.css"),
-        "script": _asset("report.js"),
-        "icon": base64.b64encode(_asset("icon.svg").encode()).decode(),
+        **looks(),
     }
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """What every page is written with."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("sharpbench.report"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update({name: getattr(told, name) for name in told.__all__})
-    environment.filters["cell"] = _cell
-    environment.globals["percent_interval"] = told.percent_interval
-    return environment
+    made.filters.update({name: getattr(told, name) for name in told.__all__})
+    made.filters["cell"] = _cell
+    made.globals["percent_interval"] = told.percent_interval
+    return made
 
 
 def _cell(value: Any) -> str:

@@ -17,19 +17,21 @@ from torch.nn.modules.module import register_module_forward_hook
 from sharpbench.datasets import datasets
 from sharpbench.errors import (
     InputError,
+    Meddled,
     MetricFailed,
     MetricUnsupported,
     TransformationRefused,
     first_line,
     guarded,
 )
-from sharpbench.invariance import transformations
+from sharpbench.invariance import Transformation, transformations
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric, metrics
 from sharpbench.models import models
 from sharpbench.plugins import plugin_name
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
+from sharpbench.suite.asking import explain
 from sharpbench.training import recipes
 
 __all__ = ["Finding", "check_metric"]
@@ -44,6 +46,8 @@ class Finding:
     title: str
     passed: bool
     detail: str
+    mend: str = ""
+    """What the metric's author can do about it."""
 
 
 def check_metric(name: str, parameters: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -64,7 +68,7 @@ def check_metric(name: str, parameters: Mapping[str, Any] | None = None) -> list
             findings.append(Finding(f"supports {title}", True, f"declines: {reason}"))
             continue
         except Exception as error:
-            findings.append(Finding(f"answers on {title}", False, first_line(error)))
+            findings.append(Finding(f"answers on {title}", False, explain(error), _mend(error)))
             continue
         answers += 1
         findings.append(Finding(f"answers on {title}", True, f"{figure}, model unchanged"))
@@ -72,10 +76,33 @@ def check_metric(name: str, parameters: Mapping[str, Any] | None = None) -> list
             f"keeps its contract on {title}", _contract, metric, subject, first, title
         )
         findings += _invariance(metric, subject, first, title)
-    findings.append(
-        Finding("measures something", answers > 0, f"answered on {answers} of {len(_subjects())}")
-    )
+    told = f"answered on {answers} of {len(_subjects())}"
+    findings.append(Finding("measures something", answers > 0, told, _MEND["answers"]))
     return findings
+
+
+_MEND = {
+    "says": 'write them into the class: title = "my metric", unit = "" (a pure number), '
+    'space = "parameter", "input" or "function"',
+    "answers": "it has to answer on one of the networks at least; where it can't it says why: "
+    "raise MetricFailed(reason)",
+    "raises": "where there is no answer raise MetricFailed(reason); anything else is a fault of the metric",
+    "meddles": "work on a copy of the network, model = subject.working_model(torch.float64), and draw "
+    "from sharpbench.seeds.torch_generator(seed)",
+    "deterministic": "draw every random number from sharpbench.seeds.torch_generator(seed), none from "
+    "torch's or numpy's own state",
+    "storable": "put finite numbers, texts, lists and dicts into details: float(tensor), tensor.tolist()",
+    "work": "say what it took: Measurement(value, samples=n, work=Work(gradient=n)) for a gradient of n "
+    "samples, Work(forward=n) for outputs alone (sharpbench.measurement.Work)",
+    "promise": "take what it moves under out of invariant_under (its words are those of sharpbench.change), "
+    "or tell its random error by errors=(ErrorComponent(source, size, degrees_of_freedom),)",
+    "prediction": "expected_after has to tell the figure after a change, or None where theory tells none",
+}
+"""By check, what to do where it fails."""
+
+
+def _mend(error: Exception) -> str:
+    return _MEND["meddles" if isinstance(error, Meddled) else "raises"]
 
 
 def _told(title: str, check: Callable[..., list[Finding]], *of: object) -> list[Finding]:
@@ -84,7 +111,7 @@ def _told(title: str, check: Callable[..., list[Finding]], *of: object) -> list[
         with guarded():
             return check(*of)
     except Exception as error:
-        return [Finding(title, False, first_line(error))]
+        return [Finding(title, False, explain(error), _mend(error))]
 
 
 @lru_cache(maxsize=1)
@@ -123,6 +150,7 @@ def _documentation(metric: Metric) -> list[Finding]:
         "says what it is",
         not missing,
         f"missing class attributes: {', '.join(missing)}" if missing else metric.title,
+        _MEND["says"],
     )
     return [found]
 
@@ -140,8 +168,8 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
         with guarded():
             again = metric.checked_measure(subject, seed=0)
     except Exception as error:
-        told = f"the second time it raised {first_line(error)}"
-        return [Finding(f"deterministic on {title}", False, told)]
+        told = f"the second time it raised {explain(error)}"
+        return [Finding(f"deterministic on {title}", False, told, _mend(error))]
     finally:
         hook.remove()
     same = first.value == again.value and first.standard_error == again.standard_error
@@ -152,13 +180,21 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
         jsonable = f"details are not JSON: {error}"
     passes = first.work.gradient_samples()
     return [
-        Finding(f"deterministic on {title}", same, f"{first.value!r} and {again.value!r}"),
-        Finding(f"storable on {title}", jsonable == "details are JSON", jsonable),
+        Finding(
+            f"deterministic on {title}",
+            same,
+            f"{first.value!r} and {again.value!r}",
+            _MEND["deterministic"],
+        ),
+        Finding(
+            f"storable on {title}", jsonable == "details are JSON", jsonable, _MEND["storable"]
+        ),
         Finding(
             f"counts its work on {title}",
             first.samples > 0 and (passes > 0 or calls == 0),
             f"{passes:g} gradient samples over {first.samples} samples"
             + ("" if calls else ", no pass over the network"),
+            _MEND["work"],
         ),
     ]
 
@@ -170,7 +206,7 @@ def _invariance(metric: Metric, subject: Subject, first: Measurement, title: str
             with guarded():
                 found = _under(name, metric, subject, first, title)
         except Exception as error:
-            found = Finding(f"{name} of {title}", False, first_line(error))
+            found = Finding(f"{name} of {title}", False, explain(error), _mend(error))
         if found is not None:
             findings.append(found)
     return findings
@@ -198,7 +234,7 @@ def _under(
         changed = metric.checked_measure(moved, seed=0)
     except MetricFailed as error:
         # Without a promise it may decline a changed network, e.g. one in other coordinates.
-        return Finding(f"{name} of {title}", not promised, str(error))
+        return Finding(f"{name} of {title}", not promised, str(error), _MEND["promise"])
     noise = 3 * math.hypot(first.standard_error or 0, changed.standard_error or 0)
     noise += (first.error_bound or 0) + (changed.error_bound or 0)
     expected = metric.expected_after(transformation, first.value)
@@ -211,8 +247,21 @@ def _under(
         return Finding(f"{name} on {title}: its own noise is not told", True, figures)
     if expected is not None:
         predicted = f"{figures}, {expected:.6g} predicted"
-        return Finding(f"moves as predicted under {name} on {title}", stays, predicted)
+        return Finding(
+            f"moves as predicted under {name} on {title}", stays, predicted, _MEND["prediction"]
+        )
     if promised:
-        return Finding(f"stays under {name} on {title}", stays, figures)
+        told = (
+            figures
+            if stays
+            else f"{figures}; invariant_under promises {_by(metric, transformation)}"
+        )
+        return Finding(f"stays under {name} on {title}", stays, told, _MEND["promise"])
     seen = "stays" if stays else "moves"
     return Finding(f"{seen} under {name} on {title} (no promise)", True, figures)
+
+
+def _by(metric: Metric, change: Transformation) -> str:
+    """The words of ``invariant_under`` that make a promise for ``change``."""
+    named = sorted({w for part in change.parts for w in metric.invariant_under & part.properties})
+    return " and ".join(map(repr, named)) or "it"

@@ -34,7 +34,8 @@ from sharpbench.results.keys import (
     question_key,
     trajectory_question,
 )
-from sharpbench.seeds import Seeds
+from sharpbench.seeds import Seeds, derive_seed
+from sharpbench.subject import Subject
 from sharpbench.suite.networks import NetworkPlan, hash_of_file, source_of
 from sharpbench.suite.own import Given
 from sharpbench.suite.spec import (
@@ -216,8 +217,12 @@ class Plan:
     """Whether what each network did on each test point is stored."""
     corruptions: tuple[str, ...] = ()
     attack: Attack | None = None
+    title: str = ""
+    description: str = ""
     highlight: tuple[str, ...] = ()
     """Names of metrics whose rows stand first in the scorecard."""
+    expects_nothing: tuple[str, ...] = ()
+    """Names of metrics that are not asked of problems that ask every metric which says what it expects."""
 
     def asked(self, subject: AnySubject) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
@@ -367,7 +372,10 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
         threads=spec.threads,
         training_seconds=spec.limits.training_seconds,
         measurement_seconds=spec.limits.measurement_seconds,
+        title=spec.title,
+        description=spec.description,
         highlight=tuple(spec.highlight),
+        expects_nothing=_expecting_nothing(suite, chosen, subjects.values()),
     )
 
 
@@ -411,7 +419,9 @@ def _with_plugins(suite: SuiteFile) -> SuiteFile:
     ]
     zoo = [
         block.model_copy(
-            update={"dataset": block.dataset and named("dataset", [block.dataset], "networks", i)[0]}
+            update={
+                "dataset": block.dataset and named("dataset", [block.dataset], "networks", i)[0]
+            }
         )
         for i, block in enumerate(spec.networks)
     ]
@@ -445,6 +455,39 @@ def _chosen(suite: SuiteFile) -> list[Metric]:
         for i, entry in enumerate(suite.spec.metrics)
         for metric in _expand_all(suite, metrics, [entry], ("metrics", i))
     ]
+
+
+def _expecting_nothing(
+    suite: SuiteFile, chosen: list[Metric], subjects: Iterable[AnySubject]
+) -> tuple[str, ...]:
+    """Names of metrics that problems which ask every metric that says what it expects do not ask."""
+    if all(block.metrics is not None for block in suite.spec.problems):
+        return ()
+    solved = (s for s in subjects if isinstance(s, ProblemPlan))
+    asked = {question.metric.name for plan in solved for question in plan.measurements}
+    return tuple(sorted({metric.name for metric in chosen} - asked))
+
+
+def _knowing(chosen: list[Metric], problem: Problem, seed: int) -> list[Metric]:
+    """The metrics that say of a problem what they should answer."""
+    able = [metric for metric in chosen if type(metric).known is not Metric.known]
+    if not able:
+        return []
+    try:
+        with guarded():
+            subject = problem.subject(seed=derive_seed(seed, "problem"))
+    except Exception:  # to ask it raises it as well, and is recorded
+        return able
+    return [metric for metric in able if _knows(metric, problem, subject)]
+
+
+def _knows(metric: Metric, problem: Problem, subject: Subject) -> bool:
+    try:
+        with guarded():
+            known = metric.known(problem, subject)
+            return known is not None and not (known.expected is None and known.limit is None)
+    except Exception:  # the record says so
+        return True
 
 
 def _fingerprint(dataset: Dataset, root: Path) -> str | None:
@@ -546,15 +589,17 @@ def _weights(
 def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
     """Every problem with the questions of all blocks that name it, each once."""
     found: dict[str, ProblemPlan] = {}
-    knowing = [metric for metric in _chosen(suite) if type(metric).known is not Metric.known]
+    chosen = _chosen(suite)
     for i, block in enumerate(suite.spec.problems):
         draws = range(1, block.repetitions + 1) if block.repetitions > 1 else range(1)
-        own = knowing
+        seeds = block.seeds or _seeds_of_problems(suite)
+        named = None
         if block.metrics is not None:
-            own = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
-        asked = [MeasurementPlan(metric, draw=draw) for metric in own for draw in draws]
+            named = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
-            for seed in block.seeds or _seeds_of_problems(suite):
+            own = _knowing(chosen, problem, seeds[0]) if named is None else named
+            asked = [MeasurementPlan(metric, draw=draw) for metric in own for draw in draws]
+            for seed in seeds:
                 plan = ProblemPlan(problem, (), seed, device, suite.spec.threads)
                 before = found.get(plan.key, plan).measurements
                 together = {m.key: m for m in (*before, *asked)}

@@ -57,6 +57,10 @@ def run_plan(
                 "subjects": [s.key for s in full_plan.subjects if not isinstance(s, ProblemPlan)],
                 "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
                 "plan_keys": sorted(full_plan.record_keys()),
+                "title": full_plan.title,
+                "description": full_plan.description,
+                "highlight": list(full_plan.highlight),
+                "expects_nothing": list(full_plan.expects_nothing),
                 "run": run,
             },
         )

@@ -445,7 +445,8 @@ def _extended(
         return None, {}, content
     here = source.path.resolve()
     try:
-        place = known_suites().get(name) or find_suite(str(here.parent / Path(name).expanduser()))
+        is_path = name.endswith(".toml") or "/" in name
+        place = find_suite(str(here.parent / Path(name).expanduser()) if is_path else name)
         if place.resolve() in (*above, here):
             raise InputError(f"{name!r} extends this suite in turn")
         base = load_suite(place, (*above, here))

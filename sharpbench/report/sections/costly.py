@@ -67,7 +67,7 @@ def _cost_figure(table: pd.DataFrame) -> Figure:
     ):
         for row in table.itertuples():
             height = getattr(row, column) * scale
-            if not height > 0:
+            if not (height > 0 and row.gradients > 0):
                 continue
             spread = row.spread / 2 if column == "seconds" and row.spread == row.spread else 0
             axis.errorbar(
@@ -80,8 +80,10 @@ def _cost_figure(table: pd.DataFrame) -> Figure:
                 markeredgewidth=0,
                 elinewidth=0.8,
             )
-        axis.set(xscale="log", yscale="log", xlabel="work (gradients)", ylabel=label)
-        plain_log_ticks(axis.xaxis)
-        plain_log_ticks(axis.yaxis)
+        axis.set(xlabel="work (gradients)", ylabel=label)
+        if axis.has_data():  # logarithms of nothing are warned of
+            axis.set(xscale="log", yscale="log")
+            plain_log_ticks(axis.xaxis)
+            plain_log_ticks(axis.yaxis)
     figure.legend(handles=legend(colours, shapes), loc="outside lower center", ncols=2)
     return figure

@@ -39,6 +39,9 @@ __all__ = ["Predictive"]
 _MOST_IN_PAIRS = 8
 """Beyond this many metrics a panel for each pair is no longer readable; the heat map remains."""
 
+_MOST_SPELLED = 16
+"""Beyond this many metrics the figures in the heat map between them are no longer readable."""
+
 
 @dataclass(frozen=True)
 class Predictive(Section):
@@ -276,7 +279,7 @@ def _metric_heatmap(agreement: pd.DataFrame) -> Figure:
     sns.heatmap(
         agreement,
         ax=axis,
-        annot=agreement.map(lambda tau: fixed(tau, 2, sign=True)),
+        annot=size <= _MOST_SPELLED and agreement.map(lambda tau: fixed(tau, 2, sign=True)),
         fmt="",
         cmap=DIVERGING,
         vmin=-1,

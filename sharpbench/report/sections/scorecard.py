@@ -16,11 +16,11 @@ from sharpbench.analysis.statistics import Estimate
 from sharpbench.report.format import count, fixed, interval, number, percent
 from sharpbench.report.sections.base import Section
 
-__all__ = ["Scorecard", "prose"]
+__all__ = ["MARKS", "Scorecard", "cell_in_words", "prose"]
 
 _HEADS = {q: f"{q.capitalize()}?" for q in QUESTIONS}
 
-_MARKS = {
+MARKS = {
     "right": ("✓", "stays"),
     "wrong": ("✗", "moves"),
     "no limit": ("△", "mixed"),
@@ -71,11 +71,14 @@ class Scorecard(Section):
     def tables(self, results: Results) -> Mapping[str, Any]:
         entries = scorecard(results)
         measures = {q: _measure(e.cells[q] for e in entries) for q in QUESTIONS}
+        expects_nothing = frozenset(results.manifest.get("expects_nothing", ()))
         groups = [
             {"title": own[0].title if own[0].implementation == "native" else _named(own[0]),
-             "entries": [_shown(e, measures, results.suite) for e in own]}
+             "highlight": own[0].name in results.highlight,
+             "entries": [_shown(e, measures, results.suite, expects_nothing) for e in own]}
             for own in (list(g) for _, g in itertools.groupby(entries, lambda e: e.name))
         ]  # fmt: skip
+        groups.sort(key=lambda group: not group["highlight"])
         return {"groups": groups, "heads": _HEADS, "rules": _RULES, "prose": prose(entries)}
 
 
@@ -93,11 +96,16 @@ def _measure(cells: Any) -> str:
     return next((m for m in ("share", "difference", "psi", "tau") if m in there), "")
 
 
-def _shown(entry: Entry, measures: Mapping[str, str], suite: str) -> dict[str, Any]:
+def _shown(
+    entry: Entry, measures: Mapping[str, str], suite: str, expects_nothing: frozenset[str]
+) -> dict[str, Any]:
     told = ", ".join(f"{count(entry.figures[w])} {w}" for w in WORDS if w in entry.figures)
     if entry.settings > 1:
         told += f"; {entry.settings} settings"
     cells = {q: _cell(entry, q, c, measures[q], suite) for q, c in entry.cells.items()}
+    unknown = not entry.cells["right"].word and not cells["right"]["measures"]
+    if entry.name in expects_nothing and unknown:
+        cells["right"]["why"] = "its class says of no problem what to expect (Metric.known)"
     reason = "" if "measured" in entry.figures else "; ".join(entry.reasons)
     return {
         "implementation": entry.implementation,
@@ -109,18 +117,24 @@ def _shown(entry: Entry, measures: Mapping[str, str], suite: str) -> dict[str, A
 
 def _cell(entry: Entry, question: str, cell: Cell, measure: str, own: str) -> dict[str, Any]:
     suite, measures = ("", False) if cell.word else suites_that_ask(question, entry.name, own)
-    shape, colour = _MARKS.get(cell.word, ("–", "na"))
-    told = list(cell.told)
-    if cell.measure == "transformations":
-        told[0] += f": ×{number(cell.low, 3)} to ×{number(cell.high, 3)}, n = {cell.networks}"
+    shape, colour = MARKS.get(cell.word, ("–", "na"))
+    figure, told = cell_in_words(cell)
     sorted_by = cell.measure in {measure, "transformations", "gradients"}
     order = cell.value if sorted_by and not math.isnan(cell.value) else ""
     return {
-        "word": cell.word, "shape": shape, "colour": colour, "figure": _kept(_figure(cell)),
+        "word": cell.word, "shape": shape, "colour": colour, "figure": _kept(figure),
         "told": [_kept(t) for t in told],
         "evidence": cell.evidence or "failed", "tied": cell.tied, "order": order, "suite": suite,
-        "measures": measures,
+        "measures": measures, "why": "",
     }  # fmt: skip
+
+
+def cell_in_words(cell: Cell) -> tuple[str, list[str]]:
+    """The figure of a verdict, and what else there is to say of it."""
+    told = list(cell.told)
+    if cell.measure == "transformations":
+        told[0] += f": ×{number(cell.low, 3)} to ×{number(cell.high, 3)}, n = {cell.networks}"
+    return _figure(cell), told
 
 
 def _kept(text: str) -> str:
