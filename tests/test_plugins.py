@@ -271,8 +271,9 @@ def test_problems_without_metrics_ask_those_that_say_what_they_expect(tmp_path):
     assert plan.expects_nothing == ("parameter_norm",)
 
 
-def test_the_reference_population_asks_every_metric():
+def test_the_reference_population_asks_every_metric_that_it_can_afford():
+    """A new metric stands in suites/reference.toml, or here with the reason why it doesn't."""
     suite = load_suite(find_suite("reference"))
-    assert sorted(block["name"] for block in suite.spec.metrics) == [
-        name for name in metrics if metrics.origin(name).startswith("sharpbench.")
-    ]
+    left_out = {"local_learning_coefficient"}  # ten seconds a network
+    names = {n for n in metrics if metrics.origin(n).startswith("sharpbench.")}
+    assert {block["name"] for block in suite.spec.metrics} == names - left_out
