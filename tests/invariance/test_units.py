@@ -29,7 +29,7 @@ def changed(subject, name, **parameters):
 def test_an_input_in_another_unit_moves_the_rate_by_its_logarithm(request, network, factor):
     subject = request.getfixturevalue(network)
     other = changed(subject, "input_rescaling", factor=factor)
-    assert torch.allclose(other.splits.test_inputs, factor * subject.splits.test_inputs)
+    assert torch.allclose(other.splits.test_inputs, factor * subject.splits.test_inputs.double())
     assert rate(other) - rate(subject) == pytest.approx(-math.log(factor), abs=1e-6)
 
 
