@@ -19,6 +19,8 @@ from sharpbench.analysis.audit import Evidence, Missing
 from sharpbench.analysis.statistics import NORMAL, Estimate, mean, over_seeds, slope
 
 __all__ = [
+    "ADVERSARIAL",
+    "CORRUPTED",
     "ECE",
     "TEST_ERROR",
     "Apart",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 TEST_ERROR, ECE = "= test_error", "= ece_debiased"
+ADVERSARIAL, CORRUPTED = "= adversarial_error", "= corrupted_error"
 _FLOOR = "± ece_floor"
 
 

@@ -238,9 +238,12 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return pearson(stats.rankdata(x), stats.rankdata(y))
 
 
-def partial_spearman(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
-    """Spearman's rank correlation of x and y with the ranks of ``given`` regressed out of both."""
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+def partial_spearman(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> float:
+    """Spearman's rank correlation of x and y with the ranks of all ``given`` regressed out of both."""
+    if not given:
+        return spearman(x, y)
+    *rest, last = given
+    xy, xz, yz = (partial_spearman(a, b, *rest) for a, b in ((x, y), (x, last), (y, last)))
     left = (1 - xz**2) * (1 - yz**2)
     return (xy - xz * yz) / math.sqrt(left) if left > 1e-12 else math.nan
 

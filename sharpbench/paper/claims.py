@@ -7,6 +7,8 @@ from typing import Any
 
 from sharpbench.analysis.audit import Claim
 from sharpbench.analysis.measures import (
+    ADVERSARIAL,
+    CORRUPTED,
     ECE,
     TEST_ERROR,
     BetweenDefinitions,
@@ -18,12 +20,13 @@ from sharpbench.analysis.measures import (
     TimeRatio,
 )
 from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
-from sharpbench.analysis.statistics import pearson, spearman, students
+from sharpbench.analysis.statistics import partial_spearman, pearson, spearman, students
 from sharpbench.paper.evidence import (
     GROUND,
     MNIST,
     MOONS,
     QUESTIONED,
+    ROBUST,
     TABLE_2,
     Along,
     Change,
@@ -39,6 +42,7 @@ __all__ = ["CLAIMS"]
 TWO_MOONS: dict[str, Any] = {"protocol": "paper_two_moons"}
 LAMBDA, ON_MNIST = rate(**TWO_MOONS), rate(protocol="paper_mnist")
 RECOMMENDED = rate(protocol="recommended")
+CURE = "input_gradient_change"
 
 NOISE = "dataset.label_noise"
 CLEAN, NOISY, NOISIEST = (MOONS.where(dataset__label_noise=noise) for noise in (0.0, 0.3, 0.45))
@@ -83,6 +87,25 @@ def _crr_of(orders: list[int]) -> Group:
 
 def _pair(first: int, second: int) -> Rate:
     return rate(protocol="paper_table2", pair=(first, second))
+
+
+def robust(activation: str, **conditions: Any) -> Group:
+    """Digits under the eight recipes of `lambda_robustness`."""
+    return ROBUST.where(model__activation=activation, **conditions)
+
+
+def strongest_crr(activation: str) -> Group:
+    return robust(activation, recipe="crr", recipe__orders=[1, 2, 3, 4], recipe__scale=20.0)
+
+
+def strongest_sam(activation: str) -> Group:
+    return robust(activation, recipe="sam", recipe__rho=0.5)
+
+
+def _goes_with(activation: str, error: str) -> Correlation:
+    """λ and an error once the clean error is known, about each seed's means."""
+    columns = (RECOMMENDED, error, TEST_ERROR)
+    return Correlation((robust(activation),), partial_spearman, columns, within="seed")
 
 
 # --- closed forms ---------------------------------------------------------------------------------------
@@ -387,6 +410,32 @@ CLAIMS: tuple[Claim, ...] = (
           Within(0.0, 1e-6), "largest |Δλ| under rescaling and permutation of neurons"),
     Claim("4", "λ explains the neural tangent kernel's spectral bias", "asserted", "no experiment",
           reason="no quantity or experiment is named that could agree or disagree"),
-    Claim("7, 8", "Lower λ goes with robustness and out-of-distribution accuracy", "left to future work", "",
-          reason="the paper names no measure; robustness figures are not part of this suite yet"),
+    Claim("7, 8", "Lower λ goes with robustness: a lower error under attack, at equal clean error (tanh)",
+          "left to future work", "",
+          _goes_with("tanh", ADVERSARIAL),
+          Sign(1), "partial Spearman's ρ, clean error known, 105 networks of eight recipes"),
+    Claim("7, 8", "… under attack (ReLU)",
+          "left to future work", "",
+          _goes_with("relu", ADVERSARIAL),
+          Sign(1), "partial Spearman's ρ, clean error known"),
+    Claim("7, 8", "Lower λ goes with out-of-distribution accuracy: a lower error under corruption, at equal "
+          "clean error (tanh)", "left to future work", "",
+          _goes_with("tanh", CORRUPTED),
+          Sign(1), "partial Spearman's ρ, clean error known"),
+    Claim("7, 8", "… under corruption (ReLU)",
+          "left to future work", "",
+          _goes_with("relu", CORRUPTED),
+          Sign(1), "partial Spearman's ρ, clean error known"),
+    Claim("abstract", "CRR yields flatter input-space geometry than SAM at equal accuracy, each at its strongest: "
+          "λ (ReLU, digits)", "asserted", "λ between pairs of classes alone",
+          Difference((strongest_crr("relu"),), strongest_sam("relu"), RECOMMENDED),
+          Sign(-1), "Δλ"),
+    Claim("abstract", "… by a measure that is not λ: change of the loss's gradient in the input (ReLU, digits)",
+          "asserted", "not measured",
+          Difference((strongest_crr("relu"),), strongest_sam("relu"), CURE),
+          Sign(-1), "Δ E‖∇ℓ(x + hz) − ∇ℓ(x)‖"),
+    Claim("abstract", "… and the accuracy is equal (ReLU, digits)",
+          "asserted", "Table 2, on MNIST",
+          Difference((strongest_crr("relu"),), strongest_sam("relu"), TEST_ERROR),
+          Within(-0.01, 0.01), "Δ error"),
 )  # fmt: skip

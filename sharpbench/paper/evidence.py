@@ -24,6 +24,7 @@ __all__ = [
     "MNIST",
     "MOONS",
     "QUESTIONED",
+    "ROBUST",
     "SUITES",
     "TABLE_2",
     "Along",
@@ -72,8 +73,11 @@ MOONS = Source(
 MNIST = Source(("paper_mnist",))
 TABLE_2 = Source(("paper_sam", "paper_sam_reduced"))
 QUESTIONED = Source(("lambda_questions",))
+ROBUST = Source(("lambda_robustness",))
 
-SUITES = tuple(s for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED) for s in source.suites)
+SUITES = tuple(
+    s for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED, ROBUST) for s in source.suites
+)
 
 
 # --- figures ------------------------------------------------------------------------------------------

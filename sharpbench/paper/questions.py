@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from sharpbench.analysis.audit import Claim
 from sharpbench.analysis.measures import (
+    ADVERSARIAL,
+    CORRUPTED,
     ECE,
     TEST_ERROR,
     Apart,
@@ -21,6 +23,7 @@ from sharpbench.analysis.statistics import partial_spearman, pearson, spearman
 from sharpbench.paper.claims import (
     ADAM,
     CLEAN,
+    CURE,
     EVERY_NOISE,
     LAMBDA,
     NOISE,
@@ -31,6 +34,9 @@ from sharpbench.paper.claims import (
     SAM,
     TWO_MOONS,
     WAVE,
+    robust,
+    strongest_crr,
+    strongest_sam,
     up_to,
 )
 from sharpbench.paper.evidence import (
@@ -91,6 +97,68 @@ def _of_confidence() -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
+_RIVALS: tuple[tuple[str, Column], ...] = (
+    ("λ", RECOMMENDED),
+    ("λ of the paper's MNIST code", ON_MNIST),
+    ("the input Jacobian's norm", JACOBIAN),
+    ("the change of the input gradient (CURE)", CURE),
+    ("SAM sharpness", "sam_sharpness"),
+    ("the Hessian's top eigenvalue", "hessian_top_eigenvalue(samples=512, tolerance=0.01)"),
+    ("mean confidence", "mean_confidence"),
+)
+_HARM = (("attack", ADVERSARIAL), ("corruption", CORRUPTED))
+
+
+def _of_robustness() -> tuple[Claim, ...]:
+    """λ beside its rivals, and what each tells once the other is known."""
+    found = []
+    for activation in ("tanh", "relu"):
+        group = (robust(activation),)
+        for harm, error in _HARM:
+            where, unit = f"{activation}, digits, error under {harm}", "partial Spearman's ρ"
+            asked: list[tuple[str, tuple[Column, ...]]] = [
+                (f"With {name}, clean error known", (column, error, TEST_ERROR))
+                for name, column in _RIVALS
+            ]
+            asked += [
+                (
+                    "With λ, clean error and the Jacobian's norm known",
+                    (RECOMMENDED, error, TEST_ERROR, JACOBIAN),
+                ),
+                (
+                    "With the Jacobian's norm, clean error and λ known",
+                    (JACOBIAN, error, TEST_ERROR, RECOMMENDED),
+                ),
+            ]
+            found += [
+                Claim(
+                    where,
+                    question,
+                    unit=unit,
+                    measure=Correlation(group, partial_spearman, columns, within="seed"),
+                )
+                for question, columns in asked
+            ]
+        crr, sam = strongest_crr(activation), strongest_sam(activation)
+        found += [
+            Claim(
+                f"{activation}, digits, CRR − SAM, each at its strongest",
+                name,
+                unit=unit,
+                measure=Difference((crr,), sam, column),
+            )
+            for name, unit, column in (
+                ("λ", "Δλ", RECOMMENDED),
+                ("Test error", "Δ error", TEST_ERROR),
+                ("Error under attack", "Δ error", ADVERSARIAL),
+                ("Error under corruption", "Δ error", CORRUPTED),
+                ("Input Jacobian's norm", "Δ", JACOBIAN),
+                ("SAM sharpness", "nats", "sam_sharpness"),
+            )
+        ]
+    return tuple(found)  # fmt: skip
+
+
 _FACTORIAL = {**TWO_MOONS, "normalization": "factorial"}
 _CRR = TABLE_2.where(recipe="crr", recipe__orders=[1, 2, 3, 4])
 
@@ -115,6 +183,7 @@ QUESTIONS: tuple[Claim, ...] = (
           unit="Δλ (theory: log 2 = 0.693)",
           measure=Change(QUESTIONED, RECOMMENDED, "input_rescaling(factor=0.5)")),
     *_of_confidence(),
+    *_of_robustness(),
     Claim("SAM − Adam (the row Table 2 lacks)", "Test error", unit="Δ error",
           measure=Difference((SAM,), ADAM, TEST_ERROR)),
     Claim("CRR 1–4 − Adam", "Test error", unit="Δ error", measure=Difference((_CRR,), ADAM, TEST_ERROR)),

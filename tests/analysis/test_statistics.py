@@ -42,6 +42,11 @@ def test_the_partial_correlation_is_that_of_residual_ranks():
     left, right = (v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y))
     assert partial_spearman(X, Y, Z) == pytest.approx(stats.pearsonr(left, right).statistic)
     assert math.isnan(partial_spearman(X, Y, X))
+    assert partial_spearman(X, Y) == spearman(X, Y)
+    w = stats.rankdata(np.sin(X) + np.cos(Z))
+    both = np.column_stack([design, w])
+    left, right = (v - both @ np.linalg.lstsq(both, v, rcond=None)[0] for v in (x, y))
+    assert partial_spearman(X, Y, Z, w) == pytest.approx(stats.pearsonr(left, right).statistic)
 
 
 def test_the_jackknife_of_a_mean_is_students_interval():

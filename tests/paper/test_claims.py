@@ -32,7 +32,8 @@ def record(common, kind, label, value, **fields):
 def made_up(suite: str) -> pd.DataFrame:
     """What a run of the suite would leave, with figures that follow a known law.
 
-    λ falls and the error rises with label noise; within one noise level λ raises the error a little.
+    λ falls and the error rises with label noise; within one noise level λ raises the error a little. At a
+    given error λ goes with the error under attack, and against that under corruption.
     """
     plan = make_plan(load_suite(find_suite(suite)))
     rows = []
@@ -61,6 +62,9 @@ def made_up(suite: str) -> pd.DataFrame:
             rows.append(record(common, "measurement", m.metric.label, value, **after))
         for name in ("test_error", "ece", "ece_debiased", "ece_floor"):
             value = 0.02 + level + 0.05 * jitter
+            rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
+        for name, slope in (("adversarial_error", 0.1), ("corrupted_error", -0.02)):
+            value = 0.3 + slope * own + 1e-4 * noise(name, subject.key)
             rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
         alone = {"cost.shared_machine": False}
         rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1, **alone))
@@ -114,6 +118,16 @@ def test_simpsons_paradox_is_told_apart():
     ]
     assert within["verdict"] == "reproduced"
     assert within["estimate"].value == pytest.approx(0.05 / 0.3, rel=0.1)
+
+
+def test_robustness_is_judged_at_equal_clean_error():
+    """Penalties lower λ and leave the made-up clean error as it is: what they do to the others is seen."""
+    table = claims_table({"lambda_robustness": made_up("lambda_robustness")}, CLAIMS)
+    rows = table[table["section"] == "7, 8"].set_index("statement")
+    attacked, corrupted = (rows[rows.index.str.contains(w)] for w in ("attack", "corruption"))
+    assert set(attacked["verdict"]) == {"reproduced"}
+    assert set(corrupted["verdict"]) == {"contradicted"}
+    assert all(e.value > 0.99 and e.n == 105 for e in attacked["estimate"])
 
 
 def test_too_few_networks_give_no_figure():
