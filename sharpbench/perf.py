@@ -8,6 +8,7 @@ a worktree. Threads of every BLAS are pinned to one.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from sharpbench.errors import InputError
 
-__all__ = ["compare", "publish", "run"]
+__all__ = ["compare", "publish", "results_folder", "run"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -33,14 +34,24 @@ def run(bench: str | None, *, quick: bool, commit: str = "HEAD") -> int:
 
 
 def compare(before: str, after: str, bench: str | None, *, quick: bool, factor: float) -> int:
-    """Measure two commits with the benchmarks of this checkout, and show what changed by ``factor``."""
+    """Measure two commits with the benchmarks of this checkout, and show what changed by ``factor``.
+
+    ``quick``: one sample of each, from which nothing is concluded.
+    """
     root = _checkout()
     shas = [_resolve(root, commit) for commit in (before, after)]
     for sha in shas:
         with _worktree(root, sha) as tree:
             if status := _asv(root, _run_arguments(sha, bench, quick), source=tree):
                 return status
-    return _asv(root, ["compare", "--factor", str(factor), "--split", *shas])
+    return 0 if quick else _asv(root, ["compare", "--factor", str(factor), "--split", *shas])
+
+
+def results_folder() -> Path:
+    """Where asv keeps what it measured of this checkout."""
+    root = _checkout()
+    told = json.loads((root / "asv.conf.json").read_text("utf-8"))
+    return root / str(told.get("results_dir", "results"))
 
 
 def publish() -> tuple[int, Path]:

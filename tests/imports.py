@@ -21,7 +21,7 @@ FLOORS = (
     ("problems",),
     ("metrics", "invariance", "evaluation", "cost"),
     ("training",),
-    ("plugins", "perf", "results"),
+    ("plugins", "perf", "perf_history", "results"),
     ("suite",),
     ("analysis",),
     ("report",),

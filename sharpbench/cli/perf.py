@@ -1,13 +1,15 @@
-"""``sharpbench perf``: run, compare and publish."""
+"""``sharpbench perf``: run, compare, report and publish."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sharpbench.cli.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
+from sharpbench.cli.options import ReportsOption
 
 __all__ = ["app"]
 
@@ -47,10 +49,31 @@ def perf_compare(
     quick: QuickOption = False,
     factor: Annotated[float, typer.Option(min=1.0, help="Smaller ratios are noise.")] = 1.1,
 ) -> None:
-    """Measure two commits with this checkout's benchmarks and show what became slower or faster."""
+    """Measure two commits with this checkout's benchmarks and show what became slower or faster.
+
+    With --quick each benchmark runs once: what that gives is measured, and no verdict is told.
+    """
     from sharpbench import perf
 
     _exit_unless_done(perf.compare(before, after, bench, quick=quick, factor=factor))
+    if quick:
+        out.print(
+            "Both commits run. One sample of each tells no difference: leave out --quick to compare them."
+        )
+
+
+@app.command("report")
+def perf_report(reports: ReportsOption = Path("reports")) -> None:
+    """Draw every measured commit as one page, with what became slower for good: reports/perf/index.html.
+
+    The page asks no other host for anything, as asv's own pages do.
+    """
+    from sharpbench import perf
+    from sharpbench.perf_history import history
+    from sharpbench.report.perf_page import write_perf_page
+
+    page = write_perf_page(history(perf.results_folder()), reports / "perf")
+    out.print(escape(f"page: {page}"), soft_wrap=True)
 
 
 @app.command("publish")
