@@ -700,7 +700,9 @@ def load_records(
     fresh: read every line's bytes again, in place of believing the copy in ``.columns`` of files that were
         not touched since.
 
-    Raises InputError if there are no results, none of that suite, or no such column.
+    Raises
+    ------
+    InputError: there are no results, none of that suite, or no such column.
     """
     root = Path(path)
     if not root.is_dir():
