@@ -1,0 +1,181 @@
+"""Every metric in one table, from the registry: ``python -m tests.catalogue docs/metrics.md``.
+
+``--measure`` first counts what those take on one network that ``tests/metric_costs.json`` doesn't hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import inspect
+import itertools
+import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sharpbench.change import Kind
+from sharpbench.errors import MetricFailed
+from sharpbench.invariance import transformations
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import Metric
+from sharpbench.models import models
+from sharpbench.problems import problems
+from sharpbench.registry import Registry
+from sharpbench.subject import Subject
+from sharpbench.training import recipes
+
+COSTS = Path(__file__).with_name("metric_costs.json")
+
+HEAD = """\
+# Every metric
+
+Made by `python -m tests.catalogue docs/metrics.md` from the registry, and held to it by a test. `sharpbench
+show metric NAME` prints a metric's whole documentation and its parameters.
+
+- *Known answers*: the problems (`sharpbench list problems`) of which theory says what the metric should give,
+  with the parameters that it takes where they aren't the default. In its tests every metric is held to closed
+  forms or dense references besides.
+- *Stays under*: the changes under which theory promises the same figure, with default parameters; a kind
+  stands for all of its transformations. The suite `invariance` checks the promises.
+- *Also by*: other libraries that compute it, for comparison.
+- *Cost*: work with default parameters in gradients over the samples measured, counted on a ReLU network of
+  2410 parameters on digits; "–" for none. Derivatives of higher order and products are converted as
+  `sharpbench.measurement.Work` says.
+"""
+
+
+def table() -> str:
+    """The page in Markdown."""
+    costs = json.loads(COSTS.read_text("utf-8"))
+    columns = ("metric", "definition", "unit", "known answers", "stays under", "also by", "cost")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name in builtin(metrics):
+        metric = metrics.create(name)
+        cells = (
+            f"`{name}`",
+            f"{definition(metric)} ({metric.reference})",
+            metric.unit or "1",
+            "; ".join(known_answers(name)) or "–",
+            ", ".join(promised(metric)) or "nothing",
+            ", ".join(others(name)) or "–",
+            costs[name],
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return f"{HEAD}\n" + "\n".join(lines) + "\n"
+
+
+def builtin(registry: Registry[Any]) -> list[str]:
+    """The names that are sharpbench's own, whoever else has registered some here."""
+    return [name for name in registry if registry.origin(name).startswith("sharpbench.")]
+
+
+def definition(metric: Metric) -> str:
+    """The first paragraph of the documentation, in one line."""
+    text = inspect.cleandoc(type(metric).__doc__ or "").split("\n\n")[0]
+    return " ".join(text.replace("``", "`").replace("*", "\\*").split())
+
+
+def known_answers(name: str) -> list[str]:
+    """The problems whose answer the metric knows, by the parameters that it takes."""
+    wanted, found = dict(_problems()), []
+    for parameters in variants(name):
+        metric = metrics.create(name, parameters)
+        own = [p for p, (truth, subject) in wanted.items() if metric.known(truth, subject)]
+        told = ", ".join(f"{key} = {value}" for key, value in parameters.items())
+        names = ", ".join(f"`{problem}`" for problem in own)
+        found += [f"{names} ({told})" if told else names] if own else []
+        wanted = {problem: made for problem, made in wanted.items() if problem not in own}
+    return found
+
+
+def variants(name: str) -> Iterator[dict[str, Any]]:
+    """The default parameters, and with one or two choices made otherwise; the first output for an integer."""
+    yield {}
+    defaults, choices = metrics.create(name).parameters(), []
+    for key, annotation in metrics.parameter_types(name).items():
+        parts = typing.get_args(annotation)
+        own = [c for part in (annotation, *parts) for c in _literals(part)]
+        if own and int in parts:
+            own.append(0)
+        if key != "implementation":
+            choices += [(key, choice) for choice in own if choice != defaults[key]]
+    for count in (1, 2):
+        for chosen in itertools.combinations(choices, count):
+            with contextlib.suppress(ValueError):  # some ask for another parameter too
+                metrics.create(name, dict(chosen))
+                yield dict(chosen)
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    literal = typing.get_origin(annotation) is typing.Literal
+    return typing.get_args(annotation) if literal else ()
+
+
+@functools.cache
+def _problems() -> dict[str, tuple[Any, Subject]]:
+    made = ((name, problems.create(name)) for name in builtin(problems) if name != "workload")
+    return {name: (problem, problem.subject(seed=0)) for name, problem in made}
+
+
+def promised(metric: Metric) -> list[str]:
+    """The transformations that the metric stays under, a kind where they are all of it."""
+    found = []
+    singles = [t for t in map(transformations.create, builtin(transformations)) if t.parts == (t,)]
+    for kind in typing.get_args(Kind):
+        of_kind = [t for t in singles if t.kind == kind]
+        kept = [t.name for t in of_kind if metric.promises(t)]
+        every = len(kept) == len(of_kind) > 1
+        found += [f"every {kind.replace('_', ' ')}"] if every else [f"`{name}`" for name in kept]
+    return found
+
+
+def others(name: str) -> list[str]:
+    """Other libraries that compute it: they answer on a regression."""
+    _, subject = _problems()["least_squares"]
+    found = []
+    for choice in _literals(metrics.parameter_types(name).get("implementation")):
+        with contextlib.suppress(MetricFailed, ValueError):
+            metrics.create(name, {"implementation": choice}).checked_measure(subject, seed=0)
+            found.append(choice)
+    return [choice for choice in found if choice != "native"]
+
+
+def measured(found: dict[str, str]) -> dict[str, str]:
+    """What each metric takes on one network, in gradients; those that were ``found`` already as they are."""
+    from sharpbench.datasets import datasets
+
+    data = datasets.create("digits").load(Path(), seed=0)
+    parameters = {"widths": (32,), "activation": "relu"}
+    network, initial = (
+        models.create("mlp", parameters).build(data.input_shape, data.outputs, seed=1)
+        for _ in range(2)
+    )
+    recipes.create("adam", {"epochs": 30, "lr": 5e-3}).train(network, data, seed=0)
+    subject = Subject(network, data.train_inputs, data.train_targets, splits=data, initial=initial)
+    for name in builtin(metrics):
+        if name in found:
+            continue
+        try:
+            measurement = metrics.create(name).checked_measure(subject, seed=0)
+        except MetricFailed as reason:
+            found[name] = f"no answer there: {reason}"
+            continue
+        gradients = measurement.work.gradient_equivalents(measurement.samples)
+        found[name] = f"{gradients:,.3g}" if 0 < gradients < 1000 else f"{gradients:,.0f}"
+        found[name] = found[name] if gradients else "–"
+        print(name, found[name], flush=True)
+    return {name: found[name] for name in builtin(metrics)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.catalogue", description=__doc__)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--measure", action="store_true")
+    asked = parser.parse_args()
+    if asked.measure:
+        known = json.loads(COSTS.read_text("utf-8")) if COSTS.exists() else {}
+        COSTS.write_text(json.dumps(measured(known), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    asked.page.write_text(table(), "utf-8")

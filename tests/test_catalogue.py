@@ -1,0 +1,34 @@
+"""The page of every metric is the one that the registry makes."""
+
+import json
+from pathlib import Path
+
+from sharpbench.metrics import metrics
+from tests.catalogue import COSTS, builtin, known_answers, promised, table, variants
+
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
+
+
+def test_the_page_of_every_metric_is_up_to_date():
+    assert PAGE.read_text("utf-8") == table(), "python -m tests.catalogue docs/metrics.md"
+
+
+def test_what_every_metric_takes_was_counted():
+    counted = json.loads(COSTS.read_text("utf-8"))
+    assert list(counted) == builtin(metrics), "python -m tests.catalogue docs/metrics.md --measure"
+    assert counted["hessian_top_eigenvalue"] != "–" == counted["parameter_norm"]
+
+
+def test_known_answers_are_found_by_the_parameters_that_they_take():
+    assert known_answers("parameter_norm") == []
+    assert known_answers("local_learning_coefficient") == ["`monomial`, `reduced_rank_regression`"]
+    (averages,) = known_answers("sam_sharpness")
+    assert averages.endswith("(case = average)")
+    assert {"target": 0, "norm": "frobenius"} in list(variants("curvature_rate"))
+
+
+def test_a_kind_stands_for_all_of_its_changes():
+    assert promised(metrics.create("parameter_norm")) == [
+        "every permutation", "`sign_flip`", "`input_rotation`"
+    ]  # fmt: skip
+    assert promised(metrics.create("distance_from_initialization")) == []
