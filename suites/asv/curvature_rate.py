@@ -7,7 +7,6 @@ rounds. Less is better throughout, as asv takes it.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 
 import torch
@@ -19,6 +18,8 @@ from sharpbench.models import models
 from sharpbench.taylor.expansion import jet
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
+
+from .workloads import clock
 
 _ROUNDS = 5
 
@@ -84,16 +85,12 @@ def problem(
 
 
 def best(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """The best of several interleaved rounds, seconds by name: of the processor, which other work on the
-    machine hardly moves, where there is no GPU to wait for."""
+    """The best of several interleaved rounds, seconds by name."""
     found = dict.fromkeys(steps, float("inf"))
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     for number in range(_ROUNDS + 1):
         for name, step in steps.items():
             start = clock()
             step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
             if number:  # the first round warms up
                 found[name] = min(found[name], clock() - start)
     return found
