@@ -14,6 +14,7 @@ import typer
 from sharpbench.cli import (
     bundle,
     check,
+    cite,
     compare,
     data,
     env,
@@ -62,6 +63,7 @@ app.command()(verify.verify)
 app.command()(bundle.bundle)
 app.command()(bundle.merge)
 app.command()(schema.schema)
+app.command()(cite.cite)
 app.command()(env.env)
 app.add_typer(data.app, name="data")
 app.add_typer(perf.app, name="perf")

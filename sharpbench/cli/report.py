@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.options import OpenOption, ReportsOption, ResultsOption
 from sharpbench.errors import InputError
 
-__all__ = ["index", "opened", "report", "write_report"]
+__all__ = ["index", "opened", "print_card", "report", "write_report"]
 
 
 def report(
@@ -54,6 +56,24 @@ def write_report(results: Path, suite: str, reports: Path, *, quiet: bool = Fals
     if not quiet:
         out.print(escape(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)
     return path
+
+
+def print_card(page: Path) -> None:
+    """The verdicts of the scorecard beside a page, a row a metric and implementation."""
+    from sharpbench.report.sections.scorecard import MARKS
+
+    card = json.loads((page.parent / "scorecard.json").read_text("utf-8"))
+    if not card["metrics"]:
+        return
+    heads = [f"{question.capitalize()}?" for question in card["questions"]]
+    table = Table("metric", *heads, title=escape(card["title"]), title_justify="left")
+    for row in card["metrics"]:
+        native = row["implementation"] == "native"
+        name = row["title"] if native else f"{row['title']} ({row['implementation']})"
+        words = [row["cells"][question]["word"] for question in card["questions"]]
+        cells = [f"{MARKS.get(word, ('–', ''))[0]} {word}" if word else "" for word in words]
+        table.add_row(escape(name), *map(escape, cells))
+    out.print(table)
 
 
 def opened(page: Path) -> None:

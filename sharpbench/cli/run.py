@@ -23,7 +23,7 @@ from sharpbench.cli.options import (
     ResultsOption,
 )
 from sharpbench.cli.progress import progress
-from sharpbench.cli.report import opened, write_report
+from sharpbench.cli.report import opened, print_card, write_report
 from sharpbench.errors import Terminated, guarded
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def run(
     problems = carry_out(suite_file, plan, full_plan, results, root, engine=chosen, wait=wait)
     if report:
         page = write_report(results, plan.name, reports)
+        print_card(page)
         if open_:
             opened(page)
     if problems:

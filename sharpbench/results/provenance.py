@@ -16,7 +16,7 @@ import torch
 
 from sharpbench.version import __version__
 
-__all__ = ["collect", "new_run_id"]
+__all__ = ["collect", "git_state", "new_run_id"]
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "pyhessian", "safetensors")
 _VARIABLES = (
@@ -44,7 +44,7 @@ def collect(command: str, *, device: str, workers: int, threads: int) -> dict[st
     return {
         "command": command,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git_state(),
+        "git": git_state(),
         "versions": versions,
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
@@ -69,7 +69,7 @@ def collect(command: str, *, device: str, workers: int, threads: int) -> dict[st
     }
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit and dirty flag of the checkout that sharpbench runs from, None for an installed wheel."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():

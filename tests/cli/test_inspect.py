@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
-from tests.cli.command import sharpbench
+from sharpbench.version import __version__
+from tests.cli.command import in_process, sharpbench
 
 
 def test_list_show_and_status(tmp_path):
@@ -25,3 +30,32 @@ def test_data_prepare_from_a_wrong_folder_says_what_it_tried(tmp_path):
     )
     assert done.returncode == 2
     assert "neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz" in done.stderr
+
+
+def test_list_as_json_has_what_a_program_needs(capsys, monkeypatch):
+    listed = json.loads(in_process(capsys, monkeypatch, "list", "metrics", "--json").out)
+    (trace,) = [row for row in listed["metrics"] if row["name"] == "hessian_trace"]
+    assert trace["parameters"]["implementation"] == "native"
+    assert trace["summary"].startswith("Trace")
+    assert list(listed) == ["metrics"]
+    suites = json.loads(in_process(capsys, monkeypatch, "list", "suites", "--json").out)
+    assert {"name": "quick", "title": "Four sharpness metrics on small networks"} in suites[
+        "suites"
+    ]
+
+
+def test_to_list_suites_torch_is_not_needed():
+    told = "import sys, sharpbench.cli as c; sys.argv = ['sharpbench', 'list', 'suites']\n"
+    told += "try: c.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_cite_names_version_commit_and_sources(capsys, monkeypatch):
+    told = in_process(capsys, monkeypatch, "cite", "hessian_trace").out
+    assert f"version = {{{__version__}}}" in told
+    assert "commit" in told
+    assert "hessian_trace, version " in told
+    root = Path(__file__).parents[2]
+    assert f"version: {__version__}\n" in (root / "CITATION.cff").read_text()
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == __version__
