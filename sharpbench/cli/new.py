@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 import string
 from importlib import resources
 from pathlib import Path
@@ -67,7 +68,7 @@ def new(
             file.write(string.Template(source.read_text("utf-8")).substitute(told))
         out.print(escape(f"written: {path}"), soft_wrap=True)
     out.print("Try it:")
-    place = "" if folder == Path() else f"cd {folder} && "
+    place = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     out.print(escape(f"  {place}pytest test_{name}.py"), soft_wrap=True)
     for command in _NEXT[kind]:
         out.print(escape(f"  {place}sharpbench {command.format(**told)}"), soft_wrap=True)
