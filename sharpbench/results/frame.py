@@ -164,7 +164,7 @@ def column(name: str, values: pa.ChunkedArray) -> Any:
     if sort == "nested":
         return NestedArray(_one_dictionary(values))
     if sort == "long nested":
-        return NestedArray(values)
+        return NestedArray(_once_each(values))
     if sort == "word":
         array = _one_dictionary(values)
         codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -172,14 +172,26 @@ def column(name: str, values: pa.ChunkedArray) -> Any:
     if sort == "text":
         return values.to_pandas()
     if sort == "flag" and values.null_count:
-        return values.to_pandas().to_numpy(dtype=object)
-    return values.to_numpy()
+        found = values.to_pandas().to_numpy(dtype=object)
+    else:
+        found = values.to_numpy()
+    return _in_little(found)
 
 
 def _one_dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
     if values.num_chunks == 0:
         return pa.array([], values.type)
     return values.unify_dictionaries().combine_chunks()
+
+
+def _once_each(values: pa.ChunkedArray) -> pa.ChunkedArray | pa.DictionaryArray:
+    """Texts, equal ones in the memory of one if there are many of them."""
+    some = values.take(
+        pa.array(np.linspace(0, len(values) - 1, min(len(values), 1000)).astype(int))
+    )
+    if 2 * len(some.unique()) > len(some):
+        return values
+    return _one_dictionary(values.dictionary_encode())
 
 
 def coded(name: str, values: pa.ChunkedArray) -> Any:
@@ -195,8 +207,40 @@ def coded(name: str, values: pa.ChunkedArray) -> Any:
 
 def _words(words: Sequence[str], codes: np.ndarray) -> np.ndarray:
     """The words by their codes, one object for all equal ones; −1: missing."""
-    found: np.ndarray = np.array([*words, np.nan], dtype=object)[codes]
+    distinct = np.empty(len(words), dtype=object)
+    distinct[:] = words
+    return _chosen(distinct, codes)
+
+
+def _chosen(distinct: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The entries of ``distinct`` at ``codes``, −1: missing. A column of one entry takes the memory of one:
+    half of the columns of most stores are such."""
+    if not len(codes):
+        return distinct[codes]
+    lowest = codes.min()
+    one = lowest == codes.max() or (lowest >= 0 and _all_same(distinct))
+    if lowest < 0:
+        whole = distinct.dtype.kind in "iuf"
+        distinct = np.append(distinct.astype(float if whole else object), np.nan)
+    found: np.ndarray = np.broadcast_to(distinct[codes[:1]], len(codes)) if one else distinct[codes]
     return found
+
+
+def _in_little(values: np.ndarray) -> np.ndarray:
+    """``values``, in the memory of one where all are the same."""
+    some = values[:: max(1, len(values) // 100)]
+    if not (_all_same(some) and _all_same(values)):
+        return values
+    return np.broadcast_to(values[:1].copy(), len(values))
+
+
+def _all_same(values: np.ndarray) -> bool:
+    if not len(values):
+        return False
+    first = values[0]
+    if values.dtype == object:
+        return all(v is first or v == first for v in values)
+    return bool((values == first).all() or (values != values).all())
 
 
 def _repeated(distinct: pd.Series, codes: np.ndarray) -> Any:
@@ -212,10 +256,7 @@ def _repeated(distinct: pd.Series, codes: np.ndarray) -> Any:
         return NestedArray(array.take(pa.array(codes, mask=codes < 0)))
     if all(isinstance(v, str) for v in values[present]) and not _numeric(distinct):
         return _words(np.where(present, values, np.nan).tolist(), codes)
-    if (codes < 0).any():
-        whole = values.dtype.kind in "iuf"
-        values = np.append(values.astype(float if whole else object), np.nan)
-    return values[codes]
+    return _chosen(values, codes)
 
 
 def _numeric(values: pd.Series) -> bool:
