@@ -23,7 +23,8 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
     metric_titles, problem_titles = (
         titles_of(frame, *columns) for columns in (("name", "title"), ("problem", "problem_title"))
     )
-    metrics = frame[frame["kind"].isin(["measurement", "trajectory", "problem", "calibration"])]
+    kinds = frame["kind"].isin(["measurement", "trajectory", "problem", "calibration"])
+    metrics = frame.loc[kinds, ["kind", "label", "name", "parameters"]]
     # Along training a metric is often measured on fewer points: told apart within each kind.
     frame["metric_short"] = pd.Series(index=frame.index, dtype=object)
     for kind, rows in metrics.groupby("kind"):
@@ -55,7 +56,8 @@ def titles_of(frame: pd.DataFrame, name: str, title: str) -> dict[str, str]:
     """What the records call each thing: the entries of column ``title`` by those of ``name``, where told."""
     if title not in frame or name not in frame:
         return {}
-    told = frame[frame[title].astype(bool) & frame[title].notna() & frame[name].notna()]
+    both = frame[[name, title]]
+    told = both[both[title].astype(bool) & both[title].notna() & both[name].notna()]
     first = told.drop_duplicates(name)
     return dict(zip(first[name], first[title], strict=True))
 

@@ -78,7 +78,7 @@ class Results:
         """The results of ``suite`` under ``root``. Raises InputError if there are none."""
         store = ResultsStore(Path(root))
         manifest = store.manifest(suite)
-        records = load_records(root, suite=suite)
+        records = load_records(root, suite=suite, read_only=True)
         left_out = [*records.attrs.get("left_out", ()), *map(str, store.damaged_documents())]
         runs = store.documents("runs")
         frame = with_short_names(records)

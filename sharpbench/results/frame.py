@@ -125,10 +125,15 @@ def wanted_rows(
 
 
 def frame_of(
-    rows: Rows, columns: Collection[str] | None, common: Sequence[Mapping[str, Any]]
+    rows: Rows,
+    columns: Collection[str] | None,
+    common: Sequence[Mapping[str, Any]],
+    *,
+    read_only: bool = False,
 ) -> pd.DataFrame:
     """The frame of ``rows``, converted by `column`; ``common``: the `subject_columns` of each folder.
 
+    ``read_only``: columns of one value stay in the memory of one, and can't be written to in place.
     Equal texts are one object; lists and dicts are decoded when they are looked at. Raises InputError for a
     column that no record can have.
     """
@@ -148,7 +153,15 @@ def frame_of(
                 raise InputError(f"no record has a column {name!r}. {nearest_names(name, known)}")
             found[name] = np.full(len(rows.folder), np.nan)
     index = pd.RangeIndex(len(rows.folder))
+    if not read_only:
+        found = {k: _writable(v) for k, v in found.items()}
     return pd.DataFrame({k: _series(v, index) for k, v in found.items()}, copy=False)
+
+
+def _writable(values: Any) -> Any:
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        return values.copy()
+    return values
 
 
 def _series(values: Any, index: pd.RangeIndex) -> pd.Series:
@@ -239,7 +252,8 @@ def _all_same(values: np.ndarray) -> bool:
         return False
     first = values[0]
     if values.dtype == object:
-        return all(v is first or v == first for v in values)
+        missing = first is None or first != first
+        return all(v is first or v == first or (missing and v != v) for v in values)
     return bool((values == first).all() or (values != values).all())
 
 

@@ -680,6 +680,7 @@ def load_records(
     columns: Collection[str] | None = None,
     kinds: Collection[str] | None = None,
     fresh: bool = False,
+    read_only: bool = False,
 ) -> pd.DataFrame:
     """Every figure under a results folder as one long frame: a row a figure.
 
@@ -699,6 +700,8 @@ def load_records(
     kinds: only records of these kinds. None: all.
     fresh: read every line's bytes again, in place of believing the copy in ``.columns`` of files that were
         not touched since.
+    read_only: keep columns of one value in the memory of one, which saves a quarter of a large store's; what
+        writes to these in place raises ValueError.
 
     Raises
     ------
@@ -718,7 +721,8 @@ def load_records(
     told = _tell(root, rows.facts)
     if not len(rows.folder) and kinds is None:
         raise _no_results(root, suite, rows.facts)
-    frame = frame_of(rows, columns, [fact["columns"] or {} for fact in rows.facts])
+    common = [fact["columns"] or {} for fact in rows.facts]
+    frame = frame_of(rows, columns, common, read_only=read_only)
     frame.attrs["left_out"] = told
     return frame
 
@@ -742,7 +746,8 @@ def record_pieces(path: str | Path, *, suite: str | None = None) -> Iterator[pd.
     for piece in store.columns.batches(folders, list(SORTS), where=where, needs=needs):
         rows = Rows(piece.folder, {k: column(k, v) for k, v in piece.columns.items()}, piece.facts)
         common = [fact["columns"] or {} for fact in rows.facts]
-        yield typed(frame_of(rows, None, common), common, first.columns["cost"])
+        frame = frame_of(rows, None, common, read_only=True)
+        yield typed(frame, common, first.columns["cost"])
 
 
 def _tell(root: Path, facts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from sharpbench.errors import InputError
 from sharpbench.results.export import write_table
-from sharpbench.results.frame import SORTS
+from sharpbench.results.frame import SORTS, column
 from sharpbench.results.nested import NestedArray
 from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore, load_records, record_pieces
@@ -238,3 +240,47 @@ def test_a_nested_column_behaves_as_one_of_objects():
 def test_every_field_of_a_record_has_a_sort():
     assert SORTS.keys() == {field.name for field in dataclasses.fields(Record)}
     assert (SORTS["value"], SORTS["kind"], SORTS["details"]) == ("real", "word", "long nested")
+
+
+def test_a_column_of_one_value_may_take_the_memory_of_one_and_is_a_column_like_any_other(tiny):
+    folder, _ = tiny
+    frame = load_records(folder / "results", suite="tiny", read_only=True)
+    own = load_records(folder / "results", suite="tiny")
+    pd.testing.assert_frame_equal(frame, own)
+    plain = [c for c in frame if isinstance(frame[c].dtype, np.dtype)]
+    of_one = [c for c in plain if not any(frame[c].to_numpy().strides)]
+    assert all(len(set(map(str, frame[c]))) == 1 for c in of_one)
+    assert {"dataset", "dataset.n", "model", "problem", "trap", "limit", "recipe.epochs"} <= {
+        *of_one
+    }
+    assert frame["model.activation"].to_numpy().strides == (8,)
+    assert frame["dataset.n"].sum() == 60 * len(frame)
+    assert frame.groupby("dataset")["value"].size().to_dict() == {"two_moons": len(frame)}
+    tanh = frame["model.activation"] == "tanh"
+    with pytest.raises(ValueError, match="read-only"):
+        frame.loc[tanh, "dataset"] = "other"
+    for name, value in (
+        ("dataset", "other"),
+        ("dataset.n", 1),
+        ("value", 0.5),
+        ("converged", True),
+    ):
+        own.loc[tanh, name] = value
+        assert (own[name] == value).sum() >= tanh.sum() > 0
+    assert set(own["dataset"]) == {"two_moons", "other"}
+    for name in of_one:
+        frame[name].sort_values().reset_index(drop=True).drop_duplicates()
+
+
+def test_texts_that_repeat_are_kept_once_and_read_as_they_were():
+    texts = [json.dumps({"k": i % 3}) for i in range(2000)]
+    chunks = pa.chunked_array([texts[:500], [*texts[500:], None]], pa.string())
+    few, many = (
+        column("details", chunks),
+        column("details", pa.chunked_array([map(str, range(2000))])),
+    )
+    assert few.nbytes < 0.5 * chunks.nbytes
+    assert list(few)[:2000] == [{"k": i % 3} for i in range(2000)]
+    assert few.isna().tolist() == [False] * 2000 + [True]
+    assert few[1999] == {"k": 1}
+    assert list(many) == list(range(2000))
