@@ -15,7 +15,8 @@ from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
 from sharpbench.plugins import load_plugins, plugin_name
 from sharpbench.registry import SOURCE_HASH
-from sharpbench.results.store import load_records
+from sharpbench.results.store import ResultsStore, load_records
+from sharpbench.results.verify import verify_store
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import intents
 from sharpbench.suite.spec import find_suite, load_suite
@@ -96,6 +97,7 @@ def test_a_file_beside_the_suite_is_measured_in_other_processes_and_again_when_i
     folder, name = mine
     run(folder / "mine.toml", folder / "results", workers=2)
     assert _values(folder) == [1.0] * 4
+    assert verify_store(ResultsStore(folder / "results"), lambda name: None).faults == []
     plan = make_plan(load_suite(Path("mine.toml")))
     assert [i.to_measure for i in intents(plan, folder / "results", folder)] == [0]
     # What the file imports from its folder is a part of it, and is imported anew.

@@ -53,6 +53,8 @@ class Record:
     reason: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+    metric_source: str | None = None
+    """SHA-256 of the file that the metric comes from, where no package has registered it."""
     title: str = ""
     """What a reader calls the metric or quantity, with its symbol."""
     unit: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import question_keys_of
 from sharpbench.results.record import Record
@@ -75,6 +76,8 @@ def _question_fault(record: Record) -> str | None:
     if record.kind not in {"measurement", "problem", "calibration"} or record.transformation:
         return None
     metric = {"name": record.name, "version": record.version, **record.parameters}
+    if record.metric_source:
+        metric[SOURCE_HASH] = record.metric_source
     if record.plan_key in question_keys_of(metric, record.draw):
         return None
     return "its metric and parameters are not those of its question"

@@ -25,6 +25,7 @@ from sharpbench.errors import (
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import torch_dtype
+from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Subject
@@ -237,6 +238,7 @@ def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) 
         label=metric.label,
         parameters=metric.parameters(),
         version=metric.version,
+        metric_source=metric.identity().get(SOURCE_HASH),
         run=run,
         **meaning(metric),
     )
