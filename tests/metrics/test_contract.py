@@ -17,8 +17,10 @@ QUICKER = {
     "geodesic_sharpness": {"samples": 256},
     "gradient_noise": {"samples": 150},
     "laplace_evidence": {"probes": 1, "steps": 8, "samples": 8},
-    "local_learning_coefficient": {"chains": 2, "draws": 20, "burn_in": 20, "samples": 100},
+    "local_learning_coefficient": {"chains": 2, "draws": 6, "burn_in": 6, "samples": 100},
     "inverse_margin": {"percentile": 50.0},
+    "ntk_alignment": {"samples": 8},
+    "ntk_top_eigenvalue": {"samples": 8},
     "pac_bayes_flatness": {"draws": 6, "samples": 100, "resolution": 0.05},
 }
 """Other parameters: of metrics that take many passes as they are, or better networks."""
