@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.curvature.rounding import of_loss_operator
-from sharpbench.curvature.trace import Distribution, TraceResult
+from sharpbench.curvature.trace import Distribution, TraceResult, squared_frobenius_norm
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.backends import BACKENDS, Backend
@@ -24,7 +24,7 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.seeds import derive_seed
+from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
@@ -34,6 +34,7 @@ __all__ = [
     "ProbeBudget",
     "ProductBudget",
     "check_together",
+    "frobenius_norm",
     "probes_error",
     "with_checks",
 ]
@@ -201,6 +202,22 @@ def probes_error(
         rounding = None if share is None else scale * share * result.scale
         errors += (ErrorComponent("rounding", rounding),)
     return errors
+
+
+def frobenius_norm(
+    operator: HessianOperator | GaussNewtonOperator, metric: ProbeBudget, *, seed: int
+) -> tuple[float, TraceResult, tuple[ErrorComponent, ...]]:
+    """‖A‖_F by random products within the metric's budget, the estimate of its square that it comes from, and
+    the components of its error."""
+    result = squared_frobenius_norm(
+        operator,
+        distribution=metric.distribution,
+        tolerance=2 * metric.tolerance,
+        max_products=metric.max_probes,
+        generator=torch_generator(derive_seed(seed, "probes")),
+    )
+    norm = math.sqrt(result.value)
+    return norm, result, probes_error(result, operator, 0.5 / norm) if norm else ()
 
 
 def with_checks(operator: Any, details: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.curvature.trace import (
     TraceResult,
     estimate_trace,
-    squared_frobenius_norm,
 )
 from sharpbench.errors import TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -33,6 +32,7 @@ from sharpbench.metrics.curvature import (
     BackendMetric,
     ProbeBudget,
     ProductBudget,
+    frobenius_norm,
     probes_error,
     with_checks,
 )
@@ -343,15 +343,7 @@ class HessianFrobeniusNorm(ProbeBudget, _HessianMetric):
 
     def native(self, subject: Subject, seed: int) -> Measurement:
         operator = self._hessian(subject, seed)
-        result = squared_frobenius_norm(
-            operator,
-            distribution=self.distribution,
-            tolerance=2 * self.tolerance,
-            max_products=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-        )
-        norm = math.sqrt(result.value)
-        probes = probes_error(result, operator, 0.5 / norm) if norm else ()
+        norm, result, probes = frobenius_norm(operator, self, seed=seed)
         population = self._population(subject)
         return Measurement(
             value=norm,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
-from sharpbench.curvature.trace import squared_frobenius_norm
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -23,13 +21,12 @@ from sharpbench.metrics.curvature import (
     CurvatureMetric,
     ProbeBudget,
     ProductBudget,
-    probes_error,
+    frobenius_norm,
     with_checks,
 )
 from sharpbench.metrics.gauss_newton import GaussNewtonTopEigenvalue, gram_where_small
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.metrics.surface import complex_parameters
-from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownTangentKernel, Truth
 
@@ -172,15 +169,7 @@ class NtkAlignment(ProbeBudget, _TangentKernelMetric):
         except Exception as reason:
             details["why"] = in_words(reason)
         operator = self._operator(GaussNewtonOperator, squared, seed, work)
-        result = squared_frobenius_norm(
-            operator,
-            distribution=self.distribution,
-            tolerance=2 * self.tolerance,
-            max_products=self.max_probes,
-            generator=torch_generator(derive_seed(seed, "probes")),
-        )
-        norm = math.sqrt(result.value)
-        errors = probes_error(result, operator, 0.5 / norm) if norm else ()
+        norm, result, errors = frobenius_norm(operator, self, seed=seed)
         details |= {"probes": result.products}
         return norm, errors, result.converged, with_checks(operator, details)
 

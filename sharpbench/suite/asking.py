@@ -101,6 +101,32 @@ class Run:
         self._step = step
         self.watch(Doing(step, self.written, self.trained))
 
+    def built_anew(
+        self,
+        step: Step,
+        build: Callable[[], tuple[Subject, str]],
+        describe: Callable[[Subject | None, str | None, str, str | None], dict[str, Any]],
+    ) -> tuple[Subject, str] | None:
+        """A subject that each run builds, with the hash to which its figures belong; its description is
+        brought up to date. None if it can't be built, which is told, and recorded where nothing is known.
+
+        ``describe`` makes the description of subject, hash, status and reason.
+        """
+        known = self.folder.read()
+        try:
+            with self.step(step):
+                subject, weights = build()
+        except Exception as error:
+            status = "timeout" if isinstance(error, TimeLimitExceeded) else "error"
+            reason = message_of(error) if status == "timeout" else explain(error)
+            self.problems.append(f"{self.label}: {reason}")
+            if known is None or known["status"] != "known":
+                self.folder.commit(describe(None, None, status, reason), None)
+            return None
+        if known is None or known["weights"] != weights:
+            self.folder.commit(describe(subject, weights, "known", None), None)
+        return subject, weights
+
     def attempt(
         self,
         metric: Metric,

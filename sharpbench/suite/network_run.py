@@ -6,13 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from sharpbench.errors import TimeLimitExceeded, message_of
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
 from sharpbench.results.keys import content_key
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Splits, Subject, Task
-from sharpbench.suite.asking import explain
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
 from sharpbench.suite.networks import NetworkPlan
 from sharpbench.suite.own import own_subject
@@ -43,30 +41,19 @@ class NetworkRun(Measuring):
 
     def run(self) -> None:
         """Write the records that are missing."""
-        try:
-            building = Step("network", "building the network", self.plan.training_seconds)
-            with self.step(building):
-                subject = own_subject(
-                    self.network.given,
-                    seed=self.seed,
-                    device=self.network.device,
-                    data=self.task.data,
-                )
-                weights = content_key([state_hash(subject.model), _data_hash(subject)])
-        except Exception as error:
-            status = "timeout" if isinstance(error, TimeLimitExceeded) else "error"
-            reason = message_of(error) if status == "timeout" else explain(error)
-            self.problems.append(f"{self.label}: {reason}")
-            known = self.folder.read()
-            if known is None or known["status"] != "known":
-                self.folder.commit(self._description(None, None, status, reason), None)
+        building = Step("network", "building the network", self.plan.training_seconds)
+        if (found := self.built_anew(building, self._built, self._description)) is None:
             return
+        subject, weights = found
         self._subject = subject
-        known = self.folder.read()
-        if known is None or known["weights"] != weights:
-            self.folder.commit(self._description(subject, weights), None)
         left = remaining(self.plan, self.network, self.folder, run=self.task.run)
         self._ask(weights, left, lambda: subject)
+
+    def _built(self) -> tuple[Subject, str]:
+        subject = own_subject(
+            self.network.given, seed=self.seed, device=self.network.device, data=self.task.data
+        )
+        return subject, content_key([state_hash(subject.model), _data_hash(subject)])
 
     @property
     def loss_task(self) -> Task:
@@ -96,8 +83,8 @@ class NetworkRun(Measuring):
         self,
         subject: Subject | None,
         weights: str | None,
-        status: str = "known",
-        reason: str | None = None,
+        status: str,
+        reason: str | None,
     ) -> dict[str, Any]:
         return {
             "key": self.key,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sharpbench.cost import Cost, peak_in_fresh_process
-from sharpbench.errors import MetricFailed, TimeLimitExceeded, message_of
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
@@ -18,7 +18,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
-from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, told_of
+from sharpbench.suite.asking import Draft, Run, asked_record, meaning, told_of
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
@@ -50,30 +50,10 @@ class ProblemRun(Run):
 
     def run(self) -> None:
         """Write the records that are missing."""
-        try:
-            with self.step(Step("problem", "building it", self.plan.measurement_seconds)):
-                seed = derive_seed(self.problem.seed, "problem")
-                subject = self.problem.problem.subject(seed=seed)
-                if not isinstance(subject, Subject):
-                    raise TypeError(f"a problem's subject must be a Subject, got {type(subject)}")
-                weights = state_hash(subject.model)
-                subject = dataclasses.replace(
-                    subject,
-                    model=subject.model.to(self.device),
-                    inputs=subject.inputs.to(self.device),
-                    targets=subject.targets.to(self.device),
-                )
-        except Exception as error:
-            status = "timeout" if isinstance(error, TimeLimitExceeded) else "error"
-            reason = message_of(error) if status == "timeout" else explain(error)
-            self.problems.append(f"{self.label}: {reason}")
-            known = self.folder.read()
-            if known is None or known["status"] != "known":
-                self.folder.commit(self._description(None, None, status, reason), None)
+        building = Step("problem", "building it", self.plan.measurement_seconds)
+        if (found := self.built_anew(building, self._built, self._description)) is None:
             return
-        known = self.folder.read()
-        if known is None or known["weights"] != weights:
-            self.folder.commit(self._description(subject, weights), None)
+        subject, weights = found
         left = remaining(self.plan, self.problem, self.folder, run=self.task.run)
         for record in left.answered:
             self.note(record)
@@ -100,12 +80,26 @@ class ProblemRun(Run):
         if waiting:
             self.write(waiting)
 
+    def _built(self) -> tuple[Subject, str]:
+        seed = derive_seed(self.problem.seed, "problem")
+        subject = self.problem.problem.subject(seed=seed)
+        if not isinstance(subject, Subject):
+            raise TypeError(f"a problem's subject must be a Subject, got {type(subject)}")
+        weights = state_hash(subject.model)
+        subject = dataclasses.replace(
+            subject,
+            model=subject.model.to(self.device),
+            inputs=subject.inputs.to(self.device),
+            targets=subject.targets.to(self.device),
+        )
+        return subject, weights
+
     def _description(
         self,
         subject: Subject | None,
         weights: str | None,
-        status: str = "known",
-        reason: str | None = None,
+        status: str,
+        reason: str | None,
     ) -> dict[str, Any]:
         return {
             "key": self.problem.key,
