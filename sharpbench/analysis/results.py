@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import tomllib
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -309,22 +311,28 @@ def _scatter(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Se
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
     """Every component of every error: ``row`` (its place in ``frame``), ``source``, ``size`` and
     ``degrees_of_freedom``, NaN where they are not told."""
-    told = frame.get("errors", pd.Series(dtype=object))
-    found = [
-        (row, e["source"], e["size"], e.get("degrees_of_freedom"))
-        for row, errors in enumerate(told)
-        if isinstance(errors, list)
-        for e in errors
-    ]
-    rows, sources, sizes, free = zip(*found, strict=True) if found else ((), (), (), ())
+    rows, words, sizes, free = array("q"), array("q"), array("d"), array("d")
+    number: dict[str, int] = {}
+    for row, errors in enumerate(frame.get("errors", ())):
+        if isinstance(errors, list):
+            for one in errors:
+                rows.append(row)
+                words.append(number.setdefault(one["source"], len(number)))
+                sizes.append(_or_nan(one["size"]))
+                free.append(_or_nan(one.get("degrees_of_freedom")))
+    sources = np.array([*number, None], dtype=object)[np.array(words, dtype=np.intp)]
     return pd.DataFrame(
         {
             "row": np.array(rows, dtype=np.intp),
             "source": pd.Series(sources, dtype=object),
-            "size": np.array(sizes, dtype=float),
-            "degrees_of_freedom": np.array(free, dtype=float),
+            "size": np.array(sizes),
+            "degrees_of_freedom": np.array(free),
         }
     )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _sum_of_components(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Series:
