@@ -1,4 +1,4 @@
-"""The speed tables of docs/hessian.md and docs/curvature_rate.md, as Markdown on the standard output; run it alone on the machine.
+"""The speed tables of the documentation, as Markdown on the standard output; run it alone on the machine.
 
     python -m suites.asv.tables --table derivatives
     python -m suites.asv.tables --table eigenvalue digits_mlp_26k mnist_cnn_26k
