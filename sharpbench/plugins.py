@@ -191,7 +191,7 @@ def _source(place: str, folder: Path | None) -> PluginSource:
     if not place.endswith(".py") and "/" not in place and os.sep not in place:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        path = Path(_imported(place).__file__ or "")
+        path = Path(getattr(_imported(place), "__file__", None) or "")  # built-in modules have none
         if path.suffix != ".py" or not path.is_file():
             return PluginSource(place, "")
         files = _reached(path, path.read_bytes(), place)

@@ -111,9 +111,11 @@ def test_the_check_goes_on_where_a_metric_raises(monkeypatch):
     findings = {f.title: f for f in check_metric(f"{__name__}:Fragile")}
     metrics.forget("fragile")
     raised = findings["identity_layer_insertion of a tanh network on two moons"]
-    assert (raised.passed, raised.detail) == (False, "KeyError: 'no such layer'")
+    assert not raised.passed
+    assert raised.detail.startswith("KeyError: 'no such layer' (test_contract.py:")
     left = findings["weight_noise of a tanh network on two moons"]
-    assert (left.passed, left.detail) == (False, "RuntimeError: it called sys.exit(3)")
+    assert not left.passed
+    assert left.detail.startswith("RuntimeError: it called sys.exit(3)")
     assert findings["measures something"].passed
 
 

@@ -8,7 +8,7 @@ from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import scorecard
 from sharpbench.report.drawn import Drawings
-from sharpbench.report.page import _environment, _show
+from sharpbench.report.page import _show, environment
 from sharpbench.report.sections import sections
 from tests.analysis.test_generalization import population
 
@@ -23,7 +23,7 @@ def results():
 @pytest.fixture(scope="module")
 def shown(results, tmp_path_factory):
     drawings = Drawings(tmp_path_factory.mktemp("pictures"))
-    return _show(sections.create("generalization"), results, _environment(), drawings)
+    return _show(sections.create("generalization"), results, environment(), drawings)
 
 
 def test_the_page_says_what_the_table_says(results, shown):
