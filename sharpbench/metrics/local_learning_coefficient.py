@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.errors import MetricFailed
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -23,6 +24,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.surface import complex_parameters
+from sharpbench.network import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownLearningCoefficient, Truth
@@ -222,14 +224,16 @@ class _Posterior:
                 parameter.copy_(piece.view_as(parameter))
         batch = self.samples if self._subject.coupled else _BATCH
         loss, gradient = 0.0, torch.zeros_like(weights)
-        for x, y in zip(self._inputs.split(batch), self._targets.split(batch), strict=True):
-            part = self._subject.losses(self._model(x), y).sum() / self.samples
-            self.work.gradient += len(x)
-            if not part.requires_grad:
-                raise MetricFailed("the loss depends on no parameter that requires gradients")
-            found = torch.autograd.grad(part, self._parameters, materialize_grads=True)
-            gradient += torch.cat([g.reshape(-1) for g in found])
-            loss += float(part.detach())
+        batches = zip(self._inputs.split(batch), self._targets.split(batch), strict=True)
+        with repeatedly_differentiable(), as_written():
+            for x, y in batches:
+                part = self._subject.losses(self._model(x), y).sum() / self.samples
+                self.work.gradient += len(x)
+                if not part.requires_grad:
+                    raise MetricFailed("the loss depends on no parameter that requires gradients")
+                found = torch.autograd.grad(part, self._parameters, materialize_grads=True)
+                gradient += torch.cat([g.reshape(-1) for g in found])
+                loss += float(part.detach())
         moved = weights - self._centre
         distance = float(moved @ moved)
         energy = self.inverse_temperature * loss + 0.5 * self._pull * distance

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
@@ -27,6 +28,7 @@ from sharpbench.metrics.curvature import (
 from sharpbench.metrics.gauss_newton import GaussNewtonTopEigenvalue, gram_where_small
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.metrics.surface import complex_parameters
+from sharpbench.network import as_written
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownTangentKernel, Truth
 
@@ -128,13 +130,14 @@ class NtkAlignment(ProbeBudget, _TangentKernelMetric):
         if not float(y.norm()) > 0:
             raise MetricFailed("the targets are zero: nothing is aligned with them")
         batch, gradient = len(inputs) if subject.coupled else _CHUNK, torch.zeros(())
-        for x, t in zip(inputs.split(batch), y.split(batch), strict=True):
-            work.gradient += len(x)
-            along = (model(x).flatten(1) * t).sum()
-            if not along.requires_grad:
-                raise MetricFailed("the kernel is zero: the outputs depend on no parameter")
-            found = torch.autograd.grad(along, parameters, materialize_grads=True)
-            gradient = gradient + torch.cat([g.reshape(-1) for g in found]).double().cpu()
+        with repeatedly_differentiable(), as_written():
+            for x, t in zip(inputs.split(batch), y.split(batch), strict=True):
+                work.gradient += len(x)
+                along = (model(x).flatten(1) * t).sum()
+                if not along.requires_grad:
+                    raise MetricFailed("the kernel is zero: the outputs depend on no parameter")
+                found = torch.autograd.grad(along, parameters, materialize_grads=True)
+                gradient = gradient + torch.cat([g.reshape(-1) for g in found]).double().cpu()
         norm, probes, converged, details = self._norm(squared, seed, work)
         if not norm > 0:
             raise MetricFailed("the kernel is zero: the outputs depend on no parameter")

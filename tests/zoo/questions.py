@@ -92,6 +92,27 @@ QUESTIONS = [
         Reference.gauss_newton_top,
         {"tolerance": 1e-8},
     ),
+    Question(
+        "ntk_top",
+        "ntk_top_eigenvalue",
+        Reference.tangent_kernel_top,
+        {"tolerance": 1e-8},
+        may_refuse=("complex",),
+    ),
+    Question(
+        "ntk_alignment",
+        "ntk_alignment",
+        Reference.tangent_kernel_alignment,
+        may_refuse=("complex", "the targets need a class a sample"),
+    ),
+    Question("effective_dimension", "effective_dimension", Reference.effective_dimension),
+    Question(
+        "laplace_evidence",
+        "laplace_evidence",
+        Reference.laplace_evidence,
+        {"prior_precision": 1.0},
+        may_refuse=("complex", "the likelihood is known of"),
+    ),
     Question("fisher_rao", "fisher_rao_norm", Reference.fisher_rao),
     Question(
         "fisher_rao_observed",

@@ -117,28 +117,55 @@ class Reference:
         return torch.stack(columns, 2)
 
     @cached_property
+    def jacobian(self) -> Tensor:
+        """∂fᵢ/∂w, (N, C, P)."""
+        flat = self.model(self.x).reshape(len(self.x), -1)
+        rows = [
+            _flat(
+                torch.autograd.grad(
+                    f,
+                    self.parameters,
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            )
+            for f in flat.reshape(-1)
+        ]
+        return torch.stack(rows).reshape(*flat.shape, -1).detach()
+
+    @cached_property
     def gauss_newton(self) -> Tensor:
         """(1/N) Σ JᵢᵀΛᵢJᵢ, (P, P)."""
-        outputs = self.model(self.x)
-        flat = outputs.reshape(len(self.x), -1)
-        total = torch.zeros(self.dimension, self.dimension, dtype=torch.float64)
-        for i, curvature in enumerate(self.output_curvature):
-            jacobian = torch.stack(
-                [
-                    _flat(
-                        torch.autograd.grad(
-                            f,
-                            self.parameters,
-                            retain_graph=True,
-                            allow_unused=True,
-                            materialize_grads=True,
-                        )
-                    )
-                    for f in flat[i]
-                ]
-            )
-            total += jacobian.T @ curvature @ jacobian
-        return total / len(self.x)
+        weighted = self.output_curvature @ self.jacobian
+        return torch.einsum("ncp,ncq->pq", self.jacobian, weighted) / len(self.x)
+
+    def tangent_kernel_top(self) -> Figure:
+        j = self.jacobian.flatten(0, 1)
+        return Figure(float(torch.linalg.eigvalsh(j.T @ j)[-1]) / len(self.x))
+
+    def tangent_kernel_alignment(self) -> Figure:
+        """yᵀΘy/(‖Θ‖ ‖y‖²), y one-hot classes less 1/C."""
+        j = self.jacobian.flatten(0, 1)
+        classes = self.jacobian.shape[1]
+        y = self.y.double().reshape(-1)
+        if not self.y.is_floating_point():
+            y = (torch.eye(classes, dtype=torch.float64)[self.y] - 1 / classes).reshape(-1)
+        kernel = j @ j.T
+        return Figure(float(y @ kernel @ y / (kernel.norm() * y.square().sum())))
+
+    def effective_dimension(self) -> Figure:
+        values = len(self.x) * torch.linalg.eigvalsh(self.gauss_newton).clamp_min(0)
+        return Figure(float((values / (values + 1)).sum()))
+
+    def laplace_evidence(self) -> Figure:
+        """−(1/N) log q(D) at a prior of precision one; ½ squared error is normal noise of variance one."""
+        fit = float(self.mean_loss())
+        if self.y.is_floating_point():
+            fit += 0.5 * math.log(2 * math.pi) * self.y[0].numel()
+        values = len(self.x) * torch.linalg.eigvalsh(self.gauss_newton).clamp_min(0)
+        length = sum(float(p.detach().square().sum()) for p in self.parameters)
+        return Figure(fit + 0.5 * (length + float(values.log1p().sum())) / len(self.x))
 
     def top_eigenvalue(self) -> Figure:
         return Figure(float(self.eigenvalues[-1]), self._spectral_error)
