@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ __all__ = ["GradientNoise"]
 _CHUNK = 256
 """Samples of one backward pass."""
 
+_SURE = 2.5
+"""Standard errors by which a noise scale is above 0 if its error is to be told."""
+
 
 @metrics.register
 @dataclass(frozen=True)
@@ -53,12 +57,14 @@ class GradientNoise(Metric):
 
     Error: ``points`` where some of the samples are drawn, by a jackknife over at most 32 groups of them.
     What n samples tell of all N is corrected for: tr Σ by n/(n − 1), and ‖g‖², which noise makes longer.
+    The error of a noise scale of few samples, no larger than 2.5 of it, is of untold size.
 
     Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``: names or shell patterns
     of the parameters meant, all if empty.
     """
 
     name = "gradient_noise"
+    version = 2
     title = "gradient noise tr Σ"
     unit = "[loss]²/[weight]²"
     space = "parameter"
@@ -169,4 +175,15 @@ class GradientNoise(Metric):
             found = self._of(rest, total - share, kept, population) if kept > 1 else None
             without.append(math.nan if found is None else found)
         values = torch.tensor(without, dtype=torch.float64)
-        return (jackknife(values, source="points", left=1 - n / population),)
+        error = jackknife(values, source="points", left=1 - n / population)
+        if self.quantity == "noise_scale" and not self._tells(error, squares, total, population):
+            error = dataclasses.replace(error, size=None)
+        return (error,)
+
+    def _tells(
+        self, error: ErrorComponent, squares: Tensor, total: Tensor, population: int
+    ) -> bool:
+        """Whether ‖g‖² is above 0 by enough for the scale's error to be told: samples that happen to show a
+        gradient at all show it too long."""
+        value = self._of(squares.sum(), total, len(squares), population)
+        return value is not None and error.size is not None and error.size * _SURE < value

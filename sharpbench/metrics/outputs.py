@@ -114,6 +114,11 @@ class Margin(_ClassMetric):
         return margin(outputs, targets)
 
 
+_SURE = 2.5
+"""Standard errors by which a margin is above 0 if the error of 1/γ² is to be told: of samples that happen to
+have a margin at all it is too large."""
+
+
 @metrics.register
 @dataclass(frozen=True)
 class InverseMargin(Metric):
@@ -128,6 +133,7 @@ class InverseMargin(Metric):
     """
 
     name = "inverse_margin"
+    version = 2
     reference = "Jiang et al., arXiv:1912.02178, appendix C.2 (γ as the 10th percentile)"
     title = "inverse margin 1/γ²"
     unit = "1/[output]²"
@@ -170,9 +176,11 @@ class InverseMargin(Metric):
             low, high = (
                 float(margins.quantile(min(max(share + sign * rank, 0.0), 1.0))) for sign in (-1, 1)
             )
-            # 1/γ² is skewed: the longer of the two sides serves for both.
-            value = gamma**-2
-            size = max(low**-2 - value, value - high**-2) if low > 0 and rank > 0 else None
+            # 1/γ² is skewed: the longer of the two sides serves for both. Where the margin itself can't be
+            # told from none, 1/γ² has no bound.
+            value, least = gamma**-2, float(margins.quantile(max(share - _SURE * rank, 0.0)))
+            told = least > 0 and rank > 0
+            size = max(low**-2 - value, value - high**-2) if told else None
             errors = (ErrorComponent("points", size, max(n * share - 1, 1.0)),)
         return Measurement(
             gamma**-2, errors=errors, samples=n, work=Work(forward=n), details={"margin": gamma}

@@ -1,10 +1,14 @@
 """The covariance of the samples' gradients, where each gradient is known."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
 
 import sharpbench as sb
+from sharpbench.errors import MetricFailed
+from sharpbench.metrics import metrics
 from sharpbench.problems import problems
 from sharpbench.seeds import torch_generator
 
@@ -87,3 +91,18 @@ def test_a_single_sample_has_no_variance():
     assert sb.measure(fitted, "gradient_noise").value == 0
     with pytest.raises(sb.MetricFailed, match="can't be told from its noise"):
         sb.measure(fitted, "gradient_noise", quantity="noise_scale")
+
+
+def test_a_noise_scale_that_is_hardly_told_from_infinity_has_an_error_of_untold_size():
+    """Near a minimum few samples show a gradient; those that do show it too long, by an error too small."""
+    problem = problems.create("tiny_network", {"training_steps": 200, "samples": 1024})
+    subject = problem.subject(seed=0)
+    metric = metrics.create("gradient_noise", {"quantity": "noise_scale", "samples": 128})
+    whole = metrics.create("gradient_noise", {"quantity": "noise_scale"}).measure(subject, seed=0)
+    answers = []
+    for seed in range(20):
+        with contextlib.suppress(MetricFailed):
+            answers.append(metric.measure(subject, seed=seed))
+    assert len(answers) > 3
+    assert all(a.value < whole.value for a in answers)
+    assert all(a.interval() is None for a in answers)

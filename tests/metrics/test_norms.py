@@ -1,5 +1,6 @@
 """Counts, norms, distances and margins by hand; initial weights as a suite derives them."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -110,3 +111,21 @@ def test_the_inverse_margin_by_ranks():
     regression = problems.create("least_squares").subject(seed=0)
     with pytest.raises(sb.MetricFailed, match="needs classes"):
         sb.measure(regression, "inverse_margin")
+
+
+def test_a_margin_that_is_hardly_told_from_none_has_an_error_of_untold_size():
+    """All points have no margin at this percentile: the few draws that do must not claim to know it."""
+    subject = problems.create("softmax_regression", {"samples": 4096}).subject(seed=0)
+    whole = metrics.create("inverse_margin", {"percentile": 80})
+    with pytest.raises(sb.MetricFailed):
+        whole.measure(subject, seed=0)
+    told, untold = 0, 0
+    for seed in range(60):
+        try:
+            found = dataclasses.replace(whole, samples=128).measure(subject, seed=seed)
+        except sb.MetricFailed:
+            continue
+        told += found.interval() is not None
+        untold += found.interval() is None
+    assert untold > 10
+    assert told <= 3
