@@ -32,6 +32,8 @@ def test_every_plugin_and_suite_has_its_place_in_the_reference(site):
     for kind in KINDS:
         text = (site / "reference" / f"{kind}s.html").read_text()
         for name in registry_of(kind):
+            if not registry_of(kind).get(name).__module__.startswith("sharpbench."):
+                continue  # another test's
             assert f'<h2 id="{name}">{name}' in text
             for parameter in registry_of(kind).parameter_types(name):
                 assert f"<td><code>{parameter}</code></td>" in text
