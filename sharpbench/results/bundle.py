@@ -15,7 +15,6 @@ from typing import Any
 from sharpbench.errors import InputError, first_line
 from sharpbench.results.checksum import sealed
 from sharpbench.results.disk import write_atomically
-from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore
 from sharpbench.version import __version__
 
@@ -50,10 +49,9 @@ def write_bundle(store: ResultsStore, suite: str, path: Path) -> tuple[int, int,
             continue
         lines = []
         for line in folder.proven_lines().values():
-            record, _ = Record.from_line(line)
-            if record.plan_key in asked:
-                lines.append(line)
-                runs.add(record.run)
+            if line.record.plan_key in asked:
+                lines.append(line.content)
+                runs.add(line.record.run)
         records += len(lines)
         runs.add(stored.description.get("run", ""))
         own = {**folder.files(), "measurements.jsonl": b"".join(line + b"\n" for line in lines)}

@@ -45,12 +45,13 @@ def merge(
             target = into.subject(stored.description["key"])
             with target.writing():
                 _take(folder, stored.description, target, found)
+    runs, rules = into.documents("runs"), into.documents("rules")
     for run, content in source.documents("runs").items():
-        if run not in into.documents("runs"):
+        if run not in runs:
             into.write_document("runs", run, content)
     _merge_suites(source, into, found)
-    for audit, rules in source.documents("rules").items():
-        into.write_document("rules", audit, {**rules, **into.documents("rules").get(audit, {})})
+    for audit, judged in source.documents("rules").items():
+        into.write_document("rules", audit, {**judged, **rules.get(audit, {})})
     found.left_out += map(str, source.damaged_documents())
     return found
 
@@ -64,7 +65,7 @@ def _take(
     known = there.description
     if known is None or (known["status"] not in ANSWERED and answered):
         files = folder.files()
-        files["measurements.jsonl"] = b"".join(line + b"\n" for line in lines.values())
+        files["measurements.jsonl"] = b"".join(line.content + b"\n" for line in lines.values())
         target.take(files)
         found.subjects += known is None
         found.records += len(lines)
@@ -79,10 +80,10 @@ def _take(
     own = {record.key: record for record in there.records}
     new = []
     for key, line in lines.items():
-        record, proven = Record.from_line(line)
+        record = line.record
         if key not in own:
-            if proven or known["schema"] < SCHEMA:
-                new.append(line)
+            if line.proven or known["schema"] < SCHEMA:
+                new.append(line.content)
             else:
                 found.left_out.append(
                     f"{label}, {record.label}: its line carries no checksum, as those that stand there do"

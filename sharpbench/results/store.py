@@ -54,6 +54,7 @@ from sharpbench.results.record import Record
 
 __all__ = [
     "LeftOut",
+    "Line",
     "ResultsBusy",
     "ResultsStore",
     "Stored",
@@ -244,17 +245,16 @@ class SubjectFolder:
         found = {name: read_file(self.path / name) for name in (_WEIGHTS, _LINES, _DESCRIPTION)}
         return {name: content for name, content in found.items() if content is not None}
 
-    def proven_lines(self) -> dict[str, bytes]:
+    def proven_lines(self) -> dict[str, Line]:
         """By their keys the records' lines as they stand, without those that are not believed."""
-        stored = self.load()
-        believed = {record.key: record for record in stored.records}
-        found = {}
-        for line in (read_file(self.path / _LINES) or b"").split(b"\n") if believed else ():
-            with suppress(Damaged):
-                record, _ = Record.from_line(line.rstrip(b"\0"))
-                if believed.get(record.key) == record:
-                    found[record.key] = line.rstrip(b"\0")
-        return found
+        description = self.read()
+        if description is None or description["status"] not in ANSWERED:
+            return {}
+        try:
+            content = read_file(self.path / _LINES) or b""
+        except Damaged:
+            return {}
+        return _Lines(content, description, self._check_threads).lines
 
     def take(self, files: dict[str, bytes]) -> None:
         """Put `files` of another machine in place, the description last, while the folder is held."""
@@ -371,10 +371,19 @@ class SubjectFolder:
         found = _Lines(content, description, self._check_threads)
         return Stored(
             description,
-            tuple(found.records.values()),
+            tuple(line.record for line in found.lines.values()),
             tuple(found.left_out(self._place(_LINES))),
             found.unproven + (not proven),
         )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A record with its line, without the newline; ``proven``: whether it carries its checksum."""
+
+    record: Record
+    content: bytes
+    proven: bool
 
 
 class _Lines:
@@ -389,7 +398,8 @@ class _Lines:
         description: dict[str, Any],
         check_threads: Callable[[dict[str, Any], str], None],
     ) -> None:
-        self.records: dict[str, Record] = {}
+        self.lines: dict[str, Line] = {}
+        """By the record's key, the last one of each."""
         self.faults: dict[int, str] = {}
         """By the number of the line, what is wrong with it."""
         self.torn: int | None = None
@@ -438,7 +448,7 @@ class _Lines:
             self._check_threads(self._description, record.run)
         self.unproven += not proven
         if record.kind != "trajectory" or self._along is None or record.plan_key in self._along:
-            self.records[record.key] = record
+            self.lines[record.key] = Line(record, line, proven)
         # Else it is of a training that was not finished, and is measured again with it.
 
 
