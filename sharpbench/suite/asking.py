@@ -105,13 +105,29 @@ class Run:
         self,
         step: Step,
         build: Callable[[], tuple[Subject, str]],
-        describe: Callable[[Subject | None, str | None, str, str | None], dict[str, Any]],
+        told: Callable[[Subject | None], dict[str, Any]],
     ) -> tuple[Subject, str] | None:
         """A subject that each run builds, with the hash to which its figures belong; its description is
         brought up to date. None if it can't be built, which is told, and recorded where nothing is known.
 
-        ``describe`` makes the description of subject, hash, status and reason.
+        ``told`` gives what the description says beside what all say.
         """
+
+        def described(
+            subject: Subject | None, weights: str | None, status: str, reason: str | None
+        ) -> dict[str, Any]:
+            return {
+                "key": self.task.subject.key,
+                "label": self.label,
+                "identity": self.task.subject.identity,
+                "status": status,
+                "parameters": subject and sum(p.numel() for p in subject.model.parameters()),
+                "reason": reason,
+                "weights": weights,
+                "run": self.task.run,
+                **told(subject),
+            }
+
         known = self.folder.read()
         try:
             with self.step(step):
@@ -121,10 +137,10 @@ class Run:
             reason = message_of(error) if status == "timeout" else explain(error)
             self.problems.append(f"{self.label}: {reason}")
             if known is None or known["status"] != "known":
-                self.folder.commit(describe(None, None, status, reason), None)
+                self.folder.commit(described(None, None, status, reason), None)
             return None
         if known is None or known["weights"] != weights:
-            self.folder.commit(describe(subject, weights, "known", None), None)
+            self.folder.commit(described(subject, weights, "known", None), None)
         return subject, weights
 
     def attempt(

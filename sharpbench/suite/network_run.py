@@ -42,7 +42,7 @@ class NetworkRun(Measuring):
     def run(self) -> None:
         """Write the records that are missing."""
         building = Step("network", "building the network", self.plan.training_seconds)
-        if (found := self.built_anew(building, self._built, self._description)) is None:
+        if (found := self.built_anew(building, self._built, self._told)) is None:
             return
         subject, weights = found
         self._subject = subject
@@ -79,25 +79,9 @@ class NetworkRun(Measuring):
     def _judged_model(self, subject: Subject) -> nn.Module:
         return subject.working_model(subject.dtype)
 
-    def _description(
-        self,
-        subject: Subject | None,
-        weights: str | None,
-        status: str,
-        reason: str | None,
-    ) -> dict[str, Any]:
-        return {
-            "key": self.key,
-            "label": self.label,
-            **{f"{part}_label": label for part, label in self.network.labels.items()},
-            "identity": self.network.identity,
-            "status": status,
-            "parameters": subject and sum(p.numel() for p in subject.model.parameters()),
-            "said": None if subject is None else list(subject.said),
-            "reason": reason,
-            "weights": weights,
-            "run": self.task.run,
-        }
+    def _told(self, subject: Subject | None) -> dict[str, Any]:
+        labels = {f"{part}_label": label for part, label in self.network.labels.items()}
+        return {**labels, "said": None if subject is None else list(subject.said)}
 
 
 def _data_hash(subject: Subject) -> str:

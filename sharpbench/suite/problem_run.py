@@ -51,7 +51,7 @@ class ProblemRun(Run):
     def run(self) -> None:
         """Write the records that are missing."""
         building = Step("problem", "building it", self.plan.measurement_seconds)
-        if (found := self.built_anew(building, self._built, self._description)) is None:
+        if (found := self.built_anew(building, self._built, self._told)) is None:
             return
         subject, weights = found
         left = remaining(self.plan, self.problem, self.folder, run=self.task.run)
@@ -94,24 +94,8 @@ class ProblemRun(Run):
         )
         return subject, weights
 
-    def _description(
-        self,
-        subject: Subject | None,
-        weights: str | None,
-        status: str,
-        reason: str | None,
-    ) -> dict[str, Any]:
-        return {
-            "key": self.problem.key,
-            "label": self.label,
-            "problem_label": self.problem.problem.label,
-            "identity": self.problem.identity,
-            "status": status,
-            "parameters": subject and sum(p.numel() for p in subject.model.parameters()),
-            "reason": reason,
-            "weights": weights,
-            "run": self.task.run,
-        }
+    def _told(self, subject: Subject | None) -> dict[str, Any]:
+        return {"problem_label": self.problem.problem.label}
 
     def _record(self, key: str, question: MeasurementPlan, subject: Subject) -> Record:
         metric, draw = question.metric, question.draw
