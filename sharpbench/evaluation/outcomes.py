@@ -10,13 +10,14 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from sharpbench.subject import Task, batched_outputs, per_sample_loss
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sharpbench.subject import Task
 
 __all__ = ["OUTCOMES_VERSION", "Outcomes", "outcomes"]
 
@@ -61,6 +62,10 @@ class Outcomes:
 def outcomes(model: nn.Module, inputs: Tensor, targets: Tensor, task: Task) -> Outcomes:
     """The outcomes of ``model`` at ``inputs`` (n, …) with ``targets`` (n,), computed in float64 from its
     outputs."""
+    import torch  # not above: a report reads outcomes, and takes no torch
+
+    from sharpbench.subject import batched_outputs, per_sample_loss
+
     found = batched_outputs(model, inputs).double()
     real = targets.double() if targets.is_floating_point() else targets
     loss = per_sample_loss(task)(found, real).cpu().numpy()

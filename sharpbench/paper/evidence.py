@@ -16,7 +16,6 @@ import pandas as pd
 from sharpbench.analysis.audit import Evidence, Missing
 from sharpbench.analysis.measures import Source
 from sharpbench.analysis.statistics import Estimate, exactly, mean, over_seeds
-from sharpbench.metrics import metrics
 
 __all__ = [
     "GROUND",
@@ -51,6 +50,8 @@ class Rate:
 
 @functools.cache
 def _label(parameters: tuple[tuple[str, Any], ...]) -> str:
+    from sharpbench.metrics import metrics  # not above: pages of other suites take no torch
+
     return metrics.create("curvature_rate", dict(parameters)).label
 
 

@@ -12,6 +12,7 @@ there is no copy, and the lines are read.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -29,6 +30,8 @@ import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from sharpbench.results.definitions import digest_of
 
 __all__ = ["Columns", "Content", "Rows", "Sort"]
 
@@ -49,8 +52,8 @@ _ARROW: dict[Sort, pa.DataType] = {
     "flag": pa.bool_(),
 }
 _FOLDER = "__folder"
-_LAYOUT = 1
-"""Raised when the copy is laid out in another way: older ones are made anew."""
+_LAYOUT = 2
+"""Raised when the files of the copy are laid out in another way: older ones are made anew."""
 _ROWS = 50_000
 """Rows of a full file. Files of fewer than half as many live rows are put together."""
 _SMALL_FILES = 8
@@ -128,7 +131,8 @@ class Columns:
     files: the names of the files in each folder that its content is read from, and of nothing else.
     sorts: the columns with what each holds.
     read: the content of a folder, by its name, from its files.
-    version: of what ``read`` does; a copy made by another one is made anew.
+    version: of what ``read`` does; a copy made by another one is made anew, as is one that was laid out in
+        another way.
     """
 
     def __init__(
@@ -147,7 +151,7 @@ class Columns:
             [pa.field(_FOLDER, _ARROW["word"]), *(pa.field(n, _ARROW[s]) for n, s in sorts.items())]
         )
         self._made_by = hashlib.sha256(
-            repr((_LAYOUT, version, sorted(self._sorts.items()), self._files)).encode()
+            repr((_layout(), version, sorted(self._sorts.items()), self._files)).encode()
         ).hexdigest()
         self._memory: dict[str, pa.Table] = {}
         self._held: dict[str, _Entry] = {}
@@ -229,7 +233,8 @@ class Columns:
             except _Spoilt:  # no reader believes it
                 continue
             content = self._read(entry.name)
-            said = self._as_table([entry.name] * len(content.rows), list(content.rows))
+            rows = list(content.rows)
+            said = _as_table([entry.name] * len(rows), rows, self._sorts, self._schema)
             same = (
                 entry.digest == self._digest(entry.name)
                 and entry.facts == _text(content.facts)
@@ -426,18 +431,8 @@ class Columns:
             rows += content.rows
             folders += [name] * len(content.rows)
             if len(rows) >= _ROWS or place == len(names) - 1:
-                yield self._as_table(folders, rows), entries
+                yield _as_table(folders, rows, self._sorts, self._schema), entries
                 rows, folders, entries = [], [], []
-
-    def _as_table(self, folders: list[str], rows: list[Mapping[str, Any]]) -> pa.Table:
-        arrays = [pa.array(folders, pa.string()).dictionary_encode()]
-        for name, sort in self._sorts.items():
-            values = [row.get(name) for row in rows]
-            if sort in {"nested", "long nested"}:
-                values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
-            array = pa.array(values, pa.string() if sort == "nested" else _plain(sort))
-            arrays.append(array.dictionary_encode() if sort in {"word", "nested"} else array)
-        return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _put_together(self, index: dict[str, _Entry]) -> None:
         """Few files of many rows in place of many of few."""
@@ -539,6 +534,27 @@ class Columns:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+@functools.cache
+def _layout() -> tuple[int, str]:
+    return _LAYOUT, digest_of(_as_table, _Entry)
+
+
+def _as_table(
+    folders: list[str],
+    rows: list[Mapping[str, Any]],
+    sorts: Mapping[str, Sort],
+    schema: pa.Schema,
+) -> pa.Table:
+    arrays = [pa.array(folders, pa.string()).dictionary_encode()]
+    for name, sort in sorts.items():
+        values = [row.get(name) for row in rows]
+        if sort in {"nested", "long nested"}:
+            values = [None if v is None else json.dumps(v, ensure_ascii=False) for v in values]
+        array = pa.array(values, pa.string() if sort == "nested" else _plain(sort))
+        arrays.append(array.dictionary_encode() if sort in {"word", "nested"} else array)
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _text(facts: Mapping[str, Any]) -> str:

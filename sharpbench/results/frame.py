@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharpbench.errors import InputError, nearest_names
-from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.columns import Rows, Sort
+from sharpbench.results.description import PARTS
 from sharpbench.results.nested import NestedArray
 from sharpbench.results.record import Record
-from sharpbench.seeds import STREAMS
 
 __all__ = [
     "SORTS",
@@ -28,13 +27,11 @@ __all__ = [
     "cost_sorts",
     "frame_of",
     "stored_columns",
-    "subject_columns",
     "typed",
     "wanted_rows",
 ]
 
-_PARTS = ("dataset", "model", "recipe", "problem")
-_OPEN = tuple(f"{part}." for part in (*_PARTS, "cost"))
+_OPEN = tuple(f"{part}." for part in (*PARTS, "cost"))
 """Beginnings of columns of which each store has its own."""
 _REAL = frozenset({"epoch"})
 """Whole numbers that are kept as reals."""
@@ -62,36 +59,6 @@ SORTS: dict[str, Sort] = {
     field.name: _sort(field.name, _HINTS[field.name]) for field in dataclasses.fields(Record)
 }
 """What each field of a record holds."""
-
-
-def subject_columns(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What every row of a subject says of it."""
-    identity = description["identity"]
-    columns: dict[str, Any] = {
-        "subject": description["key"],
-        "subject_label": description["label"],
-        **_seed_columns(identity["seed"]),
-        "device": identity["device"],
-        "network_parameters": description.get("parameters"),
-    }
-    for part in _PARTS:
-        if part not in identity:
-            columns |= {part: None, f"{part}_label": None}
-            continue
-        columns[part] = identity[part]["name"]
-        columns[f"{part}_label"] = description[f"{part}_label"]
-        unsaid = (description.get("unsaid") or {}).get(part, {})
-        for key, value in {**unsaid, **identity[part]}.items():
-            own_words = {"name", "version", "data", SOURCE_HASH}
-            if key not in own_words and not key.endswith(("sha256", "source")):
-                columns[f"{part}.{key}"] = value
-    return columns
-
-
-def _seed_columns(seed: int | dict[str, int]) -> dict[str, int]:
-    """``seed``, that of the data, and ``seed.data``, ``seed.initialization`` and ``seed.training``."""
-    streams = seed if isinstance(seed, dict) else dict.fromkeys(STREAMS, seed)
-    return {"seed": streams["data"], **{f"seed.{name}": streams[name] for name in STREAMS}}
 
 
 def stored_columns(columns: Collection[str] | None) -> list[str]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import question_keys_of
+from sharpbench.results.reading import Stored
 from sharpbench.results.record import Record
-from sharpbench.results.store import ResultsStore, Stored, SubjectFolder
+from sharpbench.results.store import ResultsStore, SubjectFolder
 
 __all__ = ["Verified", "verify_store"]
 

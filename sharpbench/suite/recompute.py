@@ -21,8 +21,9 @@ from sharpbench.models import models
 from sharpbench.problems import problems
 from sharpbench.registry import SOURCE_HASH, Plugin, Registry
 from sharpbench.results import provenance
+from sharpbench.results.reading import Stored
 from sharpbench.results.record import Record
-from sharpbench.results.store import ResultsStore, Stored, SubjectFolder
+from sharpbench.results.store import ResultsStore, SubjectFolder
 from sharpbench.seeds import Seeds
 from sharpbench.suite.engines import Engine
 from sharpbench.suite.plan import MeasurementPlan, Plan, ProblemPlan, SubjectPlan, TrajectoryPlan

@@ -7,7 +7,7 @@ import pytest
 
 from sharpbench.analysis.audit import claims_table
 from sharpbench.falsification.claims import CLAIMS, SUITES
-from sharpbench.results.frame import subject_columns
+from sharpbench.results.description import subject_columns
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.spec import find_suite, load_suite
 

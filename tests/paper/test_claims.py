@@ -12,7 +12,7 @@ from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import SUITES, TABLE_2, rate
 from sharpbench.paper.questions import QUESTIONS
 from sharpbench.report.audit import reason
-from sharpbench.results.frame import subject_columns
+from sharpbench.results.description import subject_columns
 from sharpbench.suite.plan import ProblemPlan, make_plan
 from sharpbench.suite.spec import find_suite, load_suite
 
