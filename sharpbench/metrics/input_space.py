@@ -40,7 +40,7 @@ _KRYLOV_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class _InputMetric(Metric):
-    version = 3
+    version = 4
     space = "input"
     by_at_inputs = True
     invariant_under = SAME_FUNCTION | {"input_isometry", "logit_shift"}
@@ -51,6 +51,9 @@ class _InputMetric(Metric):
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
+
+    def _population(self, subject: Subject) -> int:
+        return len(subject.data(self.split)[0])
 
 
 @metrics.register
@@ -97,7 +100,8 @@ class InputJacobianNorm(_InputMetric):
             *measured_points(subject, self.split, self.samples, dtype, seed=seed)
         )
         pairs = zip(inputs.split(_CHUNK), context.split(_CHUNK), strict=True)
-        return mean_over_points(torch.cat([self._norms(model, x, c, work) for x, c in pairs]), work)
+        norms = torch.cat([self._norms(model, x, c, work) for x, c in pairs])
+        return mean_over_points(norms, self._population(subject), work)
 
     def _norms(self, model: AtInputs, x: Tensor, context: Tensor, work: Work) -> Tensor:
         x = x.clone().requires_grad_()
@@ -133,7 +137,7 @@ class InputCurvature(_InputMetric):
 
     name = "input_curvature"
     title = "normalised input curvature"
-    version = 4
+    version = 5
     unit = "1/[input]"
     reference = "arXiv:2206.07144"
 
@@ -171,6 +175,7 @@ class InputCurvature(_InputMetric):
         bound = float(bounds.mean())
         return mean_over_points(
             ratios,
+            self._population(subject),
             work,
             converged=bound <= self.tolerance * float(ratios.mean()),
             error_bound=bound or None,
@@ -258,4 +263,4 @@ class InputGradientChange(_InputMetric):
             length = signs.flatten(1).norm(dim=1).clamp_min(1).view(-1, *[1] * (x.ndim - 1))
             there = gradient(x + self.step * signs / length, y)
             changes.append((there - here).flatten(1).norm(dim=1))
-        return mean_over_points(torch.cat(changes), work)
+        return mean_over_points(torch.cat(changes), self._population(subject), work)

@@ -119,39 +119,45 @@ def _of_strata(without: Tensor, inside: Tensor) -> ErrorComponent:
     return ErrorComponent("directions", math.sqrt(total), free)
 
 
-def mean_over_tokens(values: Tensor, kept: Tensor, work: Work) -> Measurement:
+def mean_over_tokens(values: Tensor, kept: Tensor, population: int, work: Work) -> Measurement:
     """The mean of ``values`` (N, K) over the tokens that are ``kept`` (N, K), and its standard error over
-    the samples that they belong to: of a ratio of means, to first order (Cochran 1977, §2.11).
+    the samples that they belong to, N of ``population``: of a ratio of means, to first order (Cochran 1977,
+    §2.11).
 
     Raises NotFinite.
     """
     counts = kept.sum(1).double()
     sums = values.double().masked_fill(~kept, 0.0).sum(1)
     mean = sums.sum() / counts.sum()
-    return mean_over_points(mean + (sums - mean * counts) / counts.mean(), work)
+    return mean_over_points(mean + (sums - mean * counts) / counts.mean(), population, work)
 
 
 def mean_over_points(
     values: Tensor,
+    population: int,
     work: Work,
     *,
     converged: bool = True,
     error_bound: float | None = None,
     details: dict[str, Any] | None = None,
 ) -> Measurement:
-    """Mean of ``values`` (N,) with its standard error; a skewed law's has fewer degrees of freedom.
+    """Mean of ``values`` (N,) of N points drawn from ``population``, with its standard error: none where all
+    of them are measured. A skewed law's has fewer degrees of freedom.
 
     Raises NotFinite.
     """
     exact = values.double()
-    several = len(exact) > 1
-    size = float(exact.std()) / math.sqrt(len(exact)) if several else None
+    n, left = len(exact), 1 - len(exact) / population
+    errors: Errors = (ErrorComponent("points", None),)
+    if n > 1:
+        size = float(exact.std()) * math.sqrt(left / n)
+        errors = (ErrorComponent("points", size, degrees_of_freedom(exact)),)
     return Measurement(
         value=float(exact.mean()),
-        errors=(ErrorComponent("points", size, degrees_of_freedom(exact) if several else None),),
+        errors=errors if left > 0 else (),
         converged=converged,
         error_bound=error_bound,
-        samples=len(exact),
+        samples=n,
         work=work,
         details=details or {},
     )

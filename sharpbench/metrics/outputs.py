@@ -30,7 +30,7 @@ __all__ = ["InverseMargin", "LogitNorm", "Margin", "MeanConfidence"]
 
 @dataclass(frozen=True)
 class _OutputMetric(Metric):
-    version = 3
+    version = 4
     space = "function"
     # The outputs at a point stay, whatever the unit or the axes its input is given in.
     invariant_under = SAME_FUNCTION | {"units", "logit_shift"}
@@ -59,14 +59,14 @@ class _OutputMetric(Metric):
         model = subject.working_model(dtype)
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         outputs, work = batched_outputs(model, inputs), Work(forward=len(inputs))
-        ignored = subject.tokens
+        population, ignored = len(subject.data(self.split)[0]), subject.tokens
         if ignored is None:
-            return mean_over_points(self.of_outputs(outputs, targets), work)
+            return mean_over_points(self.of_outputs(outputs, targets), population, work)
         kept = targets != ignored
         # One line a token: (N·K, C).
         lines = outputs.movedim(1, -1).flatten(0, 1)
         values = self.of_outputs(lines, targets.masked_fill(~kept, 0).flatten())
-        return mean_over_tokens(values.view(targets.shape), kept, work)
+        return mean_over_tokens(values.view(targets.shape), kept, population, work)
 
     def unsupported(self, subject: Subject) -> str | None:
         return subject.without_classes() if subject.of_model_and_batch else None

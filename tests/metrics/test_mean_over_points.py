@@ -11,16 +11,33 @@ from sharpbench.metrics.mean_over_points import (
     jackknife,
     jackknife_in_two_stages,
     mean_over_points,
+    mean_over_tokens,
 )
 from sharpbench.seeds import torch_generator
 from tests.calibration.coverage import assert_covers
+
+_MANY = 10**12
+
+
+def test_of_finitely_many_points_only_those_left_out_are_uncertain():
+    """Of all 40 nothing is left to chance; 30 of them have a quarter of the variance of 30 of many."""
+    values = torch.randn(40, generator=torch_generator(4), dtype=torch.float64)
+    whole = mean_over_points(values, 40, Work())
+    assert whole.errors == ()
+    assert whole.exact
+    part, drawn = (mean_over_points(values[:30], n, Work()) for n in (40, _MANY))
+    assert part.standard_error == pytest.approx(0.5 * drawn.standard_error)
+    assert mean_over_points(values[:1], 40, Work()).errors == (ErrorComponent("points", None),)
+    kept = torch.ones(40, 1, dtype=torch.bool)
+    assert mean_over_tokens(values[:, None], kept, 40, Work()).errors == ()
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     values = torch.randn(50, generator=torch_generator(0), dtype=torch.float64)
     found = jackknife((values.sum() - values) / 49, source="points")
     assert found.size == pytest.approx(float(values.std()) / math.sqrt(50))
-    assert mean_over_points(values, Work()).standard_error == pytest.approx(found.size)
+    of_many = mean_over_points(values, _MANY, Work())
+    assert of_many.standard_error == pytest.approx(found.size)
     assert jackknife(values[:1], source="points").size is None
     assert jackknife(torch.tensor([1.0, -math.inf]), source="points").size is None
 
@@ -50,7 +67,7 @@ def test_coverage_of_means_of_skewed_and_of_heavy_tailed_laws(law, n):
         "log-normal": ((0.8 * normal).exp(), math.exp(0.32)),
         "laplace": (torch.where(u < 0.5, (2 * u).log(), -(2 - 2 * u).log()), 0.0),
     }[law]
-    found = [mean_over_points(row, Work()).interval() for row in values]
+    found = [mean_over_points(row, _MANY, Work()).interval() for row in values]
     assert_covers([interval for interval in found if interval], truth)
 
 

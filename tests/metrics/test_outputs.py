@@ -18,7 +18,7 @@ def test_the_logit_norm_is_that_of_the_logits_as_they_are():
     subject = passed_on(torch.tensor([[3.0, 4.0], [6.0, 8.0]]).double(), torch.tensor([0, 1]))
     found = sb.measure(subject, "logit_norm")
     assert found.value == pytest.approx(7.5)
-    assert found.standard_error == pytest.approx(2.5)  # deviation 3.54 over √2
+    assert found.exact
 
 
 def test_margin_and_confidence_by_hand():
