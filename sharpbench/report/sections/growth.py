@@ -35,10 +35,11 @@ class Growth(Section):
 
     def sentences(self, results: Results) -> list[str]:
         """One a size: how time grows with it."""
-        found = []
-        for axis, group in scaling(results).groupby("axis", sort=False):
+        found, rows = [], scaling(results)
+        several = rows["device"].nunique() > 1
+        for axis, group in rows.groupby("axis", sort=False):
             parts = [
-                f"{row['metric']} {interval(row['time'], 2)}"
+                f"{row['metric']}{' on ' + row['device'] if several else ''} {interval(row['time'], 2)}"
                 for row in group.to_dict("records")
                 if row["time"] is not None
             ]
