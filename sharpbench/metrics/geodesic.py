@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,14 @@ from sharpbench.network import as_written, private_copy
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["GeodesicSharpness", "mixed_acceleration", "mixed_gradient"]
+__all__ = [
+    "GEOMETRIES",
+    "GeodesicSharpness",
+    "inverse_acceleration",
+    "inverse_gradient",
+    "mixed_acceleration",
+    "mixed_gradient",
+]
 
 _CONDITION = 1e12
 """Of a Gram matrix: beyond it a head has directions that it does not use."""
@@ -44,34 +51,37 @@ class GeodesicSharpness(Metric):
 
     Of each attention head, queries and keys enter by the product GHᵀ alone, values and outputs too, where G
     (n, h) and H (m, h) are the maps' weights beside their biases: (GA⁻ᵀ, HA) is the same network for every
-    invertible A. Lengths are measured such that they are the same for all of these, in the metric ``mix``
+    invertible A. Lengths are measured such that they are the same for all of these, in one of two metrics
 
-        ‖(ξ, η)‖² = tr(HᵀH ξᵀξ) + tr(GᵀG ηᵀη) ,
+        mix: ‖(ξ, η)‖² = tr(HᵀH ξᵀξ) + tr(GᵀG ηᵀη) ,
+        inv: ‖(ξ, η)‖² = tr((GᵀG)⁻¹ ξᵀξ) + tr((HᵀH)⁻¹ ηᵀη) ,
 
-    and for every other weight relative to its size, (ξ/w)², as in adaptive SAM. In this metric the gradient
-    of the loss ∇ is ∇_G (HᵀH)⁻¹ and ∇_H (GᵀG)⁻¹ (and w²∇), which leads to other networks alone, never along
-    the symmetry. The figure is L(γ(1)) − L(w) with the geodesic γ from w in its direction, of length ρ, to
-    second order: w + ξ − ½Γ(ξ, ξ). Without ``second_order`` it is w + ξ. A network without attention
-    gives elementwise adaptive SAM (`sam_sharpness`) exactly. One step: a lower bound of the maximum
-    over the ball that the source searches by Auto-PGD; its metric ``inv`` is not implemented.
+    and for every other weight relative to its size, (ξ/w)², as in adaptive SAM. The gradient of the loss ∇ is
+    ∇_G (HᵀH)⁻¹ and ∇_H (GᵀG)⁻¹ in the one, ∇_G GᵀG and ∇_H HᵀH in the other (and w²∇): it leads to other
+    networks alone, never along the symmetry. The figure is L(γ(1)) − L(w) with the geodesic γ from w in its
+    direction, of length ρ, to second order: w + ξ − ½Γ(ξ, ξ). Without ``second_order`` it is w + ξ. A
+    network without attention gives elementwise adaptive SAM (`sam_sharpness`) exactly. One step: a lower
+    bound of the maximum over the ball that the source searches by Auto-PGD.
 
     Heads are found in torch's, Hugging Face's and most other ways to write attention. What stands between a
     head's maps and their product (rotary positions, normalised queries) breaks the symmetry, and with it
     what this metric promises.
 
     Taken on batches of ``m`` samples and averaged, with the errors of `sam_sharpness` in the worst case.
-    Parameters: ``rho`` the length; ``samples`` of ``split`` drawn without replacement.
+    Parameters: ``rho`` the length; ``geometry`` the metric; ``samples`` of ``split`` drawn without
+    replacement.
     """
 
     name = "geodesic_sharpness"
     title = "geodesic sharpness"
     unit = "[loss]"
     space = "parameter"
-    reference = "da Silva, Dangel & Oore, arXiv:2505.05409 (metric mix; formulas rederived)"
+    reference = "da Silva, Dangel & Oore, arXiv:2505.05409 (formulas rederived)"
     invariant_under = frozenset({"permutation", "head_gauge"})
 
     rho: float = 0.05
     second_order: bool = True
+    geometry: Literal["mix", "inv"] = "mix"
     m: Count = 128
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
@@ -96,7 +106,7 @@ class GeodesicSharpness(Metric):
         model = subject.working_model(dtype)
         if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
-        geometry = _Geometry(model, dtype)
+        geometry = _Geometry(model, dtype, GEOMETRIES[self.geometry])
         size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
         generator = torch_generator(derive_seed(seed, "batches"))
         order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
@@ -150,6 +160,26 @@ def mixed_acceleration(g: Tensor, h: Tensor, xi: Tensor, eta: Tensor) -> tuple[T
     return of(g, h, xi, eta), of(h, g, eta, xi)
 
 
+def inverse_gradient(
+    g: Tensor, h: Tensor, slope_g: Tensor, slope_h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`mixed_gradient` in the metric ``inv``."""
+    return slope_g @ (g.mT @ g), slope_h @ (h.mT @ h)
+
+
+def inverse_acceleration(g: Tensor, h: Tensor, xi: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """`mixed_acceleration` in the metric ``inv``, where G and H go their ways alone.
+
+    From the Lagrangian ½ tr(K⁻¹ĠᵀĠ), K = GᵀG: G̈ = Ġ K⁻¹ (ĠᵀG + GᵀĠ) − G K⁻¹ ĠᵀĠ.
+    """
+
+    def of(a: Tensor, va: Tensor) -> Tensor:
+        turned = va.mT @ a
+        return _right_solve(va, a) @ (turned + turned.mT) - _right_solve(a, a) @ (va.mT @ va)
+
+    return of(g, xi), of(h, eta)
+
+
 def _right_solve(left: Tensor, b: Tensor) -> Tensor:
     """left (BᵀB)⁻¹."""
     gram = b.mT @ b
@@ -157,10 +187,22 @@ def _right_solve(left: Tensor, b: Tensor) -> Tensor:
     return found
 
 
+OfPairs = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+GEOMETRIES: dict[str, tuple[OfPairs, OfPairs]] = {
+    "mix": (mixed_gradient, mixed_acceleration),
+    "inv": (inverse_gradient, inverse_acceleration),
+}
+"""Of each metric of pairs the Riemannian gradient and the geodesics' acceleration."""
+
+
 class _Geometry:
     """The weights of a network as pairs (G, H) of each attention layer, and the rest."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, of_pairs: tuple[OfPairs, OfPairs]
+    ) -> None:
+        self._gradient, self._acceleration = of_pairs
         self._holder = private_copy(model, dtype)
         self.count = sum(len(g[0]) for g, _ in _pairs(attentions(model)))
         """Two a head."""
@@ -198,7 +240,7 @@ class _Geometry:
         """The Riemannian gradient and its squared length."""
         slopes = self._at(gradient)
         found = [
-            mixed_gradient(g, h, a, b) for (g, h), (a, b) in zip(self._blocks, slopes, strict=True)
+            self._gradient(g, h, a, b) for (g, h), (a, b) in zip(self._blocks, slopes, strict=True)
         ]
         rest = [
             o * w.square() * e
@@ -213,7 +255,7 @@ class _Geometry:
     def acceleration(self, step: Pieces) -> Pieces:
         """That of the geodesic with this velocity; zero but for the pairs."""
         found = [
-            mixed_acceleration(g, h, xi, eta)
+            self._acceleration(g, h, xi, eta)
             for (g, h), (xi, eta) in zip(self._blocks, self._at(step), strict=True)
         ]
         return self._put(found, [torch.zeros_like(s) for s in step])

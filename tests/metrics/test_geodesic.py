@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import sharpbench as sb
 from sharpbench.invariance import transformations
-from sharpbench.metrics.geodesic import mixed_acceleration, mixed_gradient
+from sharpbench.metrics.geodesic import GEOMETRIES
 from sharpbench.models import models
 from sharpbench.seeds import torch_generator
 
@@ -20,36 +20,51 @@ def drawn(*shapes: tuple[int, int], seed: int = 0) -> list[Tensor]:
     return [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
 
 
-def energy(at: Tensor, velocity: Tensor) -> Tensor:
+def mixed(at: Tensor, velocity: Tensor) -> Tensor:
     """½ tr(HᵀH ξᵀξ) + ½ tr(GᵀG ηᵀη), of the two matrices in one vector."""
     g, h = at[: N * H].view(N, H), at[N * H :].view(M, H)
     xi, eta = velocity[: N * H].view(N, H), velocity[N * H :].view(M, H)
     return 0.5 * ((xi @ h.T).square().sum() + (eta @ g.T).square().sum())
 
 
+def inverse(at: Tensor, velocity: Tensor) -> Tensor:
+    """½ tr((GᵀG)⁻¹ξᵀξ) + ½ tr((HᵀH)⁻¹ηᵀη)."""
+    g, h = at[: N * H].view(N, H), at[N * H :].view(M, H)
+    xi, eta = velocity[: N * H].view(N, H), velocity[N * H :].view(M, H)
+    of_g, of_h = (torch.linalg.inv(w.T @ w) for w in (g, h))
+    return 0.5 * ((of_g * (xi.T @ xi)).sum() + (of_h * (eta.T @ eta)).sum())
+
+
+ENERGIES = {"mix": mixed, "inv": inverse}
+
+
 def flat(*pair: Tensor) -> Tensor:
     return torch.cat([p.reshape(-1) for p in pair])
 
 
-def test_the_acceleration_is_that_of_the_equations_of_lagrange():
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_acceleration_is_that_of_the_equations_of_lagrange(geometry):
     """M a = ∂E/∂q − ∂²E/∂v∂q v, all of it by automatic differentiation of the energy."""
+    energy, (_, acceleration) = ENERGIES[geometry], GEOMETRIES[geometry]
     g, h, xi, eta = drawn((N, H), (M, H), (N, H), (M, H))
     q, v = flat(g, h), flat(xi, eta)
     mass = torch.func.hessian(energy, 1)(q, v)
     slope = torch.func.grad(energy, 0)(q, v)
-    mixed = torch.func.jacrev(torch.func.grad(energy, 1), 0)(q, v) @ v
-    expected = torch.linalg.solve(mass, slope - mixed)
-    assert torch.allclose(flat(*mixed_acceleration(g, h, xi, eta)), expected, rtol=1e-10)
+    crossed = torch.func.jacrev(torch.func.grad(energy, 1), 0)(q, v) @ v
+    expected = torch.linalg.solve(mass, slope - crossed)
+    assert torch.allclose(flat(*acceleration(g, h, xi, eta)), expected, rtol=1e-10)
 
 
-def test_the_gradient_is_the_steepest_way_and_leads_to_other_networks_alone():
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_the_gradient_is_the_steepest_way_and_leads_to_other_networks_alone(geometry):
+    energy, (steepest, _) = ENERGIES[geometry], GEOMETRIES[geometry]
     g, h, target = drawn((N, H), (M, H), (N, M), seed=1)
 
     def loss(a: Tensor, b: Tensor) -> Tensor:  # of the product alone
         return (a @ b.T - target).square().sum()
 
     slopes = torch.func.grad(loss, (0, 1))(g, h)
-    found = mixed_gradient(g, h, *slopes)
+    found = steepest(g, h, *slopes)
     mass = torch.func.hessian(energy, 1)(flat(g, h), flat(g, h))
     assert torch.allclose(mass @ flat(*found), flat(*slopes), rtol=1e-10)
     for number in range(H * H):  # along the symmetry: (GL, −HLᵀ)
@@ -64,18 +79,36 @@ def test_one_number_each_moves_the_product_as_its_geodesic_does():
     """For G = u and H = v the loss (b − b*)² of the product b = uv rises by 2√2ρ|b₀ − b*| + 2ρ² + O(ρ³),
     whatever u and v are."""
     rho, target, rises = 1e-3, 0.5, []
+    steepest, acceleration = GEOMETRIES["mix"]
     for u, v in ((2.0, 1.5), (0.1, 30.0), (-3.0, -1.0)):
         a, b = (torch.tensor([[x]], dtype=torch.float64) for x in (u, v))
         slope = 2 * (u * v - target)
-        ways = mixed_gradient(a, b, slope * b, slope * a)
+        ways = steepest(a, b, slope * b, slope * a)
         length = torch.sqrt((ways[0] * b).square() + (ways[1] * a).square())
         xi, eta = (rho * w / length for w in ways)
-        bend = mixed_acceleration(a, b, xi, eta)
+        bend = acceleration(a, b, xi, eta)
         moved = float((a + xi + bend[0] / 2) * (b + eta + bend[1] / 2))
         rises.append((moved - target) ** 2 - (u * v - target) ** 2)
     assert rises[0] == pytest.approx(rises[1], rel=1e-10)
     assert rises[0] == pytest.approx(rises[2], rel=1e-10)
     assert rises[0] == pytest.approx(2 * 2**0.5 * rho * 2.5 + 2 * rho**2, rel=1e-6)
+
+
+@pytest.mark.parametrize("rho", [1e-3, 0.3])
+def test_the_inverse_metric_moves_one_number_each_by_a_factor(rho):
+    """For G = u and H = v its geodesics are u·exp(±ρ/√2): uphill b = uv becomes b·exp(√2ρ), here to second
+    order of each factor, whatever u and v are."""
+    steepest, acceleration = GEOMETRIES["inv"]
+    for u, v in ((2.0, 1.5), (0.1, 30.0), (-3.0, -1.0)):
+        a, b = (torch.tensor([[x]], dtype=torch.float64) for x in (u, v))
+        slope = 2 * (u * v - 0.5)
+        ways = steepest(a, b, slope * b, slope * a)
+        length = torch.sqrt((ways[0] / a).square() + (ways[1] / b).square())
+        xi, eta = (rho * w / length for w in ways)
+        bend = acceleration(a, b, xi, eta)
+        moved = float((a + xi + bend[0] / 2) * (b + eta + bend[1] / 2))
+        one = rho / 2**0.5
+        assert moved == pytest.approx(u * v * (1 + one + one**2 / 2) ** 2, rel=1e-12)
 
 
 def transformer(digits, **parameters) -> sb.Subject:
@@ -93,8 +126,10 @@ def transformer(digits, **parameters) -> sb.Subject:
 AT = {"rho": 0.5, "samples": 64, "m": 32}
 
 
-@pytest.mark.parametrize("second_order", [True, False])
-def test_it_stands_still_where_elementwise_sam_moves(digits, second_order):
+@pytest.mark.parametrize(
+    ("geometry", "second_order"), [("mix", True), ("mix", False), ("inv", True), ("inv", False)]
+)
+def test_it_stands_still_where_elementwise_sam_moves(digits, geometry, second_order):
     subject = transformer(digits)
     changes = {
         name: subject.with_model(
@@ -110,9 +145,10 @@ def test_it_stands_still_where_elementwise_sam_moves(digits, second_order):
     def measured(of: sb.Subject, metric: str, **parameters) -> float:
         return sb.measure(of, metric, **AT, **parameters).value
 
-    before = measured(subject, "geodesic_sharpness", second_order=second_order)
+    settings = {"geometry": geometry, "second_order": second_order}
+    before = measured(subject, "geodesic_sharpness", **settings)
     for name, changed in changes.items():
-        after = measured(changed, "geodesic_sharpness", second_order=second_order)
+        after = measured(changed, "geodesic_sharpness", **settings)
         assert after == pytest.approx(before, rel=1e-9), name
     sam = measured(subject, "sam_sharpness", adaptive="elementwise")
     moved = measured(changes["attention_gl"], "sam_sharpness", adaptive="elementwise")

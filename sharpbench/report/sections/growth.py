@@ -36,7 +36,7 @@ class Growth(Section):
     def sentences(self, results: Results) -> list[str]:
         """One a size: how time grows with it."""
         found, rows = [], scaling(results)
-        several = rows["device"].nunique() > 1
+        several = len(set(rows["device"])) > 1
         for axis, group in rows.groupby("axis", sort=False):
             parts = [
                 f"{row['metric']}{' on ' + row['device'] if several else ''} {interval(row['time'], 2)}"
