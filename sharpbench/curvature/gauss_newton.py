@@ -26,6 +26,7 @@ __all__ = [
     "ExactTrace",
     "affine_in_each_parameter",
     "gauss_newton_gram",
+    "gauss_newton_rows",
     "gauss_newton_trace",
     "gradient_lengths",
     "output_curvature",
@@ -192,7 +193,23 @@ def gauss_newton_gram(
 ) -> Tensor:
     """The Gram matrix (N·C, N·C) of √Λ·J/√N, with the non-zero eigenvalues of the Gauss-Newton matrix.
 
-    Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). For small N·C: its rows are kept, (N·C, P).
+    Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). Raises what `gauss_newton_rows` raises.
+    """
+    rows = gauss_newton_rows(model, loss, inputs, targets, parameters, work=work)
+    return rows @ rows.T / len(inputs)
+
+
+def gauss_newton_rows(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    *,
+    work: Work,
+) -> Tensor:
+    """√Λ·J (N·C, P) in float64, whose square is N times the Gauss-Newton matrix: a sample's rows follow one
+    another, as the eigenvalues of its Λ rise. For small N·C.
 
     Raises MetricFailed for a loss that is not convex in the outputs, and for outputs that are not (N, C).
     """
@@ -215,8 +232,7 @@ def gauss_newton_gram(
                 )
                 rows.append(torch.cat([coordinates(g).reshape(-1) for g in gradient]).double())
                 work.gradient += len(inputs)
-    stacked = torch.stack(rows)
-    return stacked @ stacked.T / len(inputs)
+    return torch.stack(rows)
 
 
 def affine_in_each_parameter(

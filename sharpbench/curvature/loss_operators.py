@@ -546,6 +546,51 @@ class GaussNewtonOperator(_LossOperator):
         slopes = [self._slopes(x, y, vector) for x, y in self._chunks()]
         return self.check_product(torch.cat(slopes))
 
+    def sample_curvatures(self, vector: Tensor) -> Tensor:
+        """vᵀJᵢᵀΛᵢJᵢv for v (P,): each sample's curvature along it, whose mean is vᵀGv, (N,)."""
+        vector, found = vector.to(self.device, self.dtype), []
+        for graph in self._graphs():
+            _, free, slope, *_ = graph
+            with _products():
+                forward = self._forward(graph, vector)
+                image = torch.zeros_like(forward)
+                if slope.requires_grad:
+                    (image,) = torch.autograd.grad(slope, free, forward, retain_graph=True)
+            found.append(self.samples * (forward * image).flatten(1).sum(1))
+        self.work.gradient += self.samples
+        return self.check_product(torch.cat(found))
+
+    def kernel_products(self, vectors: Tensor) -> Tensor:
+        """JJᵀ·U of all samples for U (K, N, C), with outputs (N, C); (K, N, C)."""
+        vectors = vectors.to(self.device, self.dtype)
+        pulled = torch.zeros(len(vectors), self.dimension, device=self.device, dtype=self.dtype)
+        start = 0
+        for outputs, *_ in self._graphs():
+            stop = start + len(outputs)
+            for row, v in zip(pulled, vectors[:, start:stop], strict=True):
+                with _products():
+                    row += self.flat(
+                        torch.autograd.grad(
+                            outputs, self.parameters, v, retain_graph=True, materialize_grads=True
+                        )
+                    )
+            start = stop
+        found = []
+        for graph in self._graphs():
+            with _products():
+                along = [self._forward(graph, row).detach() for row in pulled]
+            found.append(torch.stack(along))
+        self.work.hessian_vector += self.samples * len(vectors)
+        return self.check_product(torch.cat(found, 1))
+
+    def _graphs(self) -> Iterator[Graph]:
+        if not self.kept:
+            yield from (self._graph(x, y) for x, y in self._chunks())
+            return
+        if self._kept is None:
+            self._kept = self._graph(self.inputs, self.targets)
+        yield self._kept
+
     def check_slopes(self, vector: Tensor) -> float:
         """The relative deviation of a random combination of a few `sample_slopes` from ⟨v, its gradient⟩.
 

@@ -38,7 +38,13 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
 
-__all__ = ["FisherRaoNorm", "GaussNewtonTopEigenvalue", "GaussNewtonTrace", "gram_where_small"]
+__all__ = [
+    "FisherRaoNorm",
+    "GaussNewtonTopEigenvalue",
+    "GaussNewtonTrace",
+    "few_rows",
+    "gram_where_small",
+]
 
 _GRAM_NUMBERS = 4_000_000
 """Up to so many entries of the samples' weighted Jacobian the Gram matrix is cheaper than iterating."""
@@ -148,15 +154,23 @@ def gram_where_small(
     Raises whatever stands in the way of it.
     """
     parameters = named_subset(model, patterns)
+    if not few_rows(model, inputs, parameters, work):
+        return None
+    assert subject.loss is not None
+    return gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+
+
+def few_rows(
+    model: nn.Module, inputs: Tensor, parameters: Sequence[nn.Parameter], work: Work
+) -> bool:
+    """Whether the samples' Jacobian is so small that its Gram matrix is cheaper than iterating."""
     few = inputs[:2]  # not one: a network that normalises by the batch takes no single sample
     with torch.no_grad():
         outputs = model(few).numel() // len(few)
     work.forward += len(few)
     rows = len(inputs) * outputs
-    if rows > 256 or rows * sum(coordinates(p).numel() for p in parameters) > _GRAM_NUMBERS:
-        return None
-    assert subject.loss is not None
-    return gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+    numbers = rows * sum(coordinates(p).numel() for p in parameters)
+    return bool(rows <= 256 and numbers <= _GRAM_NUMBERS)
 
 
 @metrics.register

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.curvature.loss_operators import named_subset
@@ -19,7 +19,7 @@ from sharpbench.metrics.base import Metric, torch_dtype
 from sharpbench.network import unwrapped
 from sharpbench.subject import Subject
 
-__all__ = ["DistanceFromInitialization", "ParameterCount", "ParameterNorm"]
+__all__ = ["DistanceFromInitialization", "ParameterCount", "ParameterNorm", "initial_values"]
 
 
 @metrics.register
@@ -104,20 +104,9 @@ class DistanceFromInitialization(Metric):
         return None
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        assert subject.initial is not None
         model = subject.working_model(torch_dtype("float64"))
-        names = {id(p): name for name, p in model.named_parameters()}
         meant = named_subset(model, self.parameters_of)
-        before = dict(unwrapped(subject.initial).named_parameters())
-        start = []
-        for parameter in meant:
-            name = names[id(parameter)]
-            if name not in before or before[name].shape != parameter.shape:
-                raise MetricUnsupported(
-                    f"the initial network has no parameter {name!r} of the shape {tuple(parameter.shape)}"
-                )
-            start.append(before[name].to(parameter))
-        origin = _flat(start)
+        origin = _flat(initial_values(subject, model, meant))
         distance = float((_flat(meant) - origin).norm())
         if self.quantity == "relative":
             length = float(origin.norm())
@@ -125,6 +114,27 @@ class DistanceFromInitialization(Metric):
                 raise MetricUnsupported("the initial parameters are all zero")
             distance /= length
         return Measurement(distance, samples=len(subject.inputs))
+
+
+def initial_values(
+    subject: Subject, model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> list[Tensor]:
+    """What these parameters of the working copy ``model`` were before training.
+
+    Raises MetricUnsupported where the initial network has none of that name and shape.
+    """
+    assert subject.initial is not None
+    names = {id(p): name for name, p in model.named_parameters()}
+    before = dict(unwrapped(subject.initial).named_parameters())
+    start = []
+    for parameter in parameters:
+        name = names[id(parameter)]
+        if name not in before or before[name].shape != parameter.shape:
+            raise MetricUnsupported(
+                f"the initial network has no parameter {name!r} of the shape {tuple(parameter.shape)}"
+            )
+        start.append(before[name].to(parameter))
+    return start
 
 
 def _flat(parameters: Sequence[Tensor]) -> Tensor:

@@ -221,11 +221,8 @@ def _under(
     except InputError as error:
         return Finding(f"{name}: not made", True, str(error))
     promised = metric.promises(transformation)
-    before = copy.deepcopy(subject.model).double()
     try:
-        with guarded():
-            after = transformation.transform(before, seed=1, splits=subject.splits)
-        moved = subject.with_model(after.model).mapped(after.points)
+        moved = _moved(transformation, subject)
     except TransformationRefused:
         return None
     except Exception as error:  # the transformation's fault, not the metric's
@@ -259,6 +256,21 @@ def _under(
         return Finding(f"stays under {name} on {title}", stays, told, _MEND["promise"])
     seen = "stays" if stays else "moves"
     return Finding(f"{seen} under {name} on {title} (no promise)", True, figures)
+
+
+def _moved(transformation: Transformation, subject: Subject) -> Subject:
+    """The subject after the change; made once for all metrics, each of which leaves it as it is."""
+    key = (id(subject), type(transformation), transformation.label)
+    if key not in _MOVED:
+        before = copy.deepcopy(subject.model).double()
+        with guarded():
+            after = transformation.transform(before, seed=1, splits=subject.splits)
+        _MOVED[key] = subject, subject.with_model(after.model).mapped(after.points)
+    return _MOVED[key][1]
+
+
+_MOVED: dict[tuple[int, type[Transformation], str], tuple[Subject, Subject]] = {}
+"""By subject, which is kept, so that no other one takes its id, and change."""
 
 
 def _by(metric: Metric, change: Transformation) -> str:

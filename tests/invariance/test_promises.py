@@ -55,8 +55,22 @@ PROMISES = [
     ("curvature_rate", {"protocol": "recommended"}, DERIVATIVES),
     ("distance_from_initialization", {}, set()),
     ("effective_dimension", {}, SPECTRUM),
+    (
+        "fisher_decrement",
+        {},
+        {
+            *ORDERS,
+            *GAUGES,
+            "input_rescaling",
+            "input_rotation",
+            "log_scale",
+            "logit_shift",
+            "weight_normalization",
+        },
+    ),
     ("fisher_rao_norm", {}, GROWN_TOGETHER),
     ("fisher_rao_norm", {"labels": "observed"}, GROWN_TOGETHER),
+    ("gauss_newton_directions", {}, SPECTRUM),
     ("gauss_newton_top_eigenvalue", {}, SPECTRUM),
     ("gauss_newton_trace", {}, SPECTRUM),
     (
@@ -65,8 +79,10 @@ PROMISES = [
         {*ORDERS, "attention_gl", "attention_rescaling", "sign_flip"},
     ),
     ("gradient_noise", {}, SPECTRUM),
+    ("gradient_norm", {}, SPECTRUM),
     ("hessian_frobenius_norm", {}, SPECTRUM),
     ("hessian_spectral_density", {}, SPECTRUM),
+    ("hessian_spectrum_decay", {}, SPECTRUM),
     ("hessian_top_eigenvalue", {}, SPECTRUM),
     ("hessian_trace", {}, SPECTRUM),
     ("input_curvature", {}, DERIVATIVES),
@@ -80,7 +96,9 @@ PROMISES = [
     ("logit_norm", {}, OUTPUTS),
     ("margin", {}, OUTPUTS | {"logit_shift"}),
     ("mean_confidence", {}, OUTPUTS | {"logit_shift"}),
+    ("monge_sharpness", {}, SPECTRUM),
     ("ntk_alignment", {}, SPECTRUM),
+    ("ntk_drift", {}, SPECTRUM - {"input_rotation"}),
     ("ntk_top_eigenvalue", {}, SPECTRUM),
     ("pac_bayes_flatness", {}, SPECTRUM),
     ("pac_bayes_flatness", {"magnitude_aware": True}, {*ORDERS, "sign_flip"}),
@@ -94,6 +112,7 @@ PROMISES = [
     ("parameter_norm", {}, {*ORDERS, "sign_flip", "input_rotation"}),
     ("path_norm", {}, {*ORDERS, *SCALES, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
     ("path_norm", {"biases": True}, {*ORDERS, *SCALES, "sign_flip", "log_scale", NORMALIZED}),
+    ("random_number", {}, set()),
     (
         "relative_flatness",
         {},
@@ -116,6 +135,7 @@ PROMISES = [
         {"parameters_of": ["0.weight"]},
         {*ORDERS, "sign_flip", "logit_shift"},
     ),
+    ("representation_shift", {}, set()),
     ("sam_sharpness", {}, SPECTRUM),
     ("sam_sharpness", {"case": "average"}, SPECTRUM),
     ("sam_sharpness", {"normalize_logits": True}, SPECTRUM),
@@ -278,15 +298,16 @@ def promised(change: Transformation) -> set[str]:
 
 
 def test_a_transformation_from_outside_is_promised_what_its_declarations_imply():
-    everything = set(metrics) - {"distance_from_initialization"}  # from a point that stays
+    from_what_stays = {"distance_from_initialization", "representation_shift"}
+    everything = set(metrics) - from_what_stays - {"random_number"}
     outputs = {"inverse_margin", "logit_norm", "margin", "mean_confidence"}
     # Of single layers or weights.
     of_axes = {"geodesic_sharpness", "layer_norms", "path_norm", "relative_flatness"}
     assert promised(ExpertPermutation()) == everything
     assert promised(Householder()) == everything - of_axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())
-    assert promised(Millimetres()) == {*outputs, "parameter_count"}
-    assert promised(Standardization()) == {*outputs, "parameter_count"}
+    assert promised(Millimetres()) == {*outputs, "fisher_decrement", "parameter_count"}
+    assert promised(Standardization()) == {*outputs, "fisher_decrement", "parameter_count"}
     assert promised(Sharper()) == {"parameter_count"}
     assert metrics.create("curvature_rate", {"target": "margin"}).promises(Sharper())
     assert promised(Undeclared()) == set()

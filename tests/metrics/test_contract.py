@@ -14,12 +14,18 @@ from sharpbench.suite.conformance import check_metric
 QUICKER = {
     "critical_sharpness": {"samples": 200},
     "effective_dimension": {"probes": 1, "steps": 8, "samples": 8},
+    "fisher_decrement": {"samples": 4},
+    "gauss_newton_directions": {"samples": 8},
     "geodesic_sharpness": {"samples": 256},
     "gradient_noise": {"samples": 150},
     "laplace_evidence": {"probes": 1, "steps": 8, "samples": 8},
     "local_learning_coefficient": {"chains": 2, "draws": 6, "burn_in": 6, "samples": 100},
     "inverse_margin": {"percentile": 50.0},
+    "hessian_frobenius_norm": {"samples": 100, "max_probes": 40},
+    "hessian_spectral_density": {"probes": 1, "steps": 12, "samples": 64},
+    "hessian_spectrum_decay": {"samples": 64, "count": 3},
     "ntk_alignment": {"samples": 8},
+    "ntk_drift": {"samples": 8},
     "ntk_top_eigenvalue": {"samples": 8},
     "pac_bayes_flatness": {"draws": 6, "samples": 100, "resolution": 0.05},
 }

@@ -41,8 +41,8 @@ class Question:
     tolerance: float = EXACT
     absolute: float = 0.0
     classes_only: bool = False
-    from_zero: bool = False
-    """Whether the subject's initial network is given: the same with all parameters zero."""
+    initial: float | None = None
+    """Where the subject's initial network is given: the same with all parameters times this."""
     may_refuse: tuple[str, ...] = ()
     """Parts of the reasons for which any idiom may be refused: what the figure is not defined for."""
 
@@ -105,6 +105,35 @@ QUESTIONS = [
         Reference.tangent_kernel_alignment,
         may_refuse=("complex", "the targets need a class a sample"),
     ),
+    Question(
+        "ntk_drift",
+        "ntk_drift",
+        lambda r: r.tangent_kernel_drift(0.5),
+        initial=0.5,
+        may_refuse=("complex",),
+    ),
+    Question("gradient_norm", "gradient_norm", Reference.gradient_norm),
+    Question(
+        "gradient_share",
+        "gauss_newton_directions",
+        Reference.gradient_share,
+        may_refuse=("the space is not defined",),
+    ),
+    Question(
+        "fisher_decrement",
+        "fisher_decrement",
+        Reference.fisher_decrement,
+        {"samples": "all"},
+        may_refuse=("has a slope in the outputs where it has no curvature",),
+    ),
+    Question(
+        "representation_shift",
+        "representation_shift",
+        lambda r: r.representation_shift(0.5),
+        initial=0.5,
+        may_refuse=("no weight whose rows", "complex"),
+    ),
+    Question("monge", "monge_sharpness", lambda r: r.monge(0.05), {"m": "all"}),
     Question("effective_dimension", "effective_dimension", Reference.effective_dimension),
     Question(
         "laplace_evidence",
@@ -222,7 +251,7 @@ QUESTIONS = [
         "distance",
         "distance_from_initialization",
         Reference.parameter_norm,
-        from_zero=True,
+        initial=0.0,
     ),
     Question("margin", "margin", Reference.margin, classes_only=True),
     Question("confidence", "mean_confidence", Reference.confidence, classes_only=True),
@@ -280,7 +309,7 @@ def ask(idiom: Idiom, question: Question, reference: Reference) -> Answer:
     """Measures the idiom itself and judges the figure by its reference."""
     x, y = idiom.data()
     try:
-        initial = _zeroed(idiom.network()) if question.from_zero else None
+        initial = None if question.initial is None else _scaled(idiom.network(), question.initial)
         subject = sb.Subject(idiom.network(), x, y, loss=idiom.loss, initial=initial)
         got = sb.measure(subject, question.metric, seed=SEED, **question.parameters)
     except (sb.MetricFailed, InputError) as reason:
@@ -298,10 +327,10 @@ def ask(idiom: Idiom, question: Question, reference: Reference) -> Answer:
     return judge(question, got, expected)
 
 
-def _zeroed(model: nn.Module) -> nn.Module:
+def _scaled(model: nn.Module, factor: float) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.zero_()
+            parameter.mul_(factor if parameter.requires_grad or not factor else 1.0)
     return model
 
 

@@ -119,6 +119,9 @@ class Reference:
     @cached_property
     def jacobian(self) -> Tensor:
         """∂fᵢ/∂w, (N, C, P)."""
+        return self._jacobian()
+
+    def _jacobian(self) -> Tensor:
         flat = self.model(self.x).reshape(len(self.x), -1)
         rows = [
             _flat(
@@ -153,6 +156,75 @@ class Reference:
             y = (torch.eye(classes, dtype=torch.float64)[self.y] - 1 / classes).reshape(-1)
         kernel = j @ j.T
         return Figure(float(y @ kernel @ y / (kernel.norm() * y.square().sum())))
+
+    def tangent_kernel_drift(self, factor: float) -> Figure:
+        """‖Θ − Θ₀‖_F/‖Θ₀‖_F, Θ₀ that of the same network with all parameters ``factor`` times as large."""
+        kept = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            for p in self.parameters:
+                p.mul_(factor)
+        then = self._jacobian().flatten(0, 1)
+        with torch.no_grad():
+            for p, old in zip(self.parameters, kept, strict=True):
+                p.copy_(old)
+        now, before = self.jacobian.flatten(0, 1), then @ then.T
+        if not float(before.norm()) > 0:
+            raise ArithmeticError("there is no kernel to drift from")
+        return Figure(float((now @ now.T - before).norm() / before.norm()))
+
+    def gradient_share(self) -> Figure:
+        """‖Pg‖²/‖g‖² in the space of as many leading eigenvectors of G as there are outputs."""
+        values, vectors = torch.linalg.eigh(self.gauss_newton)
+        values, vectors = values.flip(0), vectors.flip(1)
+        if not float(values[0]) > 0:
+            raise ArithmeticError("there is no curvature")
+        rank = int((values > 1e-12 * values[0]).sum())
+        count = min(self.jacobian.shape[1], rank)
+        gap = float((values[count - 1] - values[count]) / values[0]) if count < rank else 1.0
+        if gap < 1e-7:
+            raise ArithmeticError("the space is not defined")
+        gradient = self.gradient()
+        if not float(gradient.norm()) > 0:
+            raise ArithmeticError("there is no gradient")
+        share = (vectors[:, :count].T @ gradient).square().sum() / gradient.square().sum()
+        return Figure(float(share), 1e-10 / gap)
+
+    def gradient_norm(self) -> Figure:
+        return Figure(float(self.gradient().norm()))
+
+    def fisher_decrement(self) -> Figure:
+        """gᵀG⁺g by the pseudo-inverse."""
+        values, vectors = torch.linalg.eigh(self.gauss_newton)
+        top = float(values[-1])
+        if not top > 0:
+            raise ArithmeticError("there is no curvature")
+        shares = (vectors.T @ self.gradient()).square() / values.clamp_min(1e-300)
+        strict, loose = (float(shares[values > z * top].sum()) for z in (1e-7, 1e-11))
+        return Figure(loose, abs(loose - strict) + 1e-6 * abs(loose))
+
+    def representation_shift(self, factor: float) -> Figure:
+        """All units' weights and biases moved by 1 − ``factor`` of themselves: root mean square length."""
+        counted: dict[int, Tensor] = {}
+        units: dict[int, int] = {}
+        for module in self.model.modules():
+            own = dict(module.named_parameters(recurse=False))
+            for name, weight in own.items():
+                if weight.ndim < 2 or not weight.requires_grad:
+                    continue
+                counted[id(weight)] = weight
+                units[id(weight)] = count = getattr(module, "out_channels", len(weight))
+                bias = own.get(name.replace("weight", "bias"))
+                if bias is not None and bias.shape == (count,) and bias.requires_grad:
+                    counted[id(bias)] = bias
+        if not units:
+            raise ArithmeticError("there are no units")
+        square = sum(float(p.detach().abs().square().sum()) for p in counted.values())
+        return Figure(abs(1 - factor) * math.sqrt(square / sum(units.values())))
+
+    def monge(self, radius: float) -> Figure:
+        g = self.gradient()
+        length = float(g.norm())
+        return Figure(self._rise(radius * g / (length * math.hypot(1, length))))
 
     def effective_dimension(self) -> Figure:
         values = len(self.x) * torch.linalg.eigvalsh(self.gauss_newton).clamp_min(0)

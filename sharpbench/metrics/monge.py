@@ -1,0 +1,96 @@
+"""Sharpness in the Monge metric: SAM's step, shorter where the loss is steep."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Measurement, Work
+from sharpbench.metrics import metrics
+from sharpbench.metrics.base import (
+    Count,
+    Dtype,
+    Metric,
+    check_count,
+    measured_points,
+    torch_dtype,
+)
+from sharpbench.metrics.sam import errors_of_batches
+from sharpbench.metrics.surface import Surface, complex_parameters, length_of
+from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.subject import Subject
+
+__all__ = ["MongeSharpness"]
+
+
+@metrics.register
+@dataclass(frozen=True)
+class MongeSharpness(Metric):
+    """Monge sharpness: rise of the loss at SAM's ascent point in the metric I + ggᵀ, L(w + δ) − L(w).
+
+    The metric is that of the graph of the loss, in which a step uphill is as long as the way on the surface:
+    δ maximises gᵀδ under δᵀ(I + ggᵀ)δ ≤ ρ², δ = ρ g/(‖g‖ √(1 + ‖g‖²)) with the gradient g. Near a minimum it
+    is `sam_sharpness`; where the loss is steep the rise stays below about ρ, whatever the scale of the loss.
+    I is not transformed with the weights: under a rescaling it moves as SAM's does.
+
+    Taken on batches of ``m`` samples and averaged, with the errors of `sam_sharpness` in the worst case.
+    Parameters: ``rho`` the length on the surface; ``samples`` of ``split`` drawn without replacement.
+    """
+
+    name = "monge_sharpness"
+    title = "Monge sharpness"
+    unit = "[loss]"
+    space = "parameter"
+    reference = "Jacobsen & Arvanitidis, arXiv:2502.08448 (Monge SAM)"
+    invariant_under = frozenset({"isometry"})
+
+    rho: float = 0.05
+    m: Count = 128
+    split: Literal["train", "test"] = "train"
+    samples: Count = "all"
+    dtype: Dtype = "float64"
+
+    def __post_init__(self) -> None:
+        if not self.rho > 0:
+            raise ValueError(f"rho must be positive, got {self.rho}")
+        check_count("m", self.m)
+        check_count("samples", self.samples)
+
+    def unsupported(self, subject: Subject) -> str | None:
+        return complex_parameters(subject)
+
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        dtype, work = torch_dtype(self.dtype), Work()
+        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
+        model = subject.working_model(dtype)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise MetricFailed("the model has no parameter that requires gradients")
+        size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
+        generator = torch_generator(derive_seed(seed, "batches"))
+        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        rises = []
+        for batch in order.split(size)[: len(inputs) // size]:
+            x, y = inputs[batch], targets[batch]
+            surface = Surface(model, lambda: subject.losses(model(x), y), None, size, work)  # noqa: B023
+            base, gradient = surface.slope([torch.zeros_like(p) for p in surface.parameters])
+            length = length_of(gradient)
+            if not 0 < length < math.inf:
+                raise MetricFailed(
+                    f"the gradient's norm on a batch is {length}: the ascent direction is not defined"
+                )
+            step = self.rho / (length * math.hypot(1.0, length))
+            rises.append(surface.height([step * g for g in gradient]) - base)
+        taken = len(rises) * size
+        left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))
+        return Measurement(
+            value=statistics.fmean(rises),
+            errors=errors_of_batches(rises, left_out),
+            samples=taken,
+            work=work,
+            details={"batches": len(rises)},
+        )
