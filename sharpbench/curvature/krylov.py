@@ -6,6 +6,8 @@ Shapes: ``…`` is () for one iteration and (N,) for N in step, whose numbers ar
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -22,6 +24,7 @@ __all__ = [
     "failure_probability",
     "least_share",
     "rounding_error",
+    "stored_in",
 ]
 
 ASYMMETRY = 1e-2
@@ -39,10 +42,29 @@ _SHORTENED = 0.7
 _ROOM = 8
 """Vectors that there is room for at first."""
 
+_LARGE = 4_000_000
+"""Beyond so many unknowns memory is what is short: vectors are kept one by one, never copied to grow, in the
+precision of the products."""
+
+_PIECE = 1 << 20
+"""Numbers of a vector that are read at once."""
+
+_LEFT = 8
+"""Vectors for which a device's memory must have room beside those kept on it."""
+
 _EXCLUDED = 1e100
 """A Christoffel sum beyond that excludes whatever it is of; the next terms may overflow."""
 
 Number = TypeVar("Number", float, Tensor)
+
+
+def stored_in(dtype: torch.dtype, dimension: int) -> torch.dtype:
+    """In what the Krylov vectors of an operator of this ``dtype`` are kept.
+
+    float64; of large operators in float32 that is what their products are in, too: such vectors are
+    orthogonal to its rounding, and √ε would do for Ritz values to ε (Simon, Linear Algebra Appl. 61 (1984)).
+    """
+    return torch.float64 if dimension <= _LARGE else dtype
 
 
 def failure_probability(tolerance: float) -> float:
@@ -76,7 +98,8 @@ def rounding_error(operator: SymmetricOperator, scale: Number, noise: Number) ->
 
 class KrylovSpace(Generic[Number]):
     """The orthonormal vectors of Lanczos iterations with full reorthogonalisation, and their tridiagonal
-    matrices, in float64 whatever the operator's dtype.
+    matrices, in float64 whatever the operator's dtype; vectors of a large operator are kept as `stored_in`
+    says, and off a GPU whose memory is used up.
 
     ``diagonal`` α and ``side`` β of the ``steps`` made, A·qₖ = βₖ₋₁qₖ₋₁ + αₖqₖ + βₖqₖ₊₁: the last β is the
     norm of what the next vector is made of. One shorter than ``indistinct`` times the products is made of
@@ -89,28 +112,28 @@ class KrylovSpace(Generic[Number]):
         self.steps = 0
         self.diagonal: list[Number] = []
         self.side: list[Number] = []
-        self._rows = self._room(start, min(most, _ROOM) + 1)
-        self._rows[..., 0, :] = start
+        large = start.ndim == 1 and len(start) > _LARGE
+        kind = _OneByOne if large else _Together
+        self.rows: _Rows = kind(start, most + 1, operator)
 
     @property
     def known(self) -> Tensor:
         """The vectors q₀ … q of the last step (…, steps + 1, d)."""
-        return self._rows[..., : self.steps + 1, :]
+        return self.rows.first(self.steps + 1)
 
     @property
     def wanted(self) -> Tensor:
         """The vectors (…, d) whose product is the next one."""
-        return self._rows[..., self.steps, :]
+        return self.rows.row(self.steps)
 
     def orthogonal(self, vectors: Tensor) -> Tensor:
-        """The vectors (…, d) without what lies along those known.
+        """The vectors (…, d) without what lies along those known; their memory may be used for it.
 
         Once is enough, unless it shortens one much (Parlett, §6.9: then twice is).
         """
         for _ in range(2):
             before = vectors.norm(dim=-1)
-            vectors = self.inside(vectors)
-            vectors = vectors - _combined(_along(self.known, vectors), self.known)
+            vectors = self.rows.without(self.steps + 1, self.inside(vectors))
             if bool((vectors.norm(dim=-1) > _SHORTENED * before).all()):
                 break
         return vectors
@@ -122,12 +145,7 @@ class KrylovSpace(Generic[Number]):
     def append(self, vectors: Tensor | None) -> None:
         """A step is done: the next ``vectors`` (…, d), None where there is none."""
         self.steps += 1
-        if self.steps == self._rows.shape[-2]:
-            grown = self._room(self._rows[..., 0, :], min(2 * self.steps, self.most + 1))
-            grown[..., : self.steps, :] = self._rows
-            self._rows = grown
-        if vectors is not None:
-            self._rows[..., self.steps, :] = vectors
+        self.rows.append(vectors)
 
     def christoffel(self, values: Number) -> Number:
         """Σ_j p_j(value)², j = 0 … steps, with the orthonormal polynomials of the iteration: one over the
@@ -148,10 +166,141 @@ class KrylovSpace(Generic[Number]):
         diagonal, side = _together(self.diagonal), _together(self.side)[..., :-1]
         return torch.diag_embed(diagonal) + torch.diag_embed(side, 1) + torch.diag_embed(side, -1)
 
+
+class _Rows(ABC):
+    """Where Krylov vectors are kept."""
+
+    @abstractmethod
+    def __init__(self, start: Tensor, most: int, operator: SymmetricOperator) -> None:
+        """``start``: the first of at most ``most``."""
+
+    @abstractmethod
+    def append(self, vectors: Tensor | None) -> None:
+        """One more; None: a place that is left empty."""
+
+    @abstractmethod
+    def row(self, number: int) -> Tensor:
+        """One of them (…, d), on the operator's device."""
+
+    @abstractmethod
+    def first(self, count: int) -> Tensor:
+        """(…, count, d)."""
+
+    @abstractmethod
+    def along(self, low: int, high: int, vectors: Tensor) -> Tensor:
+        """The components of vectors (…, d) along those from ``low`` to before ``high``, (…, high − low)."""
+
+    @abstractmethod
+    def without(self, count: int, vectors: Tensor) -> Tensor:
+        """The vectors (…, d) without what lies along the first ``count``."""
+
+    @abstractmethod
+    def minus(self, number: int, factor: float, vector: Tensor) -> None:
+        """Takes one of them times the factor from a vector (d,) in place; of a single iteration."""
+
+    @abstractmethod
+    def combined(self, count: int, turn: Tensor) -> Tensor:
+        """The first ``count`` times turn (count, m), (d, m) in float64; of a single iteration."""
+
+
+class _Together(_Rows):
+    """In one tensor, which is copied where it grows."""
+
+    def __init__(self, start: Tensor, most: int, operator: SymmetricOperator) -> None:
+        self.most, self.count = most, 1
+        self.rows = self._room(start, min(most, _ROOM + 1))
+        self.rows[..., 0, :] = start
+
+    def append(self, vectors: Tensor | None) -> None:
+        if self.count == self.rows.shape[-2]:
+            grown = self._room(self.rows[..., 0, :], min(2 * self.count, self.most))
+            grown[..., : self.count, :] = self.rows
+            self.rows = grown
+        if vectors is not None:
+            self.rows[..., self.count, :] = vectors
+        self.count += 1
+
+    def row(self, number: int) -> Tensor:
+        return self.rows[..., number, :]
+
+    def first(self, count: int) -> Tensor:
+        return self.rows[..., :count, :]
+
+    def along(self, low: int, high: int, vectors: Tensor) -> Tensor:
+        return _along(self.rows[..., low:high, :], vectors)
+
+    def without(self, count: int, vectors: Tensor) -> Tensor:
+        known = self.first(count)
+        return vectors - _combined(_along(known, vectors), known)
+
+    def minus(self, number: int, factor: float, vector: Tensor) -> None:
+        vector -= factor * self.rows[number]
+
+    def combined(self, count: int, turn: Tensor) -> Tensor:
+        return self.first(count).T @ turn
+
     @staticmethod
     def _room(like: Tensor, count: int) -> Tensor:
         shape = (*like.shape[:-1], count, like.shape[-1])
         return torch.empty(shape, dtype=torch.float64, device=like.device)
+
+
+class _OneByOne(_Rows):
+    """Each for itself, of a single iteration."""
+
+    def __init__(self, start: Tensor, most: int, operator: SymmetricOperator) -> None:
+        self.device = start.device
+        self.dtype = stored_in(operator.dtype, len(start))
+        self.rows: list[Tensor] = []
+        self.append(start)
+
+    def append(self, vectors: Tensor | None) -> None:
+        if vectors is not None:
+            there = self.device if self._fits(vectors) else torch.device("cpu")
+            self.rows.append(vectors.to(there, self.dtype))
+
+    def row(self, number: int) -> Tensor:
+        return self.rows[number].to(self.device)
+
+    def first(self, count: int) -> Tensor:
+        return torch.stack([row.to(self.device, torch.float64) for row in self.rows[:count]])
+
+    def along(self, low: int, high: int, vectors: Tensor) -> Tensor:
+        found = torch.zeros(high - low, dtype=torch.float64, device=self.device)
+        for i, row in enumerate(self.rows[low:high]):
+            for part, own in self._parts(row, vectors):
+                found[i] += own @ part
+        return found
+
+    def without(self, count: int, vectors: Tensor) -> Tensor:
+        for number, component in enumerate(self.along(0, count, vectors).tolist()):
+            self.minus(number, component, vectors)
+        return vectors
+
+    def minus(self, number: int, factor: float, vector: Tensor) -> None:
+        for part, own in self._parts(self.rows[number], vector):
+            part -= own.mul_(factor)
+
+    def combined(self, count: int, turn: Tensor) -> Tensor:
+        size = (len(self.rows[0]), turn.shape[1])
+        total = torch.zeros(size, dtype=torch.float64, device=self.device)
+        for row, factors in zip(self.rows[:count], turn, strict=True):
+            for part, own in self._parts(row, total):
+                part.addr_(own, factors)
+        return total
+
+    def _parts(self, row: Tensor, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Piece by piece of vectors (d, …) and, as a copy in float64, of the row: no second one in memory."""
+        for part, own in zip(vectors.split(_PIECE), row.split(_PIECE), strict=True):
+            yield part, own.to(self.device, torch.float64, copy=True)
+
+    def _fits(self, vector: Tensor) -> bool:
+        """Whether the products are left room beside one more vector on the device."""
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return free + unused > _LEFT * vector.numel() * vector.element_size()
 
 
 def _along(rows: Tensor, vectors: Tensor) -> Tensor:

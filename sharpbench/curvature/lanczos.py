@@ -118,7 +118,7 @@ def extreme_eigenvalues(
     if not vectors:
         return result
     first = search.first
-    every = first.vectors() @ first.ritz_basis.flip(1).to(operator.device)
+    every = first.rows.combined(first.steps, first.ritz_basis.flip(1).to(operator.device))
     if which == "smallest":
         every = every.flip(1)
     return replace(result, vectors=search.leading().vectors, ritz_vectors=every)
@@ -437,6 +437,8 @@ class _Vectors:
 
     def joined(self, other: _Vectors) -> _Vectors:
         """The Ritz vectors of both spaces together, which are orthogonal."""
+        if not self.count and other.count == 1:  # nothing to turn, and no copies of it
+            return _Vectors(other.vectors, (other.vectors.T @ other.images)[0].cpu(), other.images)
         vectors = torch.cat([self.vectors, other.vectors], 1)
         images = torch.cat([self.images, other.images], 1)
         inner = vectors.T @ images
@@ -444,6 +446,8 @@ class _Vectors:
         return _Vectors(vectors @ turn, values.cpu(), images @ turn)
 
     def leading(self, keys: Tensor, count: int) -> _Vectors:
+        if self.count == 1 == count:
+            return self
         best = keys.argsort(descending=True, stable=True)[:count]
         there = best.to(self.vectors.device)
         return _Vectors(self.vectors[:, there], self.values[best], self.images[:, there])
@@ -484,14 +488,14 @@ class _Lanczos(KrylovSpace[float]):
     def _start(self, random: Tensor, guess: Tensor | None) -> tuple[Tensor, float]:
         """A random unit vector with the guess added; the square of their length."""
         vector = self.inside(random)
-        vector = vector / vector.norm()
+        vector = vector.div_(vector.norm())
         square = 1.0
         length = 0.0 if guess is None else float(guess.norm())
         if guess is not None and math.isfinite(length) and length > 0:
             push = min(1.0, _PUSH / math.sqrt(self.free))
-            vector = vector + guess.to(vector) * (push / length)
+            vector += guess.to(vector, copy=True).mul_(push / length)
             square = float(vector.square().sum())
-        return vector / math.sqrt(square), square
+        return vector.div_(math.sqrt(square)), square
 
     def step(self) -> None:
         """One product with the operator."""
@@ -499,21 +503,21 @@ class _Lanczos(KrylovSpace[float]):
 
     def take(self, product: Tensor) -> None:
         """The operator's ``product`` with the wanted vector."""
-        k, known = self.steps, self.known
-        product = self.sign * product.to(torch.float64)
-        *off, diagonal = (known[max(k - 1, 0) :] @ product).tolist()
+        k = self.steps
+        product = product.to(torch.float64, copy=True).mul_(self.sign)
+        *off, diagonal = self.rows.along(max(k - 1, 0), k + 1, product).tolist()
         self.diagonal.append(diagonal)
         self.scale = max(self.scale, float(product.norm()))
         self._left.append(self.against.T @ product)
-        product = product - diagonal * known[k]
+        self.rows.minus(k, diagonal, product)
         if off:
             self._check_symmetric(off[0])
-            product -= off[0] * known[k - 1]
+            self.rows.minus(k - 1, off[0], product)
         product = self.orthogonal(product)
         residual = 0.0 if k + 1 == self.free else float(product.norm())
         self.exhausted = residual <= self.indistinct * self.scale
         self.side.append(residual)
-        self.append(None if self.exhausted else product / residual)
+        self.append(None if self.exhausted else product.div_(residual))
         self._spectrum = None
 
     def inside(self, vectors: Tensor) -> Tensor:
@@ -568,18 +572,15 @@ class _Lanczos(KrylovSpace[float]):
             low, high = (low, middle) if excluded(middle) else (middle, high)
         return top + high
 
-    def vectors(self) -> Tensor:
-        """The Krylov vectors (P, k)."""
-        return self.known[:-1].T
-
     def ritz_vectors(self, which: Tensor) -> _Vectors:
         turn = self.ritz_basis[:, which].to(self.operator.device)
-        vectors = self.vectors() @ turn
+        vectors = self.rows.combined(self.steps, turn)
         images = vectors * self.ritz[which].to(vectors)
         if not self.exhausted:
-            images = images + self.side[-1] * torch.outer(self.wanted, turn[-1])
-        left = torch.stack(self._left, 1) @ turn
-        return _Vectors(vectors, self.ritz[which], images + self.against @ left)
+            images += self.side[-1] * torch.outer(self.wanted.to(turn), turn[-1])
+        if self.against.shape[1]:
+            images += self.against @ (torch.stack(self._left, 1) @ turn)
+        return _Vectors(vectors, self.ritz[which], images)
 
     def _check_symmetric(self, found: float) -> None:
         expected = self.side[-1]

@@ -40,21 +40,32 @@ Checks = dict[str, float | str]
 
 _FEW = 4
 
+_DRAWN_THERE = 1_000_000
+"""Directions of more numbers are drawn on the GPU: from the processor they take longer than the products."""
+
 
 @dataclass(frozen=True)
 class _Accuracy:
     """What differences can tell of a network by the lowest precision in which it computes.
 
     ``steps`` in units of the direction; ``allowed`` relative deviation; ``rounding``: what a gradient may be
-    off, relative to its length.
+    off, relative to its length. ``fine``: further steps, for a network that is bent at each of the others:
+    some of a million ReLUs pass their kink on any that is longer. One is taken where rounding leaves a
+    deviation of what is allowed to be seen.
     """
 
     steps: tuple[float, ...]
     allowed: float
     rounding: float
+    fine: tuple[float, ...] = ()
 
 
-_FULL = _Accuracy((1e-4, 1e-5, 1e-3, 1e-6, 1e-2), 1e-5, 1e2 * torch.finfo(torch.float64).eps)
+_FULL = _Accuracy(
+    (1e-4, 1e-5, 1e-3, 1e-6, 1e-2),
+    1e-5,
+    1e2 * torch.finfo(torch.float64).eps,
+    (1e-8, 1e-9, 1e-10),
+)
 _SINGLE = _Accuracy((1e-2, 3e-3, 1e-3, 3e-2), 1e-2, 1e2 * torch.finfo(torch.float32).eps)
 """Of a network in float64 that computes in float32 by its own wish."""
 _HALF = _Accuracy((0.1, 0.2, 0.05), 0.2, 2 * torch.finfo(torch.bfloat16).eps)
@@ -363,11 +374,14 @@ def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Tensor:
     """A random direction (P,) of each parameter's own size, zero in those ``skipped`` and in the row that an
     embedding has for padding, which takes no gradient and stays."""
     generator = torch_generator(seed)
+    if sum(p.numel() for p in twin.parameters) > _DRAWN_THERE and twin.device.type == "cuda":
+        generator = torch.Generator(twin.device).manual_seed(seed)
     pieces, padding = [], _padding(twin)
     for i, parameter in enumerate(twin.parameters):
         p = coordinates(parameter.detach())
         # Uniform in float32: normal numbers in float64 would take half of the time of a large check.
-        drawn = (torch.rand(p.shape, generator=generator) - 0.5).to(p.device, torch.float64)
+        drawn = torch.rand(p.shape, generator=generator, device=generator.device) - 0.5
+        drawn = drawn.to(p.device, torch.float64)
         drawn *= math.sqrt(12)
         if id(parameter) in padding:
             drawn[padding[id(parameter)]] = 0.0
@@ -417,7 +431,8 @@ def _least(
     What rounding of the ``slope`` may add to a difference counts as none.
     """
     best, where = math.inf, torch.zeros_like(product)
-    for h in accuracy.steps:
+    seen = accuracy.rounding * slope / (accuracy.allowed * max(float(product.norm()), 1e-300))
+    for h in (*accuracy.steps, *(fine for fine in accuracy.fine if fine >= seen)):
         gap = difference(h) - product
         size = max(float(product.norm()), float((gap + product).norm()))
         excess = max(float(gap.norm()) - accuracy.rounding * slope / h, 0.0)
