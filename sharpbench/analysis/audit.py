@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from sharpbench.analysis.names import with_short_names
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.rules import INCONCLUSIVE, Judgement, Rule
 from sharpbench.analysis.statistics import Estimate
@@ -56,6 +57,11 @@ class Evidence:
         if suite not in self.frames:
             raise Missing(suite)
         return self.frames[suite]
+
+    @functools.cache  # noqa: B019 - lives as long as the report
+    def results(self, suite: str) -> Results:
+        """The records of a suite as its own report reads them. Raises Missing if it has not run."""
+        return Results(with_short_names(self.frame(suite)))
 
     @functools.cache  # noqa: B019 - lives as long as the report
     def networks(self, suite: str) -> pd.DataFrame:

@@ -16,7 +16,13 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.audit import Evidence, Missing
-from sharpbench.analysis.statistics import NORMAL, Estimate, mean, over_seeds, slope
+from sharpbench.analysis.generalization import grid
+from sharpbench.analysis.prediction_scores import (
+    difference_of_tau,
+    from_hyperparameters,
+    granulated_tau,
+)
+from sharpbench.analysis.statistics import LEVEL, NORMAL, Estimate, mean, over_seeds, slope
 
 __all__ = [
     "ADVERSARIAL",
@@ -28,6 +34,7 @@ __all__ = [
     "Column",
     "Correlation",
     "Difference",
+    "GridRank",
     "Group",
     "Labelled",
     "Log",
@@ -235,6 +242,38 @@ class Correlation(_OfNetworks):
         by_chance = NORMAL * math.sqrt(2) * values(rows, _FLOOR).mean()
         alike = np.ptp(values(rows, ECE)) < by_chance
         return dataclasses.replace(found, noise=math.inf if alike else 0.0)
+
+
+@dataclass(frozen=True)
+class GridRank:
+    """Ψ, by how much a column ranks the networks of a grid of hyperparameters by their test error, with the
+    interval over the seeds (Jiang et al. 2019; `prediction_scores.granulated_tau`).
+
+    Where the ranks could be chance among the configurations (permutations, p > 5%) the interval reaches 0.
+    ``beyond``: less the Ψ of what the hyperparameters alone predict.
+    """
+
+    source: Source
+    column: Column
+    beyond: bool = False
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return self.source.suites
+
+    def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
+        found = grid(evidence.results(suite))
+        if found is None:
+            return None
+        rows = evidence.networks(suite).reindex(list(found.subjects))
+        x, y = values(rows, self.column), values(rows, TEST_ERROR)
+        if self.beyond:
+            rival = from_hyperparameters(found.population, y)
+            return difference_of_tau(found.population, x, rival, y)
+        _, mean = granulated_tau(found.population, x, y)
+        if mean is None or mean.p <= LEVEL:
+            return mean
+        return dataclasses.replace(mean, low=min(mean.low, 0.0), high=max(mean.high, 0.0))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from sharpbench.analysis.measures import (
     BetweenDefinitions,
     Correlation,
     Difference,
+    GridRank,
     Group,
     Mean,
     Slope,
@@ -22,6 +23,7 @@ from sharpbench.analysis.measures import (
 from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
 from sharpbench.analysis.statistics import partial_spearman, pearson, spearman, students
 from sharpbench.paper.evidence import (
+    GRID,
     GROUND,
     MNIST,
     MOONS,
@@ -42,6 +44,7 @@ __all__ = ["CLAIMS"]
 TWO_MOONS: dict[str, Any] = {"protocol": "paper_two_moons"}
 LAMBDA, ON_MNIST = rate(**TWO_MOONS), rate(protocol="paper_mnist")
 RECOMMENDED = rate(protocol="recommended")
+ON_GRID = rate(protocol="recommended", samples=256, split="train")
 CURE = "input_gradient_change"
 
 NOISE = "dataset.label_noise"
@@ -247,6 +250,14 @@ CLAIMS: tuple[Claim, ...] = (
           "positive", "",
           Slope(EVERY_NOISE, LAMBDA, TEST_ERROR, within=NOISE),
           Sign(1), "error per unit of λ, within noise levels"),
+    Claim("5.2", "… over a grid of hyperparameters, without label noise (digits, λ of the training loss)",
+          "positive", "",
+          GridRank(GRID, ON_GRID),
+          Sign(1), "granulated τ Ψ"),
+    Claim("5.2", "… and tells more than the hyperparameters alone (the same grid)",
+          "implied", "",
+          GridRank(GRID, ON_GRID, beyond=True),
+          Sign(1), "Ψ − Ψ of the hyperparameters"),
     Claim("5.2", "CRR lowers λ: scale 0.003",
           "1.1949 for 1.5865", "−0.392",
           Difference((_crr(3e-3),), NOISY, LAMBDA),

@@ -18,10 +18,12 @@ from sharpbench.analysis.measures import Source
 from sharpbench.analysis.statistics import Estimate, exactly, mean, over_seeds
 
 __all__ = [
+    "GRID",
     "GROUND",
     "JACOBIAN",
     "MNIST",
     "MOONS",
+    "PAGES",
     "QUESTIONED",
     "ROBUST",
     "SUITES",
@@ -75,10 +77,15 @@ MNIST = Source(("paper_mnist",))
 TABLE_2 = Source(("paper_sam", "paper_sam_reduced"))
 QUESTIONED = Source(("lambda_questions",))
 ROBUST = Source(("lambda_robustness",))
+GRID = Source(("generalization_digits", "generalization_quick"))
 
-SUITES = tuple(
+PAGES = tuple(
     s for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED, ROBUST) for s in source.suites
 )
+"""The suites that are made for the paper, whose pages show the audit."""
+
+SUITES = (*PAGES, *GRID.suites)
+"""All that give figures."""
 
 
 # --- figures ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from sharpbench.analysis.audit import claims_table
 from sharpbench.analysis.results import Results
 from sharpbench.paper.claims import CLAIMS
-from sharpbench.paper.evidence import SUITES
+from sharpbench.paper.evidence import PAGES, SUITES
 from sharpbench.paper.figures import figure_one
 from sharpbench.paper.questions import QUESTIONS
 from sharpbench.report.audit import AuditSection, with_reasons
@@ -26,7 +26,7 @@ class PaperSection(AuditSection):
     """The audit of arXiv:2511.01438, from every suite of it that has run in this results folder."""
 
     name, title, link, place = "paper", "The paper, checked", "The paper", 10
-    audit, claims, suites = "paper", CLAIMS, SUITES
+    audit, claims, suites, pages = "paper", CLAIMS, SUITES, PAGES
 
     def subtitle(self, results: Results) -> str:
         return "arXiv:2511.01438, claim by claim"

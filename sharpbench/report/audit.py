@@ -31,15 +31,17 @@ class AuditSection(Section):
     """Statements held against what is measured, from every suite of the audit in this results folder.
 
     Class attributes beside those of a `Section`: ``audit`` (under which name its rules are remembered),
-    ``claims`` and ``suites``. The fragment shows them by the macro ``claims_table(claims)``.
+    ``claims``, ``suites`` that give their figures, and ``pages``: on which of their pages the audit stands,
+    all if empty. The fragment shows the claims by the macro ``claims_table(claims)``.
     """
 
     audit: ClassVar[str]
     claims: ClassVar[Sequence[Claim]]
     suites: ClassVar[tuple[str, ...]]
+    pages: ClassVar[tuple[str, ...]] = ()
 
     def applies(self, results: Results) -> bool:
-        return results.suite in self.suites and results.store is not None
+        return results.suite in (self.pages or self.suites) and results.store is not None
 
     def sentences(self, results: Results) -> list[str]:
         found = results.once(self.judged)["verdict"].value_counts()

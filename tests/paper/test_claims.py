@@ -9,7 +9,7 @@ import pytest
 from sharpbench.analysis.audit import Evidence, claims_table
 from sharpbench.analysis.measures import Difference, Source
 from sharpbench.paper.claims import CLAIMS
-from sharpbench.paper.evidence import SUITES, TABLE_2, rate
+from sharpbench.paper.evidence import GRID, SUITES, TABLE_2, rate
 from sharpbench.paper.questions import QUESTIONS
 from sharpbench.report.audit import reason
 from sharpbench.results.description import subject_columns
@@ -24,7 +24,7 @@ def noise(*parts: object) -> float:
 
 def record(common, kind, label, value, **fields):
     empty = {"name": label, "status": "ok", "transformation": None, "transformation_name": None,
-             "epoch": None}  # fmt: skip
+             "parameters": {}, "epoch": None}  # fmt: skip
     return {**common, **empty, "kind": kind, "label": label, "value": value, **fields}
 
 
@@ -49,7 +49,7 @@ def made_up(suite: str) -> pd.DataFrame:
                 record(common, "problem", m.label, noise(m.label)) for m in plan.asked(subject)
             ]
             continue
-        level, jitter = subject.dataset.label_noise, noise(subject.key)
+        level, jitter = getattr(subject.dataset, "label_noise", 0.0), noise(subject.key)
         scale = getattr(subject.recipe, "scale", 0.0)
         own = -4 * level + 0.3 * jitter - (0.5 if scale else 0.0)
         for m in plan.measurements:
@@ -60,6 +60,7 @@ def made_up(suite: str) -> pd.DataFrame:
             }
             value = own + 0.01 * noise(m.metric.label, subject.key)
             rows.append(record(common, "measurement", m.metric.label, value, **after))
+        rows.append(record(common, "evaluation", "train_loss", 0.01, standard_error=0.0))
         for name in ("test_error", "ece", "ece_debiased", "ece_floor"):
             value = 0.02 + level + 0.05 * jitter
             rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
@@ -200,3 +201,22 @@ def test_times_taken_beside_other_work_enter_no_ratio(shared):
     assert set(claims_table({"paper_sam_reduced": frame}, claims)["verdict"]) != {"not run"}
     beside = frame.assign(**{"cost.shared_machine": shared})
     assert set(claims_table({"paper_sam_reduced": beside}, claims)["verdict"]) == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("way", "verdicts"),
+    [(1, ["reproduced"] * 2), (-1, ["contradicted"] * 2)],
+    ids=["with", "against"],
+)
+def test_a_grid_is_judged_by_networks_that_differ_in_one_setting(way, verdicts):
+    """λ and error rise together from network to network, by what no setting tells."""
+    frame = made_up("generalization_quick").copy()
+    error = frame["name"] == "test_error"
+    frame["value"] = frame["value"].mask(error, way * frame["value"])
+    claims = [c for c in CLAIMS if c.measure and c.measure.suites == GRID.suites]
+    table = claims_table({"generalization_quick": frame}, claims)
+    assert table["verdict"].tolist() == verdicts
+    rank, beyond = table["estimate"]
+    assert 0.9 < way * rank.value < 1  # noise of 3% of λ's spread turns a few pairs around
+    assert rank.n == beyond.n == 240
+    assert way * beyond.value > 0.5
