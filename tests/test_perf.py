@@ -13,6 +13,8 @@ from sharpbench import perf
 from sharpbench.errors import InputError
 from sharpbench.perf_history import history
 from sharpbench.report.perf_page import write_perf_page
+from sharpbench.report.site import write_index
+from tests.browser import WIDTHS, in_a_browser, violations
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,6 +160,21 @@ def test_the_page_shows_every_benchmark_and_asks_no_other_host(measured, tmp_pat
     assert "×2<" in page
     assert "<code>00000003</code> and <code>00000004</code>" in page
     assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']https?:""", page)
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_wrong_with_the_page(measured, tmp_path, width):
+    page = write_perf_page(history(measured), tmp_path / "perf", index=True)
+    assert violations(page, tmp_path, width=width) == []
+
+
+def test_the_index_of_reports_has_a_line_of_it(measured, tmp_path):
+    write_perf_page(history(measured), tmp_path / "reports" / "perf")
+    text = write_index(tmp_path / "reports").read_text()
+    assert '<a href="perf/index.html">Performance by commit</a>: 8 commits, 2 benchmarks' in text
+    assert '<span class="flag">1 slower for good</span>' in text
+    assert "<b>0</b> reports" in text
 
 
 def test_what_rests_on_single_samples_is_no_verdict(measured, tmp_path):

@@ -17,6 +17,7 @@ from sharpbench.analysis.results import (
 from sharpbench.analysis.statistics import beyond, mean_over_blocks, networks_to_bound
 
 __all__ = [
+    "FEWEST_RANKED",
     "NOT_TOLD",
     "TOLERANCE",
     "changes",
@@ -338,7 +339,7 @@ def reachable(results: Results) -> pd.DataFrame:
     return found.rename(columns={"transformation_name": "family"})
 
 
-_FEWEST = 30
+FEWEST_RANKED = 30
 """Networks from which on it is told whether a ranking survives."""
 
 
@@ -357,7 +358,7 @@ def ranking_survival(results: Results) -> pd.DataFrame:
     kept = moved[moved["keeps_function"]]
     for (metric, transformation), group in kept.groupby(["metric", "transformation"]):
         once = group.drop_duplicates("subject")
-        if len(once) < _FEWEST:
+        if len(once) < FEWEST_RANKED:
             continue
         found = kendall(
             once["before"].to_numpy(float),

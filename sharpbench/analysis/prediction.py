@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.rank_correlation import holm, kendall, tau_b
+from sharpbench.analysis.rank_correlation import FEWEST, holm, kendall, tau_b
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 
 __all__ = ["KINDS", "TARGETS", "associations", "metric_agreement", "points", "side_by_side"]
@@ -34,8 +34,8 @@ def associations(results: Results) -> pd.DataFrame:
 
     Columns: ``metric``, ``target``, ``target_title``; each an `Association` or None: ``pooled`` over all
     networks; ``within`` over those of equal data and model; of these, ``between_recipes`` over the pairs of
-    equal seeds and ``between_seeds`` over the pairs of one recipe. p is adjusted over the metrics of each
-    target and kind.
+    equal seeds and ``between_seeds`` over the pairs of one recipe; none over fewer than `FEWEST` networks.
+    p is adjusted over the metrics of each target and kind.
     ``simpson``: pooled and within are both clear of zero and of opposite sign.
     """
     values, judged = _narrow(results.measured), results.evaluations
@@ -54,7 +54,8 @@ def associations(results: Results) -> pd.DataFrame:
                 "target_title": results.title(target),
             }
             for kind, strata in kinds.items():
-                row[kind] = kendall(x[there], y[there], strata[there], blocks[there])
+                found = kendall(x[there], y[there], strata[there], blocks[there])
+                row[kind] = found if found is not None and found.n >= FEWEST else None
             rows.append(row)
     for kind in KINDS:
         for target in TARGETS:

@@ -158,37 +158,52 @@ def _family(parameters: Mapping[str, Any]) -> str:
 def traps(results: Results) -> list[dict[str, Any]]:
     """Where implementations are known to go wrong: a row a problem, metric and implementation.
 
-    ``trap``: the wrong answer that the problem provokes. Of the lowest seed: ``exact``, ``value`` or the
-    ``reason`` why there is none, ``converged`` as told, ``verdict``: ``right`` (within three standard
-    errors, more where few random numbers tell them, or 1%), ``wrong``, ``wrong, and says converged`` or
-    ``no answer``. Empty for records of older versions, which tell no trap.
+    ``trap``: the wrong answer that the problem provokes. Over all seeds: how often it was ``asked``, how many
+    ``answered``, how many of these were ``wrong`` (further off than three standard errors, more where few
+    random numbers tell them, and than 1%), and how many of the wrong ones said that they had converged
+    (``claimed``). Of the answer that is furthest off for what it allows: ``exact``, ``value`` or the
+    ``reason`` why there is none, and ``standard_error``. ``verdict``: ``right`` if none is wrong, ``wrong``
+    if at least half are, else ``sometimes wrong``, both with ``, and says converged`` if one does, or ``no
+    answer``. Empty for records of older versions, which tell no trap.
     """
     rows = results.of_kind("problem")
     if "trap" not in rows:
         return []
     rows = rows[rows["trap"].notna() & rows["expected"].notna()]
-    rows = rows[rows["seed"] == rows["seed"].min()]
-    rows = rows.assign(allowed=_allowed(rows))
+    off = (rows["value"].astype(float) - rows["expected"].astype(float)).abs()
+    allowed = _allowed(rows)
+    answered = rows["status"] == "ok"
+    rows = rows.assign(
+        answered=answered,
+        excess=(off / allowed).where(answered, -1.0),
+        wrong=answered & ~(off <= allowed),
+    )
+    rows = rows.assign(claimed=rows["wrong"] & rows["converged"].eq(True))
     table = []
-    for row in rows.to_dict("records"):
-        answered = row["status"] == "ok"
-        entry = {
-            "problem": row["problem_short"],
-            "trap": row["trap"],
-            "metric": row["metric_short"],
-            "name": row["name"],
-            "exact": row["expected"],
-            "value": row["value"] if answered else None,
-            "standard_error": row["standard_error"] if answered else None,
-            "converged": bool(row["converged"]) if answered else False,
-            "reason": row["reason"],
-            "verdict": "no answer",
-        }
-        if answered:
-            right = abs(row["value"] - row["expected"]) <= row["allowed"]
-            claimed = ", and says converged" if entry["converged"] else ""
-            entry["verdict"] = "right" if right else f"wrong{claimed}"
-        table.append(entry)
+    for _, own in rows.groupby(["problem_short", "metric_short"], sort=False):
+        worst = own.loc[own["excess"].fillna(np.inf).idxmax()]
+        n, wrong, claimed = (int(own[c].sum()) for c in ("answered", "wrong", "claimed"))
+        verdict = "right" if n else "no answer"
+        if wrong:
+            verdict = "wrong" if 2 * wrong >= n else "sometimes wrong"
+            verdict += ", and says converged" if claimed else ""
+        table.append(
+            {
+                "problem": worst["problem_short"],
+                "trap": worst["trap"],
+                "metric": worst["metric_short"],
+                "name": worst["name"],
+                "asked": len(own),
+                "answered": n,
+                "wrong": wrong,
+                "claimed": claimed,
+                "exact": worst["expected"],
+                "value": worst["value"] if n else None,
+                "standard_error": worst["standard_error"] if n else None,
+                "reason": worst["reason"],
+                "verdict": verdict,
+            }
+        )
     return table
 
 

@@ -12,7 +12,10 @@ import pandas as pd
 from sharpbench.analysis.statistics import LEVEL, Estimate, jackknife
 from sharpbench.seeds import numpy_generator
 
-__all__ = ["Association", "benjamini_hochberg", "holm", "kendall", "tau_b"]
+__all__ = ["FEWEST", "Association", "benjamini_hochberg", "holm", "kendall", "tau_b"]
+
+FEWEST = 10
+"""Subjects below which a rank correlation with what is judged is not told: there any one is met by chance."""
 
 _PERMUTED = 60
 """Up to so many subjects the null distribution is that of permutations: it has few values there."""

@@ -20,9 +20,12 @@ from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.invariance import changes, invariance_matrix
+from sharpbench.analysis.numbers import fixed
 from sharpbench.analysis.prediction import TARGETS, associations
 from sharpbench.analysis.problems import checked, solved
+from sharpbench.analysis.rank_correlation import FEWEST
 from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.retest import noise_ceilings
 from sharpbench.analysis.statistics import LEVEL, Estimate, binomial_interval
 from sharpbench.suite.spec import known_suites
 
@@ -115,7 +118,8 @@ def scorecard(results: Results) -> list[Entry]:
       stands: ``moves``, ``mixed``, ``can't tell``, ``invariant``.
     - predictive: ``predicts`` or ``ranks backwards`` if the rank correlation differs from 0: Ψ with a star of
       the `scores` where the networks are a grid, else τ within equal data and model after Holm's
-      adjustment; of several settings the clearest.
+      adjustment; of several settings the clearest. Where a metric ranks the networks otherwise when it is
+      asked of them again (`noise_ceilings`), that is told beside it.
     - costly: the median work in gradients by its power of ten; ``not counted`` where none was.
     """
     rows = results.of_kind(*_MEASURED)
@@ -358,7 +362,7 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
             elif score.mean.stars and score.mean.value > 0:
                 more = ["no better than the hyperparameters alone is shown"]
             cell = _ranked(score.mean, bool(score.mean.stars), "psi", "generalization")
-            told = (results.title(target), *more)
+            told = (results.title(target), *more, *_ceiling(results, score.row))
             asked.append(
                 (short["measurement", score.row], replace(cell, told=told, tied=score.tied))
             )
@@ -366,14 +370,18 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
         table = associations(results)
         targets = [t for t in TARGETS if t in set(table["target"])][:1]
         for row in table[table["target"].isin(targets)].to_dict("records"):
+            key = short["measurement", row["metric"]]
             if (within := row["within"]) is not None:
                 cell = _ranked(within, within.clear, "tau", "predictive")
                 told = (row["target_title"], *(("reverses when pooled",) if row["simpson"] else ()))
-                asked.append((short["measurement", row["metric"]], replace(cell, told=told)))
+                asked.append((key, replace(cell, told=told + _ceiling(results, row["metric"]))))
+            else:
+                few = f"fewer than {FEWEST} networks or two seeds that differ in it"
+                asked.append((key, Cell("can't tell", told=(few,), evidence="predictive")))
     found = {}
     for key in dict.fromkeys(key for key, _ in asked):
         own = [cell for k, cell in asked if k == key]
-        clearest = max(own, key=lambda c: (c.word != "can't tell", abs(c.value)))
+        clearest = max(own, key=lambda c: (c.word != "can't tell", c.n > 0, abs(c.value)))
         words = {c.word for c in own} - {"can't tell"}
         if len(own) > 1:
             told = (*clearest.told, f"the clearest of {len(own)} settings")
@@ -382,6 +390,18 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
             )
         found[key] = clearest
     return found
+
+
+def _ceiling(results: Results, metric: str) -> tuple[str, ...]:
+    """How alike a metric ranks when asked twice, where that is less than wholly."""
+    found = noise_ceilings(results).get(metric)
+    if found is None or found.value >= _WHOLLY:
+        return ()
+    return (f"ranks like itself by τ {fixed(found.value, 2, sign=True)} only, n = {found.n}",)
+
+
+_WHOLLY = 0.995
+"""τ that is told as 1.00."""
 
 
 def _ranked(found: Estimate, clear: bool, measure: str, evidence: str) -> Cell:

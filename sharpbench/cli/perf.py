@@ -71,8 +71,10 @@ def perf_report(reports: ReportsOption = Path("reports")) -> None:
     from sharpbench import perf
     from sharpbench.perf_history import history
     from sharpbench.report.perf_page import write_perf_page
+    from sharpbench.report.site import write_index
 
-    page = write_perf_page(history(perf.results_folder()), reports / "perf")
+    page = write_perf_page(history(perf.results_folder()), reports / "perf", index=True)
+    write_index(reports)
     out.print(escape(f"page: {page}"), soft_wrap=True)
 
 

@@ -51,7 +51,7 @@ def write_report(results: Path, suite: str, reports: Path, *, quiet: bool = Fals
     from sharpbench.report import page, site
 
     with err.status("writing the report"):
-        path = page.write_report(results, suite, reports / suite)
+        path = page.write_report(results, suite, reports / suite, index=True)
         site.write_index(reports)
     if not quiet:
         out.print(escape(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)

@@ -11,10 +11,10 @@ from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import QUESTIONS, Entry, scorecard
 from sharpbench.report.sections.scorecard import MARKS, cell_in_words
 
-__all__ = ["document", "markdown"]
+__all__ = ["SCHEMA", "document", "markdown"]
 
 SCHEMA = 1
-"""Of the document; raised when a key changes its meaning."""
+"""Of the documents beside a page; raised when a key changes its meaning."""
 
 
 def document(results: Results | None, facts: Mapping[str, Any]) -> dict[str, Any]:

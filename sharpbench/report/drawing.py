@@ -23,6 +23,7 @@ __all__ = [
     "MARKERS",
     "MOST_DRAWN",
     "MOST_PANELS",
+    "SHAPE_COLOUR",
     "axis_label",
     "colours_of",
     "finish_panels",
@@ -36,6 +37,9 @@ __all__ = [
 MARKERS = ("o", "X", "s", "^", "D", "P", "v", "*", "h", "<", ">", "d", "p", "8")
 DIVERGING = mpl.colormaps["PuOr"]
 
+SHAPE_COLOUR = "#777777"
+"""Of an entry of a legend that stands for a shape, whatever its colour."""
+
 MOST_DRAWN = 800
 """Beyond this many points they are drawn as an image: as shapes they would weigh megabytes."""
 
@@ -46,7 +50,7 @@ MOST_PANELS = 12
 def legend(colours: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
     """Legend entries: a dot of each colour, then a grey mark of each shape."""
     marks = [(label, "o", colour) for label, colour in colours.items()]
-    marks += [(label, shape, "#777777") for label, shape in shapes.items()]
+    marks += [(label, shape, SHAPE_COLOUR) for label, shape in shapes.items()]
     return [
         plt.Line2D([], [], marker=shape, linestyle="", color=colour, label=label)
         for label, shape, colour in marks

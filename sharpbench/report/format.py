@@ -26,6 +26,8 @@ __all__ = [
     "percent_interval",
     "prose",
     "seconds",
+    "times",
+    "work",
 ]
 
 
@@ -133,6 +135,21 @@ def seconds(value: float | None) -> str:
         return MISSING
     unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("µs", 1e-6)
     return f"{number(value / size, 3)} {unit}"
+
+
+def times(low: float | None, high: float | None = None, digits: int = 3) -> str:
+    """A change as after/before: ``×3.55``, or from the least to the most ``×3.55 to ×127``."""
+    ends = [number(end, digits) for end in (low, low if high is None else high)]
+    if MISSING in ends:
+        return MISSING
+    return " to ".join(f"×{end}" for end in _once(ends))
+
+
+def work(gradients: float | None) -> str:
+    """Gradients over the measured samples: ``20.3``; of what counted none ``not counted``."""
+    if gradients is None or math.isnan(gradients) or gradients <= 0:
+        return "not counted"
+    return number(gradients, 3)
 
 
 def _source_and_size(error: ErrorComponent | Mapping[str, Any]) -> tuple[str, float | None]:

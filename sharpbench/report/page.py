@@ -20,13 +20,14 @@ from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError, first_line
 from sharpbench.report import format as told
-from sharpbench.report.card import document, markdown
+from sharpbench.report.card import SCHEMA, document, markdown
 from sharpbench.report.drawn import Drawings, drawings
 from sharpbench.report.sections import Section, sections
+from sharpbench.report.tables import tables
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
-__all__ = ["environment", "looks", "write_report"]
+__all__ = ["environment", "looks", "write_page", "write_report"]
 
 _MACROS = '{% from "macros.html" import picture, head, claims_table with context %}\n'
 
@@ -49,35 +50,61 @@ class _Shown:
     body: Markup
 
 
-def write_report(results: Path, suite: str, folder: Path) -> Path:
-    """Write ``folder/index.html`` from the records of ``suite`` under ``results``; returns its path.
+def write_report(results: Path, suite: str, folder: Path, *, index: bool | None = None) -> Path:
+    """`write_page` of the records of ``suite`` under ``results``. Raises InputError if there are none."""
+    return write_page(Results.load(results, suite), folder, index=index)
 
-    Beside it the scorecard stands as ``scorecard.json`` and ``scorecard.md``. The page asks nothing of any
-    other host. A section that can't be imported or that fails is named on the page with the reason. Raises
-    InputError if the suite has no results there.
+
+def write_page(view: Results, folder: Path, *, index: bool | None = None) -> Path:
+    """Write ``folder/index.html`` from the results of a suite; returns its path.
+
+    Beside it the scorecard stands as ``scorecard.json`` and ``scorecard.md``, and every table of the page as
+    ``tables/<section>-<table>.json``. The page asks nothing of any other host. A section that can't be
+    imported or that fails is named on the page with the reason. ``index``: whether the page links to an
+    index of reports one folder above; by default if there is one.
     """
-    view = Results.load(results, suite)
     pages = environment()
     found, missing = _sections()
-    shown = []
+    shown, applied = [], []
     with drawings(folder) as drawn:
         for section in found:
             try:
                 if section.applies(view):
                     shown.append(_show(section, view, pages, drawn))
+                    if section.name != "scorecard":  # it has a document of its own
+                        applied.append(section)
             except Exception as error:  # a part of the page, whoever wrote it, never costs the rest
                 missing.append((section.title, f"{type(error).__name__}: {error}"))
-    page = pages.get_template("page.html").render(**_facts(view), sections=shown, missing=missing)
+    files = {name: {"rows": rows} for name, rows in tables(view, applied).items()}
+    page = pages.get_template("page.html").render(
+        **_facts(view),
+        sections=shown,
+        missing=missing,
+        index=(folder.parent / "index.html").is_file() if index is None else index,
+        tables=sorted(files),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     facts = {key: _facts(view)[key] for key in _TOLD}
     try:
         card = document(view, facts), markdown(view)
     except Exception as error:  # the page says so in its place
         card = document(None, {**facts, "fault": first_line(error)}), ""
-    told = json.dumps(card[0], indent=1, allow_nan=False, ensure_ascii=False)
-    for name, text in {"scorecard.json": told, "scorecard.md": card[1], "index.html": page}.items():
+    told = {"scorecard.json": _json(card[0], indent=1), "scorecard.md": card[1], "index.html": page}
+    of_page = {key: facts[key] for key in ("suite", "version", "written")}
+    (folder / "tables").mkdir(exist_ok=True)
+    for name, content in files.items():
+        own = {"schema": SCHEMA, **of_page, "table": name, **content}
+        told[f"tables/{name}.json"] = _json(own)
+    for left in (folder / "tables").glob("*.json"):
+        if f"tables/{left.name}" not in told:
+            left.unlink()
+    for name, text in told.items():
         write_atomically(folder / name, text.encode())
     return folder / "index.html"
+
+
+def _json(content: Any, indent: int | None = None) -> str:
+    return json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False)
 
 
 _TOLD = (
@@ -130,7 +157,8 @@ def _rows(value: Any) -> Any:
 def looks() -> dict[str, Any]:
     """What every page looks like: its style, script and icon."""
     icon = base64.b64encode(_asset("icon.svg").encode()).decode()
-    return {"css": _asset("report.css"), "script": _asset("report.js"), "icon": icon}
+    script = _asset("report.js") + _asset("charts.js")
+    return {"css": _asset("report.css"), "script": script, "icon": icon}
 
 
 def _facts(view: Results) -> Mapping[str, Any]:
@@ -162,6 +190,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters.update({name: getattr(told, name) for name in told.__all__})
     made.filters["cell"] = _cell
+    made.filters["data"] = _data
     made.globals["percent_interval"] = told.percent_interval
     return made
 
@@ -173,6 +202,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return told.number(value)
     return "" if value is None else str(value)
+
+
+def _data(value: float | None, digits: int = 6) -> str:
+    """A figure for the page's own sorting and saving; every digit is in the JSON beside it."""
+    return "" if value is None or value != value else f"{value:.{digits}g}"
 
 
 def _asset(name: str) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,13 +16,17 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from sharpbench.perf_history import LEAST, Point, Series
+from sharpbench.report.card import SCHEMA
 from sharpbench.report.format import byte_size, number, seconds
 from sharpbench.report.page import environment, looks
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
-__all__ = ["write_perf_page"]
+__all__ = ["PERFORMANCE", "write_perf_page"]
+
+PERFORMANCE = "performance.json"
+"""Beside the page: what it tells, for programs and for the index of reports."""
 
 _MOST_LINES = 8
 """Of one picture: more settings of a benchmark are drawn in further ones."""
@@ -29,8 +34,12 @@ _MOST_LINES = 8
 _MARKERS = "osD^v<>P"
 
 
-def write_perf_page(found: Sequence[Series], folder: Path) -> Path:
-    """Write ``folder/index.html`` from `history`; returns its path. It asks nothing of any other host."""
+def write_perf_page(found: Sequence[Series], folder: Path, *, index: bool = False) -> Path:
+    """Write ``folder/index.html`` from `history`; returns its path. It asks nothing of any other host.
+
+    Beside it ``performance.json`` tells what became slower. ``index``: whether the page links to an index of
+    reports one folder above.
+    """
     groups = [
         {
             "name": name,
@@ -45,25 +54,25 @@ def write_perf_page(found: Sequence[Series], folder: Path) -> Path:
     ]
     rises = sorted(_regressions(found), key=lambda r: -r["ratio"])
     commits = {point.commit: point.date for series in found for point in series.points}
+    facts = {
+        "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+        "commits": len(commits),
+        "benchmarks": len({series.benchmark for series in found}),
+        "machines": sorted({series.machine for series in found}),
+        "since": _day(min(commits.values())),
+        "until": _day(max(commits.values())),
+        "regressions": [row for row in rises if row["sure"]],
+        "unsure": [row for row in rises if not row["sure"]],
+    }
     page = (
         environment()
         .get_template("perf.html")
-        .render(
-            groups=groups,
-            regressions=[row for row in rises if row["sure"]],
-            unsure=[row for row in rises if not row["sure"]],
-            least=LEAST,
-            commits=len(commits),
-            machines=sorted({series.machine for series in found}),
-            benchmarks=len({series.benchmark for series in found}),
-            since=_day(min(commits.values())),
-            until=_day(max(commits.values())),
-            version=__version__,
-            written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            **looks(),
-        )
+        .render(groups=groups, least=LEAST, index=index, **facts, **looks())
     )
     folder.mkdir(parents=True, exist_ok=True)
+    told = json.dumps({"schema": SCHEMA, **facts}, indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomically(folder / PERFORMANCE, told.encode())
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 

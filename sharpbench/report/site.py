@@ -13,6 +13,7 @@ from urllib.parse import quote
 from sharpbench.analysis.failures import WORDS
 from sharpbench.analysis.scorecard import QUESTIONS
 from sharpbench.report.page import environment, looks
+from sharpbench.report.perf_page import PERFORMANCE
 from sharpbench.report.sections.scorecard import MARKS
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
@@ -45,7 +46,8 @@ def write_index(reports: Path) -> Path:
     """Write ``reports/index.html`` over the reports in its folders; returns its path.
 
     A report is what `write_report` wrote: a folder with a page and its ``scorecard.json``. One that can't be
-    read is listed by its name. Nothing is asked of any other host.
+    read is listed by its name. Of what `write_perf_page` wrote there is a line. Nothing is asked of any other
+    host.
     """
     found = sorted(_reports(reports), key=lambda r: (r.told["written"], r.link), reverse=True)
     page = (
@@ -54,6 +56,7 @@ def write_index(reports: Path) -> Path:
         .render(
             reports=found,
             lines=_lines(found),
+            speed=list(_speed(reports)),
             heads={question: f"{question.capitalize()}?" for question in QUESTIONS},
             version=__version__,
             written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -68,6 +71,8 @@ def write_index(reports: Path) -> Path:
 def _reports(folder: Path) -> Iterator[_Report]:
     for page in sorted(folder.glob("*/index.html")):
         name = page.parent.name
+        if (page.parent / PERFORMANCE).is_file():
+            continue
         bare = {**_BARE, "suite": name, "title": name}
         try:
             read = json.loads((page.parent / "scorecard.json").read_text("utf-8"))
@@ -79,6 +84,18 @@ def _reports(folder: Path) -> Iterator[_Report]:
             # Written by an older version, or by hand: it is there to be opened.
             told, counts = bare, {}
         yield _Report(f"{quote(name)}/index.html", told, counts)
+
+
+def _speed(folder: Path) -> Iterator[dict[str, Any]]:
+    """What each page of sharpbench's own speed says of itself, with its link."""
+    for told in sorted(folder.glob(f"*/{PERFORMANCE}")):
+        link = f"{quote(told.parent.name)}/index.html"
+        try:
+            read = json.loads(told.read_text("utf-8"))
+            facts = {key: int(read[key]) for key in ("commits", "benchmarks")}
+            yield {"link": link, **facts, "slower": len(read["regressions"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            yield {"link": link, "commits": 0}
 
 
 _BARE: dict[str, Any] = {

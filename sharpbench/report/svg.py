@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ import seaborn as sns
 from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
+from sharpbench.report.compact import compact
+from sharpbench.report.marks import SERIES, marks, named_series
 
 __all__ = ["figure_style", "to_svg"]
 
@@ -56,19 +60,28 @@ def figure_style() -> Iterator[None]:
 def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     """The figure as inline SVG with ``alt`` as its text alternative; the figure is closed.
 
-    ``name`` keeps the ids of different figures apart and makes the output reproducible.
+    ``name`` keeps the ids of different figures apart and makes the output reproducible. What is drawn of an
+    entry of the legend carries its number (``data-of``), and the SVG's ``metadata`` holds the values of all
+    marks as JSON (`marks`), for the page to show.
     """
     buffer = io.StringIO()
+    series = named_series(figure)
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    panels = marks(figure, series)
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
+    scope = f"svg-{name}"
+    text = compact(text, scope)
+    text = re.sub(
+        rf'id="{SERIES}\d+-([\d-]+)"', lambda m: f'data-of="{m[1].replace("-", " ")}"', text
+    )
     # matplotlib names its ids by place in the drawing; the prefix keeps figures apart on one page.
-    ids = set(re.findall(r'id="([^"]+)"', text))
-    text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
+    ids = set(re.findall(r'id="([^"]+)"', text)) - {scope}
+    text = re.sub(r'id="([^"]+)"', lambda m: f'id="{name}-{m[1]}"' if m[1] in ids else m[0], text)
     text = re.sub(
         r'(url\(#|href="#)([^)"]+)',
         lambda m: f"{m[1]}{name}-{m[2]}" if m[2] in ids else m[0],
@@ -76,9 +89,13 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     )
     text = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", text, count=1)
-    label = escape(alt)
     # Shown at one scale, so that letters have one size across the figures.
     width = round(110 * float(figure.get_figwidth()))
-    attributes = f'role="img" aria-label="{label}" style="max-width:{width}px"'
+    attributes = f'role="img" aria-label="{escape(alt)}" style="max-width:{width}px"'
     text = text.replace("<svg", f"<svg {attributes}", 1)
+    if panels:
+        told = json.dumps(
+            {"legend": series, "panels": panels}, ensure_ascii=False, separators=(",", ":")
+        )
+        text = text.replace("</svg>", f"<metadata>{escape(told)}</metadata></svg>")
     return Markup(text)

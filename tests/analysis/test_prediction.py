@@ -203,10 +203,10 @@ def test_p_is_adjusted_for_the_number_of_metrics():
 
 
 def test_pairs_of_one_seed_share_the_seed_of_every_stream():
-    """Two recipes of four networks: two data seeds by two initializations, all of one training seed."""
+    """Two recipes of six networks: two data seeds by three initializations, all of one training seed."""
     rows, streams = [], []
     for seed in (0, 1):
-        for initialization in (5, 6):
+        for initialization in (5, 6, 7):
             for recipe, worse in (("adam", 0.0), ("sam", 0.1)):
                 value = 10.0 * seed - initialization + worse
                 rows.append((value, worse - 10.0 * seed, "clean", seed, recipe))
@@ -215,10 +215,10 @@ def test_pairs_of_one_seed_share_the_seed_of_every_stream():
     for i, name in enumerate(("data", "initialization", "training")):
         frame[f"seed.{name}"] = [s[i] for s in streams]
     (row,) = associations(Results(frame)).to_dict("records")
-    assert row["between_recipes"].pairs == 4  # adam and sam, never of two initializations
+    assert row["between_recipes"].pairs == 6  # adam and sam, never of two initializations
     assert row["between_recipes"].value == 1
     (alone,) = associations(Results(frame_of(rows))).to_dict("records")
-    assert alone["between_recipes"].pairs == 8
+    assert alone["between_recipes"].pairs == 18
 
 
 def test_networks_that_share_a_seed_of_any_stream_are_alike():

@@ -18,8 +18,7 @@ def verdict(value, error, *, converged=True, status="ok", free=None):
         "errors": [{"source": "probes", "size": error, "degrees_of_freedom": free}],
         "trap": TRAP, "trap_kind": "two runs",
     }  # fmt: skip
-    frame = pd.DataFrame([asked, {**asked, "seed": 1, "value": 0.0}])
-    (row,) = traps(Results(frame))
+    (row,) = traps(Results(pd.DataFrame([asked])))
     assert row["trap"] == TRAP
     return row["verdict"]
 
@@ -48,3 +47,22 @@ def test_an_error_from_three_probes_excuses_twenty_times_its_size():
 
 def test_no_answer_is_neither_right_nor_wrong():
     assert verdict(None, None, status="failed") == "no answer"
+
+
+def test_every_seed_counts():
+    asked = {
+        "kind": "problem", "status": "ok", "problem_label": "hard", "problem_short": "hard",
+        "metric_short": "m", "name": "m", "expected": 200.0, "standard_error": None, "converged": True,
+        "reason": None, "errors": [], "trap": TRAP, "trap_kind": "two runs",
+    }  # fmt: skip
+    values = [200.0, 201.0, 150.0, 190.0, 200.5]
+    rows = [{**asked, "seed": seed, "value": value} for seed, value in enumerate(values)]
+    rows.append({**asked, "seed": 5, "value": None, "status": "failed", "reason": "none"})
+    (row,) = traps(Results(pd.DataFrame(rows)))
+    assert (row["asked"], row["answered"], row["wrong"], row["claimed"]) == (6, 5, 2, 2)
+    assert row["verdict"] == "sometimes wrong, and says converged"
+    assert row["value"] == 150
+    rows[1] |= {"value": 0.0, "converged": False}
+    (row,) = traps(Results(pd.DataFrame(rows)))
+    assert (row["wrong"], row["claimed"], row["value"]) == (3, 2, 0)
+    assert row["verdict"] == "wrong, and says converged"

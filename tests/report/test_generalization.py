@@ -71,7 +71,7 @@ def test_rivals_and_controls_stand_in_the_same_table(shown):
         assert first.count(f"<td>{row}") == 1
     for name in ("generalization", "generalization-axes", "generalization-cost"):
         assert f'id="figure-{name}"' in body
-    assert body.count("<details") == 2  # test error and test loss
+    assert body.count(": every score</summary>") == 2  # test error and test loss
     assert "the width changes from 16 to 64" in first
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
-import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,18 +11,17 @@ import numpy as np
 import pytest
 
 from sharpbench.analysis.networks import every_figure
+from sharpbench.analysis.prediction import associations
 from sharpbench.analysis.results import Results
 from sharpbench.errors import InputError
 from sharpbench.paper.claims import CLAIMS
-from sharpbench.report.page import write_report
+from sharpbench.report.page import write_page, write_report
 from sharpbench.report.sections import every_figure as section
+from sharpbench.report.site import write_index
 from sharpbench.results.store import ResultsStore
+from tests.browser import WIDTHS, dom, framed, in_a_browser, violations, with_script
 from tests.conftest import MINI_SUITE
 from tests.suite.test_run import run
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +76,41 @@ def test_the_page_asks_nothing_of_any_host(page):
     for tag, attributes in _Elements(text).found:
         for key in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(key) or "#"
-            assert value.startswith(("#", "data:")), (tag, key, value)
+            beside = ":" not in value and (page.parent / value).is_file()
+            assert beside or value.startswith(("#", "data:")), (tag, key, value)
     assert not re.search(r"@import|url\(\s*['\"]?(?!#|data:)", text)
     assert "fetch(" not in text
     assert "XMLHttpRequest" not in text
+
+
+def test_every_table_stands_beside_the_page_as_json(results, page):
+    view = Results.load(results, "mini")
+    told = json.loads((page.parent / "tables" / "figures-rows.json").read_text())
+    assert (told["suite"], told["table"], told["schema"]) == ("mini", "figures-rows", 1)
+    rows = every_figure(view)
+    assert len(told["rows"]) == len(rows) == 80
+    found = next(r for r in rows if r["status"] == "ok" and r["standard_error"] > 0)
+    same = next(r for r in told["rows"] if r["value"] == found["value"])
+    assert same["standard_error"] == found["standard_error"]
+    assert same["judged"]["test_error"] == list(found["judged"]["test_error"])
+    tau = next(r for r in associations(view).to_dict("records") if r["within"])
+    beside = json.loads((page.parent / "tables" / "predictive-associations.json").read_text())
+    same = next(
+        r for r in beside["rows"] if (r["metric"], r["target"]) == (tau["metric"], tau["target"])
+    )
+    assert (same["within"]["value"], same["within"]["n"]) == (tau["within"].value, tau["within"].n)
+    # What a page has no longer does not stay.
+    (page.parent / "tables" / "old-table.json").write_text("{}")
+    write_page(view, page.parent)
+    assert not (page.parent / "tables" / "old-table.json").exists()
+
+
+def test_an_index_that_is_there_is_linked(results, page):
+    link, view = '<a href="../index.html"', Results.load(results, "mini")
+    (page.parents[1] / "index.html").unlink(missing_ok=True)
+    assert link not in write_page(view, page.parent).read_text()
+    write_index(page.parents[1])
+    assert link in write_page(view, page.parent).read_text()
 
 
 def test_every_picture_has_words_and_every_id_is_unique(page):
@@ -151,35 +179,20 @@ def test_no_results_are_told(results, tmp_path):
         write_report(results, "quick", tmp_path)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@in_a_browser
 class TestInABrowser:
-    def dom(self, page: Path, tmp_path: Path, script: str) -> str:
-        """The page's DOM after ``script`` ran in headless Chromium."""
-        copy = tmp_path / "copy.html"
-        copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-        with tempfile.TemporaryDirectory() as profile:
-            done = subprocess.run(
-                [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                 "--disable-quic", f"--user-data-dir={profile}", "--virtual-time-budget=5000",
-                 "--dump-dom", copy.as_uri()],
-                capture_output=True, text=True, timeout=120, check=True,
-            )  # fmt: skip
-        return done.stdout
-
     def result(self, page, tmp_path, body: str) -> str:
         script = f"""
           const errors = []; addEventListener("error", (e) => errors.push(e.message));
           const result = (() => {{ {body} }})();
           document.title = "RESULT:" + JSON.stringify([result, errors]) + ":END";
         """
-        return re.search(r"RESULT:(.*?):END", self.dom(page, tmp_path, script))[1].replace(
-            "&amp;", "&"
-        )
+        copy = with_script(page, script, tmp_path / "copy.html")
+        return re.search(r"RESULT:(.*?):END", dom(copy))[1].replace("&amp;", "&")
 
     def test_filtering(self, page, tmp_path):
         found = self.result(page, tmp_path, """
-          const input = document.querySelector("input[data-filter]");
+          const input = document.querySelector("[data-filter=measurements]");
           input.value = "trace PYHESSIAN relu"; input.dispatchEvent(new Event("input"));
           const rows = [...document.querySelectorAll("#measurements tbody tr")].filter((r) => !r.hidden);
           return [rows.length, document.getElementById("measurements-count").textContent];
@@ -221,11 +234,48 @@ class TestInABrowser:
         found = self.result(page, tmp_path, """
           const saved = [];
           URL.createObjectURL = (blob) => { saved.push(blob.type + " " + (blob.size > 1000)); return "#"; };
-          document.querySelector("button[data-csv]").click();
+          for (const form of ["csv", "json"]) document.querySelector(`[data-${form}=measurements]`).click();
           document.querySelector("button[data-svg]").click();
           return saved;
         """)  # fmt: skip
-        assert found == '[["text/csv true","image/svg+xml true"],[]]'
+        assert found == '[["text/csv true","application/json true","image/svg+xml true"],[]]'
+
+    def test_marks_tell_their_values_and_series_are_hidden(self, page, tmp_path):
+        found = self.result(page, tmp_path, """
+          const figure = document.getElementById("figure-scatter"), svg = figure.querySelector("svg");
+          const chart = JSON.parse(svg.querySelector("metadata").textContent);
+          const { title, x, series } = chart.panels[0];
+          const tip = figure.querySelector(".tip");
+          const at = new DOMPoint(...series[0].places.slice(0, 2)).matrixTransform(svg.getScreenCTM());
+          const where = { clientX: at.x + 1, clientY: at.y + 1, bubbles: true };
+          svg.dispatchEvent(new PointerEvent("pointermove", where));
+          // Of marks that overlap the nearest one is told.
+          const ring = svg.querySelector(".ring");
+          const at_ring = ["cx", "cy"].map((key) => Number(ring.getAttribute(key)));
+          const told = series
+            .flatMap((s) => s.xs.map((value, k) => [s, value, ...s.places.slice(2 * k, 2 * k + 2)]))
+            .filter(([, , left, top]) => left === at_ring[0] && top === at_ring[1]);
+          const near = Math.hypot(at_ring[0] - series[0].places[0], at_ring[1] - series[0].places[1]) < 2;
+          const pointed = near && told.some(([s, value]) =>
+            tip.textContent.includes(`${x}: ${value}`) && tip.textContent.includes(s.name));
+          svg.dispatchEvent(new PointerEvent("pointerleave", where));
+          const gone = tip.textContent === "" && !svg.querySelector(".ring");
+          const press = (key) => svg.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+          press("End"); const last = tip.textContent; press("ArrowLeft"); const before = tip.textContent;
+          press("ArrowRight"); const again = tip.textContent; press("Escape");
+          const button = figure.querySelector(".series button");
+          const own = [...svg.querySelectorAll("[data-of]")]
+            .filter((part) => part.dataset.of.split(" ").includes("0"));
+          button.click();
+          const hidden = own.every((part) => part.getAttribute("display") === "none");
+          press("Home"); const first = tip.textContent;
+          button.click();
+          const shown = own.every((part) => part.getAttribute("display") !== "none");
+          return [pointed, gone, last === again && last !== before && last !== "", tip.textContent === "",
+            own.length > 0, hidden, !first.includes(chart.legend[0].label), shown,
+            button.getAttribute("aria-pressed")];
+        """)  # fmt: skip
+        assert found == '[[true,true,true,true,true,true,true,true,"true"],[]]'
 
     def test_light_and_dark(self, page, tmp_path):
         found = self.result(page, tmp_path, """
@@ -237,22 +287,28 @@ class TestInABrowser:
         assert found == '[["rgb(20, 24, 29)","rgb(255, 255, 255)"],[]]'
 
     def test_nothing_overflows_a_phone(self, page, tmp_path):
-        frame = tmp_path / "phone.html"
-        copy = tmp_path / "copy2.html"
-        copy.write_text(
-            page.read_text().replace(
-                "</body>",
-                "<script>parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
-                "</script></body>",
-            )
-        )
-        frame.write_text(
-            f'<body><iframe src="{copy.name}" style="width:390px;height:800px"></iframe>'
-            "<script>addEventListener('message', (e) => "
-            "{ document.title = 'RESULT:' + e.data.join() + ':END'; })</script></body>"
-        )
-        widths = re.search(r"RESULT:(\d+),(\d+):END", self.dom(frame, tmp_path, ""))
-        assert int(widths[1]) <= int(widths[2])
+        script = "parent.postMessage([document.documentElement.scrollWidth, innerWidth], '*')"
+        content, window = framed(page, script, tmp_path, width=390)
+        assert content <= window == 390
+
+    @pytest.mark.parametrize("width", WIDTHS)
+    def test_axe_finds_nothing(self, page, tmp_path, width):
+        assert violations(page, tmp_path, width=width) == []
+        index = write_index(page.parents[1])
+        assert violations(index, tmp_path, width=width) == []
+
+    def test_what_scrolls_and_nothing_else_is_a_stop_of_the_keyboard(self, page, tmp_path):
+        script = """
+          addEventListener("load", () => requestAnimationFrame(() => setTimeout(() => {
+            const found = [...document.querySelectorAll(".scroll, .tall, pre")].map((element) => [
+              element.scrollWidth > element.clientWidth + 1
+                || element.scrollHeight > element.clientHeight + 1,
+              element.tabIndex === 0, element.ariaLabel !== null && element.ariaLabel.length > 4]);
+            parent.postMessage(found, "*");
+          }, 500)));
+        """
+        found = framed(page, script, tmp_path, width=390)
+        assert {tuple(row) for row in found} == {(True, True, True), (False, False, False)}
 
 
 def test_a_suite_of_the_audit_shows_every_claim(tmp_path):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sharpbench.analysis.cost import cost_table
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MARKERS, colours_of, legend, plain_log_ticks
-from sharpbench.report.format import fixed
+from sharpbench.report.format import work
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Costly"]
@@ -35,8 +35,15 @@ class Costly(Section):
         if costs.empty:
             return ["No measurement was timed."]
         by_metric = costs.groupby("metric")["gradients"].median().sort_values()
-        parts = [f"{metric} {fixed(v, 0 if v >= 10 else 1)}" for metric, v in by_metric.items()]
-        found = [f"Work in gradients over the measured samples (median): {', '.join(parts)}."]
+        parts = [f"{metric} {work(v)}" for metric, v in by_metric.items() if v > 0]
+        found = []
+        if parts:
+            found.append(
+                f"Work in gradients over the measured samples (median): {', '.join(parts)}."
+            )
+        uncounted = [str(metric) for metric, v in by_metric.items() if not v > 0]
+        if uncounted:
+            found.append(f"Not counted: {', '.join(uncounted)}.")
         if costs["shared"].any():
             found.append(
                 "Other subjects ran beside these measurements: their times are marked and not comparable."

@@ -248,8 +248,11 @@ def _mark(
         return
     low, high = axis.get_xlim() if not np.isfinite([found.low, found.high]).all() else (-1.05, 1.05)
     ends = np.clip([found.low, found.high], min(low, -1.05), max(high, 1.05))
-    axis.plot(ends, [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-    axis.plot(found.value, place, marker, color=colour, markersize=8 if marker == "|" else 5)
+    beyond = np.maximum([[found.value - ends[0]], [ends[1] - found.value]], 0)
+    axis.errorbar(
+        found.value, place, xerr=beyond, fmt=marker, color=colour, elinewidth=1.4,
+        markersize=8 if marker == "|" else 5,
+    )  # fmt: skip
     if star:
         axis.annotate(
             star, (found.value, place), (0, 1), textcoords="offset points", ha="center", fontsize=11

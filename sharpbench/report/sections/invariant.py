@@ -24,7 +24,7 @@ from sharpbench.analysis.invariance import (
 )
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MARKERS, MOST_DRAWN, colours_of, legend
-from sharpbench.report.format import count, number, percent
+from sharpbench.report.format import count, number, percent, times
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Invariant"]
@@ -32,7 +32,7 @@ __all__ = ["Invariant"]
 _VERDICTS = {
     "invariant": "unmoved:",
     "equivariant": "moved by the predicted amount:",
-    "moves": "moved (median change):",
+    "moves": "moved (after/before):",
     "mixed": "moved on some networks:",
     "unclear": "can't tell:",
 }
@@ -138,17 +138,13 @@ def _heading(transformation: str) -> str:
 def _told(row: Any) -> str:
     """How far a metric moves; of one that isn't told to move or not, what would tell."""
     if row.verdict != "unclear":
-        return _size(row.median_change)
-    most = f"single networks by up to {_size(row.largest_change)}"
+        return times(row.lowest_ratio, row.highest_ratio)
+    most = f"single networks {times(row.lowest_ratio, row.highest_ratio)}"
     if row.networks == row.networks:
         return f"{most}; some {count(int(row.networks))} networks would tell"
     if row.precision == row.precision:
         return f"{most}; errors {number(row.precision, 2)} times smaller would tell"
     return f"{most}; it tells no error of its own"
-
-
-def _size(change: float) -> str:
-    return percent(change) if change < 2 else f"{number(change, 3)} times its value"
 
 
 def _gauge_figure(orbits: pd.DataFrame) -> Figure:

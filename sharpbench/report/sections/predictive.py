@@ -14,13 +14,16 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from sharpbench.analysis.invariance import FEWEST_RANKED
 from sharpbench.analysis.prediction import (
     associations,
     metric_agreement,
     points,
     side_by_side,
 )
+from sharpbench.analysis.rank_correlation import FEWEST
 from sharpbench.analysis.results import TRAINED, Results
+from sharpbench.analysis.retest import noise_ceilings
 from sharpbench.report.drawing import (
     DIVERGING,
     MARKERS,
@@ -57,7 +60,16 @@ class Predictive(Section):
         return predictive_sentences(associations(results))
 
     def tables(self, results: Results) -> Mapping[str, Any]:
-        return {"associations": associations(results)}
+        ceilings = noise_ceilings(results)
+        rows = associations(results)
+        return {
+            "associations": rows.assign(
+                ceiling=[ceilings.get(metric) for metric in rows["metric"]]
+            ),
+            "ceilings": bool(ceilings),
+            "fewest": FEWEST,
+            "fewest_twice": FEWEST_RANKED,
+        }
 
     def pictures(self, results: Results) -> Iterable[Picture]:
         networks, table = points(results), associations(results)
@@ -255,17 +267,18 @@ def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
             if j > i:
                 axis.set_visible(False)
                 continue
-            sns.scatterplot(
-                table, x=column, y=row, hue="stratum", palette=colours, ax=axis, s=22, alpha=0.85,
-                linewidth=0, legend=False, rasterized=drawn > MOST_DRAWN,
-            )  # fmt: skip
-            for name, scale, own in (
+            for stratum, own in table.groupby("stratum", sort=False):
+                axis.scatter(
+                    own[column], own[row], color=colours[stratum], s=22, alpha=0.85,
+                    linewidth=0, rasterized=drawn > MOST_DRAWN,
+                )  # fmt: skip
+            for name, scale, along in (
                 (column, axis.set_xscale, axis.xaxis),
                 (row, axis.set_yscale, axis.yaxis),
             ):
                 if log_scaled(table[name], units.get(name)):
                     scale("log")
-                    plain_log_ticks(own)
+                    plain_log_ticks(along)
             axis.set_xlabel(axis_label(column, units) if i == size - 1 else "")
             axis.set_ylabel(axis_label(row, units) if j == 0 else "")
     figure.legend(handles=legend(colours, {}), loc="outside lower center", ncols=2)

@@ -13,7 +13,7 @@ from sharpbench.analysis.failures import WORDS
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import QUESTIONS, Cell, Entry, scorecard, suites_that_ask
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.report.format import count, fixed, interval, number, percent
+from sharpbench.report.format import count, fixed, interval, number, percent, times
 from sharpbench.report.sections.base import Section
 
 __all__ = ["MARKS", "Scorecard", "cell_in_words", "prose"]
@@ -133,7 +133,7 @@ def cell_in_words(cell: Cell) -> tuple[str, list[str]]:
     """The figure of a verdict, and what else there is to say of it."""
     told = list(cell.told)
     if cell.measure == "transformations":
-        told[0] += f": ×{number(cell.low, 3)} to ×{number(cell.high, 3)}, n = {cell.networks}"
+        told[0] += f": {times(cell.low, cell.high)}, n = {cell.networks}"
     return _figure(cell), told
 
 

@@ -5,26 +5,26 @@
     ? root.dataset.theme === "dark"
     : matchMedia("(prefers-color-scheme: dark)").matches;
 
+  // What was chosen stays chosen, where the browser lets a page remember.
+  const remembered = (change) => { try { return change(localStorage); } catch { return null; } };
+  const theme = remembered((store) => store.getItem("sharpbench-theme"));
+  if (theme === "light" || theme === "dark") root.dataset.theme = theme;
   document.getElementById("theme").addEventListener("click", () => {
     root.dataset.theme = dark() ? "light" : "dark";
+    remembered((store) => store.setItem("sharpbench-theme", root.dataset.theme));
   });
 
-  function save(name, type, text) {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  function made(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
   }
 
-  // A saved figure stands alone: the page's colours are written into it, on white.
-  for (const button of document.querySelectorAll("button[data-svg]")) {
-    button.addEventListener("click", () => {
-      const svg = button.closest("figure").querySelector("svg").cloneNode(true);
-      svg.setAttribute("style", "background:#ffffff;color:#1c2127;font-family:sans-serif");
-      const text = new XMLSerializer().serializeToString(svg).replaceAll("var(--grid)", "#e3e7eb");
-      save(button.dataset.svg + ".svg", "image/svg+xml", text);
-    });
+  function save(name, type, text) {
+    const link = made("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
   // What is folded is there without a script, and printed.
@@ -38,69 +38,168 @@
     fold(false);
   }
 
+  // A number as the page tells it: "−1.5×10⁻³ ± …", "(1.00 ± 0.02)×10⁹", "12,346", "20 µs", "×3.9", "≤ 4%".
+  const UNITS = { "µs": 1e-6, ms: 1e-3, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 };
+  const NUMBER = /^[×<≤≥>~[(\s]*([−+-]?(?:[\d.,]*\d|∞))(?:[^)×]*\))?(?:×10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?\s*(µs|ms|KiB|MiB|GiB)?/;
+  function parsed(text) {
+    const found = NUMBER.exec(text.trim());
+    if (!found) return NaN;
+    const plain = found[1].replace("−", "-").replaceAll(",", "").replace("∞", "Infinity");
+    const power = [...(found[2] ?? "")].map((c) => (c === "⁻" ? "-" : "⁰¹²³⁴⁵⁶⁷⁸⁹".indexOf(c))).join("");
+    return Number(plain) * 10 ** Number(power) * (UNITS[found[3]] ?? 1);
+  }
+
+  const own = (cell) => cell.dataset.value ?? cell.textContent.trim();
+  function figure(cell) {
+    if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? NaN : Number(cell.dataset.value);
+    return parsed(cell.textContent);
+  }
+
   // Of several bodies each keeps its rows together: the first one speaks for it.
-  for (const table of document.querySelectorAll("table.sortable")) {
+  function sortable(table) {
     const grouped = table.tBodies.length > 1;
-    const first = (part) => grouped ? part.rows[0] : part;
+    const first = (part) => (grouped ? part.rows[0] : part);
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
-      head.querySelector("button").addEventListener("click", () => {
+      head.querySelector("button")?.addEventListener("click", () => {
         const up = head.getAttribute("aria-sort") !== "ascending";
         heads.forEach((h) => h.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
-        const key = (part) => {
-          const cell = first(part).cells[column];
-          return cell.dataset.value ?? cell.textContent.trim();
-        };
         const numeric = head.classList.contains("n");
-        const compare = (a, b) => {
-          const x = key(a), y = key(b);
-          if (!numeric) return x.localeCompare(y, "en", { numeric: true });
-          if (x === "" || y === "") return (x === "") - (y === "") || 0;
-          return Number(x) - Number(y);
-        };
-        const parts = grouped ? [...table.tBodies] : [...table.tBodies[0].rows];
-        parts.sort((a, b) => {
-          const missing = numeric ? (key(a) === "") - (key(b) === "") : 0;
-          return missing || (up ? compare(a, b) : compare(b, a));
+        const key = (part) => (numeric ? figure : own)(first(part).cells[column]);
+        const parts = (grouped ? [...table.tBodies] : [...table.tBodies[0].rows]).map((part) => [key(part), part]);
+        parts.sort(([a], [b]) => {
+          if (!numeric) return (up ? 1 : -1) * a.localeCompare(b, "en", { numeric: true });
+          // What is missing stands last, whichever way.
+          if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+          return a === b ? 0 : (up ? 1 : -1) * (a < b ? -1 : 1);
         });
-        (grouped ? table : table.tBodies[0]).append(...parts);
+        (grouped ? table : table.tBodies[0]).append(...parts.map(([, part]) => part));
       });
     });
   }
 
-  for (const input of document.querySelectorAll("input[data-filter]")) {
-    const table = document.getElementById(input.dataset.filter);
-    const count = document.getElementById(input.dataset.filter + "-count");
-    const apply = () => {
-      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let shown = 0;
-      for (const row of table.tBodies[0].rows) {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-        shown += !row.hidden;
-      }
-      count.textContent = `${shown} of ${table.tBodies[0].rows.length} rows`;
-    };
-    input.addEventListener("input", apply);
-    apply();
+  // What stands in the table, of it what the filter leaves: by the head of each column.
+  function content(table) {
+    const columns = [...table.tHead.rows[0].cells].map((head) => ({
+      name: head.textContent.trim(),
+      numeric: head.classList.contains("n"),
+      error: "error" in head.dataset,
+    }));
+    const rows = [...table.tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.hidden);
+    return [columns, rows.map((row) => [...row.cells])];
   }
 
-  for (const button of document.querySelectorAll("button[data-csv]")) {
+  function csv(table) {
+    const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    const [columns, rows] = content(table);
+    const heads = columns.flatMap((c) => (c.error ? [c.name, `${c.name} standard error`] : [c.name]));
+    const lines = rows.map((cells) => cells.flatMap((cell) =>
+      ("error" in cell.dataset ? [own(cell), cell.dataset.error] : [own(cell)])));
+    return [heads, ...lines].map((line) => line.map(quote).join(",")).join("\n") + "\n";
+  }
+
+  function json(table) {
+    const [columns, rows] = content(table);
+    const number = (text) => (text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : null);
+    return JSON.stringify(rows.map((cells) => Object.fromEntries(cells.flatMap((cell, place) => {
+      const { name, numeric, error } = columns[place];
+      const text = own(cell);
+      const value = numeric ? number(text) ?? (text === "" || text === "–" ? null : text) : text;
+      return error ? [[name, value], [`${name} standard error`, number(cell.dataset.error ?? "")]] : [[name, value]];
+    }))), null, 1) + "\n";
+  }
+
+  const LONG = 12, NOT_PRINTED = 100;
+
+  // Every table can be sorted and saved; a long one scrolls under its head and is filtered.
+  function furnished(table, place) {
+    const body = table.tBodies[0];
+    if (!table.tHead || !body || body.rows.length < 2) return;
+    table.id ||= `table-${place}`;
+    const section = table.closest("section");
+    const name = [section?.getAttribute("aria-labelledby"), table.id].filter(Boolean).join("-");
+    for (const head of table.tHead.rows[0].cells) {
+      if (head.querySelector("button") || !head.textContent.trim()) continue;
+      const button = made("button", { type: "button" });
+      button.append(...head.childNodes);
+      head.append(button);
+    }
+    table.classList.add("sortable");
+    const holder = table.parentElement.matches(".scroll, .tall") ? table.parentElement : table;
+    const tools = made("div", { class: "tools" });
+    const long = body.rows.length > LONG;
+    if (long) {
+      if (holder !== table) holder.classList.add("tall");
+      const input = made("input", {
+        type: "search", "data-filter": table.id, placeholder: "filter, e.g. digits sam trace",
+        "aria-label": "Filter the table",
+      });
+      const count = made("span", { id: `${table.id}-count`, class: "quiet", role: "status" });
+      const apply = () => {
+        const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+        let shown = 0;
+        for (const row of body.rows) {
+          const text = words.length ? row.textContent.toLowerCase() : "";
+          row.hidden = !words.every((word) => text.includes(word));
+          shown += !row.hidden;
+        }
+        count.textContent = `${shown} of ${body.rows.length} rows`;
+      };
+      input.addEventListener("input", apply);
+      apply();
+      tools.append(input, count);
+    }
+    if (body.rows.length > NOT_PRINTED) {
+      holder.classList.add("raw");
+      holder.before(made("p", { class: "unprinted" }, `${body.rows.length} rows: on the page itself.`));
+    }
+    for (const [form, type, write] of [["csv", "text/csv", csv], ["json", "application/json", json]]) {
+      const button = made("button", { type: "button", [`data-${form}`]: table.id }, `Save as ${form.toUpperCase()}`);
+      button.addEventListener("click", () => save(`${name}.${form}`, type, write(table)));
+      tools.append(button);
+    }
+    holder[long ? "before" : "after"](tools);
+  }
+
+  document.querySelectorAll("main table:not(.card)").forEach(furnished);
+  document.querySelectorAll("table.sortable").forEach(sortable);
+
+  // What scrolls is reached by the keyboard, and says what it is; what does not is no stop on the way.
+  function label(element) {
+    const figureOf = element.closest("figure")?.querySelector("svg");
+    const titles = [
+      figureOf?.getAttribute("aria-label"),
+      element.closest("details")?.querySelector("summary")?.textContent,
+      element.closest("section")?.querySelector("h2")?.firstChild?.textContent,
+    ];
+    return titles.find((text) => text?.trim())?.trim().slice(0, 120) ?? "What scrolls";
+  }
+  const reach = (element) => {
+    const scrolls = element.scrollWidth > element.clientWidth + 1 || element.scrollHeight > element.clientHeight + 1;
+    if (!scrolls) {
+      for (const name of ["tabindex", "role", "aria-label"]) element.removeAttribute(name);
+    } else if (!element.hasAttribute("tabindex")) {
+      element.tabIndex = 0;
+      element.setAttribute("role", "group");
+      element.setAttribute("aria-label", label(element));
+    }
+  };
+  const watch = new ResizeObserver((entries) => entries.forEach((entry) => reach(entry.target)));
+  for (const element of document.querySelectorAll(".scroll, .tall, pre")) {
+    reach(element);
+    watch.observe(element);
+  }
+
+  // A saved figure stands alone: the page's colours are written into it, on white.
+  for (const button of document.querySelectorAll("button[data-svg]")) {
     button.addEventListener("click", () => {
-      const table = document.getElementById(button.dataset.csv);
-      const quote = (text) => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-      const cells = (row) => [...row.cells].flatMap((cell) => {
-        const own = cell.dataset.value ?? cell.textContent.trim();
-        return "error" in cell.dataset ? [own, cell.dataset.error] : [own];
-      });
-      const heads = [...table.tHead.rows[0].cells].flatMap((head) => {
-        const name = head.textContent.trim();
-        return "error" in head.dataset ? [name, name + " standard error"] : [name];
-      });
-      const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden).map(cells);
-      const lines = [heads, ...rows].map((row) => row.map(quote).join(","));
-      save(button.dataset.csv + ".csv", "text/csv", lines.join("\n") + "\n");
+      const svg = button.closest("figure").querySelector("svg").cloneNode(true);
+      for (const part of svg.querySelectorAll("metadata, .ring")) part.remove();
+      svg.removeAttribute("tabindex");
+      svg.setAttribute("style", "background:#ffffff;color:#1c2127;font-family:sans-serif");
+      const text = new XMLSerializer().serializeToString(svg).replaceAll("var(--grid)", "#e3e7eb");
+      save(button.dataset.svg + ".svg", "image/svg+xml", text);
     });
   }
 })();

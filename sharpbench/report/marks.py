@@ -1,0 +1,267 @@
+"""What is drawn in a figure, mark by mark, so that the page can tell each value and hide each series."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib.dates
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import Collection, LineCollection, PathCollection, QuadMesh
+from matplotlib.colors import to_hex
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter
+
+from sharpbench.analysis.numbers import MISSING
+from sharpbench.analysis.statistics import Estimate
+from sharpbench.report.drawing import SHAPE_COLOUR
+from sharpbench.report.format import figure as with_error
+from sharpbench.report.format import interval, number
+
+__all__ = ["SERIES", "marks", "named_series"]
+
+SERIES = "series-"
+"""Before the id of what belongs to entries of the legend: ``series-<artist>-<entry>-<entry>``."""
+
+
+def named_series(figure: Figure) -> list[dict[str, str]]:
+    """The entries of the figure's legends, each with its ``label`` and ``colour``; what is drawn of them is
+    named after them (`SERIES`).
+
+    Drawn of an entry is what bears its label, or else its colour, or its shape if it stands for shapes alone.
+    """
+    entries = [
+        (text.get_text(), handle)
+        for legend in [*figure.legends, *(a.get_legend() for a in figure.axes)]
+        if legend is not None
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+    ]
+    looks = [(label, _colour(handle), _shape(handle)) for label, handle in entries]
+    if len(looks) < 2:
+        return []
+    numbers = itertools.count()
+    for axes in figure.axes:
+        for artist in _drawn(axes):
+            own = _entries(artist, looks)
+            if own:
+                artist.set_gid(f"{SERIES}{next(numbers)}-{'-'.join(map(str, own))}")
+    return [
+        {"label": label, "colour": "" if colour == to_hex(SHAPE_COLOUR) else colour or ""}
+        for label, colour, _ in looks
+    ]
+
+
+def marks(figure: Figure, series: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Every mark of every panel, once the figure has been drawn.
+
+    A panel: its ``box`` (left, top, right, bottom, in points of the SVG), ``title``, what its axes ``x`` and
+    ``y`` are called, whether it is of ``cells``, and its ``series``: each with the ``name`` and entries of
+    the legend (``of``), the ``places`` of its marks (x, y, x, y, … in the same points) and their values as
+    texts, ``xs`` and ``ys``, of a cell its own value in ``values``.
+    """
+    return [panel for axes in figure.axes if (panel := _panel(figure, axes, series))]
+
+
+def _panel(figure: Figure, axes: Axes, series: Sequence[dict[str, str]]) -> dict[str, Any] | None:
+    # A scale of colours has no marks, and a panel without any tick no values to be told.
+    ticks = len(axes.get_xticks()) + len(axes.get_yticks())
+    if not axes.get_visible() or not ticks or axes.get_label() == "<colorbar>":
+        return None
+    found = [row for artist in _drawn(axes) if (row := _row(figure, axes, artist, series))]
+    if not found:
+        return None
+    box = axes.get_position()
+    width, height = (72 * float(v) for v in figure.get_size_inches())
+    ends = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
+    return {
+        "box": [round(v) for v in ends],
+        "title": " ".join(axes.get_title().split()),
+        "x": _called(figure, axes, "x"),
+        "y": _called(figure, axes, "y"),
+        "cells": any("values" in row for row in found),
+        "series": found,
+    }
+
+
+def _row(
+    figure: Figure, axes: Axes, artist: Artist, series: Sequence[dict[str, str]]
+) -> dict[str, Any] | None:
+    values: list[str] | None = None
+    if isinstance(artist, QuadMesh):
+        corners = np.asarray(artist.get_coordinates(), dtype=float)
+        points = (corners[:-1, :-1] + corners[1:, 1:]).reshape(-1, 2) / 2
+        values = [number(v, 3) for v in _filled(artist.get_array()).ravel()]
+    elif isinstance(artist, PathCollection):
+        points = _filled(artist.get_offsets()).reshape(-1, 2)
+    elif isinstance(artist, Line2D) and _marked(artist):
+        points = np.column_stack([artist.get_xdata(orig=False), artist.get_ydata(orig=False)])
+    else:
+        return None
+    points = points.astype(float)
+    if not len(points) or not artist.get_visible():
+        return None
+    places = axes.transData.transform(points) * 72 / figure.dpi
+    places[:, 1] = 72 * figure.get_figheight() - places[:, 1]
+    kept = [
+        int(place)
+        for place in np.flatnonzero(np.isfinite(places).all(axis=1))
+        if values is None or values[place] != MISSING
+    ]
+    if not kept:
+        return None
+    spans = _intervals(axes, artist)
+    of = _of(artist)
+    row = {
+        "name": _name(artist, [series[k]["label"] for k in of]),
+        "of": of,
+        "places": [round(float(v), 1) for v in places[kept].ravel()],
+        "xs": _texts(axes.xaxis, points[:, 0], spans.get("x"), kept),
+        "ys": _texts(axes.yaxis, points[:, 1], spans.get("y"), kept),
+    }
+    if values is not None:
+        row["values"] = [values[place] for place in kept]
+    return row
+
+
+def _drawn(axes: Axes) -> Iterator[Artist]:
+    """What is drawn of data: neither grid nor ticks nor lines across the panel."""
+    for artist in [*axes.lines, *axes.collections, *axes.patches]:
+        moves = artist.get_offset_transform() if isinstance(artist, PathCollection) else None
+        if (moves or artist.get_transform()).contains_branch(axes.transData):
+            blended = artist.get_transform() if moves is None else moves
+            if all(blended.contains_branch_seperately(axes.transData)):
+                yield artist
+
+
+def _entries(artist: Artist, looks: Sequence[tuple[str, str | None, Any]]) -> list[int]:
+    label = str(artist.get_label())
+    named = [k for k, (text, _, _) in enumerate(looks) if text == label]
+    if named:
+        return named
+    colour, shape = _colour(artist), _shape(artist)
+    of_shapes = to_hex(SHAPE_COLOUR)
+    found = []
+    for k, (_, own, drawn) in enumerate(looks):
+        if own == of_shapes:
+            if shape is not None and drawn == shape:
+                found.append(k)
+        elif own is not None and own == colour:
+            twins = sum(other == own for _, other, _ in looks) > 1
+            if not twins or shape is None or drawn == shape:
+                found.append(k)
+    return found
+
+
+def _of(artist: Artist) -> list[int]:
+    gid = artist.get_gid() or ""
+    return [int(k) for k in gid.split("-")[2:]] if gid.startswith(SERIES) else []
+
+
+def _colour(artist: Any) -> str | None:
+    """As ``#rrggbb``; of several colours None."""
+    if isinstance(artist, Line2D):
+        return str(to_hex(artist.get_color()))
+    if isinstance(artist, Collection):
+        colours = artist.get_edgecolor() if isinstance(artist, LineCollection) else None
+        colours = artist.get_facecolor() if colours is None else colours
+        found = {str(to_hex(c)) for c in np.atleast_2d(np.asarray(colours))}
+        return found.pop() if len(found) == 1 else None
+    face = getattr(artist, "get_facecolor", None)
+    return str(to_hex(face())) if face is not None else None
+
+
+def _shape(artist: Any) -> Any:
+    """The marker, as what can be compared; None where there is none."""
+    if isinstance(artist, Line2D):
+        return _outline(MarkerStyle(artist.get_marker())) if _marked(artist) else None
+    if isinstance(artist, PathCollection) and len(artist.get_paths()) == 1:
+        return _rounded(artist.get_paths()[0].vertices)
+    return None
+
+
+def _outline(marker: MarkerStyle) -> Any:
+    return _rounded(marker.get_path().transformed(marker.get_transform()).vertices)
+
+
+def _rounded(vertices: Any) -> Any:
+    return tuple(np.round(np.asarray(vertices), 3).ravel() + 0.0)
+
+
+def _marked(line: Line2D) -> bool:
+    return line.get_marker() not in {None, "", " ", "None", "none"}
+
+
+def _name(artist: Artist, labels: Sequence[str]) -> str:
+    label = str(artist.get_label())
+    return label if label and not label.startswith("_") else ", ".join(labels)
+
+
+def _intervals(axes: Axes, artist: Artist) -> dict[str, Any]:
+    """The ends of an artist's error bars, (N, 2), by the axis that they lie along."""
+    found: dict[str, Any] = {}
+    for container in axes.containers:
+        if isinstance(container, BarContainer) or not isinstance(container, ErrorbarContainer):
+            continue
+        line, _, bars = container.lines
+        if line is not artist:
+            continue
+        ways = [way for way in "xy" if getattr(container, f"has_{way}err")]
+        for way, bar in zip(ways, bars, strict=False):
+            column = "xy".index(way)
+            ends = [np.sort(np.asarray(segment)[:, column]) for segment in bar.get_segments()]
+            if len(ends) == len(np.asarray(line.get_xdata())):
+                found[way] = np.array(ends)
+    return found
+
+
+def _texts(axis: Axis, values: np.ndarray, ends: Any, kept: Sequence[int]) -> list[str]:
+    told = []
+    for place in kept:
+        value = float(values[place])
+        if ends is None or not ends[place][0] < ends[place][1]:
+            told.append(_told(axis, value))
+            continue
+        low, high = map(float, ends[place])
+        below, above = value - low, high - value
+        if math.isclose(below, above, rel_tol=1e-3):
+            told.append(with_error(value, above))
+        else:
+            told.append(interval(Estimate(value, low, high, 0)))
+    return told
+
+
+def _told(axis: Axis, value: float) -> str:
+    """A value on an axis: of categories the name of the nearest, of days the day."""
+    locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
+    if isinstance(locator, FixedLocator) and isinstance(formatter, FuncFormatter | FixedFormatter):
+        ticks = np.array(locator(), dtype=np.float64)
+        if len(ticks):
+            nearest = int(np.abs(ticks - value).argmin())
+            return " ".join(str(formatter(ticks[nearest], nearest)).split())
+    if isinstance(formatter, matplotlib.dates.ConciseDateFormatter):
+        return f"{matplotlib.dates.num2date(value):%Y-%m-%d}"
+    return number(value, 4)
+
+
+def _filled(values: Any) -> np.ndarray:
+    """As floats, NaN where masked."""
+    return np.asarray(np.ma.filled(np.ma.asarray(values, dtype=float), np.nan))
+
+
+def _called(figure: Figure, axes: Axes, way: str) -> str:
+    """What an axis is called: by its own label, or that of one that shares it, or of the whole figure."""
+    group = axes.get_shared_x_axes() if way == "x" else axes.get_shared_y_axes()
+    for one in [axes, *group.get_siblings(axes)]:
+        label = getattr(one, f"get_{way}label")()
+        if label:
+            return " ".join(label.split())
+    shared = getattr(figure, f"_sup{way}label", None)
+    return " ".join(shared.get_text().split()) if shared is not None else ""

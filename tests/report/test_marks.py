@@ -1,0 +1,151 @@
+"""Of every mark the page knows the place and the values, and an SVG made small looks the same."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import seaborn as sns
+from matplotlib import pyplot as plt
+
+from sharpbench.report.compact import compact
+from sharpbench.report.drawing import finish_panels, legend
+from sharpbench.report.svg import figure_style, to_svg
+
+X = np.array([0.001, 0.02, 0.3, 40.0])
+Y = np.array([-1.0, 2.0, 3.5, 0.25])
+SVG = "{http://www.w3.org/2000/svg}"
+HREF = "{http://www.w3.org/1999/xlink}href"
+
+
+def told(svg: str) -> dict:
+    return json.loads(html.unescape(re.search(r"<metadata>(.*)</metadata>", svg, re.DOTALL)[1]))
+
+
+def drawn(svg: str) -> list[tuple[float, float]]:
+    """Where the SVG itself puts its marks, without ticks, which are as wide as high and stand on an axis."""
+    root = ElementTree.fromstring(svg)
+    return [
+        (float(use.get("x")), float(use.get("y")))
+        for part in root.iter(f"{SVG}g")
+        if part.get("data-of") is not None
+        for use in part.iter(f"{SVG}use")
+    ]
+
+
+def test_a_mark_is_where_it_is_drawn_and_has_its_value():
+    with figure_style():
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+        left.scatter(X, Y, color="#cc3311", label="red")
+        left.set(xscale="log", xlabel="size\n(n)", title="one")
+        right.errorbar(
+            X, Y, yerr=[[0.5] * 4, [0.5, 0.5, 0.5, 1.0]], fmt="s", color="#0077bb", label="blue"
+        )
+        right.set_xscale("symlog", linthresh=0.1)
+        right.axhline(1.0, color="#0077bb")
+        finish_panels(figure, np.array([left, right]), 2)
+        svg = str(to_svg(figure, name="some", alt="Marks."))
+    found = told(svg)
+    assert found["legend"] == [
+        {"label": "red", "colour": "#cc3311"}, {"label": "blue", "colour": "#0077bb"},
+    ]  # fmt: skip
+    one, two = found["panels"]
+    assert (one["title"], one["x"]) == ("one", "size (n)")
+    (red,), (blue,) = one["series"], two["series"]
+    assert (red["name"], red["of"], blue["name"], blue["of"]) == ("red", [0], "blue", [1])
+    assert red["xs"] == ["0.001", "0.02", "0.3", "40"]
+    assert red["ys"] == ["−1", "2", "3.5", "0.25"]
+    # An error that is as large both ways, and one that is not.
+    assert (blue["ys"][0], blue["ys"][3]) == ("−1.00 ± 0.50", "0.2 [−0.2, 1.2]")
+    places = np.array(red["places"] + blue["places"]).reshape(-1, 2)
+    assert places == pytest.approx(np.array(drawn(svg)), abs=0.06)
+    left_, top, right_, bottom = one["box"]
+    assert ((places[:4] > [left_, top]) & (places[:4] < [right_, bottom])).all()
+    # The mark and its error bar go together; a line across the panel is no series.
+    assert re.findall(r'data-of="([\d ]+)"', svg) == ["0", "1", "1"]
+
+
+def test_of_colours_and_shapes_both_name_a_mark():
+    colours, shapes = {"digits": "#0077bb", "mnist": "#cc3311"}, {"sgd": "o", "sam": "X"}
+    with figure_style():
+        figure, axis = plt.subplots()
+        for place, (colour, shape) in enumerate(
+            (c, s) for c in colours.values() for s in shapes.values()
+        ):
+            axis.scatter([place], [place], color=colour, marker=shape)
+        figure.legend(handles=legend(colours, shapes))
+        found = told(to_svg(figure, name="some", alt="Marks."))
+    names = [series["name"] for series in found["panels"][0]["series"]]
+    assert names == ["digits, sgd", "digits, sam", "mnist, sgd", "mnist, sam"]
+    assert [series["of"] for series in found["panels"][0]["series"]] == [
+        [0, 2],
+        [0, 3],
+        [1, 2],
+        [1, 3],
+    ]
+    assert [entry["colour"] for entry in found["legend"]] == ["#0077bb", "#cc3311", "", ""]
+
+
+def test_a_cell_has_its_value_and_the_names_of_its_row_and_column():
+    values = np.array([[0.5, np.nan], [-0.25, 1e-6]])
+    with figure_style():
+        figure, axis = plt.subplots()
+        sns.heatmap(values, ax=axis, xticklabels=["τ", "ρ"], yticklabels=["one", "two"])
+        (panel,) = told(to_svg(figure, name="some", alt="Cells."))["panels"]
+    (cells,) = panel["series"]
+    assert panel["cells"]
+    assert list(zip(cells["ys"], cells["xs"], cells["values"], strict=True)) == [
+        ("one", "τ", "0.5"), ("two", "τ", "−0.25"), ("two", "ρ", "1×10⁻⁶"),
+    ]  # fmt: skip
+    places = np.array(cells["places"]).reshape(-1, 2)
+    assert places[0][0] == places[1][0] < places[2][0]
+    assert places[0][1] < places[1][1] == places[2][1]
+
+
+def test_what_has_no_values_to_be_read_tells_none():
+    with figure_style():
+        figure, axis = plt.subplots()
+        axis.scatter(X, Y)
+        axis.set(xticks=[], yticks=[])
+        assert "<metadata>" not in to_svg(figure, name="some", alt="A picture.")
+
+
+def test_a_small_svg_looks_the_same_and_stands_beside_others():
+    figure, axis = plt.subplots()
+    axis.scatter(X, Y, color="#cc3311", alpha=0.5)
+    axis.plot(X, Y, "--", color="#0077bb")
+    axis.scatter(X + 1, Y, rasterized=True)
+    axis.set_title("a & b < c")
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg")
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    small = compact(text, "here")
+    assert len(small) < 0.6 * len(text)
+    before, after = ElementTree.fromstring(text), ElementTree.fromstring(small)
+    (sheet,) = after.iter(f"{SVG}style")
+    rules = dict(re.findall(r"#here \.(\w+)\{([^}]*)\}", sheet.text))
+    assert sheet.text.startswith("#here *{stroke-linejoin")
+    assert after.get("id") == "here"
+    ids = {element.get("id") for element in after.iter()}
+    for shape in ("path", "use", "text", "image"):
+        pairs = zip(before.iter(SVG + shape), after.iter(SVG + shape), strict=True)
+        for old, new in pairs:
+            assert rules.get(new.get("class")) == old.get("style")
+            assert new.text == old.text or not (old.text or "").strip()
+            for key in ("x", "y"):
+                assert float(new.get(key, 0)) == pytest.approx(float(old.get(key, 0)), abs=0.0051)
+            lengths = [np.array(re.findall(r"-?[\d.]+", e.get("d", "")), float) for e in (old, new)]
+            assert lengths[1] == pytest.approx(lengths[0], abs=0.0051)
+            commands = [re.sub(r"[^A-Za-z]", "", e.get("d", "")) for e in (old, new)]
+            assert commands[0] == commands[1]
+            assert (new.get(HREF, "#").startswith("data:")) or new.get(HREF, "#here")[1:] in ids
+    assert "a &amp; b &lt; c" in small
