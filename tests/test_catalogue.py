@@ -21,7 +21,9 @@ def test_what_every_metric_takes_was_counted():
 
 def test_known_answers_are_found_by_the_parameters_that_they_take():
     assert known_answers("parameter_norm") == []
-    assert known_answers("local_learning_coefficient") == ["`monomial`, `reduced_rank_regression`"]
+    assert known_answers("local_learning_coefficient") == [
+        "`deep_rank_regression`, `monomial`, `reduced_rank_regression`"
+    ]
     (averages,) = known_answers("sam_sharpness")
     assert averages.endswith("(case = average)")
     assert {"target": 0, "norm": "frobenius"} in list(variants("curvature_rate"))

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from sharpbench.change import Change
+from sharpbench.curvature.gauss_newton import gauss_newton_rows, output_curvature
 from sharpbench.curvature.lanczos import spectral_density
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
-from sharpbench.errors import TimeLimitExceeded, in_words
+from sharpbench.curvature.operator import coordinates
+from sharpbench.curvature.trace import mean_and_standard_error
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
-from sharpbench.metrics.base import torch_dtype
+from sharpbench.metrics.base import check_count, torch_dtype
 from sharpbench.metrics.curvature import CurvatureMetric, with_checks
 from sharpbench.metrics.gauss_newton import gram_where_small
 from sharpbench.metrics.hessian import quadrature_error
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.metrics.surface import complex_parameters
+from sharpbench.network import TOGETHER
+from sharpbench.registry import added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, batched_outputs
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -33,6 +39,12 @@ __all__ = ["EffectiveDimension", "LaplaceEvidence"]
 
 _DENSE = 512
 """Up to so many parameters the whole matrix is formed."""
+
+_SAMPLES = 16
+"""Samples of one pass where rows are kept of single parts alone."""
+
+_NUMBERS = 50_000_000
+"""Of the rows of all outputs' kernels."""
 
 _LOG_PRECISIONS = (-20.0, 20.0)
 
@@ -64,6 +76,33 @@ class _Spectrum:
         values = function(self.nodes)
         apart = scale * self.dimension * (values - self.total(function) / self.dimension)
         return (quadrature_error(self.weights, apart, self.dimension),)
+
+
+@dataclass(frozen=True)
+class _Spectra:
+    """Those of independent parts, ``of`` so many in all where only some were drawn."""
+
+    parts: list[_Spectrum]
+    of: int = 0
+
+    @property
+    def _scale(self) -> float:
+        return self.of / len(self.parts) if self.of else 1.0
+
+    def total(self, function: Function) -> float:
+        """Σ f(l) over all eigenvalues of all parts."""
+        return self._scale * sum(part.total(function) for part in self.parts)
+
+    def errors(self, function: Function, scale: float) -> tuple[ErrorComponent, ...]:
+        """Of ``scale`` times the total."""
+        found = [e for part in self.parts for e in part.errors(function, scale)]
+        drawn = len(self.parts)
+        if drawn < self.of:
+            each = [scale * self.of * part.total(function) for part in self.parts]
+            _, error = mean_and_standard_error(each)
+            left = None if error is None else error * math.sqrt(1 - drawn / self.of)
+            found.append(ErrorComponent("draws", left, max(drawn - 1, 1)))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -196,10 +235,22 @@ class LaplaceEvidence(_OfSpectrum):
 
     log q(D) = log p(D | w) − ½δ‖w‖² − ½ Σ log(1 + l/δ), l the eigenvalues of N·G, G the Gauss-Newton matrix
     of the mean loss, N the samples of the split, δ = ``prior_precision`` of a normal prior; None: the δ of
-    the largest evidence. Cross-entropy is its own likelihood, ½ squared error that of normal noise of
-    variance one, 2π included. Of a linear regression at its posterior mean it is the evidence itself. The
+    the largest evidence, or bound. Cross-entropy is its own likelihood, ½ squared error that of normal noise
+    of variance one, 2π included. Of a linear regression at its posterior mean it is the evidence itself. The
     larger, the worse the network with its prior explains the data. With normalisation layers the scale of the
     weights before them is arbitrary, and with it the evidence, which is said.
+
+    ``structure``: of which blocks on the diagonal the determinant is taken. By Fischer's inequality it is the
+    larger the smaller they are, so that the figure lies above that of ``full``, from a lower bound of the
+    evidence:
+
+    - ``full``: all of N·G;
+    - ``samples``: blocks of ``block`` samples that follow one another, of the kernel √Λ·JJᵀ·√Λ over samples ×
+      outputs; of ``batches`` of the blocks, drawn at random, their sum is scaled up (Immer et al. 2023's
+      stochastic estimate: unbiased of the bound, with the component ``draws``);
+    - ``outputs``: one kernel over the samples for each output;
+    - ``layers``: a block for the parameters of each module;
+    - ``diagonal``: single parameters.
 
     Exact, or by quadrature of the sum of logarithms, with the errors of ``effective_dimension``. The error of
     the chosen δ is of second order in it.
@@ -211,9 +262,15 @@ class LaplaceEvidence(_OfSpectrum):
     name = "laplace_evidence"
     title = "Laplace evidence, negative logarithm per sample"
     unit = "[loss]"
-    reference = "MacKay 1992; Immer et al., arXiv:2104.04975; normalisation: Antorán et al., arXiv:2206.08900"
+    reference = (
+        "MacKay 1992; Immer et al., arXiv:2104.04975; bounds: Immer et al., arXiv:2306.03968; "
+        "normalisation: Antorán et al., arXiv:2206.08900"
+    )
 
     prior_precision: float | None = None
+    structure: Literal["full", "samples", "outputs", "layers", "diagonal"] = added_later("full")
+    block: int = added_later(16)
+    batches: int | Literal["all"] = added_later("all")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -221,9 +278,16 @@ class LaplaceEvidence(_OfSpectrum):
             raise ValueError(
                 f"prior_precision must be positive or left out, got {self.prior_precision}"
             )
+        if self.block < 1:
+            raise ValueError(f"block must be at least 1, got {self.block}")
+        check_count("batches", self.batches)
+        if self.batches != "all" and self.structure != "samples":
+            raise ValueError("batches are drawn where structure is 'samples'")
 
     def notes(self, details: Mapping[str, Any]) -> list[str]:
         found = super().notes(details)
+        if self.structure != "full":
+            found.append(f"from a lower bound of the evidence, by parts: {self.structure}")
         if details.get("normalised"):
             found.append(
                 "it has normalisation layers: the scale of weights before them is arbitrary, and so is this"
@@ -231,7 +295,13 @@ class LaplaceEvidence(_OfSpectrum):
         return found
 
     def stays_under(self, change: Change) -> bool:
-        """Where the parameters' length stays too: a shift of the logits moves them away from the prior."""
+        """Where the parameters' length stays too: a shift of the logits moves them away from the prior.
+
+        The parts of the parameters are those of the network as it was only where their order changes, or
+        signs; a part of the data is what it was.
+        """
+        if self.structure in ("layers", "diagonal"):
+            return change.properties >= {"isometry", "homogeneous", "diagonal"}
         return change.properties >= {"isometry", "homogeneous"}
 
     def unsupported(self, subject: Subject) -> str | None:
@@ -247,7 +317,7 @@ class LaplaceEvidence(_OfSpectrum):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         work, dtype = Work(), torch_dtype(self.dtype)
-        full, half, details = self._spectrum(subject, seed, work)
+        full, half, details = self._parts(subject, seed, work)
         model = subject.working_model(dtype)
         inputs, targets = self._data(subject, seed)
         batch = len(inputs) if subject.coupled else 1024
@@ -262,7 +332,7 @@ class LaplaceEvidence(_OfSpectrum):
         )
         n = self._population(subject)
 
-        def negative(spectrum: _Spectrum, log_precision: float) -> float:
+        def negative(spectrum: _Spectra, log_precision: float) -> float:
             precision = math.exp(log_precision)
             volume = spectrum.total(lambda values: (values / precision).log1p())
             return fit + 0.5 * (precision * length + volume) / n
@@ -293,6 +363,91 @@ class LaplaceEvidence(_OfSpectrum):
                 "normalised": any(isinstance(m, _NORMALISING) for m in model.modules()),
             },
         )
+
+    def _parts(
+        self, subject: Subject, seed: int, work: Work
+    ) -> tuple[_Spectra, _Spectra, dict[str, Any]]:
+        """The spectra of the parts, the same from half the steps, and what is told of them."""
+        if self.structure == "layers":
+            found, halves, details = [], [], dict[str, Any]()
+            for names in _by_module(
+                subject.working_model(torch_dtype(self.dtype)), self.parameters_of
+            ):
+                own = dataclasses.replace(self, parameters_of=names, structure="full")
+                full, half, told = own._spectrum(subject, seed, work)
+                found.append(full)
+                halves.append(half)
+                details |= told
+            return _Spectra(found), _Spectra(halves), {**details, "parts": len(found)}
+        if self.structure == "full":
+            full, half, details = self._spectrum(subject, seed, work)
+            return _Spectra([full]), _Spectra([half]), details
+        values, blocks = self._eigenvalues_of_blocks(subject, seed, work)
+        exact = _Spectra(
+            [_Spectrum(v.unsqueeze(0), torch.ones(1, len(v)), len(v), exact=True) for v in values],
+            blocks if self.structure == "samples" else 0,
+        )
+        return exact, exact, {"parts": blocks}
+
+    def _eigenvalues_of_blocks(
+        self, subject: Subject, seed: int, work: Work
+    ) -> tuple[list[Tensor], int]:
+        """The eigenvalues of the blocks that are taken, and how many blocks there are."""
+        inputs, targets = self._data(subject, seed)
+        model = subject.working_model(torch_dtype(self.dtype))
+        parameters = named_subset(model, self.parameters_of)
+        if subject.coupled:
+            raise MetricFailed(f"{TOGETHER}, so that no part of them has a kernel of its own")
+        assert subject.loss is not None
+        loss, scale = subject.loss, self._population(subject) / len(inputs)
+        size = self.block if self.structure == "samples" else _SAMPLES
+        blocks = list(torch.arange(len(inputs)).split(size))
+        count = len(blocks)
+        if self.structure == "samples" and self.batches != "all" and self.batches < count:
+            order = torch.randperm(count, generator=torch_generator(derive_seed(seed, "batches")))
+            blocks = [blocks[i] for i in order[: self.batches].sort().values.tolist()]
+
+        def rows_of(members: Tensor) -> Tensor:
+            """√Λ·J (n, C, P), with the symmetric root: one row an output."""
+            x, y = inputs[members.to(inputs.device)], targets[members.to(targets.device)]
+            rows = gauss_newton_rows(model, loss, x, y, parameters, work=work)
+            rows = rows.view(len(x), -1, rows.shape[1])
+            with torch.no_grad():
+                outputs = model(x)
+            work.forward += len(x)
+            return output_curvature(loss, outputs, y)[1].double() @ rows
+
+        if self.structure == "samples":
+            found = []
+            for members in blocks:
+                rows = rows_of(members).flatten(0, 1)
+                found.append(scale * torch.linalg.eigvalsh(rows @ rows.T))
+            return [v.clamp_min(0).cpu() for v in found], count
+        if self.structure == "diagonal":
+            squares = torch.stack([rows_of(b).square().sum((0, 1)) for b in blocks]).sum(0)
+            return [scale * squares.cpu()], len(squares)
+        kept: list[Tensor] = []
+        few = sum(coordinates(p).numel() for p in parameters) <= len(inputs)
+        for members in blocks:
+            rows = rows_of(members).transpose(0, 1)  # (C, n, P)
+            kept = [sum(kept, rows.mT @ rows)] if few else [*kept, rows]
+            if sum(r.numel() for r in kept) > _NUMBERS:
+                raise MetricFailed(
+                    "the kernels of single outputs are too large: draw fewer samples"
+                )
+        whole = kept[0] if few else torch.cat(kept, 1)
+        grams = whole if few else whole @ whole.mT
+        return list(scale * torch.linalg.eigvalsh(grams).clamp_min(0).cpu()), len(grams)
+
+
+def _by_module(model: nn.Module, patterns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names of the parameters meant, by the module that holds them."""
+    meant = {id(p) for p in named_subset(model, patterns)}
+    groups: dict[str, list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in meant:
+            groups.setdefault(name.rpartition(".")[0], []).append(name)
+    return [tuple(names) for names in groups.values()]
 
 
 _NORMALISING = (

@@ -13,6 +13,7 @@ problems: Registry[Problem] = Registry(
         "band_limited": "sharpbench.problems.fourier:BandLimited",
         "cubic_pole": "sharpbench.problems.single_index:CubicPole",
         "deep_linear": "sharpbench.problems.quadratic:DeepLinear",
+        "deep_rank_regression": "sharpbench.problems.singular:DeepRankRegression",
         "diagonal_network": "sharpbench.problems.diagonal:DiagonalNetwork",
         "exponential": "sharpbench.problems.single_index:Exponential",
         "fourier_features": "sharpbench.problems.fourier:FourierFeatures",

@@ -6,7 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import KnownLearningCoefficient
 
-__all__ = ["Monomial", "ReducedRankRegression"]
+__all__ = ["DeepRankRegression", "Monomial", "ReducedRankRegression"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,73 @@ class ReducedRankRegression(_Singular):
         apart = v.exp()  # l₂ = l₁ e^(−apart)
         (value, density), (more, other) = one(first), one(first - apart)
         return _mean(value + more, density + other + first + (-(-apart).expm1()).log() + v)
+
+
+@problems.register
+@dataclass(frozen=True, kw_only=True)
+class DeepRankRegression(_Singular):
+    """Linear layers of the ``widths``, inputs first, fitted to zero: L = ½‖W_k ⋯ W₁‖_F².
+
+    Aoyagi computed its learning coefficient at every depth; here the true map has rank zero. The localised
+    figure is known where there is one input or one output: the map's squared length is then a product of
+    independent χ² variables, one a layer, whose logarithms add up.
+    """
+
+    name = "deep_rank_regression"
+    title = "deep linear regression on zero"
+    reference = "Aoyagi, Neural Networks 172 (2024); stated in Lau et al., arXiv:2308.12108"
+
+    widths: tuple[int, ...] = (1, 2, 2, 1)
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise ValueError(
+                f"widths must be at least two, each at least 1, got {list(self.widths)}"
+            )
+        if self.samples < self.widths[0]:
+            raise ValueError(f"samples must be at least as many as inputs ({self.widths[0]})")
+
+    @property
+    def inputs(self) -> int:
+        return self.widths[0]
+
+    def network(self) -> nn.Module:
+        pairs = pairwise(self.widths)
+        return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairs))
+
+    def learning_coefficient(self, subject: Subject) -> float:
+        """With the set M of ℓ + 1 narrow layers of sum S ≥ ℓ·(the widest in it), below ℓ·(any other)."""
+        widths = sorted(self.widths)
+        for count in range(2, len(widths) + 1):
+            narrow, rest, ell = widths[:count], widths[count:], count - 1
+            total = sum(narrow)
+            if total >= ell * narrow[-1] and all(total < ell * w for w in rest):
+                break
+        else:
+            raise AssertionError("one of the sets fits")
+        over = total - (math.ceil(total / ell) - 1) * ell
+        pairs = (total**2 - sum(w * w for w in narrow)) / 2
+        return over * (ell - over) / (4 * ell) - (ell - 1) * total**2 / (4 * ell) + pairs / 2
+
+    def localised_coefficient(
+        self, subject: Subject, inverse_temperature: float, localization: float
+    ) -> float | None:
+        """E[L | s] of the squared length s of all but the last layer's map, over the law of s on a grid."""
+        if localization == 0 or 1 not in (self.widths[0], self.widths[-1]):
+            return None
+        _, *hidden, outputs = self.widths if self.widths[0] == 1 else reversed(self.widths)
+        step, logs = 0.05, torch.zeros(1, dtype=torch.float64)
+        density = torch.ones(1, dtype=torch.float64)
+        for width in hidden:
+            top = 6 - math.log(localization)
+            own = torch.arange(top - 90, top, step, dtype=torch.float64)
+            law = (0.5 * width * own - 0.5 * localization * own.exp()).exp()
+            density = torch.from_numpy(np.convolve(density, law))  # of positive terms all
+            logs = logs[0] + own[0] + step * torch.arange(len(density), dtype=torch.float64)
+        fitted = inverse_temperature / localization * logs.exp()
+        return _mean(
+            0.5 * outputs * fitted / (1 + fitted), density.log() - 0.5 * outputs * fitted.log1p()
+        )
 
 
 def _sum(parts: Iterable[Tensor]) -> Tensor:

@@ -18,6 +18,8 @@ recipes: Registry[Recipe] = Registry(
         "gradient_norm_penalty": "sharpbench.training.penalties:GradientNormPenalty",
         "input_gradient_penalty": "sharpbench.training.penalties:InputGradientPenalty",
         "jacobian_penalty": "sharpbench.training.penalties:JacobianPenalty",
+        "mixup": "sharpbench.training.mixup:Mixup",
+        "monge_sam": "sharpbench.training.sam:MongeSam",
         "sam": "sharpbench.training.sam:Sam",
         "parity_solution": "sharpbench.training.parity:ParitySolution",
         "swa": "sharpbench.training.averaging:Swa",

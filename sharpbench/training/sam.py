@@ -1,7 +1,8 @@
-"""Sharpness-aware minimisation around any base recipe, and its adaptive form."""
+"""Sharpness-aware minimisation around any base recipe: in a ball, an adaptive one, and the Monge metric."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
 from sharpbench.training.based import BasedRecipe
 
-__all__ = ["Asam", "Sam"]
+__all__ = ["Asam", "MongeSam", "Sam"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,10 @@ class _Ascending(BasedRecipe, ABC):
         super().__post_init__()
         if self.rho < 0:
             raise ValueError(f"rho must not be negative, got {self.rho}")
+
+    def _step_length(self, norm: float) -> float:
+        """By what T²g is multiplied, from ‖Tg‖."""
+        return self.rho / (norm + 1e-12)
 
     @abstractmethod
     def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
@@ -42,7 +47,7 @@ class _Ascending(BasedRecipe, ABC):
             scaled = [g if t is None else g * t for t, g in zip(scales, gradient, strict=True)]
             norm = torch.stack([s.square().sum() for s in scaled]).sum().sqrt()
             for p, s, t in zip(parameters, scaled, scales, strict=True):
-                p.add_(s if t is None else s * t, alpha=self.rho / (float(norm) + 1e-12))
+                p.add_(s if t is None else s * t, alpha=self._step_length(float(norm)))
         optimizer.zero_grad()
         with frozen_statistics(model):
             loss().backward()
@@ -102,3 +107,26 @@ class Asam(_Ascending):
 
     def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
         return [p.abs() + self.eta if "weight" in name else None for name, p in named.items()]
+
+
+@recipes.register
+@dataclass(frozen=True, kw_only=True)
+class MongeSam(_Ascending):
+    """Monge SAM: SAM with the ascent ε = ρ g/(‖g‖ √(1 + ‖g‖²)), the step of length ρ on the loss's own graph.
+
+    In the metric I + ggᵀ a step uphill is as long as the way on the surface: early, where the loss is steep,
+    the ascent is shorter than SAM's, near a minimum it is SAM's. Batch-norm statistics are those of the first
+    pass alone; dropout draws a new mask for the second.
+
+    Parameters: ``rho`` the length on the surface; ``base`` names the recipe whose optimizer is used and
+    ``base_parameters`` its own parameters.
+    """
+
+    name = "monge_sam"
+    reference = "Jacobsen & Arvanitidis, arXiv:2502.08448"
+
+    def _scales(self, named: dict[str, nn.Parameter]) -> list[Tensor | None]:
+        return [None] * len(named)
+
+    def _step_length(self, norm: float) -> float:
+        return super()._step_length(norm) / math.hypot(1.0, norm)

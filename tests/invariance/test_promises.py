@@ -91,6 +91,8 @@ PROMISES = [
     ("input_jacobian_norm", {"output": "logits"}, DERIVATIVES),
     ("inverse_margin", {}, OUTPUTS | {"logit_shift"}),
     ("laplace_evidence", {}, {*ORDERS, "sign_flip", "input_rotation"}),
+    ("laplace_evidence", {"structure": "samples"}, {*ORDERS, "sign_flip", "input_rotation"}),
+    ("laplace_evidence", {"structure": "diagonal"}, {*ORDERS, "sign_flip"}),
     ("layer_norms", {}, {*ORDERS, "sign_flip", "logit_shift", "log_scale", NORMALIZED}),
     ("local_learning_coefficient", {}, SPECTRUM),
     ("logit_norm", {}, OUTPUTS),

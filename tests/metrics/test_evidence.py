@@ -146,3 +146,76 @@ def test_a_loss_that_is_no_likelihood_is_refused():
 def test_impossible_parameters_are_refused(name, parameters, told):
     with pytest.raises(InputError, match=told):
         metrics.create(name, parameters)
+
+
+def dense_bound(subject, structure, precision, block=0):
+    """Σ log(1 + l/δ) of the blocks of Σ JᵀΛJ, or of the kernel with the symmetric root of Λ."""
+    model = subject.model
+    weights = {k: p.detach() for k, p in model.named_parameters()}
+    jacobian = jacrev(lambda w: functional_call(model, w, (subject.inputs,)))(weights)
+    rows = torch.cat([j.flatten(2) for j in jacobian.values()], 2)
+    p = model(subject.inputs).detach().softmax(1)
+    values, vectors = torch.linalg.eigh(torch.diag_embed(p) - p[:, :, None] * p[:, None, :])
+    root = vectors @ torch.diag_embed(values.clamp_min(0).sqrt()) @ vectors.mT
+    rows = root @ rows
+    if structure == "samples":
+        blocks = [r.flatten(0, 1) @ r.flatten(0, 1).T for r in rows.split(block)]
+    elif structure == "outputs":
+        blocks = [r @ r.T for r in rows.unbind(1)]
+    else:
+        whole = torch.einsum("ncp,ncq->pq", rows, rows)
+        sizes = [p.numel() for p in weights.values()]
+        sizes = (
+            [sizes[0] + sizes[1], sizes[2] + sizes[3]]
+            if structure == "layers"
+            else [1] * sum(sizes)
+        )
+        starts = torch.tensor([0, *sizes]).cumsum(0)
+        blocks = [whole[a : a + n, a : a + n] for a, n in zip(starts, sizes, strict=False)]
+    return sum(float((torch.eye(len(b)) + b / precision).logdet()) for b in blocks)
+
+
+@pytest.mark.parametrize("samples", [60, 200])
+@pytest.mark.parametrize("structure", ["samples", "outputs", "layers", "diagonal"])
+def test_each_bound_is_that_of_the_dense_blocks(structure, samples):
+    subject = network(samples)
+    full = sb.measure(subject, EVIDENCE, prior_precision=2.0)
+    found = sb.measure(subject, EVIDENCE, prior_precision=2.0, structure=structure, block=7)
+    volume = float((eigenvalues(subject) / 2).log1p().sum())
+    bound = dense_bound(subject, structure, 2.0, 7)
+    assert found.value - full.value == pytest.approx(0.5 * (bound - volume) / samples, rel=1e-8)
+    assert found.value > full.value
+    assert found.exact
+    assert found.details["parts"] == {"samples": -(-samples // 7), "outputs": 3, "layers": 2}.get(
+        structure, 43
+    )
+    (note,) = metrics.create(EVIDENCE, {"structure": structure}).notes(found.details)
+    assert "lower bound of the evidence" in note
+
+
+def test_bounds_fall_with_the_size_of_the_blocks():
+    """Of linear regression, where the whole is the evidence itself; single samples last."""
+    subject = regression()
+    exact = -log_evidence(subject) / 40
+    asked = {"prior_precision": PRECISION, "structure": "samples"}
+    bounds = [
+        sb.measure(subject, EVIDENCE, **asked, block=block).value for block in (40, 20, 10, 5, 1)
+    ]
+    assert bounds[0] == pytest.approx(exact, rel=1e-10)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] > bounds[0] + 0.1
+
+
+def test_drawn_blocks_estimate_the_bound():
+    subject = network(200)
+    asked = {"prior_precision": 2.0, "structure": "samples", "block": 5}
+    whole = sb.measure(subject, EVIDENCE, **asked)
+    drawn = [sb.measure(subject, EVIDENCE, **asked, batches=10, seed=s) for s in range(40)]
+    assert {e.source for e in drawn[0].errors} == {"draws"}
+    mean = sum(d.value for d in drawn) / 40
+    error = sum(d.standard_error**2 for d in drawn) ** 0.5 / 40
+    assert abs(mean - whole.value) < 4 * error
+    inside = sum(d.interval()[0] < whole.value < d.interval()[1] for d in drawn)
+    assert inside >= 34
+    with pytest.raises(InputError, match="batches are drawn where structure"):
+        metrics.create(EVIDENCE, {"batches": 3})

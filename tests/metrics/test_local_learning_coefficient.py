@@ -1,5 +1,6 @@
 """The local learning coefficient beside closed forms: quadratics, monomials, reduced rank regression."""
 
+import itertools
 import math
 
 import pytest
@@ -95,6 +96,9 @@ PROBLEMS = [
     ("reduced_rank_regression", {}, 1.5),
     ("reduced_rank_regression", {"inputs": 2, "hidden": 3, "outputs": 2}, 2.0),
     ("reduced_rank_regression", {"inputs": 3, "hidden": 2, "outputs": 4}, 3.0),
+    ("deep_rank_regression", {"widths": (1, 2, 2, 1)}, 0.5),
+    ("deep_rank_regression", {"widths": (1, 3, 4, 2)}, 1.0),
+    ("deep_rank_regression", {"widths": (5, 3, 4, 4, 1)}, 1.5),
 ]
 
 
@@ -143,6 +147,35 @@ def test_the_localised_figure_of_reduced_rank_is_that_of_draws(sizes):
     found = problem.localised_coefficient(problem.subject(seed=0), b, pull)
     assert found == pytest.approx(b * mean, abs=4 * b * error)
     assert 4 * error < 0.02 * mean
+
+
+def test_deep_linear_regression_is_that_of_two_layers_and_of_monomials():
+    for inputs, hidden, outputs in itertools.product(range(1, 6), repeat=3):
+        deep = problems.create("deep_rank_regression", {"widths": (inputs, hidden, outputs)})
+        sizes = {"inputs": inputs, "hidden": hidden, "outputs": outputs}
+        two = problems.create("reduced_rank_regression", sizes)
+        subject = two.subject(seed=0)
+        assert deep.learning_coefficient(subject) == two.learning_coefficient(subject), sizes
+    subject = problems.create("monomial", {"exponents": (1, 1, 1)}).subject(seed=0)
+    deep = problems.create("deep_rank_regression", {"widths": (1, 1, 1, 1)})
+    assert deep.learning_coefficient(subject) == pytest.approx(0.5)
+    found = deep.localised_coefficient(subject, 50.0, 2.0)
+    product = problems.create("monomial", {"exponents": (1, 1, 1)})
+    assert found == pytest.approx(product.localised_coefficient(subject, 50.0, 2.0), rel=1e-6)
+
+
+def test_one_input_is_as_narrow_as_the_narrowest_layer():
+    """∏ χ² of the layers: the pole of E(1 + b∏sᵢ)^−n/2 is at half of the fewest units."""
+    for widths in itertools.product([1], (1, 2, 3), (2, 4), (1, 3, 5)):
+        deep = problems.create("deep_rank_regression", {"widths": widths})
+        subject = deep.subject(seed=0)
+        assert deep.learning_coefficient(subject) == pytest.approx(min(widths[1:]) / 2), widths
+        assert deep.localised_coefficient(subject, 10.0, 0.0) is None
+    wide = problems.create("deep_rank_regression", {"widths": (3, 3, 3, 3)})
+    assert wide.localised_coefficient(wide.subject(seed=0), 10.0, 1.0) is None
+    assert wide.learning_coefficient(subject) == pytest.approx(
+        27 - 24
+    )  # all of them, ℓ = 3, S = 12
 
 
 @pytest.mark.endurance

@@ -65,6 +65,7 @@ def test_every_problem_is_a_function_of_its_seed(name):
     assert torch.equal(a.model(a.inputs), b.model(b.inputs))
     nothing_drawn = name in {"cubic_pole", "exponential", "gaussian", "power_pole", "runge"}
     points = name in {
+        "deep_rank_regression",
         "laplacian_mode",
         "monomial",
         "reduced_rank_regression",

@@ -7,8 +7,10 @@ from torch import nn
 
 from sharpbench.errors import InputError
 from sharpbench.models import models
+from sharpbench.seeds import derive_seed, numpy_generator, torch_generator
 from sharpbench.subject import Splits
 from sharpbench.training import recipes
+from sharpbench.training.base import LossOfBatch
 
 
 def network(splits, name="mlp", **parameters):
@@ -33,6 +35,7 @@ def train(splits, recipe, model=None, seed=0, callbacks=(), **parameters):
      ("ema", {"base": "adam", "lr": 1e-2, "decay": 0.9}),
      ("gradient_norm_penalty", {"lr": 1e-2}), ("input_gradient_penalty", {"lr": 1e-2}),
      ("jacobian_penalty", {"lr": 1e-2, "scale": 1e-3}),
+     ("mixup", {"lr": 1e-2}), ("monge_sam", {"base": "adam", "lr": 1e-2}),
      ("sam", {"base": "sgd", "base_parameters": {"momentum": 0.5}, "adaptive": True, "rho": 0.1,
                "lr": 0.2})],
 )  # fmt: skip
@@ -127,6 +130,58 @@ def test_a_sam_step_is_the_gradient_at_the_ascent_point(recipe, parameters, size
     assert torch.allclose(weights(model), weights(expected), atol=1e-10)
 
 
+def test_the_ascent_of_monge_sam_is_as_long_on_the_surface():
+    """δᵀ(I + ggᵀ)δ = ρ² and δ along g: seen in the step that the raised gradient takes."""
+    x, y = 3 * torch.randn(16, 3, dtype=torch.float64), torch.randn(16, 1, dtype=torch.float64)
+    splits = Splits(x, y, x, y, outputs=1, task="regression")
+    model = nn.Linear(3, 1, bias=False).double()
+    start = model.weight.detach().clone()
+    curvature = x.T @ x / 16
+    g = (x.T @ (x @ start.T - y) / 16).T
+    train(splits, "monge_sam", model, epochs=1, batch_size=16, lr=0.01, rho=0.3,
+          base_parameters={"momentum": 0.0})  # fmt: skip
+    raised = (start - model.weight.detach()) / 0.01  # g + Hδ
+    delta = torch.linalg.solve(curvature, (raised - g).T).T
+    assert float(delta.square().sum() + (g * delta).sum() ** 2) == pytest.approx(0.09, rel=1e-6)
+    assert torch.allclose(delta / delta.norm(), g / g.norm(), atol=1e-6)
+
+
+def test_mixup_steps_on_mixed_points_and_losses():
+    x, y = torch.randn(16, 3, dtype=torch.float64), torch.arange(16) % 2
+    model = nn.Linear(3, 2).double()
+    recipe = recipes.create(
+        "mixup", {"base": "sgd", "base_parameters": {"momentum": 0.0}, "lr": 0.1, "alpha": 0.5}
+    )
+    shares = []
+    for step in range(400):
+        loss = LossOfBatch(model, nn.functional.cross_entropy, x, y, step, seed=3)
+        expected = copy.deepcopy(model)
+        value = recipe.step(model, recipe.optimizer(list(model.parameters())), loss)
+        generator = torch_generator(derive_seed(3, "mixup", step))
+        other = torch.randperm(16, generator=generator)
+        share = numpy_generator(derive_seed(3, "mixup", step)).beta(0.5, 0.5)
+        shares.append(share)
+        if step > 2:
+            continue
+        outputs = expected(share * x + (1 - share) * x[other])
+        target = share * torch.eye(2)[y] + (1 - share) * torch.eye(2)[y[other]]
+        total = -(target * outputs.log_softmax(1)).sum(1).mean()  # of the mixed one-hot labels
+        slopes = torch.autograd.grad(total, list(expected.parameters()))
+        assert value.item() == pytest.approx(total.item())
+        assert torch.allclose(loss.outputs, outputs)
+        for p, before, g in zip(model.parameters(), expected.parameters(), slopes, strict=True):
+            assert torch.allclose(p, before - 0.1 * g)
+    found = torch.tensor(shares)
+    assert float(found.mean()) == pytest.approx(0.5, abs=0.06)
+    assert float(found.var()) == pytest.approx(1 / 8, abs=0.02)  # of Beta(½, ½)
+
+
+def test_mixup_of_nothing_is_its_base(moons):
+    base, _ = train(moons, "adam", epochs=2, lr=1e-2)
+    plain, _ = train(moons, "mixup", alpha=0.0, epochs=2, lr=1e-2)
+    assert torch.equal(weights(base), weights(plain))
+
+
 def test_the_ascent_of_asam_follows_a_rescaling_of_neurons():
     """A ReLU neuron's inputs × 4 and outputs ÷ 4: without eta and biases both steps give one function."""
     x, y = torch.randn(64, 3, dtype=torch.float64), torch.arange(64) % 2
@@ -209,6 +264,7 @@ def test_regression_is_trained_with_squared_error():
     [
         ("sgd", {"lr": -1}, "lr must be positive"),
         ("adam", {"epochs": 0}, "epochs must be at least 1"),
+        ("mixup", {"alpha": -0.1}, "alpha must not be negative"),
         ("sam", {"base": "adma"}, "Did you mean 'adam'"),
         ("sam", {"base": "sam"}, "has a 'step' of its own, which sam would leave out"),
         ("sam", {"base": "crr"}, "has a 'step' of its own, which sam would leave out"),
