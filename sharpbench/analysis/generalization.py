@@ -250,12 +250,31 @@ def scores(results: Results) -> list[Score]:
         count = sizes["network_parameters"].reindex(subjects).astype(float)
         figures["number of parameters"] = "control", count.to_numpy()
     confidence = _confidence(results, found, judged, errors)
+    figures |= {name: ("control", x) for name, x in _along_training(results, subjects).items()}
     targets = {
         name: judged[name].to_numpy(float)
         for name in GRID_TARGETS
         if name in judged and judged[name].max() > judged[name].min()
     }
     return scores_of(found, figures, targets, confidence)
+
+
+def _along_training(results: Results, subjects: list[str]) -> dict[str, np.ndarray]:
+    """What the log of a training tells by itself, (N,) each: how many epochs it took (Jiang et al. 2019, the
+    steps to a stated loss), and the variance of the steps of ln(training loss) from epoch to epoch."""
+    log = results.of_kind("training")
+    log = log[(log["name"] == "train_loss") & (log["value"] > 0)]
+    if log.empty:
+        return {}
+    losses = log.pivot_table(index="subject", columns="epoch", values="value", observed=True)
+    losses = losses.reindex(index=subjects, columns=sorted(losses.columns))
+    steps = np.diff(np.log(losses.to_numpy(float)), axis=1)
+    several = np.isfinite(steps).sum(1) > 1
+    variance = np.full(len(subjects), math.nan)
+    variance[several] = np.nanvar(steps[several], axis=1, ddof=1)
+    counted = losses.notna().sum(1)
+    epochs = counted.where(counted > 0).to_numpy(float)
+    return {"epochs of training": epochs, "variance of the loss along training": variance}
 
 
 @computed_once

@@ -1,12 +1,13 @@
 """The grid of a suite's networks, as the records tell it, and the table of scores over it."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from sharpbench.analysis.generalization import _confidence, grid, scores
+from sharpbench.analysis.generalization import _along_training, _confidence, grid, scores
 from sharpbench.analysis.results import Results
 from sharpbench.evaluation.outcomes import Outcomes
 from sharpbench.seeds import numpy_generator
@@ -143,6 +144,23 @@ def test_the_worst_environment_is_named(table):
     assert parameters.error.worst > 0.6  # wider networks have fewer errors here
     assert parameters.worst == "the width changes from 16 to 64"
     assert all(s.worst.startswith("the ") for s in rows.values() if s.error)
+
+
+def test_what_the_log_of_a_training_tells():
+    """Steps of ln ℓ: −1, −1, of variance 0; −1, −3, of variance 2; one alone; no log at all."""
+    logs = {"even": [0, -1, -2], "uneven": [0, -1, -4], "short": [0, -1]}
+    rows = [
+        {"subject": who, "kind": "training", "name": name, "epoch": epoch + 1.0, "value": value}
+        for who, log in logs.items()
+        for epoch, power in enumerate(log)
+        for name, value in (("train_loss", math.exp(power)), ("test_loss", 7.0))
+    ]
+    asked = ["uneven", "none", "short", "even"]
+    found = _along_training(Results(pd.DataFrame(rows)), asked)
+    assert found["epochs of training"] == pytest.approx([3, math.nan, 2, 3], nan_ok=True)
+    variance = found["variance of the loss along training"]
+    assert variance == pytest.approx([2, math.nan, math.nan, 0], abs=1e-12, nan_ok=True)
+    assert _along_training(Results(pd.DataFrame(rows[1:2])), asked) == {}
 
 
 def test_outcomes_on_the_same_points_keep_more_pairs():
