@@ -37,6 +37,7 @@ from sharpbench.analysis.prediction_scores import (
     paired_confidence,
     random_choice,
     sign_error,
+    told_apart,
 )
 from sharpbench.analysis.rank_correlation import benjamini_hochberg, holm
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
@@ -91,6 +92,7 @@ class Score:
     added: what the figure adds to the hyperparameters; that of an oracle tells what can be seen at all.
     beyond: Ψ less that of the hyperparameters alone.
     tied: whether Ψ can't be told from that of the metric with the largest.
+    apart: the rows of metrics, controls and rival whose Ψ is told apart from this one's, of all pairs.
     """
 
     row: str
@@ -105,6 +107,7 @@ class Score:
     choice: Choice | None
     beyond: Tested | None = None
     tied: bool = False
+    apart: frozenset[str] = frozenset()
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -350,12 +353,15 @@ def scores_of(
             ladder[0] = dataclasses.replace(ladder[0], mean=exact)
         told += ladder
         rival = from_hyperparameters(found.population, y)
-        told.append(_score(found, "hyperparameters alone", "rival", target, rival, y, apart))
+        others = {"hyperparameters alone": rival, **{row: x for row, (_, x) in figures.items()}}
+        differ = told_apart(found.population, others, y)
+        one = _score(found, "hyperparameters alone", "rival", target, rival, y, apart)
+        told.append(dataclasses.replace(one, apart=differ[one.row]))
         asked = []
         for row, (kind, x) in figures.items():
             one = _score(found, row, kind, target, x, y, apart)
             beyond = difference_of_tau(found.population, x, rival, y)
-            asked.append(dataclasses.replace(one, beyond=beyond))
+            asked.append(dataclasses.replace(one, beyond=beyond, apart=differ[row]))
         told += _with_ties(found, asked, figures, y)
         if (chance := random_choice(found.population, y)) is not None:
             drawn = Choice(*(exactly(v) for v in chance))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from scipy import stats
 
+from sharpbench.analysis.rank_correlation import holm
 from sharpbench.analysis.statistics import LEVEL, Estimate, jackknife, students
 from sharpbench.seeds import numpy_generator
 
@@ -44,6 +45,7 @@ __all__ = [
     "paired_confidence",
     "random_choice",
     "sign_error",
+    "told_apart",
 ]
 
 T = TypeVar("T")
@@ -315,22 +317,55 @@ def difference_of_tau(
     """Ψ of ``one`` minus Ψ of ``other``, over the networks that have both, with its interval over the
     seeds."""
     both = np.isfinite(one) & np.isfinite(other)
-    psi = []
-    for x in (one, other):
-        x = np.where(both, x, np.nan)
-        cells = [_cell_tau(pairs, x[None], y)[0] for pairs in population.controlled]
-        whole = np.array([mean_of_axes(tau) for tau in cells])
-        left = [mean_of_axes(_without_blocks(population, cells, w)) for w in population.blocks]
-        psi.append((float(mean_of_axes(whole)), left))
-    value = psi[0][0] - psi[1][0]
+    first, second = (_psi(population, np.where(both, x, np.nan), y) for x in (one, other))
+    return _difference(first, second, int(both.sum()))
+
+
+def told_apart(
+    population: Population, figures: Mapping[str, np.ndarray], y: np.ndarray
+) -> dict[str, frozenset[str]]:
+    """Of each of the ``figures`` (N,) those whose Ψ differs from its own beyond chance: p ≤ 5% over the
+    seeds, after Holm's adjustment for all pairs (the groups of Demšar 2006, by differences of Ψ in place of
+    mean ranks of independent data sets)."""
+    whole = {name: _psi(population, x, y) for name, x in figures.items()}
+    there = {name: np.isfinite(x) for name, x in figures.items()}
+    pairs = list(itertools.combinations(figures, 2))
+    p = np.ones(len(pairs))
+    for k, (one, other) in enumerate(pairs):
+        if (there[one] == there[other]).all():
+            found = _difference(whole[one], whole[other], int(there[one].sum()))
+        else:
+            found = difference_of_tau(population, figures[one], figures[other], y)
+        p[k] = found.p if found is not None else 1.0
+    apart: dict[str, set[str]] = {name: set() for name in figures}
+    for (one, other), adjusted in zip(pairs, holm(p), strict=True):
+        if adjusted <= LEVEL:
+            apart[one].add(other)
+            apart[other].add(one)
+    return {name: frozenset(others) for name, others in apart.items()}
+
+
+_Psi = tuple[float, list[np.ndarray]]
+
+
+def _psi(population: Population, x: np.ndarray, y: np.ndarray) -> _Psi:
+    """Ψ, and of each stream of seeds what it is without each of them."""
+    cells = [_cell_tau(pairs, x[None], y)[0] for pairs in population.controlled]
+    whole = np.array([mean_of_axes(tau) for tau in cells])
+    left = [mean_of_axes(_without_blocks(population, cells, w)) for w in population.blocks]
+    return float(mean_of_axes(whole)), left
+
+
+def _difference(one: _Psi, other: _Psi, networks: int) -> Tested | None:
+    value = one[0] - other[0]
     if not math.isfinite(value):
         return None
-    ends = [jackknife(value, a - b) for a, b in zip(psi[0][1], psi[1][1], strict=True)]
+    ends = [jackknife(value, a - b) for a, b in zip(one[1], other[1], strict=True)]
     if not ends:
         return None
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
     p = max(end[2] for end in ends)
-    return Tested(value, low, high, int(both.sum()), p=p, adjusted=p)
+    return Tested(value, low, high, networks, p=p, adjusted=p)
 
 
 # --- conditional mutual information -------------------------------------------------------------

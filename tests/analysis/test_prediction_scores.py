@@ -28,6 +28,7 @@ from sharpbench.analysis.prediction_scores import (
     paired_confidence,
     random_choice,
     sign_error,
+    told_apart,
 )
 from sharpbench.analysis.rank_correlation import benjamini_hochberg
 from sharpbench.seeds import numpy_generator
@@ -356,6 +357,22 @@ def test_scenarios_of_known_truth(name):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_of_known_truth_many_times(name):
     check_scenario(name, 100)
+
+
+def test_pairs_told_apart_are_those_that_differ_in_every_seed():
+    """The target itself, twice, is told from its negative; noise of its own size from neither copy alone."""
+    rng = numpy_generator(3)
+    population = grid([3, 2, 2, 2, 2], 5, model_axes=2)
+    y = rng.normal(size=population.size)
+    missing = np.where(np.arange(population.size) % 7 == 0, np.nan, y)
+    figures = {"y": y, "again": 2 * y + 1, "some": missing, "against": -y}
+    found = told_apart(population, figures, y)
+    assert found["y"] == found["again"] == found["some"] == {"against"}
+    assert found["against"] == {"y", "again", "some"}
+    one = difference_of_tau(population, figures["y"], figures["against"], y)
+    assert one.value == pytest.approx(2)
+    alike = told_apart(population, {str(k): rng.normal(size=len(y)) for k in range(12)}, y)
+    assert not any(alike.values())
 
 
 def null_figures(population, rng, kind, metrics):

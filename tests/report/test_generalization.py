@@ -4,12 +4,13 @@ import re
 
 import pytest
 
-from sharpbench.analysis.generalization import scores
+from sharpbench.analysis.generalization import Score, scores
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import scorecard
 from sharpbench.report.drawn import Drawings
 from sharpbench.report.page import _show, environment
 from sharpbench.report.sections import sections
+from sharpbench.report.sections.generalization import joined
 from tests.analysis.test_generalization import population
 
 
@@ -69,7 +70,12 @@ def test_rivals_and_controls_stand_in_the_same_table(shown):
         "a random figure",
     ):
         assert first.count(f"<td>{row}") == 1
-    for name in ("generalization", "generalization-axes", "generalization-cost"):
+    for name in (
+        "generalization",
+        "generalization-axes",
+        "generalization-groups",
+        "generalization-cost",
+    ):
         assert f'id="figure-{name}"' in body
     assert body.count(": every score</summary>") == 2  # test error and test loss
     assert "the width changes from 16 to 64" in first
@@ -78,3 +84,18 @@ def test_rivals_and_controls_stand_in_the_same_table(shown):
 def test_a_suite_without_a_grid_has_no_such_section():
     section = sections.create("generalization")
     assert not section.applies(population(seeds=2))
+
+
+def test_lines_join_neighbours_that_are_not_told_apart():
+    """Of a b c d by falling Ψ: a apart from c and d, b from d gives the runs ab, bc, cd."""
+
+    def ranked(**apart):
+        return [
+            Score(name, "metric", "test_error", (), None, None, None, "", None, None, apart=frozenset(o))
+            for name, o in apart.items()
+        ]  # fmt: skip
+
+    assert joined(ranked(a="cd", b="d", c="a", d="ab")) == [(0, 1), (1, 2), (2, 3)]
+    assert joined(ranked(a="", b="", c="", d="")) == [(0, 3)]
+    assert joined(ranked(a="bcd", b="acd", c="abd", d="abc")) == []
+    assert joined(ranked(a="d", b="", c="", d="a")) == [(0, 2), (1, 3)]

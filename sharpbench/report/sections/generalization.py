@@ -20,7 +20,7 @@ from sharpbench.report.drawing import DIVERGING, plain_log_ticks
 from sharpbench.report.format import fixed, interval, percent
 from sharpbench.report.sections.base import Picture, Section
 
-__all__ = ["Generalization"]
+__all__ = ["Generalization", "joined"]
 
 _COLOURS = {"oracle": 7, "rival": 3, "metric": 0, "control": 1, "chance": 7}
 """Of the colour-blind-safe palette."""
@@ -81,6 +81,14 @@ class Generalization(Section):
             f"ψ by axis for the {title}: Kendall's τ between networks that differ in that setting alone, all "
             "seeds equal. One colour throughout a row: the figure ranks alike whatever is changed.",
         )
+        if len(ranked := _ranked(rows)) > 2:
+            yield Picture(
+                "generalization-groups",
+                functools.partial(_groups_figure, ranked),
+                f"Figures by falling Ψ for the {title}, with 95% intervals over the seeds. Each line at the "
+                "right joins neighbours of which no two are told apart (p ≤ 5% after Holm's adjustment for "
+                "all pairs).",
+            )
         taken = work(results)
         if sum(s.row in taken for s in rows) > 1:
             yield Picture(
@@ -280,6 +288,50 @@ def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
     plain_log_ticks(axis.xaxis)
     axis.set(xlabel="gradients of the training loss", ylabel="Ψ")
     figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def _ranked(rows: Sequence[Score]) -> list[Score]:
+    """Rival, metrics and controls by falling Ψ."""
+    asked = [s for s in rows if s.kind in {"rival", "metric", "control"} and s.mean]
+    return sorted(asked, key=_psi, reverse=True)
+
+
+def joined(ranked: Sequence[Score]) -> list[tuple[int, int]]:
+    """The longest runs of neighbours, first and last, of which no two are told apart; of two at least."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(ranked)):
+        last = first
+        while last + 1 < len(ranked) and not any(
+            ranked[last + 1].row in s.apart for s in ranked[first : last + 1]
+        ):
+            last += 1
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return found
+
+
+def _groups_figure(ranked: Sequence[Score]) -> Figure:
+    """Ψ of each figure, and beside it the runs that are not told apart."""
+    groups = joined(ranked)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(8.5, 1.2 + 0.24 * len(ranked)), sharey=True,
+        width_ratios=[5, max(0.6, 0.22 * len(groups))],
+    )  # fmt: skip
+    palette = sns.color_palette("colorblind")
+    for place, score in enumerate(ranked):
+        _mark(left, place, score.mean, palette[_COLOURS[score.kind]])
+    left.axvline(0, color="grey", linestyle="--", linewidth=0.8)
+    left.set(xlabel="Ψ", xlim=(-1.05, 1.05))
+    left.set_yticks(range(len(ranked)), [s.row for s in ranked])
+    left.grid(axis="y", linewidth=0.3)
+    left.invert_yaxis()
+    for column, (first, last) in enumerate(groups):
+        right.plot([column, column], [first - 0.2, last + 0.2], color="0.35", linewidth=2.5)
+    right.set(xlim=(-0.7, len(groups) - 0.3), xticks=[], xlabel="not told apart")
+    right.tick_params(axis="y", length=0)
+    for side in right.spines.values():
+        side.set_visible(False)
     return figure
 
 
