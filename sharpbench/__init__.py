@@ -3,6 +3,8 @@
 >>> import sharpbench as sb
 >>> subject = sb.Subject(model=net, inputs=X, targets=y)
 >>> sb.measure(subject, "curvature_rate", seed=0).value
+>>> results = sb.run("quick")
+>>> results.scorecard()
 
 Names are imported on first use, so that ``import sharpbench`` does not import torch.
 """
@@ -10,38 +12,52 @@ Names are imported on first use, so that ``import sharpbench`` does not import t
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from sharpbench.version import __version__
 
 if TYPE_CHECKING:
-    from sharpbench.api import by_layer as by_layer
-    from sharpbench.api import measure as measure
+    from sharpbench.api.measuring import by_layer as by_layer
+    from sharpbench.api.measuring import measure as measure
+    from sharpbench.api.results import Results as Results
+    from sharpbench.api.running import rank as rank
+    from sharpbench.api.results import report as report
+    from sharpbench.api.running import run as run
     from sharpbench.errors import MetricFailed as MetricFailed
     from sharpbench.measurement import Measurement as Measurement
-    from sharpbench.results.store import load_records as load_records
+    from sharpbench.api.results import load_records as load_records
     from sharpbench.subject import Splits as Splits
     from sharpbench.subject import Subject as Subject
 
 _HOMES = {
     "MetricFailed": "sharpbench.errors",
     "Measurement": "sharpbench.measurement",
+    "Results": "sharpbench.api.results",
     "Splits": "sharpbench.subject",
     "Subject": "sharpbench.subject",
-    "by_layer": "sharpbench.api",
-    "load_records": "sharpbench.results.store",
-    "measure": "sharpbench.api",
+    "by_layer": "sharpbench.api.measuring",
+    "load_records": "sharpbench.api.results",
+    "measure": "sharpbench.api.measuring",
+    "rank": "sharpbench.api.running",
+    "report": "sharpbench.api.results",
+    "run": "sharpbench.api.running",
 }
 
 __all__ = [
     "Measurement",
     "MetricFailed",
+    "Results",
     "Splits",
     "Subject",
     "__version__",
     "by_layer",
     "load_records",
     "measure",
+    "rank",
+    "report",
+    "run",
 ]
 
 
@@ -53,3 +69,19 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Door(types.ModuleType):
+    """The package as users see it: `report` is what writes a page, and not the folder of that name, which
+    an import of anything in it would put in its place."""
+
+    @property
+    def report(self) -> Any:
+        return __getattr__("report")
+
+    @report.setter
+    def report(self, folder: types.ModuleType) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Door

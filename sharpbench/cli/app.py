@@ -28,7 +28,7 @@ from sharpbench.cli import (
     schema,
     verify,
 )
-from sharpbench.cli.console import err, escape
+from sharpbench.console import aside, err, escape, speak
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
 from sharpbench.streams import lasting_streams, lost_output
@@ -83,6 +83,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command; bad input prints one message and exits with 2."""
     lasting_streams()
+    speak(quiet=False, verbose=False, log_file=None)
     warnings.showwarning = _told(warnings.showwarning)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -131,7 +132,7 @@ def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, (InputWarning, PluginWarning, LeftOutWarning)):
-            err.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
+            aside.print(f"[yellow]note:[/] {escape(str(message))}", soft_wrap=True)
         else:
             otherwise(message, category, *place, **more)
 

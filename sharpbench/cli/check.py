@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpbench.cli.console import escape, out
+from sharpbench.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import PluginOption, parse_parameters
 

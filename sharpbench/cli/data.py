@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.console import escape, out
+from sharpbench.console import escape, out
 from sharpbench.cli.options import DataOption
 
 __all__ = ["app"]

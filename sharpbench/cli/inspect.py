@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sharpbench.cli.console import escape, out
+from sharpbench.console import escape, out
 from sharpbench.cli.options import PluginOption
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.plugins import KINDS, load_plugins, plugin_name, registry_of

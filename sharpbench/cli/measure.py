@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharpbench.cli.console import err, escape
+from sharpbench.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import (
     DataOption,
@@ -198,7 +198,7 @@ def measure(
 
 def _layers(subject: Subject, seed: int, output: Path | None, told: _Told) -> None:
     """The table of `sharpbench.by_layer`; with a picture in the ``output`` folder."""
-    from sharpbench.api import by_layer
+    from sharpbench.api.measuring import by_layer
     from sharpbench.errors import MetricFailed
 
     there = len(subject.data("train")[0])

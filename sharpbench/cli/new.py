@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.console import escape, out
+from sharpbench.console import escape, out
 from sharpbench.errors import InputError, nearest_names
 
 __all__ = ["new"]

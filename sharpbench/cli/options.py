@@ -8,17 +8,64 @@ from typing import Annotated, Any
 
 import typer
 
+from sharpbench.console import speak
 from sharpbench.errors import InputError, shortened
 
 __all__ = [
     "DataOption",
     "DeviceOption",
+    "LogFileOption",
     "OpenOption",
     "PluginOption",
+    "QuietOption",
+    "RanSuiteArgument",
     "ReportsOption",
     "ResultsOption",
+    "SuiteArgument",
+    "VerboseOption",
+    "metric_names",
+    "names_of",
     "parse_parameters",
     "parse_value",
+    "suite_names",
+]
+
+
+def suite_names(incomplete: str) -> list[str]:
+    """Shipped suites and suite files of this folder, for the shell's completion."""
+    from sharpbench.suite.spec import known_suites
+
+    files = [path.name for path in Path().glob("*.toml") if path.name != "pyproject.toml"]
+    return [name for name in (*known_suites(), *files) if name.startswith(incomplete)]
+
+
+def metric_names(incomplete: str) -> list[str]:
+    """Metrics, and Python files of this folder, for the shell's completion."""
+    return names_of("metric", incomplete)
+
+
+def names_of(kind: str, incomplete: str) -> list[str]:
+    """The plug-ins of a kind, and Python files of this folder, for the shell's completion."""
+    from sharpbench.plugins import registry_of
+
+    files = [path.name for path in Path().glob("*.py")]
+    return [name for name in (*registry_of(kind).names(), *files) if name.startswith(incomplete)]
+
+
+def _ran_suites(context: typer.Context, incomplete: str) -> list[str]:
+    """Suites that have run in the results folder."""
+    folder = Path(context.params.get("results") or "results") / "suites"
+    return sorted(p.stem for p in folder.glob("*.json") if p.stem.startswith(incomplete))
+
+
+SuiteArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a shipped suite, or path of a suite file.", autocompletion=suite_names
+    ),
+]
+RanSuiteArgument = Annotated[
+    str, typer.Argument(help="Name of a suite that has run.", autocompletion=_ran_suites)
 ]
 
 ResultsOption = Annotated[
@@ -40,6 +87,47 @@ PluginOption = Annotated[
     typer.Option(
         "--plugin",
         help="Python file, or module, whose plug-ins can be named then; may stand several times.",
+    ),
+]
+
+
+def _be_quiet(context: typer.Context, value: bool) -> bool:
+    if value and context.params.get("verbose_"):
+        raise InputError("--quiet and --verbose exclude each other")
+    if not context.resilient_parsing:
+        speak(quiet=value)
+    return value
+
+
+def _be_verbose(context: typer.Context, value: bool) -> bool:
+    if value and context.params.get("quiet"):
+        raise InputError("--quiet and --verbose exclude each other")
+    if not context.resilient_parsing:
+        speak(verbose=value)
+    return value
+
+
+def _keep_log(context: typer.Context, value: Path | None) -> Path | None:
+    if not context.resilient_parsing:
+        speak(log_file=value)
+    return value
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print what goes wrong, and no more.", callback=_be_quiet),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Tell every subject and every failure.", callback=_be_verbose
+    ),
+]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Append what is said to this file, with times, also with --quiet.",
+        callback=_keep_log,
     ),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,28 +10,36 @@ import typer
 from rich.table import Table
 
 from sharpbench.cli.check import tell
-from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import OpenOption, PluginOption, ReportsOption, parse_parameters
-from sharpbench.cli.report import opened, write_report
-from sharpbench.cli.run import carry_out
+from sharpbench.cli.options import (
+    LogFileOption,
+    OpenOption,
+    PluginOption,
+    QuietOption,
+    ReportsOption,
+    VerboseOption,
+    metric_names,
+    parse_parameters,
+)
+from sharpbench.cli.report import opened
+from sharpbench.cli.run import print_summary, resumable
+from sharpbench.console import aside, escape, out
 from sharpbench.errors import InputError
 
 if TYPE_CHECKING:
     from sharpbench.analysis.scorecard import Entry
-    from sharpbench.suite.engines import Engine
-    from sharpbench.suite.spec import SuiteFile
+    from sharpbench.suite.conformance import Finding
 
 __all__ = ["rank"]
-
-_MOST_WORKERS = 8
-"""By default: each holds torch and its data."""
 
 
 def rank(
     metric: Annotated[
         str | None,
-        typer.Argument(help="my_metric.py:MyMetric, package.module:MyMetric, or a metric's name."),
+        typer.Argument(
+            help="my_metric.py:MyMetric, package.module:MyMetric, or a metric's name.",
+            autocompletion=metric_names,
+        ),
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -54,6 +62,9 @@ def rank(
     ] = None,
     plugin: PluginOption = None,
     open_: OpenOption = False,
+    quiet: QuietOption = False,
+    verbose_: VerboseOption = False,
+    log_file: LogFileOption = None,
 ) -> None:
     """Rank a metric of your own beside all others.
 
@@ -70,77 +81,62 @@ def rank(
 
       sharpbench rank --prepare
     """
-    from sharpbench.analysis.results import Results
     from sharpbench.analysis.scorecard import scorecard
-    from sharpbench.datasets.files import data_root
-    from sharpbench.metrics import metrics
+    from sharpbench.api.results import report
+    from sharpbench.api.running import population
+    from sharpbench.api.running import rank as ranked
+    from sharpbench.api.running import run as carried_out
+    from sharpbench.errors import MetricFailed
     from sharpbench.plugins import load_plugins, plugin_name
-    from sharpbench.suite.conformance import check_metric
-    from sharpbench.suite.engines import make_engine
-    from sharpbench.suite.reference import population_folder, ranking_suite, reference_suite
-    from sharpbench.suite.spec import load_suite
+    from sharpbench.suite.reference import reference_suite
 
     if metric is None and not prepare:
         raise InputError("name a metric: sharpbench rank my_metric.py:MyMetric, or say --prepare")
     for place in plugin or []:
         load_plugins(place)
-    results = population_folder(cache or data_root())
-    engine = make_engine("process", workers=workers or min(_cores(), _MOST_WORKERS))
     if metric is None:
-        if _measured(reference_suite(), results, engine):
+        with resumable():
+            made = carried_out(reference_suite(), **population(cache, workers))
+        assert made.summary is not None
+        print_summary(made.summary)
+        if made.summary.failed:
             raise typer.Exit(SOME_FAILED)
         return
     parameters = parse_parameters(param or [])
     name = plugin_name("metric", metric)
-    chosen = metrics.create(name, parameters)
-    with err.status(f"checking {name} …"):
-        findings = check_metric(name, parameters)
-    tell(findings, name, brief=True)
-    if not findings[-1].passed:  # it measures nothing, and would be asked some hundred times
-        raise typer.Exit(SOME_FAILED)
-    suite, text = ranking_suite(chosen, parameters)
-    folder = reports / suite
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "suite.toml"
-    path.write_text(text, "utf-8")
-    problems = _measured(load_suite(path), results, engine)
-    view = Results.load(results, suite)
-    page = write_report(results, suite, reports, quiet=True)
-    _print_row([e for e in scorecard(view) if e.name == name], len(scorecard(view)))
+    found: list[Finding] = []
+
+    def checked(findings: Sequence[Finding]) -> None:
+        found.extend(findings)
+        tell(findings, name, brief=True)
+
+    try:
+        with resumable():
+            view = ranked(
+                name, parameters=parameters, reports=reports, cache=cache, workers=workers, checked=checked
+            )
+    except MetricFailed:  # it measures nothing: told above
+        raise typer.Exit(SOME_FAILED) from None
+    assert view.summary is not None
+    print_summary(view.summary)
+    with aside.status("writing the report"):
+        page = report(view, reports=reports)
+    entries = scorecard(view)
+    _print_row([e for e in entries if e.name == name], len(entries))
     out.print(escape(f"page: {page}"), soft_wrap=True)
-    out.print(
-        escape(f"table: {folder / 'scorecard.md'}, {folder / 'scorecard.json'}"), soft_wrap=True
-    )
+    beside = (page.with_name(f"scorecard.{ending}") for ending in ("md", "json"))
+    out.print(escape(f"table: {', '.join(map(str, beside))}"), soft_wrap=True)
     if open_:
         opened(page)
     own = (f"{name} ", f"{name}(")  # others may fail as they did when the population was made
-    if any(problem.startswith(own) for problem in problems) or not all(f.passed for f in findings):
+    failed = any(problem.startswith(own) for problem in view.summary.failed)
+    if failed or not all(f.passed for f in found):
         raise typer.Exit(SOME_FAILED)
-
-
-def _measured(suite: SuiteFile, results: Path, engine: Engine) -> list[str]:
-    """Bring the population up to a suite; what failed."""
-    from sharpbench.datasets.files import data_root
-    from sharpbench.results.store import ResultsStore
-    from sharpbench.suite.plan import make_plan
-
-    root = data_root()
-    plan = make_plan(suite, data=root)
-    if not ResultsStore(results).subjects():
-        told = f"the reference population is made, once, in {results}: some minutes on two cores"
-        err.print(escape(told), soft_wrap=True)
-    return carry_out(suite, plan, plan, results, root, engine=engine)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _print_row(entries: list[Entry], of: int) -> None:
     from sharpbench.analysis.scorecard import QUESTIONS
-    from sharpbench.report.sections.scorecard import MARKS, cell_in_words
+    from sharpbench.report.sections.scorecard import cell_in_words, marked
 
     for entry in entries:
         table = Table(title=f"{escape(entry.title)}, a row of {of}", title_justify="left")
@@ -149,13 +145,11 @@ def _print_row(entries: list[Entry], of: int) -> None:
         for question in QUESTIONS:
             cell = entry.cells[question]
             figure, told = cell_in_words(cell)
+            verdict = marked(cell.word) + (" =" if cell.tied else "")
             if not cell.word:
                 verdict, figure = "– not asked", ""
                 if question == "right":
                     told = ["say in Metric.known what is expected of a problem"]
-            else:
-                verdict = f"{MARKS.get(cell.word, ('–', ''))[0]} {cell.word}"
-            verdict += " =" if cell.tied else ""
             table.add_row(
                 f"{question.capitalize()}?", *map(escape, (verdict, figure, "; ".join(told)))
             )

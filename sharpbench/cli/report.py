@@ -9,58 +9,68 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sharpbench.cli.console import err, escape, out
-from sharpbench.cli.options import OpenOption, ReportsOption, ResultsOption
+from sharpbench.cli.options import (
+    LogFileOption,
+    OpenOption,
+    QuietOption,
+    RanSuiteArgument,
+    ReportsOption,
+    ResultsOption,
+    VerboseOption,
+)
+from sharpbench.console import aside, err, escape, out
 from sharpbench.errors import InputError
 
 __all__ = ["index", "opened", "print_card", "report", "write_report"]
 
 
 def report(
-    suite: Annotated[str, typer.Argument(help="Name of a suite that has run.")],
+    suite: RanSuiteArgument,
     results: ResultsOption = Path("results"),
     reports: ReportsOption = Path("reports"),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Read every byte of the records again first.")
     ] = False,
     open_: OpenOption = False,
+    quiet: QuietOption = False,
+    verbose_: VerboseOption = False,
+    log_file: LogFileOption = None,
 ) -> None:
-    """Write the HTML report of a suite again from its records."""
-    if fresh:
-        from sharpbench.results.store import load_records
-
-        load_records(results, suite=suite, columns=["kind"], fresh=True)
-    page = write_report(results, suite, reports)
+    """Write the HTML report of a suite again from its records, and print its scorecard."""
+    page = write_report(results, suite, reports, fresh=fresh)
     if open_:
         opened(page)
 
 
 def index(
     reports: Annotated[Path, typer.Argument(help="Folder with the reports.")] = Path("reports"),
+    open_: OpenOption = False,
 ) -> None:
     """Write the page over all reports again: reports/index.html."""
     from sharpbench.report.site import write_index
 
     if not reports.is_dir():
         raise InputError(f"no folder {reports}")
-    out.print(escape(f"index: {write_index(reports)}"), soft_wrap=True)
+    page = write_index(reports)
+    out.print(escape(f"index: {page}"), soft_wrap=True)
+    if open_:
+        opened(page)
 
 
-def write_report(results: Path, suite: str, reports: Path, *, quiet: bool = False) -> Path:
-    """Write a suite's page and the index over all; the page's path, which is printed unless ``quiet``."""
-    from sharpbench.report import page, site
+def write_report(results: Path, suite: str, reports: Path, *, fresh: bool = False) -> Path:
+    """Write a suite's page and the index over all, and print its scorecard; the page's path."""
+    from sharpbench.api.results import report as written
 
-    with err.status("writing the report"):
-        path = page.write_report(results, suite, reports / suite, index=True)
-        site.write_index(reports)
-    if not quiet:
-        out.print(escape(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)
+    with aside.status("writing the report"):
+        path = written(suite, folder=results, reports=reports, fresh=fresh)
+    out.print(escape(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)"), soft_wrap=True)
+    print_card(path)
     return path
 
 
 def print_card(page: Path) -> None:
     """The verdicts of the scorecard beside a page, a row a metric and implementation."""
-    from sharpbench.report.sections.scorecard import MARKS
+    from sharpbench.report.sections.scorecard import marked
 
     card = json.loads((page.parent / "scorecard.json").read_text("utf-8"))
     if not card["metrics"]:
@@ -71,8 +81,7 @@ def print_card(page: Path) -> None:
         native = row["implementation"] == "native"
         name = row["title"] if native else f"{row['title']} ({row['implementation']})"
         words = [row["cells"][question]["word"] for question in card["questions"]]
-        cells = [f"{MARKS.get(word, ('–', ''))[0]} {word}" if word else "" for word in words]
-        table.add_row(escape(name), *map(escape, cells))
+        table.add_row(escape(name), *map(escape, map(marked, words)))
     out.print(table)
 
 

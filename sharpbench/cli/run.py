@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from sharpbench.cli.console import err, escape, out
 from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
+    LogFileOption,
     OpenOption,
     PluginOption,
+    QuietOption,
     ReportsOption,
     ResultsOption,
+    SuiteArgument,
+    VerboseOption,
 )
-from sharpbench.cli.progress import progress
-from sharpbench.cli.report import opened, print_card, write_report
-from sharpbench.errors import Terminated, guarded
+from sharpbench.cli.report import opened, write_report
+from sharpbench.console import aside, err, escape, out, verbose
+from sharpbench.errors import Terminated
+from sharpbench.progress import progress
 
 if TYPE_CHECKING:
-    from sharpbench.metrics import Metric
-    from sharpbench.suite.engines import Engine
     from sharpbench.suite.forecast import Expected
     from sharpbench.suite.plan import Plan
-    from sharpbench.suite.spec import SuiteFile
-    from sharpbench.suite.task import SubjectOutcome
+    from sharpbench.suite.prepared import RunSummary
+    from sharpbench.suite.session import Intent
 
-__all__ = ["carry_out", "run"]
+__all__ = ["counted", "print_summary", "resumable", "run"]
 
 
 def run(
-    suite: Annotated[str, typer.Argument(help="Name of a shipped suite, or path of a suite file.")],
+    suite: SuiteArgument,
     results: ResultsOption = Path("results"),
     reports: ReportsOption = Path("reports"),
     workers: Annotated[
@@ -74,6 +74,9 @@ def run(
     plugin: PluginOption = None,
     open_: OpenOption = False,
     data_dir: DataOption = None,
+    quiet: QuietOption = False,
+    verbose_: VerboseOption = False,
+    log_file: LogFileOption = None,
 ) -> None:
     """Run a suite: train, measure, transform, measure again, and write the report.
 
@@ -88,115 +91,53 @@ def run(
 
       sharpbench run my_suite.toml --only "seed=0" --dry-run
     """
-    from sharpbench.datasets.files import data_root
-    from sharpbench.device import check_device
-    from sharpbench.plugins import KINDS, load_plugins, registry_of
     from sharpbench.suite.engines import make_engine
-    from sharpbench.suite.plan import make_plan
-    from sharpbench.suite.spec import find_suite, load_suite
+    from sharpbench.suite.prepared import prepare
 
     chosen = make_engine(engine, workers=workers, gpus_per_worker=gpus_per_worker)
-    if engine != "ray":  # whose devices are those of its nodes
-        check_device(device)
-    for place in plugin or []:
-        load_plugins(place)
-    suite_file = load_suite(find_suite(suite))
-    for kind in KINDS:
-        if kind != "section":  # those are the report's
-            registry_of(kind).names()  # announces plug-ins whose name is taken
-    root = data_dir or data_root()
-    full_plan = make_plan(suite_file, device=device, data=root)
-    plan = full_plan.only(only or [])
-    for told in _not_installed(plan):
-        err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True)
+    prepared = prepare(
+        suite,
+        device=device,
+        here=engine != "ray",  # whose devices are those of its nodes
+        only=only or [],
+        plugins=plugin or [],
+        data=data_dir,
+    )
+    for told in prepared.not_installed():
+        aside.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True)
     if dry_run:
-        _print_plan(plan, results, root, workers or 1)
+        _print_plan(prepared.plan, results, prepared.data, workers or 1)
         return
-    problems = carry_out(suite_file, plan, full_plan, results, root, engine=chosen, wait=wait)
+    with resumable():
+        done = prepared.carry_out(
+            results, engine=chosen, watch=progress, say=print_aside, wait=wait
+        )
+    print_summary(done)
     if report:
-        page = write_report(results, plan.name, reports)
-        print_card(page)
+        page = write_report(results, prepared.plan.name, reports)
         if open_:
             opened(page)
-    if problems:
+    if done.failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def carry_out(
-    suite_file: SuiteFile,
-    plan: Plan,
-    full_plan: Plan,
-    results: Path,
-    data: Path,
-    *,
-    engine: Engine,
-    wait: bool = True,
-) -> list[str]:
-    """Bring a results folder up to ``plan``, with progress and a summary; what failed, in sentences."""
-    from sharpbench.results.store import ResultsStore
-    from sharpbench.suite.forecast import forecast
-    from sharpbench.suite.session import require_data, run_plan
-    from sharpbench.suite.survey import survey
-
-    require_data(plan, data)
-    store = ResultsStore(results)
-    command = shlex.join(["sharpbench", *sys.argv[1:]])
-    with store.locked(wait=wait, say=lambda text: err.print(escape(text), soft_wrap=True)):
-        standings = survey(plan, store, fresh=True)
-        expected = forecast(plan, store, standings)
-        with progress(plan, expected) as (notify, finish):
-            try:
-                outcomes = run_plan(
-                    plan,
-                    full_plan,
-                    store,
-                    data,
-                    suite_text=suite_file.text,
-                    command=command,
-                    engine=engine,
-                    notify=notify,
-                    finished=finish,
-                    standings=standings,
-                )
-            except (KeyboardInterrupt, Terminated) as error:
-                how, code = "interrupted", INTERRUPTED
-                if isinstance(error, Terminated):
-                    how, code = "ended by a signal", ended_by(error.number)
-                told = f"{how}: what was recorded is kept, the same command resumes"
-                err.print(told, soft_wrap=True)
-                raise typer.Exit(code) from None
-        return _print_outcomes(outcomes)
-
-
-def _not_installed(plan: Plan) -> list[str]:
-    """What the plan asks and nobody can answer here, before anything is run: a sentence an installation."""
-    from sharpbench.suite.plan import ProblemPlan
-
-    networks = sum(not isinstance(subject, ProblemPlan) for subject in plan.subjects)
-    asked = [(question.metric, networks) for question in plan.measurements]
-    for subject in plan.subjects:
-        if isinstance(subject, ProblemPlan):
-            asked += [(question.metric, 1) for question in subject.measurements]
-    each = {id(metric): metric for metric, _ in asked}
-    known = {key: _missing(metric) for key, metric in each.items()}
-    waiting: Counter[str] = Counter()
-    for metric, number in asked:
-        if reason := known[id(metric)]:
-            waiting[reason] += number
-    total = f"{sum(number for _, number in asked):,}"
-    return [
-        f"{number:,} of {total} measurements: {reason}"
-        for reason, number in waiting.items()
-        if number
-    ]
-
-
-def _missing(metric: Metric) -> str | None:
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Says, when the work is interrupted, that nothing recorded is lost."""
     try:
-        with guarded():
-            return metric.missing()
-    except Exception:  # to be asked raises it as well, and is recorded
-        return None
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        how, code = "interrupted", INTERRUPTED
+        if isinstance(error, Terminated):
+            how, code = "ended by a signal", ended_by(error.number)
+        told = f"{how}: what was recorded is kept, the same command resumes"
+        err.print(told, soft_wrap=True)
+        raise typer.Exit(code) from None
+
+
+def print_aside(text: str) -> None:
+    """A sentence on how things stand."""
+    aside.print(escape(text), soft_wrap=True)
 
 
 _MOST_SHOWN = 100
@@ -204,7 +145,7 @@ _MOST_SHOWN = 100
 
 
 def _print_plan(plan: Plan, results: Path, data: Path, workers: int) -> None:
-    from sharpbench.suite.session import Intent, intents
+    from sharpbench.suite.session import intents
 
     found = intents(plan, results, data)
 
@@ -234,39 +175,67 @@ def _print_plan(plan: Plan, results: Path, data: Path, workers: int) -> None:
             + f"{count(idle)} subjects are complete and not listed",
             soft_wrap=True,
         )
-    evaluate = count(lambda i: i.training == "cached" and i.to_evaluate)
-    again = f" ({evaluate} of them to evaluate)" if evaluate else ""
     out.print(
-        f"{count(lambda i: i.training not in {'cached', 'none'})} to train, "
-        f"{count(lambda i: i.training == 'cached')} cached{again}; "
-        f"{sum(i.to_measure for i in found)} measurements to make. Nothing was done (--dry-run)."
+        f"{_to_do(found)}; {sum(i.to_measure for i in found)} measurements to make. "
+        "Nothing was done (--dry-run).",
+        soft_wrap=True,
     )
     if told := _duration([i.expected for i in found], workers):
         out.print(told, soft_wrap=True)
 
 
-def _duration(expected: list[Expected], workers: int) -> str:
-    """How long the plan will take, as far as recorded costs tell; empty where nothing is left to do."""
-    measurements, unlike = (
-        sum(getattr(e, n) for e in expected) for n in ("measurements", "unlike")
-    )
+def _to_do(found: Sequence[Intent]) -> str:
+    """How many subjects of each kind there are, and where they stand."""
+    from sharpbench.suite.plan import NetworkPlan, SubjectPlan
+
+    trained = [i for i in found if isinstance(i.subject, SubjectPlan)]
+    own = sum(isinstance(i.subject, NetworkPlan) for i in found)
+    problems = len(found) - len(trained) - own
+    parts = []
+    if trained:
+        cached = [i for i in trained if i.training == "cached"]
+        evaluate = sum(i.to_evaluate for i in cached)
+        again = f" ({evaluate} of them to evaluate)" if evaluate else ""
+        parts.append(f"{len(trained) - len(cached)} to train, {len(cached)} cached{again}")
+    if own:
+        parts.append(counted(own, "network of your own", "networks of your own"))
+    if problems:
+        parts.append(counted(problems, "problem"))
+    return ", ".join(parts)
+
+
+def _duration(expected: Sequence[Expected], workers: int) -> str:
+    """How long the plan will take, as far as recorded costs tell, or why that can't be told; empty where
+    nothing is left to do."""
+    measurements = sum(e.measurements for e in expected)
+    unlike = sum(e.unlike for e in expected)
+    trainings = sum(e.trains for e in expected)
     untrained = sum(e.untrained for e in expected)
-    if not measurements and not any(e.seconds for e in expected) and not untrained:
+    if not measurements and not trainings:
         return ""
     work = sum(e.seconds for e in expected)
     longest = max(e.seconds for e in expected)
-    told = f"about {_spelled(max(work / workers, longest))} by the costs of like measurements"
+    took = f"about {_spelled(max(work / workers, longest))}"
     if workers > 1:
-        told += f", on {workers} workers"
-    left_out = []
+        took += f" on {workers} workers"
+    unknown = []
     if unlike:
-        left_out.append(f"{unlike} of {measurements} measurements")
+        of = "all" if unlike == measurements else f"{unlike:,} of {measurements:,}"
+        unknown.append(f"{of} measurements")
     if untrained:
-        left_out.append(f"{untrained} trainings")
-    if not left_out:
-        return f"It takes {told}."
-    without = f"nothing like {' and '.join(left_out)} is recorded"
-    return f"{without[:1].upper()}{without[1:]}" + (f"; the rest takes {told}." if work else ".")
+        of = "all" if untrained == trainings else f"{untrained:,} of {trainings:,}"
+        unknown.append(f"{of} trainings")
+    if not unknown:
+        return f"It takes {took}, by the recorded costs of like measurements and trainings."
+    if not work:
+        return (
+            "How long it takes can't be told: this results folder holds no costs of like measurements or "
+            "trainings yet. They are recorded as the suite runs."
+        )
+    return (
+        f"What was done before on like networks takes {took}. How long {' and '.join(unknown)} take can't be "
+        "told: nothing like them is recorded in this results folder yet."
+    )
 
 
 def _spelled(seconds: float) -> str:
@@ -277,24 +246,39 @@ def _spelled(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _print_outcomes(outcomes: list[SubjectOutcome]) -> list[str]:
-    trained = sum(o.trained for o in outcomes)
-    measured = sum(o.measured for o in outcomes)
-    problems = [problem for o in outcomes for problem in o.problems]
-    out.print(
-        f"{len(outcomes)} subjects: {trained} trained, {len(outcomes) - trained} from the results "
-        f"folder; {measured} records written"
-    )
-    for mended in (text for o in outcomes for text in o.mended):
+def print_summary(done: RunSummary) -> None:
+    """What a run did, in a line, and what failed."""
+    parts = []
+    if done.trained or done.cached:
+        parts.append(f"{done.trained} trained, {done.cached} from the results folder")
+    if done.own:
+        parts.append(counted(done.own, "network of your own", "networks of your own"))
+    if done.problems:
+        parts.append(counted(done.problems, "problem"))
+    told = f"{counted(done.subjects, 'subject')}: {', '.join(parts)}"
+    out.print(f"{told}; {counted(done.records, 'record')} written", soft_wrap=True)
+    for mended in done.mended:
         err.print(f"[yellow]set aside:[/] {escape(mended)}", soft_wrap=True)
-    if unproven := sum(o.unproven for o in outcomes):
-        err.print(
-            f"[yellow]note:[/] {unproven} records or descriptions were written without checksums, by an "
+    if done.unproven:
+        aside.print(
+            f"[yellow]note:[/] {done.unproven} records or descriptions were written without checksums, by an "
             "earlier version: a changed digit in them would not be noticed",
             soft_wrap=True,
         )
-    for problem in problems[:10]:
+    most = len(done.failed) if verbose() else _MOST_FAILURES
+    for problem in done.failed[:most]:
         err.print(f"[yellow]failed:[/] {escape(problem)}", soft_wrap=True)
-    if len(problems) > 10:
-        err.print(f"… and {len(problems) - 10} more; the report lists them all")
-    return problems
+    if len(done.failed) > most:
+        err.print(
+            f"… and {len(done.failed) - most} more: --verbose, and the report, tell all",
+            soft_wrap=True,
+        )
+
+
+_MOST_FAILURES = 10
+"""Told at the end, unless all are wanted."""
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 subject``, ``2 subjects``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

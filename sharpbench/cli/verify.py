@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.console import err, escape, out
+from sharpbench.console import err, escape, out
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import DataOption, PluginOption
 from sharpbench.errors import InputError

@@ -26,12 +26,14 @@ __all__ = ["Expected", "forecast"]
 @dataclass(frozen=True)
 class Expected:
     """What a subject will take: ``seconds`` of work, without the ``unlike`` of its ``measurements``, of
-    which nothing is recorded, and without training if nothing is known of that (``untrained``)."""
+    which nothing is recorded, and without training (``trains``) if nothing is known of that
+    (``untrained``)."""
 
     seconds: float = 0.0
     measurements: int = 0
     unlike: int = 0
     untrained: bool = False
+    trains: bool = False
 
 
 def forecast(plan: Plan, store: ResultsStore, standings: Sequence[Standing]) -> list[Expected]:
@@ -60,7 +62,8 @@ def _expected(
 ) -> Expected:
     network = _network(subject)
     seconds, unlike, untrained = 0.0, 0, False
-    if standing.left.training and isinstance(subject, SubjectPlan):
+    trains = bool(standing.left.training) and isinstance(subject, SubjectPlan)
+    if trains and isinstance(subject, SubjectPlan):
         epochs = subject.recipe.epochs
         each = recorded.epoch(subject)
         untrained = each is None
@@ -73,7 +76,7 @@ def _expected(
             unlike += 1
         else:
             seconds += one * _times(plan, question, timed=timed)
-    return Expected(seconds, len(standing.left.questions), unlike, untrained)
+    return Expected(seconds, len(standing.left.questions), unlike, untrained, trains)
 
 
 def _times(plan: Plan, question: MeasurementPlan, *, timed: bool) -> int:

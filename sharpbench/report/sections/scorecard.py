@@ -16,7 +16,7 @@ from sharpbench.analysis.statistics import Estimate
 from sharpbench.report.format import count, fixed, interval, number, percent, times
 from sharpbench.report.sections.base import Section
 
-__all__ = ["MARKS", "Scorecard", "cell_in_words", "prose"]
+__all__ = ["MARKS", "Scorecard", "cell_in_words", "marked", "prose"]
 
 _HEADS = {q: f"{q.capitalize()}?" for q in QUESTIONS}
 
@@ -127,6 +127,11 @@ def _cell(entry: Entry, question: str, cell: Cell, measure: str, own: str) -> di
         "evidence": cell.evidence or "failed", "tied": cell.tied, "order": order, "suite": suite,
         "measures": measures, "why": "",
     }  # fmt: skip
+
+
+def marked(word: str) -> str:
+    """A verdict with its shape; empty where there is none."""
+    return f"{MARKS.get(word, ('–', ''))[0]} {word}" if word else ""
 
 
 def cell_in_words(cell: Cell) -> tuple[str, list[str]]:

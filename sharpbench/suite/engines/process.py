@@ -8,9 +8,10 @@ import pickle
 import signal
 import sys
 import time
+import types
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -125,7 +126,8 @@ class _Worker:
         self.clock = clock
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,))
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()
         try:
             self.system: psutil.Process | None = psutil.Process(self.process.pid)
@@ -226,6 +228,18 @@ def _context() -> Any:
     imported = [name for name in sys.modules if name.startswith("sharpbench.")]
     context.set_forkserver_preload([name for name in imported if not name.endswith("__main__")])
     return context
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started here leave the main program alone: a script that calls for a run, without a
+    guard, would begin anew in each of them. What they need stands in modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _kill(crew: list[_Worker]) -> None:

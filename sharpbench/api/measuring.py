@@ -1,4 +1,4 @@
-"""The Python entry points: a single measurement, and the curvature of every layer."""
+"""A single measurement, and the curvature of every layer."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sharpbench.cli.console import err, escape
+from sharpbench.console import aside, escape, print_line, verbose
 
 if TYPE_CHECKING:
     from sharpbench.suite.forecast import Expected
@@ -21,7 +21,7 @@ __all__ = ["progress"]
 def progress(
     plan: Plan, expected: Sequence[Expected]
 ) -> Iterator[tuple[Notify, Callable[[SubjectOutcome], None]]]:
-    """A bar with an ETA on a terminal, plain lines elsewhere.
+    """A bar with an ETA on a terminal and in a notebook, plain lines elsewhere.
 
     The bar measures work by what each subject is ``expected`` to take; measurements of which nothing is
     recorded count as the others' average.
@@ -34,19 +34,16 @@ def progress(
         TimeRemainingColumn,
     )
 
-    if not err.is_terminal:
-        done = 0
+    done = 0
 
-        def line(outcome: SubjectOutcome) -> None:
-            nonlocal done
-            done += 1
-            worked = outcome.trained or outcome.measured
-            state = "failed" if outcome.problems else "done" if worked else "cached"
-            # Not by way of rich, which takes a millisecond for each of ten thousand lines.
-            print(
-                f"[{done}/{len(plan.subjects)}] {outcome.label}: {state}", file=err.file, flush=True
-            )
+    def line(outcome: SubjectOutcome, *, shown: bool = True) -> None:
+        nonlocal done
+        done += 1
+        worked = outcome.trained or outcome.measured
+        state = "failed" if outcome.problems else "done" if worked else "cached"
+        print_line(f"[{done}/{len(plan.subjects)}] {outcome.label}: {state}", shown=shown)
 
+    if not (aside.is_terminal or aside.is_jupyter) or aside.quiet:
         yield lambda text, dealt_with: None, line
         return
     columns = (
@@ -58,7 +55,7 @@ def progress(
         TimeRemainingColumn(),
         TextColumn("[dim]{task.description}"),
     )
-    with Progress(*columns, console=err, transient=False) as bar:
+    with Progress(*columns, console=aside, transient=False) as bar:
         asked = {s.key: len(plan.asked(s)) for s in plan.subjects}
         work = _work(plan, expected)
         task = bar.add_task(
@@ -70,7 +67,7 @@ def progress(
             nonlocal dealt
             if text:
                 # Parameters are left out and the rest cut, so that the bar keeps its place.
-                plain = re.sub(r"\([^()]*\)", "", text)[: max(err.width - 72, 0)]
+                plain = re.sub(r"\([^()]*\)", "", text)[: max(aside.width - 72, 0)]
                 bar.update(task, description=escape(plain))
             dealt = min(dealt + dealt_with, sum(asked.values()))
             if dealt_with and left:
@@ -80,6 +77,7 @@ def progress(
 
         def finish(outcome: SubjectOutcome) -> None:
             nonlocal dealt, finished
+            line(outcome, shown=verbose())
             finished += left.pop(outcome.key)
             dealt = max(dealt, sum(n for key, n in asked.items() if key not in left))
             bar.update(task, completed=max(bar.tasks[0].completed, finished), dealt=dealt)

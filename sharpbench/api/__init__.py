@@ -1,0 +1,1 @@
+"""What users call from Python: one measurement, a suite, its results and page, a metric's rank."""
