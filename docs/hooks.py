@@ -6,10 +6,15 @@ from __future__ import annotations
 import html
 import inspect
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import jupytext
 from mkdocs.structure.files import File
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 import sharpbench
 from sharpbench.plugins import KINDS, registry_of
@@ -38,7 +43,41 @@ def on_files(files: Any, config: Any) -> Any:
     files.append(File.generated(config, "reference/suites.md", content=text))
     text = "\n".join(_python())
     files.append(File.generated(config, "reference/python.md", content=text))
+    _execute(files, config, NOTEBOOK)
     return files
+
+
+NOTEBOOK = "python"
+"""The page that is executed."""
+
+
+def _execute(files: Any, config: Any, name: str) -> None:
+    """Puts what the blocks of a page give under them, and the notebook beside it.
+
+    A block that raises fails the build. Each runs in an empty folder, in the environment of the build.
+    """
+    source = files.get_file_from_path(f"{name}.md")
+    notebook = jupytext.reads(source.content_string, "md")
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(
+            notebook,
+            timeout=300,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+            config=Config(KernelManager={"transport": "ipc"}),  # nobody else can listen
+        ).execute()
+    for cell in notebook.cells:
+        cell.get("outputs", [])[:] = [
+            o for o in cell.get("outputs", []) if o.output_type != "stream"
+        ]
+    body, resources = MarkdownExporter().from_notebook_node(notebook)
+    for image, content in resources["outputs"].items():
+        body = body.replace(f"]({image})", f"](executed/{image})")
+        files.append(File.generated(config, f"executed/{image}", content=content))
+    files.remove(source)
+    files.append(File.generated(config, f"{name}.md", content=body))
+    text = jupytext.writes(notebook, "ipynb")
+    files.append(File.generated(config, f"{name}.ipynb", content=text))
 
 
 def _page(kind: str) -> Iterator[str]:

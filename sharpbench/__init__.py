@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from sharpbench.api.measuring import by_layer as by_layer
     from sharpbench.api.measuring import measure as measure
     from sharpbench.api.results import Results as Results
-    from sharpbench.api.running import rank as rank
+    from sharpbench.api.results import load_records as load_records
     from sharpbench.api.results import report as report
+    from sharpbench.api.running import rank as rank
     from sharpbench.api.running import run as run
     from sharpbench.errors import MetricFailed as MetricFailed
     from sharpbench.measurement import Measurement as Measurement
-    from sharpbench.api.results import load_records as load_records
     from sharpbench.subject import Splits as Splits
     from sharpbench.subject import Subject as Subject
 

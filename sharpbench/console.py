@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 
 __all__ = ["aside", "err", "escape", "out", "print_line", "speak", "verbose"]
@@ -24,13 +24,16 @@ _UNBOUNDED = 100_000
 
 class _Console(Console):
     @property
-    def width(self) -> int:
-        """See `rich.console.Console.width`; without bound where nobody's screen has one."""
-        return super().width if self.is_jupyter or _is_terminal(self.file) else _UNBOUNDED
+    def size(self) -> ConsoleDimensions:
+        """See `rich.console.Console.size`; without bound where nobody's screen has one."""
+        found = super().size
+        if self.is_jupyter or _is_terminal(self.file):
+            return found
+        return ConsoleDimensions(_UNBOUNDED, found.height)
 
-    @width.setter
-    def width(self, width: int) -> None:
-        self._width = width
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     def print(self, *objects: Any, **how: Any) -> None:
         """See `rich.console.Console.print`; what is silenced is kept in the log file all the same."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from scipy import special
 
 from sharpbench.errors import NotFinite
+from sharpbench.notebook import facts_table
 
 __all__ = ["ErrorComponent", "Measurement", "Source", "Work", "plain"]
 
@@ -169,6 +170,28 @@ class Measurement:
         quantile = special.ndtri(half) if free is None else special.stdtrit(free, half)
         width = float(quantile) * self.standard_error
         return self.value - width, self.value + width
+
+    def _repr_html_(self) -> str:
+        errors = [f"{_size(e.size)} ({e.source})" for e in self.errors]
+        interval = self.interval()
+        low, high = interval or (self.value, self.value)
+        facts = {
+            "value": f"{self.value:.6g}{' (exact)' if self.exact else ''}",
+            "standard error": " and ".join(errors),
+            "95% interval": "" if self.exact or interval is None else f"{low:.6g} to {high:.6g}",
+            "error bound": "" if self.error_bound is None else f"{self.error_bound:.2g}",
+            "converged": "yes" if self.converged else "no",
+            "samples": self.samples or "",
+            "work": f"{self.work.gradient_equivalents(self.samples):.4g} gradients"
+            if self.samples and self.work.gradient_samples()
+            else "not counted",
+            "details": ", ".join(self.details),
+        }
+        return facts_table("Measurement", facts)
+
+
+def _size(size: float | None) -> str:
+    return "unknown" if size is None else f"{size:.2g}"
 
 
 def plain(value: Any) -> Any:

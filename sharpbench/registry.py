@@ -17,7 +17,7 @@ import multiprocessing
 import sys
 import typing
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,7 +32,7 @@ from sharpbench.errors import (
     shortened,
 )
 
-__all__ = ["SOURCE_HASH", "Plugin", "Registry", "added_later", "import_object"]
+__all__ = ["SOURCE_HASH", "Plugin", "Registry", "added_later", "import_object", "lazily"]
 
 
 def added_later(default: Any) -> Any:
@@ -124,16 +124,17 @@ class Registry(Generic[P]):
     Parameters
     ----------
     kind: what an entry is called in messages, e.g. ``"metric"``.
-    base: the class that every entry must derive from.
+    base: the class that every entry must derive from, or ``"module:Class"``: names are then known without an
+        import of what that needs.
     group: the entry-point group through which third parties register.
     builtins: name to ``"module:Class"``, imported on first use.
     """
 
     def __init__(
-        self, kind: str, base: type[P], *, group: str, builtins: Mapping[str, str]
+        self, kind: str, base: type[P] | str, *, group: str, builtins: Mapping[str, str]
     ) -> None:
         self.kind = kind
-        self.base = base
+        self._base = base
         self.group = group
         self._builtins = dict(builtins)
         self._pointers: dict[str, str] = dict(builtins)
@@ -145,6 +146,13 @@ class Registry(Generic[P]):
         self._refused: dict[str, list[str]] = {}
         """Name to the reasons why entry points of that name aren't used."""
         self._entry_points_read = False
+
+    @property
+    def base(self) -> type[P]:
+        """The class that every entry derives from."""
+        if isinstance(self._base, str):
+            self._base = import_object(self._base)
+        return self._base  # type: ignore[return-value]
 
     def register(self, cls: type[P]) -> type[P]:
         """Class decorator: validates the plug-in and makes it known under ``cls.name``."""
@@ -343,6 +351,18 @@ class Registry(Generic[P]):
         if inspect.isabstract(cls):
             return f"lacks {', '.join(sorted(getattr(cls, '__abstractmethods__')))}"  # noqa: B009
         return None
+
+
+def lazily(module: str, **pointers: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module some of whose names are imported, from ``"module:name"``, when they are
+    asked for."""
+
+    def find(name: str) -> Any:
+        if name in pointers:
+            return import_object(pointers[name])
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return find
 
 
 def import_object(pointer: str) -> Any:

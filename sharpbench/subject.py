@@ -28,6 +28,7 @@ from sharpbench.loss import (
 )
 from sharpbench.measurement import Work
 from sharpbench.network import Network
+from sharpbench.notebook import facts_table
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
 
 __all__ = [
@@ -56,6 +57,12 @@ class Splits:
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.train_inputs.shape[1:])
+
+    def __repr__(self) -> str:
+        return (
+            f"Splits(train={tuple(self.train_inputs.shape)}, test={tuple(self.test_inputs.shape)}, "
+            f"outputs={self.outputs}, task={self.task!r})"
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Splits:
         """The same data elsewhere; real targets follow ``dtype``, class targets stay int64."""
@@ -148,6 +155,30 @@ class Subject:
         checked |= {"splits": splits, "ignored": self.ignored + ignored, "_network": network}
         for key, value in checked.items():
             object.__setattr__(self, key, value)
+
+    def _facts(self) -> dict[str, object]:
+        """What it is, in a few words each: no weights and no data."""
+        loss = self.loss if isinstance(self.loss, type) else type(self.loss)
+        shape = "samples in batches" if self.front is not None else tuple(self.inputs.shape)
+        return {
+            "model": type(self.model).__name__,
+            "parameters": f"{sum(p.numel() for p in self.model.parameters()):,}",
+            "samples": f"{len(self.inputs):,}",
+            "inputs": shape,
+            "loss": getattr(self.loss, "__name__", loss.__name__),
+            "task": self.task,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device,
+            "splits": self.splits,
+            "ignored": self.ignored or None,
+        }
+
+    def __repr__(self) -> str:
+        told = (f"{k}={v}" for k, v in self._facts().items() if v is not None)
+        return f"Subject({', '.join(told)})"
+
+    def _repr_html_(self) -> str:
+        return facts_table("Subject", {**self._facts(), "said": " ".join(self.said)})
 
     @classmethod
     def from_batches(

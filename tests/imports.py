@@ -13,7 +13,17 @@ __all__ = ["FLOORS", "PACKAGE", "cycles", "floor_arrows", "module_imports", "pic
 PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 
 FLOORS = (
-    ("errors", "version", "seeds", "measurement", "registry", "change", "streams"),
+    (
+        "errors",
+        "version",
+        "seeds",
+        "notebook",
+        "measurement",
+        "registry",
+        "change",
+        "streams",
+        "console",
+    ),
     ("formulas", "loss", "samples", "nest", "batches", "front", "network", "fitted", "device"),
     ("subject", "truth", "outputs", "heads", "surroundings"),
     ("taylor", "curvature"),
@@ -22,7 +32,7 @@ FLOORS = (
     ("metrics", "invariance", "evaluation", "cost"),
     ("training",),
     ("plugins", "perf", "perf_history", "results"),
-    ("suite",),
+    ("suite", "progress"),
     ("analysis",),
     ("report",),
     ("paper", "falsification"),

@@ -8,7 +8,7 @@ import tomllib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -76,7 +76,7 @@ class Results:
         self._tables: dict[Callable[[Results], Any], Any] = {}
 
     @classmethod
-    def load(cls, root: str | Path, suite: str) -> Results:
+    def load(cls, root: str | Path, suite: str) -> Self:
         """The results of ``suite`` under ``root``. Raises InputError if there are none."""
         store = ResultsStore(Path(root))
         manifest = store.manifest(suite)

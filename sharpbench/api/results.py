@@ -67,7 +67,7 @@ class Results(analysed.Results):
         return pd.DataFrame(found, columns=None if found else columns).set_index(columns[:2])
 
     def figures(self) -> pd.DataFrame:
-        """Every measured and evaluated figure of the networks and problems as they are at the end, a row each.
+        """Every measured and evaluated figure of networks and problems as they are at the end, a row each.
 
         Without those along training, and those after a transformation, which `frame` has.
         """
@@ -161,8 +161,10 @@ def report(
     if isinstance(results, str):
         if fresh:
             store.load_records(folder, suite=results, columns=["kind"], fresh=True)
-        results = Results.load(folder, results)
-    page = write_page(results, Path(reports) / results.suite)
+        view = Results.load(folder, results)
+    else:
+        view = results
+    page = write_page(view, Path(reports) / view.suite)
     write_index(Path(reports))
     return page
 
@@ -175,23 +177,24 @@ def load_records(
     kinds: Collection[str] | None = None,
     fresh: bool = False,
 ) -> pd.DataFrame:
-    """Every figure under a results folder as one long frame, a row a figure: measurements and evaluations first,
-    the logs of training last.
+    """Every figure under a results folder as one long frame, a row a figure.
+
+    Measurements and evaluations stand first, the logs of training last.
 
     Columns: ``subject`` (key), ``dataset``, ``model``, ``recipe``, ``seed`` (that of the data; those of all
     streams as ``seed.data``, ``seed.initialization``, ``seed.training``), every parameter of the three as
     ``dataset.noise`` …, ``problem`` and ``problem.scale`` … for problems with known answers, the fields of a
-    record (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``, ``standard_error``, …). Costs are
-    columns ``cost.median_seconds`` …. A network that could not be trained is a row of ``kind="subject"`` with
-    its reason.
+    record (``kind``, ``name``, ``label``, ``status``, ``reason``, ``value``, ``standard_error``, …). Costs
+    are columns ``cost.median_seconds`` …. A network that could not be trained is a row of
+    ``kind="subject"`` with its reason.
 
     Parameters
     ----------
     path: the results folder.
     suite: keep what this suite asked for when it last ran here.
     columns: only these. None: all.
-    kinds: only records of these kinds: measurement, evaluation, problem, calibration, trajectory, training. None:
-        all.
+    kinds: only records of these kinds: measurement, evaluation, problem, calibration, trajectory, training.
+        None: all.
     fresh: read every line's bytes again, in place of believing the copy in ``.columns``.
 
     Raises

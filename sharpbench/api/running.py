@@ -47,8 +47,8 @@ def run(
     suite: the name of a shipped suite, or the path of a suite file.
     results: the results folder; any number of suites can share it.
     workers: subjects run at once; figures are the same for any number. None: one, with ``ray`` all there are.
-    engine: ``process``, worker processes of this machine; ``ray``, those of a cluster; ``inline``, this process,
-        for a debugger and for classes that stand in a notebook.
+    engine: ``process``, worker processes of this machine; ``ray``, those of a cluster; ``inline``, this
+        process, for a debugger.
     device: ``cpu``, ``cuda`` or ``cuda:N``.
     only: run only subjects whose label contains one of these texts.
     plugins: files and modules whose plug-ins the suite can name.
@@ -88,7 +88,7 @@ def rank(
     progress: bool = True,
     checked: Callable[[Sequence[Finding]], object] = lambda findings: None,
 ) -> Results:
-    """A metric of one's own beside all others, as ``sharpbench rank`` does it: its row stands first in the scorecard.
+    """A metric of one's own beside all others, as ``sharpbench rank`` does it: its row stands first.
 
     It is checked for its contract, then asked of the reference population: known answers, changes that leave
     the function as it is, networks of known test error. The population is made at the first call, in some

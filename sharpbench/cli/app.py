@@ -28,8 +28,9 @@ from sharpbench.cli import (
     schema,
     verify,
 )
-from sharpbench.console import aside, err, escape, speak
+from sharpbench.cli.defaults import defaults
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
+from sharpbench.console import aside, err, escape, speak
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
 from sharpbench.streams import lasting_streams, lost_output
 
@@ -99,7 +100,7 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command; its exit code."""
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, default_map=defaults(app))
     except SystemExit as ended:
         return DONE if ended.code is None else ended.code if isinstance(ended.code, int) else 1
     except InputError as error:

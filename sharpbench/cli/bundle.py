@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.console import err, escape, out
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import ResultsOption
+from sharpbench.cli.options import RanSuiteArgument, ResultsOption
+from sharpbench.console import err, escape, out
 from sharpbench.errors import InputError
 
 __all__ = ["bundle", "merge"]
 
 
 def bundle(
-    suite: Annotated[str, typer.Argument(help="A suite that has run.")],
+    suite: RanSuiteArgument,
     results: ResultsOption = Path("results"),
     output: Annotated[
         Path | None, typer.Option(help="The archive. Default: <suite>.zip in this folder.")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpbench.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import PluginOption, parse_parameters
+from sharpbench.cli.options import PluginOption, metric_names, parse_parameters
+from sharpbench.console import escape, out
 
 if TYPE_CHECKING:
     from sharpbench.suite.conformance import Finding
@@ -19,7 +19,11 @@ __all__ = ["check", "tell"]
 
 def check(
     metric: Annotated[
-        str, typer.Argument(help="Name of a metric, file.py:Class, or package.module:Class.")
+        str,
+        typer.Argument(
+            help="Name of a metric, file.py:Class, or package.module:Class.",
+            autocompletion=metric_names,
+        ),
     ],
     param: Annotated[
         list[str] | None,

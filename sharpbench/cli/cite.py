@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.options import PluginOption
+from sharpbench.cli.options import PluginOption, metric_names
 
 __all__ = ["cite"]
 
@@ -15,7 +15,8 @@ _TITLE = "sharpbench: which sharpness metric of a neural network can be trusted?
 
 def cite(
     metrics: Annotated[
-        list[str] | None, typer.Argument(help="Metrics whose source is told as well.")
+        list[str] | None,
+        typer.Argument(help="Metrics whose source is told as well.", autocompletion=metric_names),
     ] = None,
     plugin: PluginOption = None,
 ) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from sharpbench.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import ResultsOption
+from sharpbench.cli.options import ResultsOption, ran_suites
+from sharpbench.console import escape, out
 
 __all__ = ["compare", "export"]
 
@@ -55,7 +55,10 @@ def compare(
 def export(
     target: Annotated[Path, typer.Argument(help="File to write: .parquet or .csv.")],
     results: ResultsOption = Path("results"),
-    suite: Annotated[str | None, typer.Option(help="Only this suite's records.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Only this suite's records.", autocompletion=ran_suites),
+    ] = None,
 ) -> None:
     """Export every record as one long table."""
     from sharpbench.results.export import write_table

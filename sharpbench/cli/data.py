@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.console import escape, out
 from sharpbench.cli.options import DataOption
+from sharpbench.console import escape, out
 
 __all__ = ["app"]
 

@@ -10,31 +10,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from sharpbench.cli.options import PluginOption, names_of, suite_names
 from sharpbench.console import escape, out
-from sharpbench.cli.options import PluginOption
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.plugins import KINDS, load_plugins, plugin_name, registry_of
 
 if TYPE_CHECKING:
     from sharpbench.registry import Registry
 
-__all__ = ["list_", "show"]
+__all__ = ["list_", "one_of_kind", "show"]
+
+
+def _kinds(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    return [kind for kind in (f"{k}s" for k in _EVERYTHING) if kind.startswith(incomplete)]
+
+
+def _names(context: typer.Context, incomplete: str) -> list[str]:
+    kind = str(context.params.get("kind")).removesuffix("s")
+    if kind == "suite":
+        return suite_names(incomplete)
+    return names_of(kind, incomplete) if kind in KINDS else []
 
 
 def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="metrics, models, datasets, recipes, transformations, problems, sections or suites."
+            help="metrics, models, datasets, recipes, transformations, problems, sections or suites.",
+            autocompletion=_kinds,
         ),
     ] = None,
     plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what can be named in a suite file, and the shipped suites."""
-    kinds = [f"{name}s" for name in KINDS] + ["suites"]
-    if kind is not None and kind not in kinds:
-        raise InputError(f"unknown kind {kind!r}. {nearest_names(kind, kinds)}")
+    kind = None if kind is None else f"{one_of_kind(kind, _EVERYTHING)}s"
     for place in plugin or []:
         load_plugins(place)
     asked = {name: f"{name}s" for name in KINDS if kind in (None, f"{name}s")}
@@ -50,6 +61,45 @@ def list_(
         out.print(_table("suites", ((name, escape(title)) for name, title in _suites())))
 
 
+_EVERYTHING = (*KINDS, "suite")
+
+
+def one_of_kind(kind: str, kinds: Iterable[str]) -> str:
+    """The kind that is meant, in the singular, by one or several of it. Raises InputError for none."""
+    known = list(kinds)
+    if (one := kind.removesuffix("s")) in known:
+        return one
+    near = nearest_names(kind, [*known, *(f"{name}s" for name in known)])
+    raise InputError(f"unknown kind {kind!r}. {near}")
+
+
+def _show_suite(name: str) -> None:
+    """What a suite asks, in its own words, and its file."""
+    from sharpbench.suite.spec import find_suite, load_suite
+
+    suite = load_suite(find_suite(name))
+    spec = suite.spec
+    out.print(f"[bold]{escape(spec.name)}[/]  {escape(f'(suite, {suite.path})')}", soft_wrap=True)
+    for text in (spec.title, spec.description.strip()):
+        if text:
+            out.print(escape(text), soft_wrap=True)
+    asked = list(dict.fromkeys(str(block.get("name")) for block in spec.metrics))
+    facts = {
+        "metrics": ", ".join(asked),
+        "transformations": ", ".join(str(block.get("name")) for block in spec.transformations),
+        "problems": ", ".join(str(p.get("name")) for b in spec.problems for p in b.problem),
+        "extends": spec.extends,
+    }
+    for what, told in facts.items():
+        if told:
+            out.print(f"\n{what}: {escape(told)}", soft_wrap=True)
+    out.print(f"\n{escape(suite.text.rstrip())}", soft_wrap=True)
+    out.print(
+        f"\nWhat is to do here, and how long it takes: sharpbench run {escape(name)} --dry-run",
+        soft_wrap=True,
+    )
+
+
 def _suites() -> Iterator[tuple[str, str]]:
     from sharpbench.suite.spec import known_suites, load_suite
 
@@ -60,16 +110,25 @@ def _suites() -> Iterator[tuple[str, str]]:
 def show(
     kind: Annotated[
         str,
-        typer.Argument(help="metric, model, dataset, recipe, transformation, problem, section."),
+        typer.Argument(
+            help="metric, model, dataset, recipe, transformation, problem, section or suite.",
+            autocompletion=_kinds,
+        ),
     ],
     name: Annotated[
         str,
         typer.Argument(
-            help="Its name, e.g. curvature_rate, or file.py:Class, package.module:Class."
+            help="Its name, e.g. curvature_rate, or file.py:Class, package.module:Class; a suite's name or "
+            "file.",
+            autocompletion=_names,
         ),
     ],
 ) -> None:
-    """Show one plug-in: its documentation, parameters with defaults, and source."""
+    """Show one plug-in, its documentation, parameters with defaults, and source, or one suite."""
+    kind = one_of_kind(kind, _EVERYTHING)
+    if kind == "suite":
+        _show_suite(name)
+        return
     registry = registry_of(kind)
     name = plugin_name(kind, name)
     cls = registry.get(name)

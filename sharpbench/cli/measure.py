@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharpbench.console import err, escape
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
     PluginOption,
+    metric_names,
     parse_parameters,
     parse_value,
 )
+from sharpbench.console import err, escape
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ def measure(
         ),
     ],
     metric: Annotated[
-        list[str], typer.Option(help="Metrics, one after another; may stand several times.")
+        list[str],
+        typer.Option(
+            help="Metrics, one after another; may stand several times.",
+            autocompletion=metric_names,
+        ),
     ],
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     weights: Annotated[

@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
+from sharpbench.cli.inspect import one_of_kind
 from sharpbench.console import escape, out
-from sharpbench.errors import InputError, nearest_names
+from sharpbench.errors import InputError
 
 __all__ = ["new"]
 
@@ -40,8 +41,7 @@ def new(
 
       sharpbench new metric my_metric && pytest test_my_metric.py && sharpbench rank my_metric.py
     """
-    if kind not in _NEXT:
-        raise InputError(f"unknown kind {kind!r}. {nearest_names(kind, _NEXT)}")
+    kind = one_of_kind(kind, _NEXT)
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", name) or keyword.iskeyword(name):
         raise InputError(
             f"{name!r} can't be a name: small letters, digits and underscores, a letter first, no word of "

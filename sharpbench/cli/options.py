@@ -27,6 +27,7 @@ __all__ = [
     "names_of",
     "parse_parameters",
     "parse_value",
+    "ran_suites",
     "suite_names",
 ]
 
@@ -52,7 +53,7 @@ def names_of(kind: str, incomplete: str) -> list[str]:
     return [name for name in (*registry_of(kind).names(), *files) if name.startswith(incomplete)]
 
 
-def _ran_suites(context: typer.Context, incomplete: str) -> list[str]:
+def ran_suites(context: typer.Context, incomplete: str) -> list[str]:
     """Suites that have run in the results folder."""
     folder = Path(context.params.get("results") or "results") / "suites"
     return sorted(p.stem for p in folder.glob("*.json") if p.stem.startswith(incomplete))
@@ -65,7 +66,7 @@ SuiteArgument = Annotated[
     ),
 ]
 RanSuiteArgument = Annotated[
-    str, typer.Argument(help="Name of a suite that has run.", autocompletion=_ran_suites)
+    str, typer.Argument(help="Name of a suite that has run.", autocompletion=ran_suites)
 ]
 
 ResultsOption = Annotated[

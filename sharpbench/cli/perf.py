@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.console import escape, out
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import ReportsOption
+from sharpbench.console import escape, out
 
 __all__ = ["app"]
 

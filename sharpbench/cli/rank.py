@@ -113,7 +113,12 @@ def rank(
     try:
         with resumable():
             view = ranked(
-                name, parameters=parameters, reports=reports, cache=cache, workers=workers, checked=checked
+                name,
+                parameters=parameters,
+                reports=reports,
+                cache=cache,
+                workers=workers,
+                checked=checked,
             )
     except MetricFailed:  # it measures nothing: told above
         raise typer.Exit(SOME_FAILED) from None

@@ -249,8 +249,10 @@ def _spelled(seconds: float) -> str:
 def print_summary(done: RunSummary) -> None:
     """What a run did, in a line, and what failed."""
     parts = []
-    if done.trained or done.cached:
+    if done.trained or done.cached or done.untrained:
         parts.append(f"{done.trained} trained, {done.cached} from the results folder")
+    if done.untrained:
+        parts.append(f"{done.untrained} whose training failed")
     if done.own:
         parts.append(counted(done.own, "network of your own", "networks of your own"))
     if done.problems:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.console import err, escape, out
 from sharpbench.cli.exits import SOME_FAILED
 from sharpbench.cli.options import DataOption, PluginOption
+from sharpbench.console import err, escape, out
 from sharpbench.errors import InputError
 
 __all__ = ["verify"]

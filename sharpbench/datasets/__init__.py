@@ -1,13 +1,21 @@
 """Registry of datasets."""
 
-from sharpbench.datasets.base import Dataset
-from sharpbench.registry import Registry
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.datasets.base import Dataset
 
 __all__ = ["Dataset", "datasets"]
 
+__getattr__ = lazily(__name__, Dataset="sharpbench.datasets.base:Dataset")
+
 datasets: Registry[Dataset] = Registry(
     "dataset",
-    Dataset,
+    "sharpbench.datasets.base:Dataset",
     group="sharpbench.datasets",
     builtins={
         "two_moons": "sharpbench.datasets.two_moons:TwoMoons",

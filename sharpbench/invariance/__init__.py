@@ -1,13 +1,21 @@
 """Registry of transformations of a trained network."""
 
-from sharpbench.invariance.base import Transformation
-from sharpbench.registry import Registry
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.invariance.base import Transformation
 
 __all__ = ["Transformation", "transformations"]
 
+__getattr__ = lazily(__name__, Transformation="sharpbench.invariance.base:Transformation")
+
 transformations: Registry[Transformation] = Registry(
     "transformation",
-    Transformation,
+    "sharpbench.invariance.base:Transformation",
     group="sharpbench.transformations",
     builtins={
         "attention_gl": "sharpbench.invariance.attention:AttentionGL",

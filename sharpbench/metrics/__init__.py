@@ -1,13 +1,21 @@
 """Registry of sharpness metrics."""
 
-from sharpbench.metrics.base import Metric
-from sharpbench.registry import Registry
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.metrics.base import Metric
 
 __all__ = ["Metric", "metrics"]
 
+__getattr__ = lazily(__name__, Metric="sharpbench.metrics.base:Metric")
+
 metrics: Registry[Metric] = Registry(
     "metric",
-    Metric,
+    "sharpbench.metrics.base:Metric",
     group="sharpbench.metrics",
     builtins={
         "critical_sharpness": "sharpbench.metrics.critical_sharpness:CriticalSharpness",

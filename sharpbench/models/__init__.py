@@ -1,13 +1,21 @@
 """Registry of network builders."""
 
-from sharpbench.models.base import Model
-from sharpbench.registry import Registry
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.models.base import Model
 
 __all__ = ["Model", "models"]
 
+__getattr__ = lazily(__name__, Model="sharpbench.models.base:Model")
+
 models: Registry[Model] = Registry(
     "model",
-    Model,
+    "sharpbench.models.base:Model",
     group="sharpbench.models",
     builtins={
         "mlp": "sharpbench.models.mlp:MultiLayerPerceptron",

@@ -1,13 +1,21 @@
 """Registry of problems whose answers are known in closed form."""
 
-from sharpbench.problems.base import Problem
-from sharpbench.registry import Registry
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.problems.base import Problem
 
 __all__ = ["Problem", "problems"]
 
+__getattr__ = lazily(__name__, Problem="sharpbench.problems.base:Problem")
+
 problems: Registry[Problem] = Registry(
     "problem",
-    Problem,
+    "sharpbench.problems.base:Problem",
     group="sharpbench.problems",
     builtins={
         "band_limited": "sharpbench.problems.fourier:BandLimited",

@@ -46,14 +46,17 @@ def _nobody_watches(
 class RunSummary:
     """What a run did.
 
-    ``trained``: networks; ``cached``: those that were trained before; ``own``: networks of the user's own;
+    ``subjects``: all that were dealt with; ``trained``: networks; ``cached``: those that were trained before;
+    ``untrained``: those whose training failed; ``own``: networks of the user's own;
     ``problems``; ``records`` that were written; ``failed``: trainings and measurements, by label with the
     reason; ``mended``: what was damaged in the results folder, and where it was moved to; ``unproven``:
     records of an older version, which wrote no checksums.
     """
 
+    subjects: int
     trained: int
     cached: int
+    untrained: int
     own: int
     problems: int
     records: int
@@ -67,9 +70,17 @@ class RunSummary:
         kinds = {subject.key: type(subject) for subject in plan.subjects}
         counts = Counter(kinds[outcome.key] for outcome in outcomes)
         trained = sum(outcome.trained for outcome in outcomes)
+        untrained = sum(
+            kinds[o.key] is SubjectPlan
+            and not o.trained
+            and any(told.startswith(f"{o.label}: ") for told in o.problems)
+            for o in outcomes
+        )
         return cls(
+            subjects=len(outcomes),
             trained=trained,
-            cached=counts[SubjectPlan] - trained,
+            cached=counts[SubjectPlan] - trained - untrained,
+            untrained=untrained,
             own=counts[NetworkPlan],
             problems=counts[ProblemPlan],
             records=sum(outcome.measured for outcome in outcomes),
@@ -77,11 +88,6 @@ class RunSummary:
             mended=tuple(text for outcome in outcomes for text in outcome.mended),
             unproven=sum(outcome.unproven for outcome in outcomes),
         )
-
-    @property
-    def subjects(self) -> int:
-        """All that were dealt with."""
-        return self.trained + self.cached + self.own + self.problems
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Prepared:
         *,
         engine: Engine,
         watch: Watching = _nobody_watches,
-        say: Callable[[str], object] = lambda text: None,
+        say: Callable[[str], None] = lambda text: None,
         wait: bool = True,
     ) -> RunSummary:
         """Bring a results folder up to the plan; what was done for it.

@@ -1,13 +1,21 @@
 """Registry of training recipes."""
 
-from sharpbench.registry import Registry
-from sharpbench.training.base import Recipe
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sharpbench.registry import Registry, lazily
+
+if TYPE_CHECKING:
+    from sharpbench.training.base import Recipe
 
 __all__ = ["Recipe", "recipes"]
 
+__getattr__ = lazily(__name__, Recipe="sharpbench.training.base:Recipe")
+
 recipes: Registry[Recipe] = Registry(
     "recipe",
-    Recipe,
+    "sharpbench.training.base:Recipe",
     group="sharpbench.recipes",
     builtins={
         "sgd": "sharpbench.training.gradient:Sgd",

@@ -203,6 +203,10 @@ class Recipe(Plugin, ABC):
                 reached = row["train_loss"]
                 if self.stop_on == "evaluated":
                     reached = row["evaluated_train_loss"] = mean_loss(model, data)
+                if fault := next((n for n, v in row.items() if not math.isfinite(v)), None):
+                    told = f"{fault.replace('_', ' ')} became {row[fault]} in epoch {epoch} of"
+                    log.diverged, log.stopped = f"{told} {self.epochs}", "diverged"
+                    break
                 log.epochs.append(row)
                 with torch.random.fork_rng(devices=devices):
                     for callback in callbacks:

@@ -50,16 +50,15 @@ def test_failed_subjects_exit_with_one_and_are_in_the_report(tmp_path):
 
 
 def test_what_is_not_installed_is_told_before_the_run(monkeypatch):
-    from sharpbench.cli.run import _not_installed
     from sharpbench.metrics.backends import base
-    from sharpbench.suite.plan import make_plan
-    from sharpbench.suite.spec import find_suite, load_suite
+    from sharpbench.suite.prepared import prepare
 
-    plan = make_plan(load_suite(find_suite("hessian_ground_truth")))
-    assert _not_installed(plan) == []
+    prepared = prepare("hessian_ground_truth")
+    plan = prepared.plan
+    assert prepared.not_installed() == []
     there = base.find_spec
     monkeypatch.setattr(base, "find_spec", lambda n: None if n == "curvlinops" else there(n))
-    (told,) = _not_installed(plan)
+    (told,) = prepared.not_installed()
     asked = [q.metric for s in plan.subjects for q in plan.asked(s)]
     rivals = sum(getattr(m, "implementation", "") == "curvlinops" for m in asked)
     assert rivals > 0

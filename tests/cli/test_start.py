@@ -56,6 +56,12 @@ def test_suites_are_listed_without_torch():
     assert loaded_by(LISTED.format("suites"), *HEAVY) == []
 
 
+def test_names_are_completed_without_torch():
+    script = "from sharpbench.cli.options import names_of; print(names_of({!r}, ''))"
+    for kind in ("metric", "model", "dataset", "recipe", "transformation", "problem"):
+        assert loaded_by(script.format(kind), *HEAVY) == []
+
+
 def test_datasets_are_listed_without_scikit_learn():
     assert loaded_by(LISTED.format("datasets"), "matplotlib", "pandas", "sklearn") == []
 
@@ -75,7 +81,7 @@ def test_importing_the_package_does_not_import_torch():
         (["report", "quick", "--results", "nowhere"], "no results of suite 'quick'"),
         (["show", "metric", "curvature"], "Did you mean 'curvature_rate'"),
         (["show", "metrik", "x"], "Did you mean 'metric'"),
-        (["list", "metric"], "Did you mean 'metrics'"),
+        (["list", "metrik"], "Did you mean 'metric'"),
         (["data", "prepare", "mnits"], "Did you mean 'mnist'"),
         (["data", "prepare", "digits"], "needs no files"),
         (["check", "nothing"], "unknown metric"),

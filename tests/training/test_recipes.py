@@ -221,6 +221,12 @@ def test_divergence_is_noticed_and_told(moons):
         assert len(log.epochs) < 5
 
 
+def test_a_network_without_a_finite_test_loss_has_diverged(moons):
+    _, log = train(moons, "sgd", lr=1e38, epochs=1, batch_size=10**6)
+    assert log.diverged == "test loss became inf in epoch 1 of 1"
+    assert (log.stopped, log.epochs) == ("diverged", [])
+
+
 def test_training_stops_at_the_loss_asked_for(moons):
     _, log = train(moons, "adam", epochs=50, stop_loss=0.3)
     assert log.stopped == "training loss reached 0.3"
