@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.names import titles_of, with_short_names
+from sharpbench.results.keys import content_key
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.seeds import STREAMS
 
@@ -163,6 +164,20 @@ class Results:
         return self.evaluated.pivot_table(
             index="subject", columns="name", values="value", observed=True
         )
+
+    @functools.cached_property
+    def protocol(self) -> str:
+        """Names what was asked of every metric: the networks and problems, the changes, and what networks are
+        judged by. Equal protocols, comparable figures, whatever metrics were asked."""
+        changes = self.frame.loc[self.frame["transformation"].notna(), "transformation"]
+        judged = self.frame.loc[self.frame["kind"] == "evaluation", "plan_key"]
+        asked = {
+            "subjects": sorted(self.manifest.get("subjects", ())),
+            "problems": sorted(self.manifest.get("problems", ())),
+            "changes": sorted(changes.unique()),
+            "judged": sorted(judged.unique()),
+        }
+        return content_key(asked)[:8]
 
     def mixed_versions(self, kinds: Iterable[str] = ()) -> list[str]:
         """Of each library that figures depend on, its versions, where the records of ``kinds`` (of all, if

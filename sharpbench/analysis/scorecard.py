@@ -87,7 +87,8 @@ class Cell:
 class Entry:
     """One implementation of a metric.
 
-    ``settings``: in how many ways it was asked; ``cells``: by question; ``figures``: how many were
+    ``version``: the metric's, as text, with the first digits of its file's hash where it comes from a user's
+    own; ``settings``: in how many ways it was asked; ``cells``: by question; ``figures``: how many were
     *measured, not applicable, not installed, failed, timed out*; ``reasons``: of those that were not
     measured, each once.
     """
@@ -95,6 +96,7 @@ class Entry:
     name: str
     title: str
     implementation: str
+    version: str
     settings: int
     cells: Mapping[str, Cell]
     figures: Mapping[str, int] = field(default_factory=dict)
@@ -155,6 +157,7 @@ def scorecard(results: Results) -> list[Entry]:
                 name=name,
                 title=results.title(name),
                 implementation=implementation,
+                version=_version(own),
                 settings=int(own.groupby("kind")["label"].nunique().max()),
                 cells=cells,
                 figures=figures,
@@ -190,6 +193,18 @@ def _metrics_in(suite: str) -> frozenset[str]:
         asked = block.get("metrics", ())
         found |= {m["name"] for m in ([asked] if isinstance(asked, dict) else asked)}
     return frozenset(found)
+
+
+def _version(rows: pd.DataFrame) -> str:
+    """What tells a metric's figures from those of another version; several are all told."""
+    columns = [name for name in ("version", "metric_source") if name in rows]
+    each = []
+    for row in rows[columns].drop_duplicates().to_dict("records"):
+        source = row.get("metric_source")
+        each.append(
+            f"{row['version']:.0f}" + (f" ({source[:8]})" if isinstance(source, str) else "")
+        )
+    return " and ".join(sorted(each))
 
 
 def _implementation(parameters: Mapping[str, Any]) -> str:

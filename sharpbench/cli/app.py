@@ -22,6 +22,7 @@ from sharpbench.cli import (
     measure,
     new,
     perf,
+    publish,
     rank,
     report,
     run,
@@ -63,6 +64,7 @@ app.command()(compare.export)
 app.command()(verify.verify)
 app.command()(bundle.bundle)
 app.command()(bundle.merge)
+app.command()(publish.publish)
 app.command()(schema.schema)
 app.command()(cite.cite)
 app.command()(env.env)

@@ -39,6 +39,7 @@ def _row(entry: Entry, highlight: bool) -> dict[str, Any]:
         "name": entry.name,
         "title": entry.title,
         "implementation": entry.implementation,
+        "version": entry.version,
         "highlight": highlight,
         "settings": entry.settings,
         "figures": dict(entry.figures),

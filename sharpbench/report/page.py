@@ -27,7 +27,7 @@ from sharpbench.report.tables import tables
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
-__all__ = ["environment", "looks", "write_page", "write_report"]
+__all__ = ["environment", "facts_of", "looks", "write_page", "write_report"]
 
 _MACROS = '{% from "macros.html" import picture, head, claims_table with context %}\n'
 
@@ -84,7 +84,7 @@ def write_page(view: Results, folder: Path, *, index: bool | None = None) -> Pat
         tables=sorted(files),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {key: _facts(view)[key] for key in _TOLD}
+    facts = facts_of(view)
     try:
         card = document(view, facts), markdown(view)
     except Exception as error:  # the page says so in its place
@@ -108,10 +108,15 @@ def _json(content: Any, indent: int | None = None) -> str:
 
 
 _TOLD = (
-    *("suite", "title", "description", "version", "written"),
+    *("suite", "title", "description", "version", "written", "protocol", "mixed"),
     *("planned", "present", "answered", "outcomes"),
 )
-"""What the JSON beside a page says of it."""
+
+
+def facts_of(view: Results) -> dict[str, Any]:
+    """What the JSON beside a page says of it."""
+    told = _facts(view)
+    return {key: told[key] for key in _TOLD}
 
 
 def _sections() -> tuple[list[Section], list[tuple[str, str]]]:
@@ -166,6 +171,7 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "title": view.spec.get("title") or view.suite,
         "description": view.spec.get("description", ""),
         "suite": view.suite,
+        "protocol": view.protocol,
         "version": __version__,
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "planned": view.planned,

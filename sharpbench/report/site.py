@@ -57,6 +57,7 @@ def write_index(reports: Path) -> Path:
             reports=found,
             lines=_lines(found),
             speed=list(_speed(reports)),
+            leaderboard=(reports / "leaderboard.html").is_file(),
             heads={question: f"{question.capitalize()}?" for question in QUESTIONS},
             version=__version__,
             written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
