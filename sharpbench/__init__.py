@@ -16,8 +16,6 @@ import sys
 import types
 from typing import TYPE_CHECKING, Any
 
-from sharpbench.version import __version__
-
 if TYPE_CHECKING:
     from sharpbench.api.measuring import by_layer as by_layer
     from sharpbench.api.measuring import measure as measure
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from sharpbench.measurement import Measurement as Measurement
     from sharpbench.subject import Splits as Splits
     from sharpbench.subject import Subject as Subject
+    from sharpbench.version import __version__ as __version__
 
 _HOMES = {
     "MetricFailed": "sharpbench.errors",
@@ -37,6 +36,7 @@ _HOMES = {
     "Results": "sharpbench.api.results",
     "Splits": "sharpbench.subject",
     "Subject": "sharpbench.subject",
+    "__version__": "sharpbench.version",
     "by_layer": "sharpbench.api.measuring",
     "load_records": "sharpbench.api.results",
     "measure": "sharpbench.api.measuring",

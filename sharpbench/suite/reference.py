@@ -19,7 +19,7 @@ from sharpbench.errors import InputError
 from sharpbench.metrics import Metric
 from sharpbench.plugins import PluginSource
 from sharpbench.suite.spec import SuiteFile, find_suite, load_suite
-from sharpbench.version import __version__
+from sharpbench.version import RELEASE
 
 __all__ = ["REFERENCE", "population_folder", "ranking_suite", "reference_suite"]
 
@@ -33,8 +33,8 @@ def reference_suite() -> SuiteFile:
 
 def population_folder(cache: Path) -> Path:
     """The results folder of the population: another one for another suite, sharpbench or torch."""
-    told = f"{reference_suite().text}\n{__version__}\n{importlib.metadata.version('torch')}"
-    return cache / f"reference-{__version__}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    told = f"{reference_suite().text}\n{RELEASE}\n{importlib.metadata.version('torch')}"
+    return cache / f"reference-{RELEASE}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def ranking_suite(metric: Metric, parameters: Mapping[str, Any]) -> tuple[str, str]:
