@@ -1,5 +1,6 @@
 """The documentation's site as CI builds it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -42,6 +43,33 @@ def test_every_plugin_and_suite_has_its_place_in_the_reference(site):
     python = (site / "reference" / "python.html").read_text()
     assert "<strong>Parameters</strong>" in python
     assert "<li><strong>model</strong>" in python.replace("\n", "").replace("<p>", "")
+
+
+def test_the_notebook_is_executed(site):
+    notebook = json.loads((site / "python.ipynb").read_text())
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    shown = [c for c in cells if "skip-execution" not in c["metadata"].get("tags", ())]
+    assert len(shown) > 10
+    assert {o["output_type"] for c in cells for o in c["outputs"]} == {"execute_result"}
+    assert len(cells) == len(shown) + 1
+    page = (site / "python.html").read_text()
+    for told in ("✗ moves", "Subject", "95% interval", "hessian_trace", "reports/moons/index.html"):
+        assert told in page
+    (picture,) = re.findall(r'<img [^>]*src="(executed/[^"]+)"', page)
+    assert (site / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_options_that_are_shown_are_some(tmp_path, monkeypatch):
+    from sharpbench.cli.app import app
+    from sharpbench.cli.defaults import defaults
+
+    blocks = BLOCK.findall((ROOT / "docs" / "terminal.md").read_text())
+    (text,) = (text for language, text in blocks if language == "toml")
+    (tmp_path / "sharpbench.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert defaults(app)["run"] == {
+        "results": "/data/results", "workers": 4, "device": "cuda", "log_file": "run.log"
+    }  # fmt: skip
 
 
 def test_no_page_asks_another_host_for_anything(site):
