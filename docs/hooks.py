@@ -14,7 +14,6 @@ import jupytext
 from mkdocs.structure.files import File
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
-from traitlets.config import Config
 
 import sharpbench
 from sharpbench.plugins import KINDS, registry_of
@@ -62,9 +61,9 @@ def _execute(files: Any, config: Any, name: str) -> None:
         NotebookClient(
             notebook,
             timeout=300,
+            startup_timeout=300,
             kernel_name="python3",
             resources={"metadata": {"path": folder}},
-            config=Config(KernelManager={"transport": "ipc"}),  # nobody else can listen
         ).execute()
     for cell in notebook.cells:
         cell.get("outputs", [])[:] = [
