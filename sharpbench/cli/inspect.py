@@ -69,8 +69,7 @@ def one_of_kind(kind: str, kinds: Iterable[str]) -> str:
     known = list(kinds)
     if (one := kind.removesuffix("s")) in known:
         return one
-    near = nearest_names(kind, [*known, *(f"{name}s" for name in known)])
-    raise InputError(f"unknown kind {kind!r}. {near}")
+    raise InputError(f"unknown kind {kind!r}. {nearest_names(kind, known)}")
 
 
 def _show_suite(name: str) -> None:
