@@ -44,9 +44,10 @@ def test_a_table_too_long_to_read_shows_means_over_the_seeds(results, monkeypatc
     view = Results.load(results, "mini")
     rows = every_figure(view)
     assert section.EveryFigure().tables(view)["rows_stand_for"] is None
-    monkeypatch.setattr(section, "_MOST_ROWS", 10)
+    monkeypatch.setattr(section, "_MOST_ROWS", len(rows) - 1)
     table = section.EveryFigure().tables(view)
     assert table["rows_stand_for"] == len(rows)
+    assert table["shown"]
     assert sum(row["seed"] for row in table["rows"]) == len(rows)
     row = next(row for row in table["rows"] if row["status"] == "ok" and row["seed"] == 2)
     same = ("metric", "dataset", "model", "recipe")
@@ -59,6 +60,13 @@ def test_a_table_too_long_to_read_shows_means_over_the_seeds(results, monkeypatc
     assert {r["status"] for r in table["rows"]} == {r["status"] for r in rows}
     text = write_report(results, "mini", results.parent / "reports" / "means").read_text()
     assert f"{len(rows)} figures, as means over the seeds" in text
+    monkeypatch.setattr(section, "_MOST_ROWS", len(table["rows"]) - 1)
+    folder = results.parent / "reports" / "beside"
+    text = write_report(results, "mini", folder).read_text()
+    assert 'id="measurements"' not in text
+    assert '<a href="tables/figures-rows.json">' in text
+    beside = json.loads((folder / "tables/figures-rows.json").read_text("utf-8"))
+    assert len(beside["rows"]) == len(table["rows"])
 
 
 class _Elements(HTMLParser):
