@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from sharpbench.suite.plan import Plan
     from sharpbench.suite.task import Notify, SubjectOutcome
 
-__all__ = ["progress"]
+__all__ = ["counted", "progress"]
 
 
 @contextmanager
@@ -83,6 +84,33 @@ def progress(
             bar.update(task, completed=max(bar.tasks[0].completed, finished), dealt=dealt)
 
         yield notify, finish
+
+
+@contextmanager
+def counted(total: int) -> Iterator[Notify]:
+    """A bar of ``total`` steps on a terminal, nothing elsewhere. What is printed meanwhile stands above
+    it, or goes where it is piped to."""
+    if not aside.is_terminal or aside.quiet:
+        yield lambda text, done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.description}"),
+    )
+    into = sys.stdout.isatty()
+    with Progress(*columns, console=aside, transient=True, redirect_stdout=into) as bar:
+        task = bar.add_task("", total=total)
+
+        def notify(text: str, done: int) -> None:
+            if text:
+                bar.update(task, description=escape(text[: max(aside.width - 50, 0)]))
+            bar.advance(task, done)
+
+        yield notify
 
 
 def _work(plan: Plan, expected: Sequence[Expected]) -> dict[str, float]:

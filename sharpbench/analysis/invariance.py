@@ -23,6 +23,7 @@ __all__ = [
     "changes",
     "gauge_orbits",
     "invariance_matrix",
+    "left_alone",
     "ranking_survival",
     "reachable",
 ]
@@ -95,6 +96,18 @@ def changes(results: Results) -> pd.DataFrame:
             "function_change": joined["function_change"],
         }
     )
+
+
+@computed_once
+def left_alone(results: Results) -> pd.DataFrame:
+    """Which layers a transformation left as they are and why: ``transformation``, ``left`` (the sentence),
+    ``networks`` (of how many it is said)."""
+    rows = results.transformed.reset_index(drop=True)
+    rows = rows.assign(left=_column(rows, "left_alone"))
+    rows = rows[rows["left"].notna()]
+    groups = rows.groupby(["transformation", "left"], sort=False, observed=True)
+    found = groups["subject"].nunique().reset_index(name="networks")
+    return found.sort_values("networks", ascending=False, kind="stable", ignore_index=True)
 
 
 _NOISE = ["own_error", "own_scatter", "turned_error", "turned_scatter"]

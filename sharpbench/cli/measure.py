@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import html
 import io
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharpbench.cli.exits import SOME_FAILED
+from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -22,13 +23,18 @@ from sharpbench.cli.options import (
     parse_parameters,
     parse_value,
 )
-from sharpbench.console import err, escape
-from sharpbench.errors import InputError, first_line, nearest_names, shortened
+from sharpbench.console import aside, err, escape
+from sharpbench.errors import InputError, Terminated, first_line, nearest_names, shortened
+from sharpbench.progress import counted
 
 if TYPE_CHECKING:
+    from sharpbench.invariance import Transformation
     from sharpbench.measurement import Measurement
     from sharpbench.metrics import Metric
+    from sharpbench.results.record import Record
     from sharpbench.subject import Subject
+    from sharpbench.suite.own import Given
+    from sharpbench.suite.plan import Plan
 
 __all__ = ["measure"]
 
@@ -125,7 +131,9 @@ def measure(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the figures as JSON lines, CSV and a page."),
+        typer.Option(
+            help="Folder for the records, as a suite's, their report, JSON lines and CSV."
+        ),
     ] = None,
     data_dir: DataOption = None,
 ) -> None:
@@ -181,24 +189,84 @@ def measure(
     _set_samples(names, own, metrics, samples, subject)
     chosen = [metrics.create(name, own[name]) for name in names]
     told = _Told([one.label for one in chosen], [c.label for c in changes], as_json, as_csv)
-    where: list[tuple[str, Any]] = [("", subject)]
-    for change in changes:
-        try:
-            where.append((change.label, transformed(subject, change, seed=seed, told=_say)))
-        except Exception as error:
-            told.fail(change.label, str(error))
-    for after, there in where:
-        with err.status(f"{chosen[0].name} …") as status:
-            for number, (one, m) in enumerate(answers(there, chosen, seed=seed), 1):
-                told.answer(one, m, after)
-                if number < len(chosen):
-                    status.update(f"{chosen[number].name} ({number + 1}/{len(chosen)}) …")
     if output is not None:
-        told.write(output, model, subject)
+        _into_folder(
+            output,
+            given,
+            subject,
+            [(one, own[one.name]) for one in chosen],
+            changes,
+            plugin or [],
+            told,
+            seed=seed,
+            device=device,
+            data=data_dir or data_root(),
+        )
+    else:
+        where: list[tuple[str, Any]] = [("", subject)]
+        for change in changes:
+            try:
+                where.append((change.label, transformed(subject, change, seed=seed, told=_say)))
+            except Exception as error:
+                told.fail(change.label, str(error))
+        with counted(len(where) * len(chosen)) as notify:
+            notify(chosen[0].name, 0)
+            for after, there in where:
+                for number, (one, m) in enumerate(answers(there, chosen, seed=seed), 1):
+                    told.answer(one, m, after)
+                    notify(chosen[number % len(chosen)].name, 1)
     if layers:
         _layers(subject, seed, output, told)
     if told.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _into_folder(
+    output: Path,
+    given: Given,
+    subject: Subject,
+    questions: Sequence[tuple[Metric, Mapping[str, Any]]],
+    changes: Sequence[Transformation],
+    plugins: Sequence[str],
+    told: _Told,
+    *,
+    seed: int,
+    device: str,
+    data: Path,
+) -> None:
+    """Records as a suite's and their report, in a folder; figures are printed as they are recorded."""
+    from sharpbench.report.page import write_report
+    from sharpbench.suite.one_network import SUITE, one_network_suite, recorded
+
+    suite = one_network_suite(
+        given, subject, questions, changes, plugins, seed=seed, path=output / "suite.toml"
+    )
+    ended = None
+    with counted(len(questions) * (1 + len(changes))) as notify:
+        try:
+            problems = recorded(
+                suite,
+                subject,
+                output / "results",
+                device=device,
+                data=data,
+                command=shlex.join(["sharpbench", *sys.argv[1:]]),
+                notify=notify,
+                told=told.record,
+            )
+        except (KeyboardInterrupt, Terminated) as error:
+            ended, problems = error, []
+    for problem in problems:
+        told.fail("not recorded", problem)
+    told.write(output)
+    page = write_report(output / "results", SUITE, output)
+    aside.print(escape(f"report: {page}"), soft_wrap=True)
+    if ended is not None:
+        code = ended_by(ended.number) if isinstance(ended, Terminated) else INTERRUPTED
+        err.print(
+            "interrupted: what was recorded is kept, the same command resumes", soft_wrap=True
+        )
+        raise typer.Exit(code)
 
 
 def _layers(subject: Subject, seed: int, output: Path | None, told: _Told) -> None:
@@ -318,6 +386,7 @@ class _Told:
         self.failed, self._head = False, True
         self.rows: list[dict[str, Any]] = []
         self.plain: dict[str, float] = {}
+        self._left: set[tuple[str | None, str]] = set()
 
     def fail(self, what: str, reason: str) -> None:
         self.failed = True
@@ -366,14 +435,21 @@ class _Told:
         lines = [*([line("metric", _COLUMNS)] if self._head else []), line(name, cells)]
         return "\n".join(lines)
 
-    def write(self, folder: Path, model: str, subject: Subject) -> None:
-        """The figures as JSON lines and CSV, and a page of them."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def record(self, plan: Plan, record: Record) -> None:
+        """An answer that stands in a results folder."""
+        from sharpbench.suite.own import answer_of
+
+        (metric,) = (q.metric for q in plan.measurements if q.key == record.plan_key)
+        if record.left_alone and (record.transformation, record.left_alone) not in self._left:
+            self._left.add((record.transformation, record.left_alone))
+            _say(f"{record.transformation}: {record.left_alone}")
+        self.answer(metric, answer_of(record), record.transformation or "")
+
+    def write(self, folder: Path) -> None:
+        """The figures as JSON lines and as CSV."""
         lines = [json.dumps(row) for row in self.rows]
         (folder / "measurements.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / "measurements.csv").write_text(_csv(self.rows, head=True), encoding="utf-8")
-        (folder / "index.html").write_text(_page(self.rows, model, subject), encoding="utf-8")
-        err.print(escape(f"written: {folder / 'index.html'}"), soft_wrap=True)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]], *, head: bool) -> str:
@@ -383,24 +459,3 @@ def _csv(rows: Sequence[Mapping[str, Any]], *, head: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _page(rows: Sequence[Mapping[str, Any]], model: str, subject: Subject) -> str:
-    def cell(value: Any) -> str:
-        return html.escape(
-            "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        )
-
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in _FIELDS)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell(row.get(name))}</td>" for name in _FIELDS) + "</tr>\n"
-        for row in rows
-    )
-    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in subject.said)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(model)}</title>'
-        "<style>body{font:15px system-ui;margin:2em}td,th{padding:.3em .8em;text-align:left;"
-        "border-bottom:1px solid #ddd}</style>"
-        f"<h1>Sharpness of {html.escape(model)}</h1><p>{len(subject.inputs)} samples</p>{said}"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></html>\n"
-    )

@@ -72,6 +72,8 @@ class Record:
     """Whether theory promises that the transformation leaves this figure as it was."""
     function_change: float | None = None
     """max |Δ logits| / max |logits| of the transformation, in float64."""
+    left_alone: str | None = None
+    """Which layers the transformation left as they are, and why, in a sentence; None where there are none."""
     draw: int = 0
     epoch: int | None = None
     value: float | None = None

@@ -118,7 +118,7 @@ class Measuring(Run, ABC):
                 draft.add(**self._theory(metric, question.transformation))
                 after = self._transformed(question.transformation, question.draw, subject)
                 measured = after.subject
-                draft.add(function_change=after.function_change)
+                draft.add(function_change=after.function_change, left_alone=after.left or None)
             with self.limited():
                 if question.transformation is None and self.task.time_costs:
                     return self.timed(metric, subject, self._metric_seed)
@@ -173,12 +173,11 @@ class Measuring(Run, ABC):
         """
         key = change_key(transformation, draw)
         if key not in self._changed:
-            # Of its own for each network: two recipes of one seed are not changed alike.
-            axes = ("transformation", transformation.name, draw, self.key)
             doing = f"changing the network by {transformation.label}"
             try:
                 with self.step(Step(key, doing, self.plan.measurement_seconds)):
-                    found = changed(subject, transformation, seed=derive_seed(self.seed, *axes))
+                    own = self._change_seed(transformation.name, draw)
+                    found = changed(subject, transformation, seed=own)
                 self._changed[key] = found
             except InputError as error:  # the changed network is none that can be measured
                 self._changed[key] = TransformationRefused(message_of(error))
@@ -188,6 +187,10 @@ class Measuring(Run, ABC):
         if isinstance(known, Exception):
             raise known
         return known
+
+    def _change_seed(self, name: str, draw: int) -> int:
+        """Of its own for each network: two recipes of one seed are not changed alike."""
+        return derive_seed(self.seed, "transformation", name, draw, self.key)
 
     @property
     def _metric_seed(self) -> int:

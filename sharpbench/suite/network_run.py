@@ -13,7 +13,7 @@ from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Splits, Subject, Task
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
 from sharpbench.suite.networks import NetworkPlan
-from sharpbench.suite.own import own_subject
+from sharpbench.suite.own import change_seed, own_subject
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
 
@@ -50,10 +50,22 @@ class NetworkRun(Measuring):
         self._ask(weights, left, lambda: subject)
 
     def _built(self) -> tuple[Subject, str]:
-        subject = own_subject(
+        subject = self._subject_built()
+        return subject, content_key([state_hash(subject.model), _data_hash(subject)])
+
+    def _subject_built(self) -> Subject:
+        return own_subject(
             self.network.given, seed=self.seed, device=self.network.device, data=self.task.data
         )
-        return subject, content_key([state_hash(subject.model), _data_hash(subject)])
+
+    @property
+    def _metric_seed(self) -> int:
+        return self.seed if self.network.seed_itself else super()._metric_seed
+
+    def _change_seed(self, name: str, draw: int) -> int:
+        if self.network.seed_itself:
+            return change_seed(self.seed, name)
+        return super()._change_seed(name, draw)
 
     @property
     def loss_task(self) -> Task:

@@ -34,6 +34,8 @@ class NetworkPlan:
     seed: int
     device: str = "cpu"
     threads: int = 1
+    seed_itself: bool = False
+    """Whether metrics are given the seed itself, as `sharpbench.measure` does, and none derived from it."""
 
     @cached_property
     def seeds(self) -> Seeds:
@@ -47,7 +49,8 @@ class NetworkPlan:
         kind = {"device": self.device.partition(":")[0]}
         threads = {} if self.threads == 1 else {"threads": self.threads}
         parts = {name: dict(part) for name, part in self.parts.items()}
-        return {**parts, "seed": self.seeds.identity(), **kind, **threads}
+        asked = {"asked": "measure"} if self.seed_itself else {}
+        return {**parts, "seed": self.seeds.identity(), **kind, **threads, **asked}
 
     @cached_property
     def key(self) -> str:

@@ -25,15 +25,16 @@ from sharpbench.errors import (
     no_file,
 )
 from sharpbench.invariance import Transformation
-from sharpbench.measurement import Measurement
+from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import Metric
 from sharpbench.registry import import_object
+from sharpbench.results.record import Record
 from sharpbench.results.weights import load_network
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.changing import changed
 
-__all__ = ["Given", "answers", "own_subject", "transformed"]
+__all__ = ["Given", "answer_of", "answers", "change_seed", "own_subject", "transformed"]
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,11 @@ def _told_apart(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {first_line(error)}") from error
 
 
+def change_seed(seed: int, transformation: str) -> int:
+    """That of a transformation of one network."""
+    return derive_seed(seed, "transformation", transformation)
+
+
 def transformed(
     subject: Subject,
     transformation: Transformation,
@@ -206,7 +212,7 @@ def transformed(
     """
     try:
         with guarded(), contextlib.redirect_stdout(sys.stderr):
-            own = derive_seed(seed, "transformation", transformation.name)
+            own = change_seed(seed, transformation.name)
             found = changed(subject, transformation, seed=own)
     except TransformationRefused:
         raise
@@ -215,6 +221,21 @@ def transformed(
     if found.left:
         told(f"{transformation.label}: {found.left}")
     return found.subject
+
+
+def answer_of(record: Record) -> Measurement | str:
+    """A recorded figure as the metric answered it, or the reason why there is none."""
+    if record.status != "ok" or record.value is None:
+        return record.reason or record.status
+    return Measurement(
+        record.value,
+        errors=tuple(ErrorComponent(**component) for component in record.errors),
+        error_bound=record.error_bound,
+        converged=bool(record.converged),
+        samples=record.samples or 0,
+        work=Work(**record.work),
+        details=record.details,
+    )
 
 
 def answers(

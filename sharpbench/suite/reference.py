@@ -21,7 +21,7 @@ from sharpbench.plugins import PluginSource
 from sharpbench.suite.spec import SuiteFile, find_suite, load_suite
 from sharpbench.version import RELEASE
 
-__all__ = ["REFERENCE", "population_folder", "ranking_suite", "reference_suite"]
+__all__ = ["REFERENCE", "in_toml", "population_folder", "ranking_suite", "reference_suite"]
 
 REFERENCE = "reference"
 
@@ -46,18 +46,18 @@ def ranking_suite(metric: Metric, parameters: Mapping[str, Any]) -> tuple[str, s
     suite = "rank_" + re.sub(r"[^a-z0-9_]", "_", name.lower())[:90]
     lines = [
         f"# {name} beside all others: the population of the suite {REFERENCE!r}, and one metric more.",
-        f"extends = {_toml(REFERENCE)}",
-        f"name = {_toml(suite)}",
-        f"title = {_toml(f'{_title(metric)} beside all others')}",
-        f"highlight = [{_toml(name)}]",
+        f"extends = {in_toml(REFERENCE)}",
+        f"name = {in_toml(suite)}",
+        f"title = {in_toml(f'{_title(metric)} beside all others')}",
+        f"highlight = [{in_toml(name)}]",
     ]
     source = vars(type(metric)).get("_source")
     if isinstance(source, PluginSource):
-        lines.append(f"plugins = [{_toml(source.place)}]")
+        lines.append(f"plugins = [{in_toml(source.place)}]")
     there = any(block.get("name") == name for block in reference_suite().spec.metrics)
     if parameters or not there:
-        lines += ["", "[[metrics]]", f"name = {_toml(name)}"]
-        lines += [f"{key} = {_toml(value)}" for key, value in parameters.items()]
+        lines += ["", "[[metrics]]", f"name = {in_toml(name)}"]
+        lines += [f"{key} = {in_toml(value)}" for key, value in parameters.items()]
     return suite, "\n".join(lines) + "\n"
 
 
@@ -66,7 +66,7 @@ def _title(metric: Metric) -> str:
     return title if isinstance(title, str) and title else metric.name.replace("_", " ")
 
 
-def _toml(value: Any) -> str:
+def in_toml(value: Any) -> str:
     """A value as TOML writes it. Raises InputError for what it has no way to write."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -75,7 +75,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, (int, float)) and math.isfinite(value):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(in_toml, value))}]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + " }"
+        return (
+            "{ " + ", ".join(f"{in_toml(str(k))} = {in_toml(v)}" for k, v in value.items()) + " }"
+        )
     raise InputError(f"{value!r} can't stand in a suite file")

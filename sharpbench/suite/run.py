@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -21,7 +21,13 @@ from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask, Watch, no
 __all__ = ["run_subject"]
 
 
-def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches) -> SubjectOutcome:
+def run_subject(
+    task: SubjectTask,
+    notify: Notify,
+    watch: Watch = nobody_watches,
+    *,
+    network: Callable[..., NetworkRun] = NetworkRun,
+) -> SubjectOutcome:
     """Bring the records of one subject up to the plan; what is there already, and proven, is left alone.
 
     Raises InputError or OSError for a results folder that can't be used; anything else is in the outcome.
@@ -31,7 +37,7 @@ def run_subject(task: SubjectTask, notify: Notify, watch: Watch = nobody_watches
     if isinstance(task.subject, ProblemPlan):
         run = ProblemRun(task, task.subject, folder, notify, watch)
     elif isinstance(task.subject, NetworkPlan):
-        run = NetworkRun(task, task.subject, folder, notify, watch)
+        run = network(task, task.subject, folder, notify, watch)
     else:
         run = SubjectRun(task, task.subject, folder, notify, watch)
     with folder.writing(), _settings(task):

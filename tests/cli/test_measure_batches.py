@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -172,6 +176,78 @@ def test_invariance_of_ones_own_network(mine, capsys, monkeypatch):
     assert [row.get("transformation", "") != "" for row in rows] == [False, False, True, True]
     assert rows[3]["value"] == pytest.approx(rows[1]["value"], rel=1e-9)
     assert rows[2]["value"] != pytest.approx(rows[0]["value"], rel=0.01)
+
+
+SLOW = PLUGIN.replace("weight_count_of_mine", "endless_of_mine").replace(
+    "        return", "        import time; time.sleep(600)\n        return"
+)
+DEEP = """
+def deep():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+def rows():
+    return [(torch.linspace(-1, 1, 60).view(20, 3), torch.arange(20) % 2)]
+"""
+
+
+def test_a_folder_holds_a_suites_records_and_their_report(mine, capsys, monkeypatch):
+    (mine / "deep_of_measure.py").write_text(CODE + DEEP)
+    command = ["measure", "--model", "deep_of_measure:deep", "--data", "deep_of_measure:rows"]
+    command += ["--metric", "hessian_trace", "margin", "--transform", "neuron_rescaling", "--json"]
+    plain = in_process(capsys, monkeypatch, *command)
+    kept = in_process(capsys, monkeypatch, *command, "--output", "out")
+    assert (plain.code, kept.code) == (0, 0), kept.err
+    assert kept.out == plain.out  # the same figures to the last digit, printed alike
+    assert "left as they are" in plain.err
+    frame = sb.load_records("out/results", suite="measured").query("kind == 'measurement'")
+    figures = [json.loads(line)["value"] for line in plain.out.splitlines()]
+    assert frame["value"].tolist() == figures
+    (told,) = set(frame["left_alone"].dropna())
+    assert "2 (its activation is not positively homogeneous)" in told
+    page = (mine / "out" / "index.html").read_text()
+    assert told in page
+    assert (mine / "out" / "scorecard.json").exists()
+    written = next((mine / "out" / "results").glob("*/measurements.jsonl"))
+    lines = written.read_text().splitlines()
+    again = in_process(capsys, monkeypatch, *command, "--output", "out")
+    assert again.out == plain.out
+    assert written.read_text().splitlines() == lines  # nothing is measured twice
+
+
+def test_ctrl_c_keeps_what_was_measured_and_writes_its_report(mine):
+    (mine / "slow_metric.py").write_text(SLOW)
+    command = [sys.executable, "-m", "sharpbench", "measure", "--model", "mine_of_measure:build"]
+    command += ["--data", "mine_of_measure:batches", "--plugin", "slow_metric.py", "--csv"]
+    command += ["--metric", "parameter_norm", "endless_of_mine", "--output", "out"]
+    process = subprocess.Popen(command, cwd=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    shown = [process.stdout.readline() for _ in range(2)]  # the second metric runs
+    assert shown[1].startswith(b"parameter_norm,")
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 130, told
+    assert b"resumes" in told
+    assert b"Traceback" not in told
+    frame = sb.load_records(mine / "out" / "results").query("kind == 'measurement'")
+    assert frame["name"].tolist() == ["parameter_norm"]
+    assert "parameter norm" in (mine / "out" / "index.html").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_bar_on_the_terminal_leaves_a_pipe_the_figures(mine):
+    import pty
+
+    mine_side, theirs = pty.openpty()
+    told = subprocess.run(
+        [sys.executable, "-m", "sharpbench", "measure", "--model", "mine_of_measure:build", "--json",
+         "--data", "mine_of_measure:batches", "--metric", "parameter_norm"],
+        cwd=mine, stdout=subprocess.PIPE, stderr=theirs, timeout=300,
+    )  # fmt: skip
+    bar = os.read(mine_side, 1 << 16)
+    for side in (mine_side, theirs):
+        os.close(side)
+    assert json.loads(told.stdout)["metric"] == "parameter_norm"
+    assert b"0/1" in bar
+    assert b"{" not in bar
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sharpbench.analysis.invariance import (
     changes,
     gauge_orbits,
     invariance_matrix,
+    left_alone,
     ranking_survival,
     reachable,
 )
@@ -76,6 +77,7 @@ class Invariant(Section):
             "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if asked else [],
             "transformations": list(dict.fromkeys(matrix["transformation"])) if asked else [],
             "reachable": reachable(results),
+            "left": left_alone(results),
             "ranking": ranking_survival(results),
         }
 
