@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,10 @@ __all__ = ["go"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def go(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """The row of the metric, and the seconds of each step, all of which happens in ``folder``."""
-    took: dict[str, float] = {}
+def go(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """The row of the metric, and of each step the seconds that passed and those of processors; all of it
+    happens in ``folder``."""
+    took: dict[str, tuple[float, float]] = {}
     binaries = folder / "venv" / "bin"
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SHARPBENCH"))
@@ -32,10 +34,10 @@ def go(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
     }
 
     def step(*command: str) -> None:
-        start = time.monotonic()
+        start, before = time.monotonic(), _processor_seconds()
         subprocess.run(command, cwd=folder, env=environment, check=True)
         name = " ".join(command).replace(str(ROOT), ".").replace(f"{binaries}/", "")
-        took[name] = time.monotonic() - start
+        took[name] = time.monotonic() - start, _processor_seconds() - before
 
     step(sys.executable, "-m", "venv", "venv")
     step("pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "-e", str(ROOT))
@@ -45,11 +47,18 @@ def go(folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
     return card["metrics"][0], took
 
 
+def _processor_seconds() -> float:
+    """Those of all processes that this one started and that are over."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         row, took = go(Path(folder))
-    for name, seconds in {**took, "all": sum(took.values())}.items():
-        print(f"{seconds / 60:6.1f} min  {name}")
+    took["all"] = tuple(map(sum, zip(*took.values(), strict=True)))
+    for name, (passed, used) in took.items():
+        print(f"{passed / 60:6.1f} min, {used / 60:5.1f} of processors  {name}")
     print({question: cell["word"] for question, cell in row["cells"].items()})
 
 

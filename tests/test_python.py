@@ -113,10 +113,15 @@ def test_frames_begin_with_figures(folder, results):
     assert list(failures["n"]) == [2]
 
 
-def test_tables_and_pictures_of_the_page_are_there_by_name(results):
+def test_tables_and_pictures_of_the_page_are_there_by_name(results, tmp_path):
     tables = results.tables()
-    assert "invariant.matrix" in tables
-    assert all(isinstance(table, pd.DataFrame) for table in tables.values())
+    page = sb.report(results, reports=tmp_path)
+    beside = {path.stem: json.loads(path.read_text()) for path in page.parent.glob("tables/*.json")}
+    assert tables.keys() == beside.keys() >= {"invariant-matrix", "figures-rows"}
+    for name, table in tables.items():
+        assert isinstance(table, pd.DataFrame)
+        assert len(table) == len(beside[name]["rows"])
+        assert set(table.columns) == set(beside[name]["rows"][0])
     name = next(iter(results.pictures()))
     assert isinstance(results.plot(name), Figure)
     with pytest.raises(InputError, match=f"no picture '{name}x' here. Did you mean '{name}'"):

@@ -21,6 +21,7 @@ from sharpbench.report.sections import Picture, Section, sections
 from sharpbench.report.sections.scorecard import marked
 from sharpbench.report.site import write_index
 from sharpbench.report.svg import figure_style
+from sharpbench.report.tables import tables
 from sharpbench.results import store
 
 if TYPE_CHECKING:
@@ -79,13 +80,17 @@ class Results(analysed.Results):
         return failures.failures(self)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The tables of the page by ``section.table``."""
-        return {
-            f"{section.name}.{name}": table
-            for section in self._sections()
-            for name, table in section.tables(self).items()
-            if isinstance(table, pd.DataFrame)
-        }
+        """Every table of the page, by the name that it has in the folder ``tables`` beside it.
+
+        A column of such a table may hold intervals, as mappings with ``value``, ``low``, ``high`` and ``n``.
+        """
+        found = {}
+        for section in self._sections():
+            own = section.tables(self)
+            for name, rows in tables(self, [section]).items():
+                table = own[name.removeprefix(f"{section.name}-")]
+                found[name] = table if isinstance(table, pd.DataFrame) else pd.DataFrame(rows)
+        return found
 
     def pictures(self) -> dict[str, str]:
         """The names of the page's pictures, each with what it shows in words."""
@@ -109,7 +114,7 @@ class Results(analysed.Results):
     def _sections(self) -> Iterator[Section]:
         for name in sections.available():
             section = sections.create(name)
-            if section.applies(self):
+            if name != "scorecard" and section.applies(self):  # that is a frame of its own
                 yield section
 
     def _pictures(self) -> Iterator[Picture]:

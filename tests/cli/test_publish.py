@@ -12,6 +12,7 @@ import pytest
 from sharpbench.api.results import Results
 from sharpbench.errors import InputError
 from sharpbench.report.leaderboard import publish
+from tests.browser import WIDTHS, in_a_browser, violations
 from tests.cli.command import in_process
 from tests.suite.test_run import run
 
@@ -80,6 +81,14 @@ def test_a_site_tells_versions_and_protocols(made, tmp_path, capsys, monkeypatch
     index = (site / "index.html").read_text()
     assert 'href="leaderboard.html"' in index
     assert "&lt;i&gt;one&lt;/i&gt;" in (site / "leaderboard.html").read_text()
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_on_the_leaderboard(made, tmp_path, width):
+    views = [Results.load(made / "results", name) for name in ("one", "more")]
+    page = publish(tmp_path / "site", views, []).with_name("leaderboard.html")
+    assert violations(page, tmp_path, width=width) == []
 
 
 def test_reports_are_published_as_they_are(made, tmp_path):
