@@ -136,7 +136,11 @@ def _python() -> Iterator[str]:
             yield from _documented(f"{name}.{own}", getattr(thing, own), level=3)
 
 
-_METHODS = {"Subject": ("from_batches",), "Measurement": ("interval",)}
+_METHODS = {
+    "Measurement": ("interval",),
+    "Results": ("load", "scorecard", "figures", "failures", "tables", "pictures", "plot"),
+    "Subject": ("from_batches",),
+}
 
 
 def _documented(name: str, thing: Any, level: int = 2) -> Iterator[str]:

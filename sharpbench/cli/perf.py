@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sharpbench.cli.exits import SOME_FAILED
-from sharpbench.cli.options import ReportsOption
+from sharpbench.cli.options import OpenOption, ReportsOption
+from sharpbench.cli.report import opened
 from sharpbench.console import escape, out
 
 __all__ = ["app"]
@@ -63,7 +64,7 @@ def perf_compare(
 
 
 @app.command("report")
-def perf_report(reports: ReportsOption = Path("reports")) -> None:
+def perf_report(reports: ReportsOption = Path("reports"), open_: OpenOption = False) -> None:
     """Draw every measured commit as one page, with what became slower for good: reports/perf/index.html.
 
     The page asks no other host for anything, as asv's own pages do.
@@ -76,6 +77,8 @@ def perf_report(reports: ReportsOption = Path("reports")) -> None:
     page = write_perf_page(history(perf.results_folder()), reports / "perf", index=True)
     write_index(reports)
     out.print(escape(f"page: {page}"), soft_wrap=True)
+    if open_:
+        opened(page)
 
 
 @app.command("publish")

@@ -66,6 +66,12 @@ def test_datasets_are_listed_without_scikit_learn():
     assert loaded_by(LISTED.format("datasets"), "matplotlib", "pandas", "sklearn") == []
 
 
+def test_results_are_read_and_reported_without_torch():
+    assert (
+        loaded_by("from sharpbench.api.results import Results, load_records, report", "torch") == []
+    )
+
+
 def test_importing_the_package_does_not_import_torch():
     assert loaded_by("import sharpbench; sharpbench.__version__", "torch") == []
 
