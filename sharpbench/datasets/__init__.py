@@ -18,6 +18,8 @@ datasets: Registry[Dataset] = Registry(
     "sharpbench.datasets.base:Dataset",
     group="sharpbench.datasets",
     builtins={
+        "characters": "sharpbench.datasets.characters:Characters",
+        "tabular": "sharpbench.datasets.tabular:Tabular",
         "two_moons": "sharpbench.datasets.two_moons:TwoMoons",
         "digits": "sharpbench.datasets.digits:Digits",
         "parity": "sharpbench.datasets.parity:Parity",

@@ -7,10 +7,7 @@ each, the same for all networks that are judged on the same points.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from sharpbench.evaluation.classification import Figure, Meaning, mean_figure, share_figure
+from sharpbench.metrics.attack import Attack
 from sharpbench.seeds import derive_seed, numpy_generator, torch_generator
 from sharpbench.subject import Splits, batched_outputs
 
@@ -157,26 +155,11 @@ def corrupted_errors(
     return {"corrupted_error": mean_figure(np.mean(list(each.values()), axis=0)), **figures}
 
 
-@dataclass(frozen=True)
-class Attack:
-    """Projected gradient ascent of the loss within a ball around each test point (Madry et al. 2018).
-
-    ``radius`` in the inputs' units; ``steps`` of 2.5·radius/steps each, from a random point of the ball.
-    """
-
-    norm: Literal["l2", "linf"] = "l2"
-    radius: float = 0.5
-    steps: int = 20
-
-    def parameters(self) -> dict[str, Any]:
-        """The three by name."""
-        return dataclasses.asdict(self)
-
-
 def adversarial_error(model: nn.Module, splits: Splits, attack: Attack, *, seed: int) -> Figure:
     """The share of test points that are answered wrongly as they are or at any step of ``attack``.
 
-    A lower bound of the error under the strongest attack: where gradients vanish a point stays where it is.
+    It starts from a random point of each ball. A lower bound of the error under the strongest attack: where
+    gradients vanish a point stays where it is.
     """
     model = copy.deepcopy(model).requires_grad_(False)
     generator = torch_generator(derive_seed(seed, "attack", attack.norm, attack.steps))
@@ -186,37 +169,15 @@ def adversarial_error(model: nn.Module, splits: Splits, attack: Attack, *, seed:
         with torch.no_grad():
             wrong = model(inputs).argmax(1) != targets
         start = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype).to(inputs)
-        moved = _projected(start, attack) * torch.rand((), generator=generator).to(inputs)
+        moved = attack.projected(start) * torch.rand((), generator=generator).to(inputs)
         for _ in range(attack.steps):
             point = (inputs + moved).detach().requires_grad_()
             outputs = model(point)
             wrong |= outputs.detach().argmax(1) != targets
             loss = F.cross_entropy(outputs, targets, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, point)
-            step = 2.5 * attack.radius / attack.steps
-            moved = _projected(moved + step * _steepest(gradient, attack), attack)
+            moved = attack.step(moved, gradient)
         with torch.no_grad():
             wrong |= model(inputs + moved).argmax(1) != targets
         found.append(wrong)
     return share_figure(torch.cat(found).double().cpu().numpy())
-
-
-def _flat_norm(values: Tensor) -> Tensor:
-    sizes: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
-    return sizes.view(-1, *[1] * (values.dim() - 1))
-
-
-def _steepest(gradient: Tensor, attack: Attack) -> Tensor:
-    """The direction of unit length in the attack's norm in which the loss rises most."""
-    if attack.norm == "linf":
-        return gradient.sign()
-    return gradient / _flat_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
-
-
-def _projected(moved: Tensor, attack: Attack) -> Tensor:
-    """The nearest point of the ball."""
-    if attack.norm == "linf":
-        return moved.clamp(-attack.radius, attack.radius)
-    size = _flat_norm(moved).clamp_min(torch.finfo(moved.dtype).tiny)
-    inside: Tensor = moved * (attack.radius / size).clamp_max(1.0)
-    return inside

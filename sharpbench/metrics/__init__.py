@@ -18,6 +18,7 @@ metrics: Registry[Metric] = Registry(
     "sharpbench.metrics.base:Metric",
     group="sharpbench.metrics",
     builtins={
+        "attack_trajectory": "sharpbench.metrics.attack_trajectory:AttackTrajectory",
         "critical_sharpness": "sharpbench.metrics.critical_sharpness:CriticalSharpness",
         "curvature_rate": "sharpbench.metrics.curvature_rate:CurvatureRate",
         "distance_from_initialization": "sharpbench.metrics.norms:DistanceFromInitialization",

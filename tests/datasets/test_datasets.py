@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from sharpbench.datasets import datasets
+from sharpbench.datasets import characters, datasets
 from sharpbench.errors import InputError
+from sharpbench.models import models
+from sharpbench.training import recipes
 
 
 def test_two_moons_follow_the_papers_protocol():
@@ -26,7 +29,64 @@ def test_digits_are_the_real_ones():
     assert np.allclose(real, ours, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["two_moons", "digits"])
+@pytest.mark.parametrize(
+    ("table", "shape", "classes"),
+    [("breast_cancer", (569, 30), [212, 357]), ("wine", (178, 13), [59, 71, 48]),
+     ("iris", (150, 4), [50, 50, 50])],
+)  # fmt: skip
+def test_tables_are_the_real_ones(table, shape, classes):
+    splits = datasets.create("tabular", {"table": table}).load(Path(), seed=0)
+    inputs = torch.cat([splits.train_inputs, splits.test_inputs])
+    assert inputs.shape == shape
+    assert torch.allclose(inputs.mean(0), torch.zeros(shape[1]), atol=1e-5)
+    assert torch.allclose(inputs.std(0, unbiased=False), torch.ones(shape[1]), atol=1e-5)
+    assert torch.cat([splits.train_targets, splits.test_targets]).bincount().tolist() == classes
+    assert len(splits.test_inputs) == math.ceil(0.3 * shape[0])
+
+
+def test_diabetes_is_the_regression_of_efron_and_others():
+    """Least squares of all ten columns explains 51.8% of the variance, as in their paper."""
+    splits = datasets.create("tabular", {"table": "diabetes"}).load(Path(), seed=0)
+    assert splits.task == "regression"
+    x = torch.cat([splits.train_inputs, splits.test_inputs]).double()
+    y = torch.cat([splits.train_targets, splits.test_targets]).double()
+    residuals = y - x @ torch.linalg.lstsq(x, y).solution
+    assert float(1 - residuals.square().sum() / y.square().sum()) == pytest.approx(0.518, abs=5e-4)
+
+
+def test_characters_follow_the_text():
+    """Each window is of the text, with the character that follows it; none is in both splits' parts."""
+    letters = " abcdefghijklmnopqrstuvwxyz"
+    made = datasets.create("characters", {"train_size": 300, "test_size": 100})
+    splits = made.load(Path(), seed=0)
+    assert splits.train_inputs.shape == (300, 8, 27)
+    assert splits.train_inputs.sum(2).eq(1).all()
+    text = characters._text()
+    border = len(text) * 4 // 5
+
+    def windows(inputs, targets):
+        for row, last in zip(inputs.argmax(2), targets, strict=True):
+            yield "".join(letters[i] for i in (*row.tolist(), int(last)))
+
+    assert all(w in text[:border] for w in windows(splits.train_inputs, splits.train_targets))
+    assert all(w in text[border:] for w in windows(splits.test_inputs, splits.test_targets))
+    assert "the" in text[:200]
+    splits = datasets.create("characters").load(Path(), seed=0)
+    model = models.create("mlp", {"widths": [64]}).build(splits.input_shape, splits.outputs, seed=0)
+    log = recipes.create("adam", {"epochs": 10, "lr": 3e-3}).train(model, splits, seed=0)
+    assert log.epochs[-1]["test_error"] < 0.75
+    assert log.epochs[-1]["train_error"] < 0.65 < log.epochs[0]["train_error"]
+
+
+def test_a_python_without_the_text_says_so(monkeypatch):
+    monkeypatch.setattr(characters, "_text", lambda: "")
+    made = datasets.create("characters")
+    assert "pydoc_data" in made.missing(Path())
+    with pytest.raises(InputError, match="lacks its module"):
+        made.load(Path(), seed=0)
+
+
+@pytest.mark.parametrize("name", ["two_moons", "digits", "tabular", "characters"])
 def test_data_depend_on_the_seed_alone(name):
     first, again, other = (datasets.create(name).load(Path(), seed=s) for s in (1, 1, 2))
     assert torch.equal(first.train_inputs, again.train_inputs)
@@ -55,6 +115,9 @@ def test_label_noise_flips_exactly_that_share_and_keeps_the_points(where):
         ("two_moons", {"noise": -1}),
         ("mnist", {"train_size": 60_001}),
         ("digits", {"noisy_split": "test"}),
+        ("tabular", {"table": "diabetes", "label_noise": 0.1}),
+        ("tabular", {"table": "boston"}),
+        ("characters", {"context": 0}),
     ],
 )
 def test_impossible_parameters_are_refused(name, parameters):

@@ -42,7 +42,13 @@ CONTROLS = {"weight_noise", "further_training"}
 NORMALIZED = "weight_normalization"
 BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
 
+FLATNESS = {"log_scale", "sign_flip", "weight_normalization", "logit_shift", "input_rotation"}
+
 PROMISES = [
+    ("attack_trajectory", {}, {*ORDERS, *FLATNESS}),
+    ("attack_trajectory", {"norm": "linf"}, {*ORDERS, *FLATNESS} - {"input_rotation"}),
+    ("attack_trajectory", {"of": "hessian_trace"}, SPECTRUM),
+    ("attack_trajectory", {"of": "margin"}, {*SAME_FUNCTION, "logit_shift", "input_rotation"}),
     ("critical_sharpness", {}, SPECTRUM),
     ("critical_sharpness", {"direction": "sign"}, ON_AXES),
     ("curvature_rate", {}, DERIVATIVES),
@@ -305,6 +311,7 @@ def test_a_transformation_from_outside_is_promised_what_its_declarations_imply()
     outputs = {"inverse_margin", "logit_norm", "margin", "mean_confidence"}
     # Of single layers or weights.
     of_axes = {"geodesic_sharpness", "layer_norms", "path_norm", "relative_flatness"}
+    of_axes.add("attack_trajectory")  # of the relative flatness
     assert promised(ExpertPermutation()) == everything
     assert promised(Householder()) == everything - of_axes
     assert not metrics.create("sam_sharpness", {"ball": "linf"}).promises(Householder())

@@ -12,6 +12,7 @@ from sharpbench.metrics.base import Metric, state_hash
 from sharpbench.suite.conformance import check_metric
 
 QUICKER = {
+    "attack_trajectory": {"samples": 32, "stops": 2},
     "critical_sharpness": {"samples": 200},
     "effective_dimension": {"probes": 1, "steps": 8, "samples": 8},
     "fisher_decrement": {"samples": 4},

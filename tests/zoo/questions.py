@@ -227,6 +227,12 @@ QUESTIONS = [
     ),
     Question("gradient_change", "input_gradient_change", Reference.gradient_change),
     Question(
+        "input_attack",
+        "attack_trajectory",
+        lambda r: r.attack_trajectory(0.3, 3),
+        {"of": "logit_norm", "radius": 0.3, "steps": 3, "stops": 1, "samples": "all"},
+    ),
+    Question(
         "jacobian_softmax",
         "input_jacobian_norm",
         lambda r: r.jacobian_norm(softmax=True),

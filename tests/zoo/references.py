@@ -526,6 +526,24 @@ class Reference:
         there = self.input_gradients(self.x + step * z.view_as(self.x))
         return Figure(float((there - here).norm(dim=1).mean()))
 
+    def attack_trajectory(self, radius: float, steps: int) -> Figure:
+        """Mean output norm after projected ascent of the losses over that before."""
+        moved = torch.zeros_like(self.x)
+        shape = (-1, *[1] * (self.x.dim() - 1))
+        for _ in range(steps):
+            slope = self.input_gradients(self.x + moved).view_as(self.x)
+            moved = moved + 2.5 * radius / steps * slope / slope.flatten(1).norm(dim=1).clamp_min(
+                1e-300
+            ).view(shape)
+            length = moved.flatten(1).norm(dim=1).clamp_min(1e-300).view(shape)
+            moved = moved * (radius / length).clamp_max(1)
+
+        def norm(x: Tensor) -> float:
+            with torch.no_grad():
+                return float(self.input_model(x).reshape(len(x), -1).norm(dim=1).mean())
+
+        return Figure(norm(self.x + moved) / norm(self.x))
+
     def jacobian_norm(self, *, softmax: bool) -> Figure:
         def outputs(x: Tensor) -> Tensor:
             z = self.input_model(x).reshape(len(x), -1)

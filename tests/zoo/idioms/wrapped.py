@@ -138,7 +138,9 @@ def custom_function_once() -> nn.Module:
     return Custom(OnceDifferentiable)
 
 
-@idiom(8, 5, may_refuse=dict.fromkeys((*SECOND, "gradient_change", "jacobian"), "derivative"))
+@idiom(
+    8, 5, may_refuse=dict.fromkeys((*SECOND, "input", "gradient_change", "jacobian"), "derivative")
+)
 def equilibrium() -> nn.Module:
     """A deep equilibrium solved under no_grad and differentiated through one step alone."""
 
