@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from sharpbench.datasets import datasets
 from sharpbench.datasets.files import FILE_SETS, data_root, prepare
 from sharpbench.errors import DataUnavailable
 from sharpbench.models import models
+from sharpbench.registry import Registry
 from sharpbench.subject import Splits, Subject
 from sharpbench.training import recipes
 
@@ -106,3 +108,8 @@ def real_images(request: pytest.FixtureRequest) -> tuple[str, Path]:
         except DataUnavailable as error:
             pytest.skip(str(error))
     return name, root
+
+
+def shipped(registry: Registry[Any]) -> list[str]:
+    """The names of what sharpbench registers itself: other tests of this process register theirs, too."""
+    return [n for n in registry if registry.get(n).__module__.startswith("sharpbench.")]

@@ -15,6 +15,7 @@ from sharpbench.metrics import metrics
 from sharpbench.problems import problems
 from sharpbench.results.record import Record
 from sharpbench.results.store import load_records
+from tests.conftest import shipped
 from tests.suite.test_run import run
 
 SUITE = """
@@ -173,11 +174,11 @@ def test_records_of_an_older_version_are_told_their_meaning_by_the_next_run(fram
 
 
 def test_every_builtin_declares_its_meaning():
-    kinds = {name: transformations.create(name).kinds for name in transformations}
+    kinds = {name: transformations.create(name).kinds for name in shipped(transformations)}
     assert all(kinds.values())
     assert kinds["composition"] == {"linear_gauge", "permutation"}
-    assert all(isinstance(metrics.get(name).unit, str) for name in metrics)
-    for name in problems:
+    assert all(isinstance(metrics.get(name).unit, str) for name in shipped(metrics))
+    for name in shipped(problems):
         problem = problems.create(name)
         assert (problem.trap == "") == (problem.trap_kind is None)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharpbench.metrics import metrics
+from tests.conftest import shipped
 from tests.zoo.idioms import IDIOMS, Idiom
 from tests.zoo.questions import QUESTIONS, ask, reference_of
 from tests.zoo.references import Reference
@@ -36,13 +37,12 @@ def test_every_metric_is_right_or_says_why_not(idiom: Idiom) -> None:
 def test_every_metric_is_asked() -> None:
     # By the distance of the parameters that it takes; by a hash.
     by_distance = {"parameter_count", "parameter_norm", "random_number"}
-    shipped = {n for n in metrics if metrics.get(n).__module__.startswith("sharpbench.")}
     by_chance = {
         "local_learning_coefficient"
     }  # of a sampler's chains: tests/metrics has it on problems
     by_eigenvalues = {"hessian_spectrum_decay"}  # of the operator and the search asked for the top
     asked = {question.metric for question in QUESTIONS}
-    assert asked | by_distance | by_chance | by_eigenvalues == shipped
+    assert asked | by_distance | by_chance | by_eigenvalues == set(shipped(metrics))
 
 
 def test_every_allowance_is_used_by_some_metric() -> None:
