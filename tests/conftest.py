@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,21 @@ def real_images(request: pytest.FixtureRequest) -> tuple[str, Path]:
 def shipped(registry: Registry[Any]) -> list[str]:
     """The names of what sharpbench registers itself: other tests of this process register theirs, too."""
     return [n for n in registry if registry.get(n).__module__.startswith("sharpbench.")]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a file system of so many bytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options: str):
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)

@@ -41,7 +41,7 @@ def outcomes_of(rows: pd.DataFrame) -> pd.Series:
 @computed_once
 def outcomes(results: Results) -> dict[str, int]:
     """How many of the figures that were asked for have each outcome, in the order of `WORDS`."""
-    rows = results.of_kind(*_FIGURES)
+    rows = results.of_kind(*_FIGURES, columns=["status", "reason"])
     counts = rows.groupby(["status", "reason"], dropna=False, observed=True).size()
     found = dict.fromkeys(WORDS, 0)
     for (status, reason), count in counts.items():

@@ -129,7 +129,7 @@ def grid(results: Results) -> Grid | None:
     columns += [c for c in rows.columns if c.startswith(tuple(f"{part}." for part in _PARTS))]
     networks = rows[[c for c in columns if c in rows.columns]].drop_duplicates("subject")
     networks = networks.reset_index(drop=True)
-    untrained = results.of_kind("subject")
+    untrained = results.of_kind("subject", columns=["status"])
     dropped = {
         str(status): int(count) for status, count in untrained["status"].value_counts().items()
     }
@@ -301,7 +301,7 @@ def _confidence(
     count = len(found.subjects)
     stored: list[Outcomes | None] = [None] * count
     place = {subject: i for i, subject in enumerate(found.subjects)}
-    rows = results.of_kind("outcomes")
+    rows = results.of_kind("outcomes", columns=["subject", "details"])
     for subject, details in zip(rows["subject"], rows.get("details", ()), strict=True):
         if subject in place:
             stored[place[subject]] = Outcomes.unpacked(details)

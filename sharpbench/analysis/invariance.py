@@ -200,9 +200,9 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     though not promised`` or ``a control does not move it``.
     """
     moved = dict(list(changes(results).groupby(["metric", "transformation"])))
-    asked = results.of_kind("measurement")
     columns = ["metric_short", "transformation", "name", "transformation_name", "status", "subject"]
-    asked = asked.loc[asked["transformation"].notna(), columns]
+    asked = results.of_kind("measurement", columns=columns)
+    asked = asked[asked["transformation"].notna()]
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])

@@ -21,17 +21,19 @@ JUDGED = ("test_error", "gap", "ece", "ece_debiased", "ece_floor")
 def every_figure(results: Results) -> list[dict[str, Any]]:
     """A row a metric and network: ``metric``, ``dataset``, ``model``, ``recipe``, ``seed``, ``status``,
     ``reason``, the figure's fields, and ``judged``: (value, standard error) by the names of `JUDGED`."""
-    evaluated = results.of_kind("evaluation")
+    evaluated = results.of_kind(
+        "evaluation", columns=["subject", "name", "value", "standard_error"]
+    )
     evaluated = evaluated[evaluated["name"].isin(JUDGED)]
     judged: dict[str, dict[str, tuple[float, float]]] = {}
     columns = (evaluated[c] for c in ("subject", "name", "value", "standard_error"))
     for subject, name, value, error in zip(*columns, strict=True):
         judged.setdefault(subject, {})[name] = (value, error)
-    rows = results.of_kind("measurement")
     shown = ["metric_short", "dataset_short", "model_short", "recipe_short", "seed", "status", "reason",
                "value", "standard_error", "errors", "error_bound", "notes", "converged", "samples",
                "gradient_equivalents", "subject"]  # fmt: skip
-    rows = rows.loc[rows["transformation"].isna(), shown]
+    rows = results.of_kind("measurement", columns=[*shown, "transformation"])
+    rows = rows[rows["transformation"].isna()]
     return [
         {
             "metric": row["metric_short"],
@@ -85,8 +87,8 @@ def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def notes(results: Results) -> pd.DataFrame:
     """What metrics say of how their figures came about, before and after transformations: a row a metric and
     note, with the ``networks`` and ``figures`` it stands beside."""
-    rows = results.of_kind("measurement")
-    rows = rows[["metric_short", "subject"]].assign(note=rows["notes"].map(_told))
+    rows = results.of_kind("measurement", columns=["metric_short", "subject", "notes"])
+    rows = rows.assign(note=rows["notes"].map(_told))
     rows = rows[rows["note"].map(bool)].explode("note")
     grouped = rows.groupby(["metric_short", "note"], sort=False)
     counted = grouped.agg(networks=("subject", "nunique"), figures=("subject", "size"))
@@ -102,7 +104,8 @@ def _told(found: Any) -> list[str]:
 def reliability(results: Results) -> pd.DataFrame:
     """The reliability diagrams, a row a bin of a network: ``stratum``, ``recipe``, ``confidence``,
     ``accuracy``, ``count``, ``bin``."""
-    rows = results.of_kind("reliability")
+    shown = ["dataset_short", "model_short", "recipe_short", "details"]
+    rows = results.of_kind("reliability", columns=shown)
     rows = rows.assign(stratum=stratum(rows))
     return pd.DataFrame(
         {
@@ -125,7 +128,8 @@ def decision_maps(results: Results) -> list[dict[str, Any]]:
     """Decision maps of the networks of the lowest seed: ``dataset``, ``model``, ``recipe``, the map's
     ``details``, and (value, standard error) of the suite's first ``metric`` as ``figure`` and of the
     ``test_error``, each None where it is missing."""
-    rows = results.of_kind("decision_map")
+    shown = ["dataset_short", "model_short", "recipe_short", "seed", "subject", "details"]
+    rows = results.of_kind("decision_map", columns=shown)
     if rows.empty:
         return []
     rows = rows[rows["seed"] == rows["seed"].min()]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
 import tomllib
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from sharpbench.analysis.names import titles_of, with_short_names
+from sharpbench.results.frame import rows_of
 from sharpbench.results.keys import content_key
+from sharpbench.results.nested import NestedDtype
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.seeds import STREAMS
 
@@ -150,13 +151,13 @@ class Results:
 
     def _measurements(self, chosen: pd.Series) -> pd.DataFrame:
         done = (self.frame["kind"] == "measurement") & (self.frame["status"] == "ok")
-        return with_errors(self.frame[done & chosen].copy())  # in few blocks: columns are added
+        return with_errors(rows_of(self.frame, done & chosen))
 
     @functools.cached_property
     def evaluated(self) -> pd.DataFrame:
         """Evaluated figures, a row each."""
-        rows = self.of_kind("evaluation")
-        return rows[rows["status"] == "ok"]
+        evaluated = self.frame["kind"] == "evaluation"
+        return rows_of(self.frame, evaluated & (self.frame["status"] == "ok"))
 
     @functools.cached_property
     def evaluations(self) -> pd.DataFrame:
@@ -182,9 +183,9 @@ class Results:
     def mixed_versions(self, kinds: Iterable[str] = ()) -> list[str]:
         """Of each library that figures depend on, its versions, where the records of ``kinds`` (of all, if
         none are named) were computed with several, or with one that their runs no longer tell."""
-        rows = self.of_kind(*kinds) if kinds else self.frame
-        if "run" not in rows:
+        if "run" not in self.frame:
             return []
+        rows = self.of_kind(*kinds, columns=["run"]) if kinds else self.frame
         figures = rows["run"].replace("", None).value_counts()
         told, unknown = [], "of an unknown version"
         for library in ("torch", "numpy", "scikit-learn"):
@@ -198,9 +199,10 @@ class Results:
                 told.append(f"{library} {' and '.join(parts)}")
         return told
 
-    def of_kind(self, *kinds: str) -> pd.DataFrame:
-        """The records of these kinds."""
-        return self.frame[self.frame["kind"].isin(kinds)]
+    def of_kind(self, *kinds: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """The records of these kinds, with those of ``columns`` that there are; None: all."""
+        there = None if columns is None else [c for c in columns if c in self.frame]
+        return rows_of(self.frame, self.frame["kind"].isin(kinds), there)
 
 
 def computed_once(compute: Callable[[Results], T]) -> Callable[[Results], T]:
@@ -270,7 +272,7 @@ def with_errors(frame: pd.DataFrame) -> pd.DataFrame:
     for name, chosen in (("own", _off_points_and_directions), ("turned", _off_points)):
         found[f"{name}_error"] = _sum_of_components(frame, parts, chosen)
         found[f"{name}_scatter"] = _scatter(frame, parts, chosen)
-    return frame.assign(**found)
+    return pd.DataFrame({**frame, **found}, copy=False)
 
 
 def error_without_random_numbers(frame: pd.DataFrame) -> pd.Series:
@@ -326,28 +328,17 @@ def _scatter(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Se
 def _components(frame: pd.DataFrame) -> pd.DataFrame:
     """Every component of every error: ``row`` (its place in ``frame``), ``source``, ``size`` and
     ``degrees_of_freedom``, NaN where they are not told."""
-    rows, words, sizes, free = array("q"), array("q"), array("d"), array("d")
-    number: dict[str, int] = {}
-    for row, errors in enumerate(frame.get("errors", ())):
-        if isinstance(errors, list):
-            for one in errors:
-                rows.append(row)
-                words.append(number.setdefault(one["source"], len(number)))
-                sizes.append(_or_nan(one["size"]))
-                free.append(_or_nan(one.get("degrees_of_freedom")))
-    sources = np.array([*number, None], dtype=object)[np.array(words, dtype=np.intp)]
-    return pd.DataFrame(
-        {
-            "row": np.array(rows, dtype=np.intp),
-            "source": pd.Series(sources, dtype=object),
-            "size": np.array(sizes),
-            "degrees_of_freedom": np.array(free),
-        }
-    )
+    if "errors" not in frame:
+        rows, found = (
+            np.zeros(0, np.intp),
+            {name: pa.array([], type_) for name, type_ in _FIELDS.items()},
+        )
+    else:
+        rows, found = frame["errors"].astype(NestedDtype()).array.members(_FIELDS)
+    return pd.DataFrame({"row": rows, **{name: v.to_pandas() for name, v in found.items()}})
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+_FIELDS = {"source": pa.string(), "size": pa.float64(), "degrees_of_freedom": pa.float64()}
 
 
 def _sum_of_components(frame: pd.DataFrame, parts: pd.DataFrame, chosen: _Chosen) -> pd.Series:

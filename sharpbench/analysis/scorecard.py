@@ -43,6 +43,9 @@ _SUITES = {
 
 _NATIVE = "native"
 _MEASURED = ("measurement", "problem", "calibration")
+_KEY = ["name", "implementation"]
+_NEEDED = ("kind", "name", "label", "metric_short", "parameters", "status", "reason", "subject",
+           "transformation", "gradient_equivalents")  # fmt: skip
 
 _Key = tuple[str, str]
 """A metric's name and its implementation."""
@@ -124,26 +127,27 @@ def scorecard(results: Results) -> list[Entry]:
       asked of them again (`noise_ceilings`), that is told beside it.
     - costly: the median work in gradients by its power of ten; ``not counted`` where none was.
     """
-    rows = results.of_kind(*_MEASURED)
+    rows = results.of_kind(*_MEASURED, columns=_NEEDED)
     rows = rows[rows["name"].notna() & rows["metric_short"].notna()]
     if rows.empty:
         return []
     implementations = rows["parameters"].map(_implementation)
-    keys = pd.Series(
-        list(zip(rows["name"], implementations, strict=True)), index=rows.index, dtype=object
-    )
-    one = rows[["kind", "metric_short"]].drop_duplicates(keep="last")
-    short = dict(
-        zip(zip(one["kind"], one["metric_short"], strict=True), keys[one.index], strict=True)
-    )
+    rows = rows.drop(columns="parameters").assign(implementation=implementations)
+    one = rows.drop_duplicates(["kind", "metric_short"], keep="last")
+    short = {
+        (kind, metric): (name, implementation)
+        for kind, metric, name, implementation in one[["kind", "metric_short", *_KEY]].itertuples(
+            index=False
+        )
+    }
     by_question: dict[str, dict[_Key, Cell]] = {
         "right": _right(results, short),
         "invariant": _invariant(results, short),
         "predictive": _predictive(results, short),
-        "costly": _costly(results, rows, keys),
+        "costly": _costly(results, rows),
     }
     found = []
-    for (name, implementation), own in rows.groupby(keys, sort=False):
+    for (name, implementation), own in rows.groupby(_KEY, sort=False):
         outcomes = outcomes_of(own)
         figures = {str(word): int(count) for word, count in outcomes.value_counts().items()}
         if "measured" in figures:
@@ -431,13 +435,13 @@ def _ranked(found: Estimate, clear: bool, measure: str, evidence: str) -> Cell:
 _DECADES = ("up to 10", "up to 100", "up to 1,000", "more than 1,000")
 
 
-def _costly(results: Results, rows: pd.DataFrame, keys: pd.Series) -> dict[_Key, Cell]:
+def _costly(results: Results, rows: pd.DataFrame) -> dict[_Key, Cell]:
     """Work in gradients, of trained networks where there are some."""
     # Problems of which nothing is known are there for their cost.
     of_problems = "right" if len(checked(results)) or len(stated_errors(results)) else "growth"
     rows = rows[(rows["status"] == "ok") & rows["transformation"].isna()]
     found = {}
-    for key, own in rows.groupby(keys.loc[rows.index], sort=False):
+    for key, own in rows.groupby(_KEY, sort=False):
         of_networks = own[own["kind"] == "measurement"]
         own = of_networks if len(of_networks) else own
         work = own.get("gradient_equivalents", pd.Series(dtype=float)).astype(float)

@@ -20,7 +20,7 @@ def trajectories(results: Results) -> pd.DataFrame:
             columns=["metric", "stratum", "recipe", "seed", "epoch", "value", "standard_error",
                      "test_error"]
         )  # fmt: skip
-    log = results.of_kind("training")
+    log = results.of_kind("training", columns=["subject", "name", "epoch", "value"])
     log = log[log["name"] == "test_error"]
     columns = ["subject", "metric_short", "dataset_short", "model_short", "recipe_short", "seed", "epoch",
                "value", "standard_error"]  # fmt: skip

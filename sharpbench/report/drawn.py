@@ -7,6 +7,7 @@ import hashlib
 import pickle
 import platform
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from matplotlib.font_manager import FontProperties, findfont
 
 from sharpbench.report.sections import Picture
 from sharpbench.report.svg import figure_style, to_svg
+from sharpbench.results.disk import read_file
 
 __all__ = ["Drawings", "drawings"]
 
@@ -64,23 +66,25 @@ class Drawings:
 
     def sweep(self) -> None:
         """Remove what nobody has asked for."""
-        for path in self._folder.glob("*.svg"):
+        for path in [*self._folder.glob("*.svg"), *self._folder.glob("*.partial")]:
             if path.stem not in self._used:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it is none of ours
+                    path.unlink(missing_ok=True)
 
     def _read(self, key: str) -> Markup | None:
         self._used.add(key)
         try:
-            digest, _, text = (self._folder / f"{key}.svg").read_text("utf-8").partition("\n")
+            content = read_file(self._folder / f"{key}.svg") or b""
+            digest, _, text = content.decode().partition("\n")
         except (OSError, ValueError):
             return None
-        return Markup(text) if digest == _sha256(text) else None
+        return Markup(text) if digest == _sha256(key + text) else None
 
     def _write(self, key: str, svg: Markup) -> None:
         with suppress(OSError):  # it is drawn again
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial = self._folder / f"{key}.partial"
-            partial.write_text(f"{_sha256(svg)}\n{svg}", "utf-8")
+            partial = self._folder / f"{key}.{uuid.uuid4().hex}.partial"
+            partial.write_text(f"{_sha256(key + svg)}\n{svg}", "utf-8")
             partial.replace(self._folder / f"{key}.svg")
 
 

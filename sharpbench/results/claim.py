@@ -12,12 +12,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharpbench.errors import InputError
-from sharpbench.results.disk import named_in_errors
+from sharpbench.results.checksum import Damaged, json_object, sealed
+from sharpbench.results.disk import clear, fault_of, named_in_errors, read_file
 
 __all__ = ["Claim", "ClaimLost", "claimed"]
 
@@ -43,15 +44,14 @@ class Claim:
 
     def __init__(self, path: Path, lease: float) -> None:
         self.path, self.lease = path, lease
-        self._mine = json.dumps(
-            {
-                "host": _host(),
-                "process": os.getpid(),
-                "since": psutil.Process().create_time(),
-                "lease_seconds": lease,
-                "token": uuid.uuid4().hex,
-            }
-        ).encode()
+        told = {
+            "host": _host(),
+            "process": os.getpid(),
+            "since": psutil.Process().create_time(),
+            "lease_seconds": lease,
+            "token": uuid.uuid4().hex,
+        }
+        self._mine = sealed(json.dumps(told)).encode()
         self._released = threading.Event()
 
     def check(self) -> None:
@@ -72,10 +72,12 @@ class Claim:
         """Wait until nobody else has it."""
         while not self._created():
             found = _content(self.path)
-            if found is not None and self._abandoned(found):
+            if found is None:  # it was given up just now, or what stands there is no file
+                clear(self.path, self.path.parent.parent / "damaged", self.path.parent.name)
+            elif self._abandoned(found):
                 self._remove(found)
-            else:
-                time.sleep(_POLL)
+                continue
+            time.sleep(_POLL)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:
@@ -113,14 +115,13 @@ class Claim:
 
     def _abandoned(self, found: bytes) -> bool:
         try:
-            holder: dict[str, Any] = json.loads(found)
-            host, process, since = holder["host"], int(holder["process"]), float(holder["since"])
-            lease = float(holder["lease_seconds"])
-        except (ValueError, TypeError, KeyError):
-            host, process, since, lease = "", 0, 0.0, self.lease
-        if host == _host() and not _lives(process, since):
+            holder, proven = json_object(found)
+            told = _Holder.model_validate(holder)
+        except (Damaged, ValidationError):  # whoever wrote it gives a sign of life, or is none
+            return self._silence() > self.lease
+        if told.host == _host() and not _lives(told.process, told.since):
             return True
-        return self._silence() > lease
+        return self._silence() > (told.lease_seconds if proven else self.lease)
 
     def _silence(self) -> float:
         """Seconds since the claim was renewed, by the clock of the file system alone."""
@@ -146,6 +147,17 @@ class Claim:
         aside.unlink(missing_ok=True)
 
 
+class _Holder(BaseModel):
+    """What a claim says of who made it."""
+
+    model_config = ConfigDict(strict=True)
+
+    host: str
+    process: int = Field(gt=0, lt=2**31)
+    since: float
+    lease_seconds: float = Field(gt=0)
+
+
 @contextmanager
 def claimed(folder: Path, *, lease: float = LEASE) -> Iterator[Claim]:
     """Hold the folder's claim; who else wants it waits."""
@@ -158,10 +170,11 @@ def claimed(folder: Path, *, lease: float = LEASE) -> Iterator[Claim]:
 
 
 def _content(path: Path) -> bytes | None:
+    """The bytes of a claim: none of one that may not be read; None where there is no file."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+        return read_file(path)
+    except Damaged:
+        return None if fault_of(path) else b""
 
 
 def _host() -> str:

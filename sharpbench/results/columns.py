@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharpbench.results.checksum import Damaged
 from sharpbench.results.definitions import digest_of
+from sharpbench.results.disk import clear, read_file, set_aside
+from sharpbench.results.nested import one_array
 
 __all__ = ["Columns", "Content", "Rows", "Sort"]
 
@@ -104,11 +108,15 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Which columns of which rows; ``needs`` are those that ``where`` looks at."""
+    """Which columns of which rows; ``needs`` are those that ``where`` looks at.
+
+    ``in_place``: long nested values may stay in the order of the files, chosen by their numbers.
+    """
 
     columns: tuple[str, ...]
     where: Where | None = None
     needs: tuple[str, ...] = ()
+    in_place: bool = False
 
     @property
     def all(self) -> list[str]:
@@ -173,7 +181,8 @@ class Columns:
         """``columns`` of the folders ``names``, in that order.
 
         ``where``: which rows are wanted, from a table of the columns that it ``needs``; None: all.
-        ``convert``: what becomes of a column, by its name; only a few wait for it at a time.
+        ``convert``: what becomes of a column, by its name; only a few wait for it at a time. It may be given
+        long nested values as a dictionary in the order of the files.
         """
         distrusted: set[str] = set()
         while True:
@@ -257,7 +266,8 @@ class Columns:
         found: dict[str, Any] = dict.fromkeys(columns)
         folder = None
         for group in self._groups(columns):
-            folder, table = self._gathered(entries, _Asked(group, where, tuple(needs)), {})
+            asked = _Asked(group, where, tuple(needs), in_place=convert is not None)
+            folder, table = self._gathered(entries, asked, {})
             for name in group:
                 found[name] = convert(name, table[name]) if convert else table[name]
             del table
@@ -310,17 +320,18 @@ class Columns:
         del tables
         if (folder[1:] < folder[:-1]).any():
             order = np.argsort(folder, kind="stable")
-            whole, folder = whole.unify_dictionaries().take(pa.array(order)), folder[order]
+            folder = folder[order]
+            stays = [c for c in asked.columns if asked.in_place and self._sorts[c] == "long nested"]
+            chosen = {c: _chosen(whole[c], order) for c in stays}
+            rest = whole.drop_columns(stays).unify_dictionaries().take(pa.array(order))
+            whole = pa.table({c: chosen[c] if c in chosen else rest[c] for c in asked.columns})
         return folder, whole
 
     def _table(self, part: str, columns: Sequence[str]) -> pa.Table:
         if part in self._memory:
             return self._memory[part].select(list(columns))
-        try:
-            content = (self._folder / part).read_bytes()
-        except OSError:
-            raise _Spoilt(part) from None
-        if hashlib.sha256(content).hexdigest()[:32] != Path(part).stem:
+        content = _bytes(self._folder / part)
+        if content is None or hashlib.sha256(content).hexdigest()[:32] != Path(part).stem:
             raise _Spoilt(part)
         words = [c for c in columns if pa.types.is_dictionary(self._schema.field(c).type)]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
@@ -371,7 +382,10 @@ class Columns:
             index |= nothing
             return [index[name] for name in names]
         try:
+            if os.path.lexists(self._folder) and not self._folder.is_dir():
+                set_aside(self._folder, self._root / "damaged", ".columns")
             self._folder.mkdir(exist_ok=True)
+            self._clear(".lock")
             lock = filelock.FileLock(self._folder / ".lock")
             with lock.acquire(timeout=_PATIENCE if stale else 0):
                 if len(lost) > _SMALL_FILES:
@@ -401,16 +415,25 @@ class Columns:
         """Read the ``stale`` folders again, and put their rows and the new index in place."""
         for name in [n for n in index if not (self._root / n).is_dir()]:
             del index[name]
-        for table, entries in self._read_again(sorted(stale)):
-            part = self._put_table(table)
-            index |= {entry.name: replace(entry, part=part) for entry in entries}
-            self._put_index(index)  # what was read so far is kept if it is interrupted
-        self._put_together(index)
-        self._put_index(index)
+        try:
+            for table, entries in self._read_again(sorted(stale)):
+                part = self._put_table(table)
+                index |= {entry.name: replace(entry, part=part) for entry in entries}
+                self._put_index(index)  # what was read so far is kept if it is interrupted
+            self._put_together(index)
+            self._put_index(index)
+        except OSError:  # a full disk isn't filled with what no index names
+            self._sweep(self._index())
+            raise
+        self._sweep(index)
+
+    def _sweep(self, index: Mapping[str, _Entry]) -> None:
+        """Remove the files that ``index``, the one in place, doesn't name."""
         used = {entry.part for entry in index.values()}
         for path in [*self._folder.glob("*.parquet"), *self._folder.glob("*.partial")]:
             if path.name not in used and path.name != "index.parquet":
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # it is none of ours
+                    path.unlink(missing_ok=True)
 
     def _read_again(self, names: Sequence[str]) -> Iterator[tuple[pa.Table, list[_Entry]]]:
         """The content of folders as tables of some size, with the entries of those in each."""
@@ -500,9 +523,8 @@ class Columns:
 
     def _index(self) -> dict[str, _Entry]:
         """What was last written, empty if there is none that proves itself."""
-        try:
-            content = (self._folder / "index.parquet").read_bytes()
-        except OSError:
+        content = _bytes(self._folder / "index.parquet")
+        if content is None:
             return {}
         head, body = content[:64], content[64:]
         if hashlib.sha256(self._made_by.encode() + body).hexdigest().encode() != head:
@@ -530,10 +552,14 @@ class Columns:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            self._clear(name)
             os.replace(partial, self._folder / name)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+    def _clear(self, name: str) -> None:
+        clear(self._folder / name, self._root / "damaged", ".columns")
 
 
 @functools.cache
@@ -555,6 +581,20 @@ def _as_table(
         array = pa.array(values, pa.string() if sort == "nested" else _plain(sort))
         arrays.append(array.dictionary_encode() if sort in {"word", "nested"} else array)
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _chosen(values: pa.ChunkedArray, order: np.ndarray) -> pa.DictionaryArray:
+    """``values`` in another order, without a copy of them: each stands once, under the number of its row."""
+    kind = pa.int32() if len(values) <= np.iinfo(np.int32).max else pa.int64()
+    return pa.DictionaryArray.from_arrays(pa.array(order, kind), one_array(values))
+
+
+def _bytes(path: Path) -> bytes | None:
+    """Those of a file; None of one that is missing, or is none."""
+    try:
+        return read_file(path)
+    except (Damaged, OSError):
+        return None
 
 
 def _text(facts: Mapping[str, Any]) -> str:

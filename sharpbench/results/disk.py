@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sharpbench.results.checksum import Damaged
 
-__all__ = ["fault_of", "named_in_errors", "read_file", "set_aside", "write_atomically"]
+__all__ = ["clear", "fault_of", "named_in_errors", "read_file", "set_aside", "write_atomically"]
 
 _SPOILT = {
     errno.EACCES: "may not be read",
@@ -59,14 +60,16 @@ def fault_of(path: Path) -> str | None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is on the disk, whole, when this returns; what stood there stays until then."""
-    partial = path.with_name(path.name + ".partial")
-    if os.path.lexists(partial) and fault_of(partial):
-        set_aside(partial, path.parent, "strange")
-    with named_in_errors(path), partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # others may write it, too
+    try:
+        with named_in_errors(path), partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -93,6 +96,19 @@ def set_aside(path: Path, root: Path, folder: str) -> Path:
             number += 1
     os.rename(path, target / path.name)
     return target / path.name
+
+
+def clear(path: Path, root: Path, folder: str) -> Path | None:
+    """Make room for a file at ``path``: what stands there and is none is set aside; where it is then."""
+    if not os.path.lexists(path) or not fault_of(path):
+        return None
+    moved = set_aside(path, root, folder)
+    if fault_of(moved):
+        return moved
+    with suppress(FileExistsError):  # another process was quicker, and this is its file
+        os.link(moved, path)
+    moved.unlink()
+    return None
 
 
 def _kind(path: Path) -> str:

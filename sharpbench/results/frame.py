@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.arrays import NumpyExtensionArray
 
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.results.columns import Rows, Sort
 from sharpbench.results.description import PARTS
-from sharpbench.results.nested import NestedArray
+from sharpbench.results.nested import NestedArray, one_array
 from sharpbench.results.record import Record
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "column",
     "cost_sorts",
     "frame_of",
+    "rows_of",
     "stored_columns",
     "typed",
     "wanted_rows",
@@ -125,13 +127,36 @@ def frame_of(
     return pd.DataFrame({k: _series(v, index) for k, v in found.items()}, copy=False)
 
 
+def rows_of(
+    frame: pd.DataFrame, chosen: Any, columns: Collection[str] | None = None
+) -> pd.DataFrame:
+    """The rows of a frame where ``chosen`` (N,) holds, all ``columns`` if none are named.
+
+    A column of one value stays in the memory of one, in which half of a large frame is kept (`load_records`,
+    ``read_only``): ``frame[chosen]`` spells each out.
+    """
+    rows = np.flatnonzero(chosen)
+    index = frame.index[rows]
+    found = {}
+    for name in frame.columns if columns is None else columns:
+        values = frame[name].array
+        if isinstance(values, NumpyExtensionArray):
+            plain = values.to_numpy()
+            once = len(rows) > 0 and plain.strides == (0,)
+            values = np.broadcast_to(plain[:1], len(rows)) if once else plain[rows]
+        else:
+            values = values.take(rows)
+        found[name] = _series(values, index)
+    return pd.DataFrame(found, index=index, copy=False)
+
+
 def _writable(values: Any) -> Any:
     if isinstance(values, np.ndarray) and not values.flags.writeable:
         return values.copy()
     return values
 
 
-def _series(values: Any, index: pd.RangeIndex) -> pd.Series:
+def _series(values: Any, index: pd.Index) -> pd.Series:
     objects = isinstance(values, np.ndarray) and values.dtype == object
     return pd.Series(values, index=index, dtype=object if objects else None, copy=False)
 
@@ -164,14 +189,21 @@ def _one_dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
     return values.unify_dictionaries().combine_chunks()
 
 
-def _once_each(values: pa.ChunkedArray) -> pa.ChunkedArray | pa.DictionaryArray:
+def _once_each(values: pa.ChunkedArray) -> pa.Array:
     """Texts, equal ones in the memory of one if there are many of them."""
+    order = None
+    if pa.types.is_dictionary(values.type):  # each stands once, where it was stored
+        (chosen,) = values.chunks
+        values, order = pa.chunked_array([chosen.dictionary]), chosen.indices
     some = values.take(
         pa.array(np.linspace(0, len(values) - 1, min(len(values), 1000)).astype(int))
     )
     if 2 * len(some.unique()) > len(some):
-        return values
-    return _one_dictionary(values.dictionary_encode())
+        return one_array(values) if order is None else chosen
+    found = _one_dictionary(values.dictionary_encode())
+    if order is None:
+        return found
+    return pa.DictionaryArray.from_arrays(found.indices.take(order), found.dictionary)
 
 
 def coded(name: str, values: pa.ChunkedArray) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,12 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
+from pyarrow.json import ParseOptions, ReadOptions, read_json
 
-__all__ = ["NestedArray", "NestedDtype"]
+__all__ = ["NestedArray", "NestedDtype", "one_array"]
 
 
 _TOGETHER = 1000
 """Entries that are decoded at a time."""
+_PARSED = 50_000
+"""Entries that are parsed at a time without becoming objects."""
+_COUNTED = 2**31 - 1
+"""Bytes that a string array of arrow can count."""
 
 
 class NestedDtype(ExtensionDtype):
@@ -42,7 +47,7 @@ class NestedArray(ExtensionArray):
     dtype = NestedDtype()
 
     def __init__(self, texts: pa.Array | pa.ChunkedArray) -> None:
-        self.texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        self.texts = one_array(texts) if isinstance(texts, pa.ChunkedArray) else texts
 
     @classmethod
     def _from_sequence(
@@ -62,12 +67,14 @@ class NestedArray(ExtensionArray):
     @classmethod
     def _concat_same_type(cls, to_concat: Sequence[Self]) -> Self:
         parts = [part.plain() for part in to_concat]
-        return cls(pa.chunked_array(parts, pa.string()))
+        large = any(pa.types.is_large_string(part.type) for part in parts)
+        kind = pa.large_string() if large else pa.string()
+        return cls(pa.chunked_array([part.cast(kind) for part in parts], kind))
 
     def plain(self) -> pa.Array:
         """The JSON texts as an array of strings."""
         if pa.types.is_dictionary(self.texts.type):
-            return self.texts.cast(pa.string())
+            return self.texts.cast(self.texts.type.value_type)
         return self.texts
 
     def __len__(self) -> int:
@@ -118,6 +125,30 @@ class NestedArray(ExtensionArray):
             found.insert(0, np.nan if na_action == "ignore" else mapper(np.nan))
         return _inferred(_objects(found, len(found))[places])
 
+    def members(self, fields: Mapping[str, pa.DataType]) -> tuple[np.ndarray, dict[str, pa.Array]]:
+        """Every dict of a column of lists of dicts: the row that it stands in, counted from 0, and its
+        ``fields``, null where it has none, without what else it holds; all (M,), in the order of the rows.
+
+        No entry becomes an object. Raises pyarrow.ArrowInvalid for entries that are no lists of dicts, or
+        whose fields are of other types.
+        """
+        texts, codes = self.texts, None
+        if pa.types.is_dictionary(texts.type):
+            codes = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            used, places = np.unique(codes, return_inverse=True)
+            texts = texts.dictionary.take(pa.array(used, mask=used < 0))
+        parts = [_parsed(texts.slice(i, _PARSED), fields) for i in range(0, len(texts), _PARSED)]
+        lists = pa.chunked_array(parts or [pa.array([], _lists(fields))]).combine_chunks()
+        counts = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
+        found = lists.flatten()
+        if codes is not None:
+            starts = (np.cumsum(counts) - counts)[places]
+            counts = counts[places]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            found = found.take(pa.array(np.repeat(starts, counts) + within))
+        rows = np.repeat(np.arange(len(self)), counts)
+        return rows, dict(zip(fields, found.flatten(), strict=True))
+
     @staticmethod
     def _decoded(text: str | None) -> Any:
         return np.nan if text is None else json.loads(text)
@@ -151,6 +182,33 @@ class NestedArray(ExtensionArray):
 
     def _values_for_factorize(self) -> tuple[np.ndarray, Any]:
         return self.plain().to_numpy(zero_copy_only=False), None
+
+
+def one_array(texts: pa.ChunkedArray) -> pa.Array:
+    """All chunks as one array, counted in 64 bits where 32 can't count their letters."""
+    if texts.nbytes > _COUNTED:
+        texts = texts.cast(pa.large_string())
+    return texts.combine_chunks()
+
+
+def _lists(fields: Mapping[str, pa.DataType]) -> pa.DataType:
+    return pa.list_(pa.struct(list(fields.items())))
+
+
+def _parsed(texts: pa.Array, fields: Mapping[str, pa.DataType]) -> pa.Array:
+    """The lists of dicts in JSON ``texts``, by arrow's parser, which reads an object a line."""
+    texts = texts.cast(pa.string()).fill_null("null")
+    lines = pc.binary_join_element_wise('{"all": ', texts, "}\n", "")
+    _, ends, content = lines.buffers()
+    longest = pc.max(pc.binary_length(lines)).as_py()
+    table = read_json(
+        pa.BufferReader(content.slice(0, int(np.frombuffer(ends, np.int32)[len(lines)]))),
+        read_options=ReadOptions(block_size=max(longest + 1, 1 << 20)),
+        parse_options=ParseOptions(
+            explicit_schema=pa.schema([("all", _lists(fields))]), unexpected_field_behavior="ignore"
+        ),
+    )
+    return table["all"].combine_chunks()
 
 
 def _objects(values: Iterable[Any], count: int) -> np.ndarray:

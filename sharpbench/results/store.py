@@ -28,6 +28,7 @@ from sharpbench.results.claim import Claim, claimed
 from sharpbench.results.columns import Columns, Content, Rows
 from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA
 from sharpbench.results.disk import (
+    clear,
     fault_of,
     named_in_errors,
     read_file,
@@ -208,6 +209,8 @@ class SubjectFolder:
             moved = set_aside(self.path, self.path.parent / _DAMAGED, self.path.name)
             self._told.append(f"{self.path.name}: it is no folder; it was moved to {moved}")
         self.path.mkdir(parents=True, exist_ok=True)
+        if strange := clear(self.path / ".lock", self.path.parent / _DAMAGED, self.path.name):
+            self._told.append(f"{self._place('.lock')}: it is no file; it was moved to {strange}")
         # The lock is for this machine, and ends with the process; the claim for those that share the folder.
         with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
             try:
@@ -469,9 +472,11 @@ class ResultsStore:
     def locked(self, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the whole folder for a run. A second run says so and waits, or raises ResultsBusy."""
         self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / ".lock"
+        path, holder = self.root / ".lock", self.root / ".lock.holder"
+        for file in (path, holder):
+            if strange := clear(file, self.root / _DAMAGED, file.name):
+                say(f"{file} is no file; it was moved to {strange}")
         lock = filelock.FileLock(path)
-        holder = self.root / ".lock.holder"
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:

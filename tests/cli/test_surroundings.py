@@ -193,24 +193,6 @@ def test_a_poor_place_to_start_from(tmp_path, expected):
 # --- disks ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """Mounts a file system of so many bytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(*options: str):
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)], capture_output=True, text=True
-        )
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        return place
-
-    yield mount
-    subprocess.run(["umount", str(place)], capture_output=True, check=False)
-
-
 FULL = {12_000: "measurements.jsonl", 1_500: "subject.json"}
 
 

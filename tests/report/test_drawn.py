@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import matplotlib as mpl
 import numpy as np
@@ -59,6 +60,42 @@ def test_whatever_it_depends_on_has_it_drawn_again(tmp_path, count, monkeypatch)
         path.write_bytes(path.read_bytes().replace(b"one", b"two"))
     drawings.svg(picture(agreement()))
     assert count() == 8
+
+
+def swapped(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def in_place(make):
+    def damage(one, other):
+        for path in (one, other):
+            path.unlink()
+            make(path)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        swapped,
+        in_place(os.mkfifo),
+        in_place(lambda path: (path.mkdir(), (path / "own").touch())),
+        in_place(lambda path: path.symlink_to(path)),
+        in_place(lambda path: path.write_bytes(b"\xff\n")),
+    ],
+)
+def test_what_is_no_picture_or_another_one_is_never_shown(tmp_path, count, damage):
+    with drawn.drawings(tmp_path) as first:
+        shown = [first.svg(picture(agreement(value))) for value in (0.5, 0.25)]
+    damage(*(tmp_path / ".pictures").iterdir())
+    with drawn.drawings(tmp_path) as again:
+        assert [again.svg(picture(agreement(value))) for value in (0.5, 0.25)] == shown
+    assert count() == 4
+    with drawn.drawings(tmp_path):
+        pass  # which sweeps what isn't a file
 
 
 def test_what_others_draw_is_drawn_each_time(tmp_path, count):

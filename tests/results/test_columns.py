@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,49 @@ def test_a_damaged_copy_is_made_anew(folders, which, damage):
     assert set(read[:3]) == {"f0", "f1", "f2"}
     found, read = reads(folders, folders.values)
     assert read == []
+
+
+STRANGE = {
+    "pipe": os.mkfifo,
+    "folder": lambda path: (path.mkdir(), (path / "own").touch()),
+    "circle": lambda path: path.symlink_to(path),
+    "nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
+}
+
+
+@pytest.mark.parametrize("which", ["index", "part", "lock", "all"])
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_is_no_file_is_set_aside_and_the_copy_made_anew(folders, which, strange):
+    folders.values()
+    copy = folders.root / ".columns"
+    index = copy / "index.parquet"
+    path = {"index": index, "part": parts(folders)[0], "lock": copy / ".lock", "all": copy}[which]
+    if which == "all":
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+        index.unlink(missing_ok=True) if which == "lock" else None
+    STRANGE[strange](path)
+    assert folders.values() == folders.truth()
+    found, read = reads(folders, folders.values)
+    assert (found, read) == (folders.truth(), [])
+    kept = os.path.lexists(folders.root / "damaged" / ".columns-1" / path.name)
+    assert kept == ((which, strange) != ("all", "folder"))  # which is what belongs there
+
+
+def test_a_full_disk_leaves_no_copy_and_the_lines_are_read(disk):
+    place = disk("-o", "size=256k")
+    folders = Folders(place / "root", rows=200)
+    ballast = place / "ballast"
+    for left in (0, 4096):  # the second has room for the rows, and none for the index
+        ballast.unlink(missing_ok=True)
+        state = os.statvfs(place)
+        ballast.write_bytes(b"x" * max(0, state.f_bavail * state.f_frsize - left))
+        assert folders.values() == folders.truth()
+        assert not [*place.rglob("*.parquet"), *place.rglob("*.partial")]
+    ballast.unlink()
+    folders.values()
+    assert reads(folders, folders.values) == (folders.truth(), [])
 
 
 def test_another_version_of_the_reader_makes_the_copy_anew(folders):

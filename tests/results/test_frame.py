@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from sharpbench.errors import InputError
+from sharpbench.results import nested
 from sharpbench.results.export import write_table
 from sharpbench.results.frame import SORTS, column
 from sharpbench.results.nested import NestedArray
@@ -284,3 +285,63 @@ def test_texts_that_repeat_are_kept_once_and_read_as_they_were():
     assert few.isna().tolist() == [False] * 2000 + [True]
     assert few[1999] == {"k": 1}
     assert list(many) == list(range(2000))
+
+
+PART = {"source": "points", "size": 0.1, "degrees_of_freedom": 7}
+LISTS = [
+    [PART, {"source": 'ä "b"\n\u2028', "size": None, "degrees_of_freedom": None, "more": [1]}],
+    None,
+    [],
+    [{"source": "draws", "size": 1e-320}],
+    [{"source": "x" * (1 << 21), "size": 0}],
+]
+
+
+@pytest.mark.parametrize("together", [50_000, 2])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_members_are_those_of_the_decoded_entries(monkeypatch, together, repeated):
+    monkeypatch.setattr(nested, "_PARSED", together)
+    values = [*LISTS, *LISTS[::-1]]
+    array = NestedArray._from_sequence(values)
+    if repeated:
+        array = NestedArray(array.texts.dictionary_encode())[1:]
+        values = values[1:]
+    fields = {"source": pa.string(), "size": pa.float64(), "degrees_of_freedom": pa.float64()}
+    rows, found = array.members(fields)
+    expected = [(i, one) for i, entry in enumerate(values) for one in entry or ()]
+    assert rows.tolist() == [i for i, _ in expected]
+    for name in fields:
+        assert found[name].to_pylist() == [one.get(name) for _, one in expected]
+    rows, found = array[:0].members(fields)
+    assert (len(rows), *map(len, found.values())) == (0, 0, 0, 0)
+    with pytest.raises(pa.ArrowInvalid):
+        NestedArray._from_sequence([{"source": "no list"}]).members(fields)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_texts_in_place_are_chosen_by_their_numbers(repeated):
+    values = [{"k": i % 3 if repeated else i} for i in range(2000)]
+    stored = pa.array([*map(json.dumps, values[:-1]), None], pa.string())
+    order = np.random.default_rng(0).permutation(2000)
+    chosen = pa.DictionaryArray.from_arrays(pa.array(order, pa.int32()), stored)
+    found = column("details", pa.chunked_array([chosen]))
+    values[-1] = None
+    assert [None if v != v else v for v in found] == [values[i] for i in order]
+    assert len(found.texts.dictionary) == (3 if repeated else 2000)
+
+
+def test_more_letters_than_32_bits_count_are_counted_in_64(monkeypatch):
+    monkeypatch.setattr(nested, "_COUNTED", 100)
+    values = [[{"source": f"s{i}"}] for i in range(20)]
+    texts = pa.chunked_array([[*map(json.dumps, values)]])
+    array = column("errors", texts)
+    assert pa.types.is_large_string(array.texts.type)
+    assert array.members({"source": pa.string()})[1]["source"].to_pylist() == [
+        v[0]["source"] for v in values
+    ]
+    small = NestedArray._from_sequence([[1]])
+    assert list(pd.concat([pd.Series(array), pd.Series(small)])) == [*values, [1]]
+    coded = NestedArray(pa.DictionaryArray.from_arrays(pa.array([3, 1]), array.texts))
+    assert [*coded, *coded.plain().to_pylist()] == [
+        values[3], values[1], json.dumps(values[3]), json.dumps(values[1])
+    ]  # fmt: skip

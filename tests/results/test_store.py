@@ -1,12 +1,14 @@
 """The results folder: what a crash leaves is mended, and nothing else is read as a record."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from sharpbench.errors import InputError
 from sharpbench.results.checksum import Damaged, json_object, sealed
+from sharpbench.results.disk import write_atomically
 from sharpbench.results.keys import content_key, figure_key
 from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore, SubjectFolder, load_records
@@ -196,3 +198,19 @@ def test_nothing_but_damage_is_no_result(folder, lines, tmp_path):
         pytest.raises(InputError, match=r"(?s)no results.*line 1: it is not JSON"),
     ):
         load_records(tmp_path)
+
+
+def test_a_file_that_several_write_at_once_is_always_one_of_theirs(tmp_path):
+    path = tmp_path / "index.html"
+    whole = {bytes([65 + i]) * 200_000 for i in range(3)}
+    seen = set()
+
+    def write(content):
+        for _ in range(20):
+            write_atomically(path, content)
+            seen.add(path.read_bytes())
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, whole))
+    assert seen <= whole
+    assert list(tmp_path.iterdir()) == [path]
