@@ -30,7 +30,8 @@ def fitted_orders(results: Results) -> pd.DataFrame:
     for (where, recipe), group in rows.groupby(["stratum", "recipe_short"], sort=False):
         orders = np.array(group["details"].iloc[0]["orders"], dtype=float)
         logs = np.array([d["log_derivative"] for d in group["details"]])
-        middle = logs.mean(0)
+        # Of equal numbers the mean is off by its rounding, and would lie outside of their range.
+        middle = logs.mean(0).clip(logs.min(0), logs.max(0))
         line = np.polyval(np.polyfit(orders, middle, 1), orders)
         found += [
             {

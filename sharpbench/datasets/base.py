@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ class Dataset(Plugin, ABC):
     ``noisy_split`` says where: in the training labels, or in all of them (then the noise rate is a
     floor under the test error, as in the Two Moons experiments of arXiv:2511.01438).
     """
+
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that `load` imports and the dataset's own doesn't: worker processes are given them at once."""
 
     label_noise: float = 0.0
     noisy_split: Literal["train", "all"] = "train"

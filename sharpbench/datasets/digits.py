@@ -31,6 +31,7 @@ class Digits(Dataset):
 
     name = "digits"
     reference = "UCI ML repository, Optical Recognition of Handwritten Digits (1998)"
+    imports = ("sklearn.datasets", "sklearn.model_selection", "sklearn.preprocessing")
 
     test_fraction: float = 0.3
     train_size: int | None = added_later(None)

@@ -26,6 +26,7 @@ class TwoMoons(Dataset):
 
     name = "two_moons"
     reference = "scikit-learn make_moons; protocol of arXiv:2511.01438, section 5.2"
+    imports = ("sklearn.datasets", "sklearn.model_selection", "sklearn.preprocessing")
 
     n: int = 3000
     noise: float = 0.2

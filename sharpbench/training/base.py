@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,10 @@ class Recipe(Plugin, ABC):
     normal noise added to the inputs of each batch; ``shift``: images are moved by up to so many pixels each
     way, uniformly, with their border repeated.
     """
+
+    imports: ClassVar[tuple[str, ...]] = ("torch._dynamo",)
+    """Modules that `train` imports and the recipe's own doesn't: worker processes are given them at once.
+    The one here torch's optimizers import at their first step."""
 
     epochs: int = 25
     batch_size: int = 128

@@ -145,15 +145,28 @@ def _copied(
         key = trajectory_figure_key(subject.key, record.plan_key, record.epoch)
     elif record.kind != "measurement":
         key = part_of_figure(key, record.name)
-    value, error = record.value, record.standard_error
-    if value is not None:
-        value *= size * (1 + 0.01 * rng.random())
+    value, error, bound = record.value, record.standard_error, record.error_bound
+    factor = size * (1 + 0.01 * rng.random())
     timed = subject.seed == 0 and record.transformation is None
     return dataclasses.replace(
-        record, key=key, value=value, cost=record.cost if timed else None,
+        record, key=key, cost=record.cost if timed else None,
+        value=None if value is None else value * factor,
         standard_error=None if error is None else error * size,
+        error_bound=None if bound is None else bound * size,
         errors=[{**e, "size": None if e["size"] is None else e["size"] * size} for e in record.errors],
+        details={k: _times(v, factor) if k in _PROPORTIONAL else v for k, v in record.details.items()},
     )  # fmt: skip
+
+
+_PROPORTIONAL = frozenset(
+    {"log_derivative", "log_derivative_standard_error", "residual_rms", "largest_ritz_values",
+     "smallest_ritz_value", "gauss_newton_trace"}
+)  # fmt: skip
+"""Details that go with the value: λ is the slope of the logarithms, which are as many times as large."""
+
+
+def _times(told: float | list[float], factor: float) -> float | list[float]:
+    return [one * factor for one in told] if isinstance(told, list) else told * factor
 
 
 class Folder:

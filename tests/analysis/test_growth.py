@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from sharpbench.analysis.names import with_short_names
 from sharpbench.analysis.problems import (
@@ -18,6 +19,7 @@ from sharpbench.analysis.problems import (
 )
 from sharpbench.analysis.rate_fit import fitted_orders
 from sharpbench.analysis.results import Results
+from sharpbench.report.sections.right_figures import fit_figure
 
 DEFINITION = {
     "orders": [1, 2, 3, 4], "normalization": "none", "norm": "geometric_mean",
@@ -116,20 +118,33 @@ def test_the_error_of_the_estimator_is_the_root_of_the_mean_square():
     assert estimation_error(results(*few)).empty
 
 
-def test_the_line_goes_through_every_order_of_the_mean_over_seeds():
-    """Means (0, 1, 5): slope 2.5 and intercept 2 at the middle, where two orders alone give 1 and 0.5."""
+def fitted(*logs):
+    """Of networks with these logarithms, a tuple of orders 1, 2, … each."""
     rows = [
         {
             "kind": "measurement", "status": "ok", "subject": f"s{seed}", "seed": seed,
             "transformation": None, "name": "rate", "metric_short": "rate", "label": "rate",
             "dataset_short": "d", "model_short": "m", "recipe_short": "r", "value": 2.5,
             "standard_error": None,
-            "details": {"orders": [1, 2, 3], "log_derivative": list(logs)},
+            "details": {"orders": [*range(1, len(own) + 1)], "log_derivative": list(own)},
         }
-        for seed, logs in enumerate(((1.0, 1.0, 4.0), (-1.0, 1.0, 6.0)))
+        for seed, own in enumerate(logs)
     ]  # fmt: skip
-    found = fitted_orders(Results(pd.DataFrame(rows)))
+    return fitted_orders(Results(pd.DataFrame(rows)))
+
+
+def test_the_line_goes_through_every_order_of_the_mean_over_seeds():
+    """Means (0, 1, 5): slope 2.5 and intercept 2 at the middle, where two orders alone give 1 and 0.5."""
+    found = fitted((1.0, 1.0, 4.0), (-1.0, 1.0, 6.0))
     assert found["order"].tolist() == [1, 2, 3]
     assert found["log_derivative"].tolist() == [0.0, 1.0, 5.0]
     assert found["fit"].tolist() == pytest.approx([-0.5, 2.0, 4.5])
     assert np.array(found[["low", "high"]]).tolist() == [[-1.0, 1.0], [1.0, 1.0], [4.0, 6.0]]
+
+
+def test_networks_that_are_equal_are_drawn_without_a_spread():
+    """The mean of equal numbers is off by its rounding: 0.1 of three of them."""
+    assert np.mean([0.1] * 3) > 0.1
+    found = fitted(*[(0.1, 0.7)] * 3)
+    assert found["low"].tolist() == found["log_derivative"].tolist() == found["high"].tolist()
+    plt.close(fit_figure(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing.forkserver
 import os
 import signal
 import time
@@ -21,10 +22,11 @@ from sharpbench.problems import problems
 from sharpbench.problems.base import Problem
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.subject import Subject
-from sharpbench.suite.engines import InlineEngine, ProcessEngine, make_engine
+from sharpbench.suite.engines import InlineEngine, ProcessEngine, make_engine, process
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import run_plan
 from sharpbench.suite.spec import load_suite
+from sharpbench.suite.task import SubjectTask
 
 
 def end(how: str) -> None:
@@ -254,3 +256,26 @@ def test_classes_that_no_process_can_import_are_told(tmp_path):
         problems.forget("local")
     assert "can't be sent to another process" in outcomes["local · seed=0"].problems[0]
     assert inline["local · seed=0"].problems == ()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_workers_share_what_training_and_its_data_import(tmp_path, device):
+    """Forked from a process that has imported it, except where that could ask for a GPU."""
+    (tmp_path / "suite.toml").write_text(
+        'name = "one"\nseeds = [0]\n[[subjects]]\ndataset = { name = "two_moons" }\n'
+        'model = { name = "mlp" }\nrecipe = { name = "adam" }\n'
+        '[[metrics]]\nname = "margin"\n[[problems]]\nproblem = { name = "hyperbolic_tangent" }\n'
+        'metrics = { name = "curvature_rate", target = 0 }\n'
+    )
+    plan = make_plan(load_suite(tmp_path / "suite.toml"), device=device)
+    tasks = [
+        SubjectTask(plan, subject, tmp_path, tmp_path, "run", False, False)
+        for subject in plan.subjects
+    ]
+    found = [process._first_used(task) for task in tasks]
+    for modules in found:
+        process._context(modules)
+        given = multiprocessing.forkserver._forkserver._preload_modules
+        assert {"sharpbench.suite.run", *modules} <= set(given)
+    shared = {"torch._dynamo", "sklearn.datasets"}
+    assert [shared <= set(modules) for modules in found] == [device == "cpu", False]
