@@ -45,7 +45,7 @@ _NATIVE = "native"
 _MEASURED = ("measurement", "problem", "calibration")
 _KEY = ["name", "implementation"]
 _NEEDED = ("kind", "name", "label", "metric_short", "parameters", "status", "reason", "subject",
-           "transformation", "gradient_equivalents")  # fmt: skip
+           "transformation", "gradient_equivalents", "version", "metric_source")  # fmt: skip
 
 _Key = tuple[str, str]
 """A metric's name and its implementation."""
@@ -202,6 +202,8 @@ def _metrics_in(suite: str) -> frozenset[str]:
 def _version(rows: pd.DataFrame) -> str:
     """What tells a metric's figures from those of another version; several are all told."""
     columns = [name for name in ("version", "metric_source") if name in rows]
+    if not columns:
+        return ""
     each = []
     for row in rows[columns].drop_duplicates().to_dict("records"):
         source = row.get("metric_source")
