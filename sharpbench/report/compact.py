@@ -9,11 +9,16 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-__all__ = ["compact"]
+__all__ = ["KEPT", "compact"]
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", _SVG)
 ElementTree.register_namespace("xlink", _XLINK)
+
+KEPT = "series-"
+"""Ids that begin so stay what they are: something is told of the element by them."""
+
+_HREF = f"{{{_XLINK}}}href"
 
 _PLACES = 2
 """Of lengths in points: a hundredth of one is less than a screen shows."""
@@ -21,43 +26,44 @@ _PLACES = 2
 _GEOMETRY = ("d", "x", "y", "width", "height", "points", "transform")
 
 
-def compact(text: str, scope: str) -> str:
+def compact(text: str, name: str) -> str:
     """The SVG with each style written once, lengths to a hundredth of a point and without what nothing needs.
 
-    Styles become classes of the element ``scope`` (the id that the SVG gets), so that figures on one page
-    keep apart; images are written with 256 colours.
+    It gets the id ``svg-<name>``, styles become classes within it and ids begin with the name, so that
+    figures on one page keep apart; images are written with 256 colours.
     """
     root = ElementTree.fromstring(text)
-    used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'href="#([^"]+)"', text))
+    used = re.findall(r"url\(#([^)]+)\)", text) + re.findall(r'href="#([^"]+)"', text)
+    ids = {old: f"{name}-{_name(k)}" for k, old in enumerate(dict.fromkeys(used))}
     classes: dict[str, str] = {}
     for element in list(root.iter()):
         if element.tag != f"{{{_SVG}}}text":
             element.text = (element.text or "").strip() or None
         element.tail = None
-        if element.get("id") not in used and not _kept(element):
-            element.attrib.pop("id", None)
+        own = element.attrib.pop("id", "")
+        if own in ids or own.startswith(KEPT):
+            element.set("id", ids.get(own, own))
         style = element.attrib.pop("style", None)
         if style:
             element.set("class", classes.setdefault(style, _name(len(classes))))
-        for key in _GEOMETRY:
-            if key in element.attrib:
-                told = _rounded(element.attrib[key], key)
+        for key, value in list(element.attrib.items()):
+            if value.startswith("url(#"):
+                element.set(key, f"url(#{ids[value[5:-1]]})")
+            elif key == _HREF and value.startswith("#"):
+                element.set(key, f"#{ids[value[1:]]}")
+            elif key == _HREF and value.startswith("data:image/png;base64,"):
+                element.set(key, _of_few_colours(value))
+            elif key in _GEOMETRY:
+                told = _rounded(value, key)
                 element.set(key, told) if told else element.attrib.pop(key)
-        href = element.get(f"{{{_XLINK}}}href", "")
-        if href.startswith("data:image/png;base64,"):
-            element.set(f"{{{_XLINK}}}href", _of_few_colours(href))
     _unwrap(root)
+    scope = f"svg-{name}"
     for sheet in root.iter(f"{{{_SVG}}}style"):
         sheet.text = f"#{scope} {sheet.text}" + "".join(
-            f"#{scope} .{name}{{{style}}}" for style, name in classes.items()
+            f"#{scope} .{short}{{{style}}}" for style, short in classes.items()
         )
     root.set("id", scope)
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def _kept(element: ElementTree.Element) -> bool:
-    """Whether something is told of the element by its id."""
-    return element.get("id", "").startswith("series-")
 
 
 def _name(number: int) -> str:

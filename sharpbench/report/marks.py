@@ -22,19 +22,21 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter
 
 from sharpbench.analysis.numbers import MISSING
 from sharpbench.analysis.statistics import Estimate
+from sharpbench.report.compact import KEPT
 from sharpbench.report.drawing import SHAPE_COLOUR
 from sharpbench.report.format import figure as with_error
 from sharpbench.report.format import interval, number
 
-__all__ = ["SERIES", "marks", "named_series"]
+__all__ = ["marks", "named_series", "told_as"]
 
-SERIES = "series-"
-"""Before the id of what belongs to entries of the legend: ``series-<artist>-<entry>-<entry>``."""
+
+_MOST_TOLD = 10_000
+"""Beyond so many marks none is told: no one could point at one, and they would weigh megabytes."""
 
 
 def named_series(figure: Figure) -> list[dict[str, str]]:
     """The entries of the figure's legends, each with its ``label`` and ``colour``; what is drawn of them is
-    named after them (`SERIES`).
+    named after them: its id is ``series-<number>-<entry>-<entry>``.
 
     Drawn of an entry is what bears its label, or else its colour, or its shape if it stands for shapes alone.
     """
@@ -52,22 +54,29 @@ def named_series(figure: Figure) -> list[dict[str, str]]:
         for artist in _drawn(axes):
             own = _entries(artist, looks)
             if own:
-                artist.set_gid(f"{SERIES}{next(numbers)}-{'-'.join(map(str, own))}")
+                artist.set_gid(f"{KEPT}{next(numbers)}-{'-'.join(map(str, own))}")
     return [
         {"label": label, "colour": "" if colour == to_hex(SHAPE_COLOUR) else colour or ""}
         for label, colour, _ in looks
     ]
 
 
+def told_as(artist: Artist, **texts: Sequence[str]) -> None:
+    """What the page tells of an artist's marks in place of their numbers: a text each, as ``x`` or ``y``."""
+    artist._sharpbench_told = texts  # type: ignore[attr-defined]
+
+
 def marks(figure: Figure, series: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-    """Every mark of every panel, once the figure has been drawn.
+    """Every mark of every panel, once the figure has been drawn; none where they are more than 10,000.
 
     A panel: its ``box`` (left, top, right, bottom, in points of the SVG), ``title``, what its axes ``x`` and
     ``y`` are called, whether it is of ``cells``, and its ``series``: each with the ``name`` and entries of
     the legend (``of``), the ``places`` of its marks (x, y, x, y, … in the same points) and their values as
-    texts, ``xs`` and ``ys``, of a cell its own value in ``values``.
+    texts, ``xs`` and ``ys`` (one for all where they are the same), of a cell its own value in ``values``.
     """
-    return [panel for axes in figure.axes if (panel := _panel(figure, axes, series))]
+    found = [panel for axes in figure.axes if (panel := _panel(figure, axes, series))]
+    told = sum(len(row["places"]) // 2 for panel in found for row in panel["series"])
+    return found if told <= _MOST_TOLD else []
 
 
 def _panel(figure: Figure, axes: Axes, series: Sequence[dict[str, str]]) -> dict[str, Any] | None:
@@ -117,14 +126,14 @@ def _row(
     ]
     if not kept:
         return None
-    spans = _intervals(axes, artist)
+    spans, own = _intervals(axes, artist), getattr(artist, "_sharpbench_told", {})
     of = _of(artist)
     row = {
         "name": _name(artist, [series[k]["label"] for k in of]),
         "of": of,
         "places": [round(float(v), 1) for v in places[kept].ravel()],
-        "xs": _texts(axes.xaxis, points[:, 0], spans.get("x"), kept),
-        "ys": _texts(axes.yaxis, points[:, 1], spans.get("y"), kept),
+        "xs": _texts(axes.xaxis, points[:, 0], spans.get("x"), kept, own.get("x")),
+        "ys": _texts(axes.yaxis, points[:, 1], spans.get("y"), kept, own.get("y")),
     }
     if values is not None:
         row["values"] = [values[place] for place in kept]
@@ -162,7 +171,7 @@ def _entries(artist: Artist, looks: Sequence[tuple[str, str | None, Any]]) -> li
 
 def _of(artist: Artist) -> list[int]:
     gid = artist.get_gid() or ""
-    return [int(k) for k in gid.split("-")[2:]] if gid.startswith(SERIES) else []
+    return [int(k) for k in gid.split("-")[2:]] if gid.startswith(KEPT) else []
 
 
 def _colour(artist: Any) -> str | None:
@@ -222,10 +231,15 @@ def _intervals(axes: Axes, artist: Artist) -> dict[str, Any]:
     return found
 
 
-def _texts(axis: Axis, values: np.ndarray, ends: Any, kept: Sequence[int]) -> list[str]:
+def _texts(
+    axis: Axis, values: np.ndarray, ends: Any, kept: Sequence[int], own: Sequence[str] | None
+) -> list[str] | str:
     told = []
     for place in kept:
         value = float(values[place])
+        if own is not None:
+            told.append(own[place])
+            continue
         if ends is None or not ends[place][0] < ends[place][1]:
             told.append(_told(axis, value))
             continue
@@ -235,7 +249,7 @@ def _texts(axis: Axis, values: np.ndarray, ends: Any, kept: Sequence[int]) -> li
             told.append(with_error(value, above))
         else:
             told.append(interval(Estimate(value, low, high, 0)))
-    return told
+    return told[0] if len(set(told)) == 1 else told
 
 
 def _told(axis: Axis, value: float) -> str:

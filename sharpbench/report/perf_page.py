@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from sharpbench.perf_history import LEAST, Point, Series
 from sharpbench.report.card import SCHEMA
 from sharpbench.report.format import byte_size, number, seconds
+from sharpbench.report.marks import told_as
 from sharpbench.report.page import environment, looks
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.results.disk import write_atomically
@@ -116,7 +117,14 @@ def _figure(own: Sequence[Series]) -> Figure:
     for series, colour, marker in zip(own, colours, itertools.cycle(_MARKERS), strict=False):
         days = [_when(p) for p in series.points]
         values = [p.value / size for p in series.points]
-        axes.plot(days, values, marker=marker, ms=4, lw=0, color=colour, label=series.label or None)
+        (points,) = axes.plot(
+            days, values, marker=marker, ms=4, lw=0, color=colour, label=series.label or None
+        )
+        told_as(
+            points,
+            x=[f"{p.commit[:8]} of {_day(p.date)}" for p in series.points],
+            y=[_valued(p.value, series.unit) for p in series.points],
+        )
         for point, day in zip(series.points, days, strict=True):
             if point.interval:
                 ends = [end / size for end in point.interval]

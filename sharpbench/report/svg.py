@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -14,8 +15,8 @@ from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from sharpbench.report.compact import compact
-from sharpbench.report.marks import SERIES, marks, named_series
+from sharpbench.report.compact import KEPT, compact
+from sharpbench.report.marks import marks, named_series
 
 __all__ = ["figure_style", "to_svg"]
 
@@ -74,19 +75,9 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    scope = f"svg-{name}"
-    text = compact(text, scope)
-    text = re.sub(
-        rf'id="{SERIES}\d+-([\d-]+)"', lambda m: f'data-of="{m[1].replace("-", " ")}"', text
-    )
-    # matplotlib names its ids by place in the drawing; the prefix keeps figures apart on one page.
-    ids = set(re.findall(r'id="([^"]+)"', text)) - {scope}
-    text = re.sub(r'id="([^"]+)"', lambda m: f'id="{name}-{m[1]}"' if m[1] in ids else m[0], text)
-    text = re.sub(
-        r'(url\(#|href="#)([^)"]+)',
-        lambda m: f"{m[1]}{name}-{m[2]}" if m[2] in ids else m[0],
-        text,
-    )
+    text = compact(text, name)
+    of_series = rf'id="{KEPT}\d+-([\d-]+)"'
+    text = re.sub(of_series, lambda m: f'data-of="{m[1].replace("-", " ")}"', text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", text, count=1)
     # Shown at one scale, so that letters have one size across the figures.
@@ -97,5 +88,7 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
         told = json.dumps(
             {"legend": series, "panels": panels}, ensure_ascii=False, separators=(",", ":")
         )
-        text = text.replace("</svg>", f"<metadata>{escape(told)}</metadata></svg>")
+        text = text.replace(
+            "</svg>", f"<metadata>{html.escape(told, quote=False)}</metadata></svg>"
+        )
     return Markup(text)

@@ -132,9 +132,9 @@ def test_a_small_svg_looks_the_same_and_stands_beside_others():
     assert len(small) < 0.6 * len(text)
     before, after = ElementTree.fromstring(text), ElementTree.fromstring(small)
     (sheet,) = after.iter(f"{SVG}style")
-    rules = dict(re.findall(r"#here \.(\w+)\{([^}]*)\}", sheet.text))
-    assert sheet.text.startswith("#here *{stroke-linejoin")
-    assert after.get("id") == "here"
+    rules = dict(re.findall(r"#svg-here \.(\w+)\{([^}]*)\}", sheet.text))
+    assert sheet.text.startswith("#svg-here *{stroke-linejoin")
+    assert after.get("id") == "svg-here"
     ids = {element.get("id") for element in after.iter()}
     for shape in ("path", "use", "text", "image"):
         pairs = zip(before.iter(SVG + shape), after.iter(SVG + shape), strict=True)
@@ -147,5 +147,5 @@ def test_a_small_svg_looks_the_same_and_stands_beside_others():
             assert lengths[1] == pytest.approx(lengths[0], abs=0.0051)
             commands = [re.sub(r"[^A-Za-z]", "", e.get("d", "")) for e in (old, new)]
             assert commands[0] == commands[1]
-            assert (new.get(HREF, "#").startswith("data:")) or new.get(HREF, "#here")[1:] in ids
+            assert (new.get(HREF, "#").startswith("data:")) or new.get(HREF, "#svg-here")[1:] in ids
     assert "a &amp; b &lt; c" in small

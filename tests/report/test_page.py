@@ -261,7 +261,7 @@ class TestInABrowser:
           const ring = svg.querySelector(".ring");
           const at_ring = ["cx", "cy"].map((key) => Number(ring.getAttribute(key)));
           const told = series
-            .flatMap((s) => s.xs.map((value, k) => [s, value, ...s.places.slice(2 * k, 2 * k + 2)]))
+            .flatMap((s) => [s.xs].flat().map((value, k) => [s, value, ...s.places.slice(2 * k, 2 * k + 2)]))
             .filter(([, , left, top]) => left === at_ring[0] && top === at_ring[1]);
           const near = Math.hypot(at_ring[0] - series[0].places[0], at_ring[1] - series[0].places[1]) < 2;
           const pointed = near && told.some(([s, value]) =>

@@ -8,17 +8,20 @@
     const told = svg.querySelector("metadata");
     if (!told) return null;
     const { legend, panels } = JSON.parse(told.textContent);
-    const marks = panels.flatMap((panel) => panel.series.flatMap((series) => series.xs.map((x, place) => ({
-      panel, series, x: series.places[2 * place], y: series.places[2 * place + 1], place,
-    }))));
+    const marks = panels.flatMap((panel) => panel.series.flatMap((series) =>
+      Array.from({ length: series.places.length / 2 }, (_, place) => ({
+        panel, series, x: series.places[2 * place], y: series.places[2 * place + 1], place,
+      }))));
     return { legend, panels, marks };
   }
 
   function words({ panel, series, place }) {
     const called = (name, value) => (name ? `${name}: ${value}` : value);
+    const [x, y] = [series.xs, series.ys].map((all) => (Array.isArray(all) ? all[place] : all));
     const head = [panel.title, series.name].filter(Boolean).join(" · ");
-    if (series.values) return [`${series.ys[place]} · ${series.xs[place]}`, series.values[place], head];
-    return [head, called(panel.x, series.xs[place]), called(panel.y, series.ys[place])];
+    if (series.values) return [`${y} · ${x}`, series.values[place], head];
+    if (!panel.y) return [[y, head].filter(Boolean).join(" · "), called(panel.x, x)];
+    return [head, called(panel.x, x), called(panel.y, y)];
   }
 
   function furnished(figure, svg) {
