@@ -123,8 +123,8 @@ def scorecard(results: Results) -> list[Entry]:
       stands: ``moves``, ``mixed``, ``can't tell``, ``invariant``.
     - predictive: ``predicts`` or ``ranks backwards`` if the rank correlation differs from 0: Ψ with a star of
       the `scores` where the networks are a grid, else τ within equal data and model after Holm's
-      adjustment; of several settings the clearest. Where a metric ranks the networks otherwise when it is
-      asked of them again (`noise_ceilings`), that is told beside it.
+      adjustment; of several settings the clearest. How alike it ranks the networks when it is asked of
+      them again (`noise_ceilings`) is told beside it.
     - costly: the median work in gradients by its power of ten; ``not counted`` where none was.
     """
     rows = results.of_kind(*_MEASURED, columns=_NEEDED)
@@ -414,15 +414,11 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
 
 
 def _ceiling(results: Results, metric: str) -> tuple[str, ...]:
-    """How alike a metric ranks when asked twice, where that is less than wholly."""
+    """How alike a metric ranks the networks when it is asked twice, where that is known."""
     found = noise_ceilings(results).get(metric)
-    if found is None or found.value >= _WHOLLY:
+    if found is None:
         return ()
-    return (f"ranks like itself by τ {fixed(found.value, 2, sign=True)} only, n = {found.n}",)
-
-
-_WHOLLY = 0.995
-"""τ that is told as 1.00."""
+    return (f"noise ceiling τ {fixed(found.value, 2, sign=True)}, n = {found.n}",)
 
 
 def _ranked(found: Estimate, clear: bool, measure: str, evidence: str) -> Cell:

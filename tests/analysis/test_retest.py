@@ -7,8 +7,11 @@ from scipy import stats
 
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.retest import noise_ceilings
+from sharpbench.analysis.scorecard import scorecard
 from tests.analysis.test_invariance import records
 
+TRAINED = {"dataset": "d", "model": "m", "recipe": "r", "dataset_short": "d", "model_short": "m",
+           "recipe_short": "r", "reason": None}  # fmt: skip
 PERMUTED = {"transformation": "neuron_permutation", "parameters": {}, "kind": "permutation"}
 
 
@@ -26,6 +29,32 @@ def test_the_ceiling_is_the_rank_correlation_of_a_metric_with_itself():
     assert found.value == pytest.approx(stats.kendalltau(*np.array(pairs).T).statistic)
     assert found.n == 40
     assert found.low < found.value <= found.high
+
+
+def test_the_scorecard_tells_it_beside_the_rank_correlation():
+    frame = records("hessian_trace", neighbours_exchanged(40), **PERMUTED, promised=True)
+    judged = [
+        {"kind": "evaluation", "status": "ok", "subject": f"s{i}", "name": "test_error", "value": i / 100,
+         "title": "test error", "transformation": None, "parameters": {}, "seed": i}
+        for i in range(40)
+    ]  # fmt: skip
+    frame = pd.concat([frame, pd.DataFrame(judged)], ignore_index=True).assign(**TRAINED)
+    (entry,) = scorecard(Results(frame))
+    cell = entry.cells["predictive"]
+    assert (cell.word, cell.measure, cell.value, cell.n) == ("predicts", "tau", 1.0, 40)
+    assert cell.told == ("test error", "noise ceiling τ +0.95, n = 40")
+
+
+def test_of_few_networks_no_rank_correlation_is_told():
+    frame = records("hessian_trace", neighbours_exchanged(8), **PERMUTED, promised=True)
+    judged = frame[frame["transformation"].isna()].assign(
+        kind="evaluation", name="test_error", title="test error"
+    )
+    frame = pd.concat([frame, judged], ignore_index=True).assign(**TRAINED)
+    (entry,) = scorecard(Results(frame))
+    cell = entry.cells["predictive"]
+    assert (cell.word, cell.measure, cell.n) == ("can't tell", "", 0)
+    assert cell.told[0].startswith("fewer than 10 networks")
 
 
 def test_of_several_permutations_that_of_the_most_networks_counts():

@@ -8,10 +8,11 @@ from sharpbench.analysis.generalization import Score, scores
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import scorecard
 from sharpbench.report.drawn import Drawings
-from sharpbench.report.page import _show, environment
+from sharpbench.report.page import _show, environment, write_page
 from sharpbench.report.sections import sections
 from sharpbench.report.sections.generalization import joined
 from tests.analysis.test_generalization import population
+from tests.browser import WIDTHS, in_a_browser, violations
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,22 @@ def test_rivals_and_controls_stand_in_the_same_table(shown):
         assert f'id="figure-{name}"' in body
     assert body.count(": every score</summary>") == 2  # test error and test loss
     assert "the width changes from 16 to 64" in first
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory):
+    asked = {"suite": "seeds = 1", "run": "", "subjects": [], "highlight": ["knows"]}
+    view = Results(results.frame, suite="grid", manifest=asked)
+    return write_page(view, tmp_path_factory.mktemp("reports") / "grid")
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_wrong_with_a_grid_and_a_metric_of_ones_own(page, tmp_path, width):
+    text = page.read_text()
+    assert '<h2 id="generalization">' in text
+    assert '<span class="yours">yours</span>' in text
+    assert violations(page, tmp_path, width=width) == []
 
 
 def test_a_suite_without_a_grid_has_no_such_section():

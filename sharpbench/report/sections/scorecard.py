@@ -49,7 +49,8 @@ _RULES = (
     "Invariant: the worst verdict of all changes that keep the function, with the range of after/before. "
     "Predictive: ✓ or ✗ if the rank correlation differs from 0, with its 95% interval over seeds: over a "
     "grid Ψ, of such marks at most 5% false on average (Benjamini and Hochberg), else τ within equal data "
-    "and model after Holm's adjustment. "
+    "and model after Holm's adjustment; the noise ceiling is a metric's τ with itself, asked again after a "
+    "mere permutation. "
     "Costly: median work in gradients with its range. "
     "“=”: not told apart from the best of its column (intervals overlap)."
 )

@@ -110,7 +110,7 @@
     }))), null, 1) + "\n";
   }
 
-  const LONG = 12, NOT_PRINTED = 100;
+  const LONG = 12, NOT_PRINTED = 60;
 
   // Every table can be sorted and saved; a long one scrolls under its head and is filtered.
   function furnished(table, place) {
