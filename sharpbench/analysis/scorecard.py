@@ -200,7 +200,9 @@ def _metrics_in(suite: str) -> frozenset[str]:
 
 
 def _version(rows: pd.DataFrame) -> str:
-    """What tells a metric's figures from those of another version; several are all told."""
+    """What tells a metric's figures from those of another version; several are all told, none is empty."""
+    if "version" not in rows:
+        return ""
     columns = [name for name in ("version", "metric_source") if name in rows]
     if not columns:
         return ""

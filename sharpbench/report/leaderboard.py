@@ -58,7 +58,7 @@ def publish(site: Path, views: Iterable[Results], reports: Iterable[Path]) -> Pa
     _check(found)
     site.mkdir(parents=True, exist_ok=True)
     for view in views:
-        write_page(view, site / view.suite)
+        write_page(view, site / view.suite, index=True)
     for folder, one in zip(reports, found[len(views) :], strict=True):
         target = site / one.suite
         if target.is_dir() and target.samefile(folder):

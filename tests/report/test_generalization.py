@@ -85,7 +85,7 @@ def test_rivals_and_controls_stand_in_the_same_table(shown):
 @pytest.fixture(scope="module")
 def page(results, tmp_path_factory):
     asked = {"suite": "seeds = 1", "run": "", "subjects": [], "highlight": ["knows"]}
-    view = Results(results.frame, suite="grid", manifest=asked)
+    view = Results(results.frame.assign(plan_key=""), suite="grid", manifest=asked)
     return write_page(view, tmp_path_factory.mktemp("reports") / "grid")
 
 
