@@ -1,9 +1,9 @@
-"""A user's batches, read once and held sample by sample."""
+"""A user's batches: held sample by sample, or read anew for each pass where that would be too much."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError, first_line, shortened
 from sharpbench.nest import Path, at, described, leaves, named, parsed, rebuilt, same
+from sharpbench.streamed import HELD, Chained, Streamed, bytes_of, readable_again
 
 __all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of"]
 
@@ -19,14 +20,17 @@ TARGETS = ("labels", "label", "targets", "target", "y")
 """Under which key a dict's targets are looked for, the first that is there."""
 
 
-def read(batches: Any, what: str = "batches") -> list[Any]:
-    """Every batch of a list, a DataLoader or a function that returns an iterable, read once.
+def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
+    """Every batch of a list, a DataLoader or a function that returns an iterable.
 
-    So a shuffled loader, or one that augments, gives every pass the same samples. Raises InputError.
+    They are read once and held: so a shuffled loader, or one that augments, gives every pass the same
+    samples. Those that take more than `HELD` bytes together are read anew for each pass (`Streamed`), but for
+    what can be read once, an iterator. Raises InputError.
     """
-    if callable(batches) and not hasattr(batches, "__iter__"):
+    function = batches if callable(batches) and not hasattr(batches, "__iter__") else None
+    if function is not None:
         try:
-            batches = batches()
+            batches = function()
         except Exception as error:
             raise InputError(f"{what}() can't be called: {first_line(error)}") from error
     if isinstance(batches, (Tensor, Mapping, str)) or not hasattr(batches, "__iter__"):
@@ -40,8 +44,19 @@ def read(batches: Any, what: str = "batches") -> list[Any]:
             f"{what} is a tuple of tensors ({described(batches)}), which can be one batch or several: write "
             "[(inputs, targets)] for one batch, a list for several"
         )
+    found, size = [], 0
     try:
-        found = list(batches)
+        for batch in batches:
+            found.append(batch)
+            size += bytes_of(batch)
+            if size > HELD:
+                again = readable_again(batches, function)
+                if again is not None:
+                    least = len(found)
+                    del found, batch
+                    return Streamed(again, what, least)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{what} can't be read: {first_line(error)}") from error
     if not found:
@@ -98,6 +113,8 @@ class _Kind:
 
     template: Any
     tensors: dict[Path, list[Tensor]]
+    real: list[Path]
+    """Where those of real numbers are."""
     words: dict[Path, list[Any]] = field(default_factory=dict)
     """Lists with one entry a sample that is no number."""
     stacked: dict[Path, Tensor] = field(default_factory=dict)
@@ -110,23 +127,30 @@ class Batches:
     A tensor whose first axis is as long as the batch is cut into samples; everything else must be the same
     in every batch. Samples of different shapes (padded to the longest of their batch) stay as they came:
     a network never sees two shapes in one batch. ``whole``: a batch is never cut, and counts as one.
+    ``streamed``: of batches that are not a list none is held; each is read where its samples are asked for.
 
     Raises InputError for batches that fit neither way.
     """
 
     def __init__(
-        self, batches: list[Any], device: torch.device, *, whole: bool, sizes: list[int] | None
+        self, batches: Sequence[Any], device: torch.device, *, whole: bool, sizes: list[int] | None
     ) -> None:
         self.whole, self.device = whole, device
-        batches = [rebuilt(batch, self._placed) for batch in batches]
-        self.first = batches[0]
+        self.streamed = not isinstance(batches, list)
+        if not self.streamed:
+            batches = [rebuilt(batch, self._placed) for batch in batches]
+        self._source = batches
+        self.first = self._load(0)
         self.sizes = sizes or [1] * len(batches)
-        self._batches = batches if whole else []
         self._kinds: list[_Kind] = []
         self.count = len(batches) if whole else sum(self.sizes)
-        self._check(batches)
-        if not whole:
-            self._cut(batches, self.sizes)
+        if whole:
+            for number in range(len(batches)):
+                self._check(number, self._load(number))
+        else:
+            self._cut(self.sizes)
+            if not self.streamed:
+                self._source = []
 
     @property
     def ragged(self) -> bool:
@@ -135,21 +159,34 @@ class Batches:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Every tensor that is held."""
+        """Every tensor that is held; of streamed batches one that tells them from others."""
+        if isinstance(self._source, (Streamed, Chained)):
+            return [self._source.fingerprint]
         held = [t for kind in self._kinds for t in kind.stacked.values()]
         return held + [
-            leaf for batch in self._batches for _, leaf in leaves(batch) if isinstance(leaf, Tensor)
+            leaf for batch in self._source for _, leaf in leaves(batch) if isinstance(leaf, Tensor)
         ]
+
+    @property
+    def read_bytes(self) -> int:
+        """How much is read for each sample at least; nothing where all is held."""
+        if not self.streamed:
+            return 0
+        return max(bytes_of(self.first) // max(self.sizes[0], 1), 1)
 
     def real_leaves(self) -> list[Path]:
         """Paths of the samples' own tensors of real numbers."""
         if self.whole:
             return []
-        return [p for p, t in self._kinds[0].stacked.items() if t.is_floating_point()]
+        return self._kinds[0].real
 
-    def leaf(self, path: Path) -> Tensor:
-        """The tensor (N, …) of all samples at ``path``. Raises KeyError."""
-        return self._kinds[0].stacked[path]
+    def leaf(self, path: Path, numbers: Tensor | None = None) -> Tensor:
+        """The tensor (n, …) of the samples of these ``numbers``, or of all (N, …), at ``path``."""
+        if self.streamed:
+            every = torch.arange(self.count, device=self.device) if numbers is None else numbers
+            return self._gathered([path], every)[path]
+        held = self._kinds[0].stacked[path]
+        return held if numbers is None else held[numbers]
 
     def take(
         self,
@@ -162,10 +199,10 @@ class Batches:
         if self.whole:
             for place, number in enumerate(numbers.tolist()):
                 where = torch.tensor([place], device=numbers.device)
-                yield where, rebuilt(self._batches[number], lambda _, leaf: _cast(leaf, dtype))
+                yield where, rebuilt(self._load(number), lambda _, leaf: _cast(leaf, dtype))
             return
         if not self.ragged:
-            yield None, self._batch(self._kinds[0], numbers, dtype, put or {})
+            yield None, self._batch(self._kinds[0], numbers, numbers, dtype, put or {})
             return
         kinds = self._kind_of[numbers]
         for number in kinds.unique().tolist():
@@ -173,15 +210,34 @@ class Batches:
             chosen = {path: tensor[where] for path, tensor in (put or {}).items()}
             yield (
                 where,
-                self._batch(self._kinds[number], self._place[numbers[where]], dtype, chosen),
+                self._batch(
+                    self._kinds[number],
+                    self._place[numbers[where]],
+                    numbers[where],
+                    dtype,
+                    chosen,
+                ),
             )
 
     def _batch(
-        self, kind: _Kind, places: Tensor, dtype: torch.dtype, put: Mapping[Path, Tensor]
+        self,
+        kind: _Kind,
+        places: Tensor,
+        numbers: Tensor,
+        dtype: torch.dtype,
+        put: Mapping[Path, Tensor],
     ) -> Any:
+        """The batch of samples of one kind: by their places in it, or by their numbers where streamed."""
+        read: dict[Path, Tensor] = {}
+        if self.streamed:
+            read = self._gathered([path for path in kind.tensors if path not in put], numbers)
+
         def value(path: Path, leaf: Any) -> Any:
             if path in put:
                 return put[path]
+            if path in read:  # a copy already
+                fresh = read.pop(path)
+                return fresh.to(dtype) if fresh.is_floating_point() else _cast(fresh, dtype)
             if path in kind.stacked:
                 return _cast(kind.stacked[path][places], dtype)
             if path in kind.words:
@@ -189,6 +245,27 @@ class Batches:
             return _cast(leaf, dtype)
 
         return rebuilt(kind.template, value)
+
+    def _gathered(self, paths: list[Path], numbers: Tensor) -> dict[Path, Tensor]:
+        """The tensors of these samples, which are of one kind, from the batches they stand in."""
+        batch_of, place = self._batch_of[numbers], self._place_in[numbers]
+        found: dict[Path, Tensor] = {}
+        for number in batch_of.unique().tolist():
+            where = (batch_of == number).nonzero().squeeze(1)
+            batch = self._load(number)
+            for path in paths:
+                rows = at(batch, path)[place[where]]
+                if len(rows) == len(numbers):
+                    found[path] = rows
+                    continue
+                if path not in found:
+                    found[path] = rows.new_empty(len(numbers), *rows.shape[1:])
+                found[path][where] = rows
+        return found
+
+    def _load(self, number: int) -> Any:
+        batch = self._source[number]
+        return rebuilt(batch, self._placed) if self.streamed else batch
 
     def _placed(self, path: Path, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -202,36 +279,32 @@ class Batches:
         leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
         return leaf.to(self.device)
 
-    def _check(self, batches: list[Any]) -> None:
-        expected = [path for path, _ in leaves(batches[0])]
-        for number, batch in enumerate(batches):
-            if [path for path, _ in leaves(batch)] != expected:
-                raise InputError(
-                    f"batch {number} holds other things than batch 0 ({described(batch)}; "
-                    f"{described(batches[0])}): give every batch the same keys"
-                )
+    def _check(self, number: int, batch: Any) -> None:
+        expected = [path for path, _ in leaves(self.first)]
+        if [path for path, _ in leaves(batch)] != expected:
+            raise InputError(
+                f"batch {number} holds other things than batch 0 ({described(batch)}; "
+                f"{described(self.first)}): give every batch the same keys"
+            )
 
-    def _cut(self, batches: list[Any], sizes: list[int]) -> None:
-        own = [
-            path
-            for path, _ in leaves(batches[0])
-            if all(
-                isinstance(leaf := at(batch, path), Tensor) and leaf.ndim and len(leaf) == size
-                for batch, size in zip(batches, sizes, strict=True)
-            )
-        ]
-        words = [
-            path
-            for path, _ in leaves(batches[0])
-            if all(
-                isinstance(leaf := at(batch, path), (list, tuple)) and len(leaf) == size
-                for batch, size in zip(batches, sizes, strict=True)
-            )
-        ]
+    def _cut(self, sizes: list[int]) -> None:
+        own = [path for path, _ in leaves(self.first)]
+        words = list(own)
+        for number, size in enumerate(
+            sizes
+        ):  # one pass finds what has an entry a sample throughout
+            batch = self._load(number)
+            self._check(number, batch)
+            held = dict(leaves(batch))
+            own = [p for p in own if isinstance(t := held[p], Tensor) and t.ndim and len(t) == size]
+            words = [
+                p for p in words if isinstance(held[p], (list, tuple)) and len(held[p]) == size
+            ]
         kinds: dict[Any, _Kind] = {}
         kind_of: list[int] = []
         place: list[int] = []
-        for batch, size in zip(batches, sizes, strict=True):
+        for number, size in enumerate(sizes):
+            batch = self._load(number)
             held = {path: at(batch, path) for path in own}
             for path, leaf in leaves(batch):
                 if path in held or path in words:
@@ -241,28 +314,36 @@ class Batches:
                         f"{named(path) or 'a batch'} is a {type(leaf).__name__}, which can't be cut into "
                         "samples: give batches of dicts, tuples, lists, dataclasses and tensors"
                     )
-                if not same(leaf, at(batches[0], path)):
+                if not same(leaf, at(self.first, path)):
                     raise InputError(
                         f"{named(path)} has no entry a sample ({described(leaf)} in a batch of {size}) and "
                         "differs between the batches: leave it out, or give a loss of the model and the "
                         "batch, loss=lambda model, batch: …"
                     )
             key = tuple((path, tuple(t.shape[1:]), t.dtype) for path, t in held.items())
-            kind = kinds.setdefault(key, _Kind(batch, {path: [] for path in own}))
-            for path, tensor in held.items():
-                kind.tensors[path].append(tensor)
+            if key not in kinds:
+                real = [path for path, t in held.items() if t.is_floating_point()]
+                kinds[key] = _Kind(batch, {path: [] for path in own}, real)
+            kind = kinds[key]
+            if not self.streamed:
+                for path, tensor in held.items():
+                    kind.tensors[path].append(tensor)
             for path in words:
                 kind.words.setdefault(path, []).extend(at(batch, path))
-            number = list(kinds).index(key)
-            kind_of += [number] * size
+            kind_of += [list(kinds).index(key)] * size
             place += range(kind.samples, kind.samples + size)
             kind.samples += size
-        for kind in kinds.values():
-            kind.stacked = {path: torch.cat(each) for path, each in kind.tensors.items()}
-            kind.tensors = {}
+        if not self.streamed:
+            for kind in kinds.values():
+                kind.stacked = {path: torch.cat(each) for path, each in kind.tensors.items()}
+                kind.tensors = {}
         self._kinds = list(kinds.values())
         self._kind_of = torch.tensor(kind_of, device=self.device)
         self._place = torch.tensor(place, device=self.device)
+        each = torch.tensor(sizes, device=self.device)
+        self._batch_of = torch.arange(len(sizes), device=self.device).repeat_interleave(each)
+        before = each.cumsum(0) - each
+        self._place_in = torch.arange(self.count, device=self.device) - before[self._batch_of]
 
 
 def size_of(batch: Any, targets: Any) -> int | None:

@@ -17,6 +17,7 @@ from sharpbench.front import Form, Front, tensor_of
 from sharpbench.loss import GivenAsLoss, Task, TokenLoss, ignore_index, is_tensor_like
 from sharpbench.nest import Path, at, described, named, parsed
 from sharpbench.network import own_copy, quiet, refuse_unusual, unwrapped
+from sharpbench.streamed import Chained, Streamed
 
 __all__ = ["Fitted", "Normaliser", "fit"]
 
@@ -68,10 +69,12 @@ def fit(
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, got a {type(model).__name__}")
     refuse_unusual(model)
-    found = read(batches)
+    found: Sequence[Any] = read(batches)
     parts = [len(found)]
     if test is not None:
-        found = found + read(test, "the test batches")
+        more = read(test, "the test batches")
+        both = isinstance(found, list) and isinstance(more, list)
+        found = [*found, *more] if both else Chained(found, more)
         parts.append(len(found) - parts[0])
     return _Fit(model, found, parts, forward, loss, normaliser, targets, differentiate, task).made()
 
@@ -80,7 +83,7 @@ class _Fit:
     def __init__(
         self,
         model: nn.Module,
-        found: list[Any],
+        found: Sequence[Any],
         parts: list[int],
         forward: Callable[[nn.Module, Any], Any] | None,
         loss: Any,
@@ -95,10 +98,14 @@ class _Fit:
         self.copy = own_copy(model)
         devices = [t.device for t in (*self.copy.parameters(), *self.copy.buffers())]
         self.device = devices[0] if devices else torch.device("cpu")
-        pairs = [targets_of(batch, where) for batch in found]
-        self.path = pairs[0][1]
-        self.targets = [self._target(target) for target, _ in pairs]
-        self.sizes = [size_of(b, t) for b, t in zip(found, self.targets, strict=True)]
+        self.path = targets_of(found[0], where)[1]
+        self.targets, self.sizes = [], []
+        for batch in found:
+            target = self._target(targets_of(batch, where)[0])
+            self.targets.append(target)
+            self.sizes.append(size_of(batch, target))
+        if not isinstance(found, list):
+            self._note(_streamed(found))
         self.custom = forward
         self.forward = forward or _DefaultForward(unwrapped(model), found[0], self.path, where)
         self.differentiate = differentiate
@@ -257,6 +264,7 @@ class _Fit:
             self.custom is None
             and self.differentiate is None
             and not every.ragged
+            and not every.streamed
             and (is_tensor_like(raw) or is_tensor_like(getattr(raw, "logits", None)))
             and isinstance(self.found[0], (tuple, list))
             and len(self.found[0]) == 2
@@ -548,6 +556,15 @@ class _Fit:
     def _note(self, text: str) -> None:
         if text not in self.said:
             self.said.append(text)
+
+
+def _streamed(found: Sequence[Any]) -> str:
+    parts = found.parts if isinstance(found, Chained) else (found,)
+    size = sum(part.bytes for part in parts if isinstance(part, Streamed))
+    return (
+        f"the batches take {size / 2**20:.0f} MiB: they are read anew for each pass, and compared with those "
+        "of the first; their targets are held"
+    )
 
 
 class _Mean:

@@ -115,7 +115,7 @@ class Front:
             raise InputError(self.no_points)
         numbers = rows.reshape(len(rows), -1)[:, 0].long()
         if isinstance(self.varied, tuple):
-            return self.batches.leaf(self.varied)[numbers].to(dtype)
+            return self.batches.leaf(self.varied, numbers).to(dtype)
         seen: list[Any] = []
 
         def note(module: nn.Module, args: Any, output: Any) -> None:

@@ -201,7 +201,8 @@ class Subject:
         batches: a list of batches, a DataLoader, or a function that returns an iterable of batches. A batch
             is any nest of dicts, tuples, lists, dataclasses and tensors. Every batch is read once and kept,
             so that each pass over the data sees the same samples, whatever a loader shuffles or augments.
-            Batches of different sizes weigh by their samples.
+            Those of more than 256 MiB together are read anew for each pass, never held at once but for their
+            targets; one that is another then is refused. Batches of different sizes weigh by their samples.
         forward: ``forward(model, batch)`` gives the outputs; None: ``model(**batch)`` or ``model(*batch)``
             without the targets, and of what it returns the tensor itself, its ``logits``, or the first.
             It must use the ``model`` it is given, which is a copy.

@@ -29,7 +29,7 @@ from sharpbench.curvature.product_check import (
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.formulas.convolution import ConvolutionsByFormula
-from sharpbench.front import AtInputs
+from sharpbench.front import AtInputs, fronted
 from sharpbench.measurement import Work
 from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
@@ -403,7 +403,9 @@ class _LossOperator(SymmetricOperator):
             with _Results(note):
                 graph = self._graph(x, y)
         _check_twice_differentiable(graph)
-        per_sample = max(_HELD * sum(saved.values()) // probe, 1)
+        front = fronted(self.model)
+        read = 0 if front is None else 2 * front.batches.read_bytes  # from its batch into another
+        per_sample = max(_HELD * sum(saved.values()) // probe + read, 1)
         return max(1, min(self.samples, memory_budget // per_sample))
 
 

@@ -1,0 +1,216 @@
+"""Batches that are read anew for each pass, and proved to be the same ones each time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from sharpbench.errors import InputError, first_line
+from sharpbench.nest import described, leaves
+
+__all__ = ["Again", "Chained", "Streamed", "bytes_of", "readable_again"]
+
+Again = Callable[[int], Any]
+"""Reads the batch of a number; IndexError behind the last."""
+
+HELD = 256 << 20
+"""Batches of more bytes together are not held; of those that are not, so many are kept at hand."""
+
+
+def readable_again(batches: Any, function: Callable[[], Any] | None) -> Again | None:
+    """How single batches of a list, a DataLoader or an iterable are read again; None for an iterator, which
+    passes once, unless a ``function`` makes it anew.
+
+    A DataLoader over a data set with numbers keeps the order that it draws here; what else draws from
+    torch's global generator (an iterable that shuffles or augments) starts each pass from one state.
+    """
+    if isinstance(batches, DataLoader) and not isinstance(batches.dataset, IterableDataset):
+        return _Numbered(batches)
+    if function is not None:
+        return _Walked(lambda: iter(function()))
+    if isinstance(batches, (list, tuple)):
+        return batches.__getitem__
+    if iter(batches) is batches:
+        return None
+    return _Walked(lambda: iter(batches))
+
+
+def bytes_of(batch: Any) -> int:
+    """Of the tensors in it."""
+    return sum(t.nbytes for _, t in leaves(batch) if isinstance(t, Tensor))
+
+
+class Streamed(Sequence[Any]):
+    """A sequence of batches of which few are held: each is read where it is asked for.
+
+    Raises InputError for a batch that is another one than in the first pass, which is made at once, and for
+    fewer than ``least``.
+    """
+
+    def __init__(self, again: Again, what: str, least: int = 1) -> None:
+        self._again, self._what = again, what
+        self._kept: OrderedDict[int, tuple[Any, int]] = OrderedDict()
+        self._prints: list[bytes] = []
+        self.bytes = 0
+        while True:
+            try:
+                batch = self._read(len(self._prints))
+            except IndexError:
+                break
+            self._prints.append(_fingerprint(batch))
+            self.bytes += bytes_of(batch)
+        if len(self) < least:
+            raise InputError(
+                f"the {what} can't be read anew: at least {least} were there first, then {len(self)} (does "
+                "the function return one iterator twice?), and they are too large to be held; let it make "
+                "them anew, or give a list"
+            )
+
+    def __len__(self) -> int:
+        return len(self._prints)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not isinstance(number, int):
+            raise TypeError("batches are read one by one")
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number][0]
+        try:
+            batch = self._read(number)
+            same = _fingerprint(batch) == self._prints[number]
+        except IndexError:
+            same = False
+        if not same:
+            raise InputError(
+                f"batch {number} of the {self._what} is another one when it is read again, and they are too "
+                f"large ({self.bytes / 2**20:.0f} MiB) to be held: every pass must see the same batches; fix "
+                "what shuffles or augments them, or give a list"
+            )
+        self._keep(number, batch)
+        return batch
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """Of all batches, uint8."""
+        digest = hashlib.blake2b(b"".join(self._prints), digest_size=32).digest()
+        return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+
+    def _read(self, number: int) -> Any:
+        try:
+            return self._again(number)
+        except (IndexError, InputError):
+            raise
+        except Exception as error:
+            raise InputError(f"{self._what} can't be read: {first_line(error)}") from error
+
+    def _keep(self, number: int, batch: Any) -> None:
+        self._kept[number] = batch, bytes_of(batch)
+        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > HELD:
+            self._kept.popitem(last=False)
+
+
+class Chained(Sequence[Any]):
+    """Sequences of batches, one after the other."""
+
+    def __init__(self, *parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, number: Any) -> Any:
+        for part in self.parts:
+            if number < len(part):
+                return part[number]
+            number -= len(part)
+        raise IndexError(number)
+
+    @property
+    def fingerprint(self) -> Tensor:
+        """Of the parts that are not held."""
+        return torch.cat([part.fingerprint for part in self.parts if isinstance(part, Streamed)])
+
+
+class _Numbered:
+    """The batches of a DataLoader by their number, in the order that its sampler draws once."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        with _generator_of(None):
+            sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+            self.order = list(sampler)
+
+    def __call__(self, number: int) -> Any:
+        members, data = self.order[number], self.loader.dataset
+        with _generator_of(torch.Generator().manual_seed(number).get_state()):
+            if self.loader.batch_sampler is None:
+                found = data[members]
+            elif hasattr(data, "__getitems__"):
+                found = data.__getitems__(list(members))
+            else:
+                found = [data[i] for i in members]
+            return self.loader.collate_fn(found)
+
+
+class _Walked:
+    """The batches of an iterable that is begun anew, walked on where it stands as far as possible."""
+
+    def __init__(self, begin: Callable[[], Iterator[Any]]) -> None:
+        self.begin = begin
+        self.walk: Iterator[Any] | None = None
+        self.next, self.state = 0, torch.Generator().manual_seed(0).get_state()
+
+    def __call__(self, number: int) -> Any:
+        if self.walk is None or number < self.next:
+            self.walk, self.next = None, 0
+            self.state = torch.Generator().manual_seed(0).get_state()
+        found = None
+        with _generator_of(self.state) as left:
+            if self.walk is None:
+                self.walk = self.begin()
+            while self.next <= number:
+                try:
+                    found = next(self.walk)
+                except StopIteration:
+                    self.walk = None
+                    raise IndexError(number) from None
+                self.next += 1
+            self.state = left()
+        return found
+
+
+@contextmanager
+def _generator_of(state: Tensor | None) -> Iterator[Callable[[], Tensor]]:
+    """Within it torch's global generator has this state (None: its own); the caller's comes back."""
+    outside = torch.get_rng_state()
+    if state is not None:
+        torch.set_rng_state(state)
+    try:
+        yield torch.get_rng_state
+    finally:
+        torch.set_rng_state(outside)
+
+
+def _fingerprint(batch: Any) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in leaves(batch):
+        digest.update(repr(path).encode())
+        if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_quantized:
+            held = leaf.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            if held.numel():
+                digest.update(held.resolve_conj().resolve_neg().view(torch.uint8).numpy().data)
+        elif isinstance(leaf, (str, bytes, int, float, bool, type(None), list, tuple)):
+            digest.update(repr(leaf).encode())
+        else:  # nothing is known of it but its kind
+            digest.update(described(type(leaf).__name__).encode())
+    return digest.digest()

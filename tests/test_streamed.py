@@ -1,0 +1,185 @@
+"""Batches that are too large to be held give the figures of those that are, to the last digit."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import sharpbench as sb
+from sharpbench.errors import InputError
+from sharpbench.subject import Subject
+
+SEED = torch.Generator().manual_seed(0)
+X, Y = torch.randn(50, 6, generator=SEED), torch.arange(50) % 3
+SIZES = [12, 12, 20, 6]
+METRICS = {
+    "hessian_top_eigenvalue": {"samples": 30},
+    "hessian_trace": {"method": "hutchinson", "max_probes": 8},
+    "sam_sharpness": {"m": 7},
+    "curvature_rate": {"samples": 20, "directions": 1},
+    "margin": {},
+}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def pairs():
+    return list(zip(X.split(SIZES), Y.split(SIZES), strict=True))
+
+
+@pytest.fixture
+def unheld(monkeypatch):
+    """Nothing is held but the last batch read."""
+    monkeypatch.setattr("sharpbench.batches.HELD", 100)
+    monkeypatch.setattr("sharpbench.streamed.HELD", 100)
+
+
+class Counted:
+    """A function that makes its batches anew, and counts."""
+
+    def __init__(self, make=pairs):
+        self.make, self.walks, self.read = make, 0, 0
+
+    def __call__(self):
+        self.walks += 1
+        for batch in self.make():
+            self.read += 1
+            yield batch
+
+
+class Rows(IterableDataset):
+    def __iter__(self):
+        order = torch.randperm(50)  # by torch's global generator
+        return iter(zip(X[order], Y[order], strict=True))
+
+
+def figures(subject):
+    return [sb.measure(subject, name, seed=3, **p).value for name, p in METRICS.items()]
+
+
+@pytest.mark.parametrize("how", ["list", "loader", "function"])
+def test_what_is_read_anew_has_the_figures_of_what_is_held(monkeypatch, how):
+    made = {
+        "list": pairs,
+        "loader": lambda: DataLoader(TensorDataset(X, Y), batch_size=16),
+        "function": lambda: Counted(),
+    }[how]
+    held = Subject.from_batches(network(), made(), forward=lambda model, batch: model(batch[0]))
+    monkeypatch.setattr("sharpbench.batches.HELD", 100)
+    monkeypatch.setattr("sharpbench.streamed.HELD", 100)
+    streamed = Subject.from_batches(network(), made())
+    assert "read anew for each pass" in streamed.said[0]
+    assert not any("read anew" in sentence for sentence in held.said)
+    assert figures(streamed) == figures(held)
+
+
+def test_tokens_of_different_lengths_and_losses_of_model_and_batch(monkeypatch):
+    batches = [
+        {"ids": torch.arange(n * t).view(n, t) % 7, "labels": torch.arange(n * t).view(n, t) % 3}
+        for n, t in ((4, 5), (3, 9), (5, 5))
+    ]
+    torch.manual_seed(0)
+    tagger = nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Linear(4, 3))
+
+    def forward(model, batch):
+        return model(batch["ids"])
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch["ids"]).mT, batch["labels"])
+
+    def every():
+        by_token = Subject.from_batches(
+            tagger, lambda: iter(batches), forward=forward, normaliser="tokens"
+        )
+        by_batch = Subject.from_batches(tagger, lambda: iter(batches), loss=loss)
+        return [sb.measure(s, "hessian_trace").value for s in (by_token, by_batch)]
+
+    held = every()
+    monkeypatch.setattr("sharpbench.batches.HELD", 100)
+    assert every() == held
+
+
+@pytest.mark.usefixtures("unheld")
+def test_a_pass_over_the_data_is_a_walk_and_a_batch_is_read_where_it_is_needed():
+    batches = Counted()
+    subject = Subject.from_batches(network(), batches, splits={"test": Counted()})
+    walks, read = batches.walks, batches.read
+    before = torch.get_rng_state()
+    sb.measure(subject, "margin", split="train")  # one pass in order
+    assert batches.walks - walks <= 2  # a few samples first, to see that it runs
+    assert batches.read - read <= 2 * len(SIZES)
+    assert torch.equal(torch.get_rng_state(), before)
+    loader = DataLoader(TensorDataset(X, Y), batch_size=16, shuffle=True)
+    shuffled = Subject.from_batches(network(), loader)
+    plain = sb.measure(subject, "hessian_trace", method="unit_vectors", max_probes=100)
+    fixed = sb.measure(shuffled, "hessian_trace", method="unit_vectors", max_probes=100)
+    assert fixed.value == pytest.approx(plain.value, rel=1e-12)
+
+
+@pytest.mark.usefixtures("unheld")
+def test_torchs_shuffling_is_fixed_and_any_other_refused():
+    subject = Subject.from_batches(network(), DataLoader(Rows(), batch_size=16))
+    first = figures(subject)
+    torch.manual_seed(5)
+    assert figures(subject) == first
+    generator = np.random.default_rng(0)
+
+    def changing():
+        order = generator.permutation(50)
+        return [(X[order], Y[order])]
+
+    with pytest.raises(InputError, match="batch 0 of the batches is another one when it is read"):
+        Subject.from_batches(network(), changing)
+    fewer = itertools.chain([pairs(), pairs()], itertools.repeat(pairs()[:2]))
+    with pytest.raises(InputError, match="another one when it is read again"):
+        Subject.from_batches(network(), lambda: next(fewer))
+    same = iter(pairs())
+    with pytest.raises(InputError, match="at least 1 were there first, then 0"):
+        Subject.from_batches(network(), itertools.chain([same], itertools.repeat(())).__next__)
+    once = Subject.from_batches(network(), iter(pairs()))  # it can't be read again, and is held
+    assert not any("read anew" in sentence for sentence in once.said)
+
+
+PEAK = """
+import sys, resource
+import torch
+from torch import nn
+import sharpbench as sb
+from sharpbench import batches, streamed
+from sharpbench.subject import Subject
+held = int(sys.argv[1]) << 20
+batches.HELD = streamed.HELD = held
+def made():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(24):
+        yield torch.randn(8, 1 << 16, generator=generator), torch.arange(8) % 3  # 2 MiB
+torch.manual_seed(0)
+net = nn.Sequential(nn.AvgPool1d(1 << 10), nn.Linear(64, 3))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+subject = Subject.from_batches(net, made)
+m = sb.measure(subject, "hessian_top_eigenvalue", tolerance=0.1, memory_budget=1 << 22)
+print(m.value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_memory_that_it_takes_does_not_grow_with_the_data():
+    """48 MiB of batches: held, and with 4 MiB at hand."""
+    found = {}
+    for held in (1000, 4):
+        told = subprocess.run(
+            [sys.executable, "-c", PEAK, str(held)], capture_output=True, text=True, timeout=300
+        )
+        assert told.returncode == 0, told.stderr
+        found[held] = [float(word) for word in told.stdout.split()]
+    assert found[4][0] == pytest.approx(found[1000][0], rel=1e-12)
+    assert found[4][1] < 0.5 * found[1000][1]
