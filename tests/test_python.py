@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import sharpbench as sb
+from sharpbench.api import results as api_results
 from sharpbench.api.running import _named
 from sharpbench.errors import InputError
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -60,6 +61,11 @@ def results(folder):
     )
 
 
+@pytest.fixture(scope="module")
+def page(folder, results):
+    return sb.report(results, reports=folder / "reports")
+
+
 def test_a_run_gives_its_results_and_says_what_it_did(folder, results):
     assert isinstance(results, sb.Results)
     assert (results.suite, results.present) == ("small", 6)
@@ -76,8 +82,7 @@ def test_a_run_gives_its_results_and_says_what_it_did(folder, results):
     assert repr(loaded).startswith("Results of 'small': 6 networks, ")
 
 
-def test_the_scorecard_is_that_of_the_page(folder, results):
-    page = sb.report(results, reports=folder / "reports")
+def test_the_scorecard_is_that_of_the_page(folder, results, page, monkeypatch):
     assert page == folder / "reports" / "small" / "index.html"
     assert (folder / "reports" / "index.html").is_file()
     rows = json.loads((page.parent / "scorecard.json").read_text())["metrics"]
@@ -87,8 +92,11 @@ def test_the_scorecard_is_that_of_the_page(folder, results):
     assert (trace["right"], trace["right.n"]) == (cell["word"], cell["n"])
     assert trace["right.value"] == cell["value"]
     assert trace["measured"] == rows[0]["figures"]["measured"]
-    again = sb.report("small", folder=folder / "results", reports=folder / "again", fresh=True)
-    assert again.is_file()
+    written = []
+    monkeypatch.setattr(api_results, "write_page", lambda *given, index: written.append(given))
+    sb.report("small", folder=folder / "results", reports=folder / "again", fresh=True)
+    ((view, place),) = written
+    assert (view.suite, place) == ("small", folder / "again" / "small")
     with pytest.raises(InputError, match="Did you mean 'small'"):
         sb.report("smal", folder=folder / "results")
 
@@ -113,9 +121,8 @@ def test_frames_begin_with_figures(folder, results):
     assert list(failures["n"]) == [2]
 
 
-def test_tables_and_pictures_of_the_page_are_there_by_name(results, tmp_path):
+def test_tables_and_pictures_of_the_page_are_there_by_name(results, page):
     tables = results.tables()
-    page = sb.report(results, reports=tmp_path)
     beside = {path.stem: json.loads(path.read_text()) for path in page.parent.glob("tables/*.json")}
     assert tables.keys() == beside.keys() >= {"invariant-matrix", "figures-rows"}
     for name, table in tables.items():
@@ -197,15 +204,14 @@ def test_a_script_needs_no_guard(folder):
     (folder / "script.py").write_text(
         "import sharpbench as sb\n"
         "import sharpbench.report.page\n"  # must not hide sb.report
-        "results = sb.run('small.toml', results='own', only=['epochs=1'], workers=2)\n"
-        "print(results.summary.trained, results.summary.records > 0)\n"
-        "print(sb.report(results))\n"
+        "results = sb.run('small.toml', results='own', only=['adam(epochs=1)'])\n"
+        "print(results.summary.trained, results.summary.records > 0, sb.report.__name__)\n"
     )
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["2 True", "reports/small/index.html"]
+    assert done.stdout.splitlines() == ["2 True report"]
     assert done.stderr.count("adam(epochs=1)") == 2  # progress, a line a network
 
 

@@ -169,7 +169,7 @@ def report(
         view = Results.load(folder, results)
     else:
         view = results
-    page = write_page(view, Path(reports) / view.suite)
+    page = write_page(view, Path(reports) / view.suite, index=True)
     write_index(Path(reports))
     return page
 

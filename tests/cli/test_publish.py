@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sharpbench.api.results import Results
+from sharpbench.cli.publish import publish as verb
 from sharpbench.errors import InputError
 from sharpbench.report.leaderboard import publish
 from tests.browser import WIDTHS, in_a_browser, violations
@@ -49,10 +50,13 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_a_site_tells_versions_and_protocols(made, tmp_path, capsys, monkeypatch):
-    site = tmp_path / "site"
-    done = in_process(capsys, monkeypatch, "publish", str(site), str(made / "results"))
-    assert done.code == 0, done.err
+@pytest.fixture(scope="module")
+def site(made):
+    verb(made / "site", [made / "results"])
+    return made / "site"
+
+
+def test_a_site_tells_versions_and_protocols(made, site):
     board = json.loads((site / "leaderboard.json").read_text())
     one, more = sorted(board["protocols"], key=lambda p: p["suite"], reverse=True)
     assert (one["suite"], more["suite"]) == ("one", "more")
@@ -85,16 +89,12 @@ def test_a_site_tells_versions_and_protocols(made, tmp_path, capsys, monkeypatch
 
 @in_a_browser
 @pytest.mark.parametrize("width", WIDTHS)
-def test_axe_finds_nothing_on_the_leaderboard(made, tmp_path, width):
-    views = [Results.load(made / "results", name) for name in ("one", "more")]
-    page = publish(tmp_path / "site", views, []).with_name("leaderboard.html")
-    assert violations(page, tmp_path, width=width) == []
+def test_axe_finds_nothing_on_the_leaderboard(site, tmp_path, width):
+    assert violations(site / "leaderboard.html", tmp_path, width=width) == []
 
 
-def test_reports_are_published_as_they_are(made, tmp_path):
-    view = Results.load(made / "results", "one")
-    publish(tmp_path / "first", [view], [])
-    report = tmp_path / "first" / "one"
+def test_reports_are_published_as_they_are(site, tmp_path):
+    report = site / "one"
     publish(tmp_path / "second", [], [report])
     for path in filter(Path.is_file, report.rglob("*")):
         if ".pictures" not in path.parts:
@@ -127,8 +127,8 @@ def test_what_cant_be_published_is_told_and_nothing_written(
     assert not (tmp_path / "site").exists()
 
 
-def test_versions_are_not_mixed(made, tmp_path):
-    publish(tmp_path / "reports", [Results.load(made / "results", n) for n in ("one", "more")], [])
+def test_versions_are_not_mixed(site, tmp_path):
+    shutil.copytree(site, tmp_path / "reports")
     folders = [tmp_path / "reports" / name for name in ("one", "more")]
     card = folders[0] / "scorecard.json"
     written = json.loads(card.read_text())

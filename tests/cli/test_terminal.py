@@ -40,14 +40,13 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_piped_output_has_a_subject_a_line_in_whatever_width(here):
-    for columns in ("40", "80"):
-        done = sharpbench("run", "mini.toml", "--dry-run", COLUMNS=columns)
-        assert done.returncode == 0
-        rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
-        assert len(rows) == 16
-        assert all("two_moons(" in row and "seed=" in row and "9 of 9" in row for row in rows)
-        assert "…" not in done.stdout
+def test_piped_output_has_a_subject_a_line_however_narrow_it_is(here):
+    done = sharpbench("run", "mini.toml", "--dry-run", COLUMNS="40")
+    assert done.returncode == 0
+    rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
+    assert len(rows) == 16
+    assert all("two_moons(" in row and "seed=" in row and "9 of 9" in row for row in rows)
+    assert "…" not in done.stdout
     assert "How long it takes can't be told: this results folder holds no costs" in done.stdout
 
 
