@@ -16,6 +16,7 @@ __all__ = [
     "KnownHessian",
     "KnownInputHessian",
     "KnownLearningCoefficient",
+    "KnownPathNorm",
     "KnownTangentKernel",
     "Truth",
 ]
@@ -93,6 +94,14 @@ class KnownLearningCoefficient(Truth, ABC):
         self, subject: Subject, inverse_temperature: float, localization: float
     ) -> float | None:
         """b (E[L(w)] − L(w*)), w ~ exp(−bL(w) − ½γ‖w − w*‖²), b and γ given; None where it isn't known."""
+
+
+class KnownPathNorm(Truth, ABC):
+    """A network of which the lengths of all paths from the inputs to the outputs are known."""
+
+    @abstractmethod
+    def path_norm(self, subject: Subject, order: float) -> float:
+        """(Σ over the paths of |the product of their weights|^order)^(1/order), without biases."""
 
 
 class KnownTangentKernel(Truth, ABC):

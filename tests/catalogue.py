@@ -1,6 +1,8 @@
 """Every metric in one table, from the registry: ``python -m tests.catalogue docs/metrics.md``.
 
-``--measure`` first counts what those take on one network that ``tests/metric_costs.json`` doesn't hold.
+``--measure`` first counts what those take on one network that ``tests/metric_costs.json`` doesn't hold;
+``--predict RESULTS SUITE`` first takes what each predicts from a grid of networks, into
+``tests/metric_predictions.json``.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from sharpbench.subject import Subject
 from sharpbench.training import recipes
 
 COSTS = Path(__file__).with_name("metric_costs.json")
+PREDICTIONS = Path(__file__).with_name("metric_predictions.json")
 
 HEAD = """\
 # Every metric
@@ -41,6 +44,12 @@ show metric NAME` prints a metric's whole documentation and its parameters.
 - *Stays under*: the changes under which theory promises the same figure, with default parameters; a kind
   stands for all of its transformations. The suite `invariance` checks the promises.
 - *Also by*: other libraries that compute it, for comparison.
+- *Prediction*: Ψ of the test error on the {networks} trained networks of the suite `generalization_quick`
+  with its 95% interval (the rank correlation of networks that differ in one setting, averaged over the
+  settings: 0 tells nothing, 1 all), with the parameters that the suite asks where there are several; "–":
+  not asked there, or in a version that has changed since. There the hyperparameters alone have {alone}, an oracle with noise of the size of the
+  target's own spread {oracle}, and a metric whose interval holds 0 has shown nothing. Measured at
+  {commits}.
 - *Cost*: work with default parameters in gradients over the samples measured, counted on a ReLU network of
   2410 parameters on digits; "–" for none. Derivatives of higher order and products are converted as
   `sharpbench.measurement.Work` says.
@@ -50,7 +59,17 @@ show metric NAME` prints a metric's whole documentation and its parameters.
 def table() -> str:
     """The page in Markdown."""
     costs = json.loads(COSTS.read_text("utf-8"))
-    columns = ("metric", "definition", "unit", "known answers", "stays under", "also by", "cost")
+    told = json.loads(PREDICTIONS.read_text("utf-8"))
+    columns = (
+        "metric",
+        "definition",
+        "unit",
+        "known answers",
+        "stays under",
+        "also by",
+        "prediction",
+        "cost",
+    )
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name in builtin(metrics):
         metric = metrics.create(name)
@@ -61,10 +80,67 @@ def table() -> str:
             "; ".join(known_answers(name)) or "–",
             ", ".join(promised(metric)) or "nothing",
             ", ".join(others(name)) or "–",
+            prediction(told["metrics"].get(name, [])),
             costs[name],
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return f"{HEAD}\n" + "\n".join(lines) + "\n"
+    head = HEAD.format(
+        networks=told["networks"],
+        alone=prediction([told["hyperparameters alone"]]),
+        oracle=prediction([told["oracle"]]),
+        commits=" and ".join(f"`{commit[:7]}`" for commit in told["commits"]),
+    )
+    return f"{head}\n" + "\n".join(lines) + "\n"
+
+
+def prediction(rows: list[dict[str, Any]]) -> str:
+    """Ψ with its interval, of each of the ``rows``."""
+    found = []
+    for row in rows:
+        psi, low, high = (f"{row[key]:+.2f}".replace("-", "−") for key in ("psi", "low", "high"))
+        asked = f" ({row['asked']})" if row.get("asked") else ""
+        found.append(f"{psi} [{low}, {high}]{asked}")
+    return "; ".join(found) or "–"
+
+
+def predicted(root: Path, suite: str) -> dict[str, Any]:
+    """Ψ of the test error by metric, of figures of the metrics' present versions, and where it comes from."""
+    from sharpbench.analysis.generalization import grid, scores
+    from sharpbench.analysis.results import Results
+
+    results = Results.load(root, suite)
+    population = grid(results)
+    assert population is not None, "no grid of networks"
+    rows = results.measured
+    of = rows.drop_duplicates("metric_short").set_index("metric_short")
+    kept: dict[str, list[dict[str, Any]]] = {}
+    others: dict[str, dict[str, Any]] = {}
+    runs: set[str] = set()
+    for score in scores(results):
+        if score.target != "test_error" or score.mean is None:
+            continue
+        told = {
+            key: getattr(score.mean, at)
+            for key, at in (("psi", "value"), ("low", "low"), ("high", "high"))
+        }
+        if score.row not in of.index:
+            others[score.row] = told
+            continue
+        name, title = str(of["name"][score.row]), str(of["title"][score.row])
+        if int(of["version"][score.row]) != metrics.get(name).version:
+            continue
+        asked = score.row.removeprefix(title).strip(" ()")
+        kept.setdefault(name, []).append({"asked": asked, **told})
+        runs |= set(rows.loc[rows["metric_short"] == score.row, "run"].astype(str))
+    of_runs = [(results.runs.get(run, {}).get("git") or {}).get("commit") for run in sorted(runs)]
+    return {
+        "suite": suite,
+        "networks": len(population.subjects),
+        "commits": sorted({commit for commit in of_runs if commit}),
+        "hyperparameters alone": others["hyperparameters alone"],
+        "oracle": others["target + 1 sd of noise"],
+        "metrics": {name: kept[name] for name in builtin(metrics) if name in kept},
+    }
 
 
 def builtin(registry: Registry[Any]) -> list[str]:
@@ -174,7 +250,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.catalogue", description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--predict", nargs=2, metavar=("RESULTS", "SUITE"))
     asked = parser.parse_args()
+    if asked.predict:
+        figures = predicted(Path(asked.predict[0]), asked.predict[1])
+        PREDICTIONS.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", "utf-8")
     if asked.measure:
         known = json.loads(COSTS.read_text("utf-8")) if COSTS.exists() else {}
         COSTS.write_text(json.dumps(measured(known), indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -4,7 +4,16 @@ import json
 from pathlib import Path
 
 from sharpbench.metrics import metrics
-from tests.catalogue import COSTS, builtin, known_answers, promised, table, variants
+from tests.catalogue import (
+    COSTS,
+    PREDICTIONS,
+    builtin,
+    known_answers,
+    prediction,
+    promised,
+    table,
+    variants,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -17,6 +26,17 @@ def test_what_every_metric_takes_was_counted():
     counted = json.loads(COSTS.read_text("utf-8"))
     assert list(counted) == builtin(metrics), "python -m tests.catalogue docs/metrics.md --measure"
     assert counted["hessian_top_eigenvalue"] != "–" == counted["parameter_norm"]
+
+
+def test_what_metrics_predict_has_its_source():
+    told = json.loads(PREDICTIONS.read_text("utf-8"))
+    assert set(told["metrics"]) <= set(builtin(metrics))
+    assert all(len(commit) == 40 for commit in told["commits"])
+    for rows in told["metrics"].values():
+        assert all(-1 <= row["low"] <= row["psi"] <= row["high"] <= 1 for row in rows)
+        assert len({row["asked"] for row in rows}) == len(rows)
+    assert prediction([{"psi": 0.316, "low": -0.02, "high": 0.5}]) == "+0.32 [−0.02, +0.50]"
+    assert prediction([]) == "–"
 
 
 def test_known_answers_are_found_by_the_parameters_that_they_take():

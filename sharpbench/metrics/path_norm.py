@@ -19,6 +19,7 @@ from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Dtype, Metric, torch_dtype
 from sharpbench.network import TOGETHER, as_written
 from sharpbench.subject import Subject
+from sharpbench.truth import Known, KnownPathNorm, Truth
 
 __all__ = ["PathNorm"]
 
@@ -77,6 +78,11 @@ class PathNorm(Metric):
         if kept >= {"units", "diagonal"} and scale and scale != 1 and not self.biases:
             return before / scale
         return None
+
+    def known(self, truth: Truth, subject: Subject) -> Known | None:
+        if not isinstance(truth, KnownPathNorm) or self.biases:
+            return None
+        return Known(expected=truth.path_norm(subject, self.order))
 
     def notes(self, details: Mapping[str, Any]) -> list[str]:
         biases = "with" if self.biases else "without"
