@@ -47,9 +47,9 @@ show metric NAME` prints a metric's whole documentation and its parameters.
 - *Prediction*: Ψ of the test error on the {networks} trained networks of the suite `generalization_quick`
   with its 95% interval (the rank correlation of networks that differ in one setting, averaged over the
   settings: 0 tells nothing, 1 all), with the parameters that the suite asks where there are several; "–":
-  not asked there, or in a version that has changed since. There the hyperparameters alone have {alone}, an oracle with noise of the size of the
-  target's own spread {oracle}, and a metric whose interval holds 0 has shown nothing. Measured at
-  {commits}.
+  not asked there, or in a version that has changed since. There the hyperparameters alone have {alone}, an
+  oracle with noise of the size of the target's own spread {oracle}, and a metric whose interval holds 0 has
+  shown nothing. Measured at {commits}.
 - *Cost*: work with default parameters in gradients over the samples measured, counted on a ReLU network of
   2410 parameters on digits; "–" for none. Derivatives of higher order and products are converted as
   `sharpbench.measurement.Work` says.
