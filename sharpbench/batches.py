@@ -188,6 +188,16 @@ class Batches:
         held = self._kinds[0].stacked[path]
         return held if numbers is None else held[numbers]
 
+    def alike(self, numbers: Tensor) -> list[Tensor]:
+        """Places of the samples of these ``numbers`` that are in one batch of `take`."""
+        places = torch.arange(len(numbers), device=numbers.device)
+        if self.whole:
+            return list(places.split(1))
+        if not self.ragged:
+            return [places]
+        kinds = self._kind_of[numbers]
+        return [places[kinds == kind] for kind in kinds.unique().tolist()]
+
     def take(
         self,
         numbers: Tensor,

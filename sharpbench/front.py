@@ -16,7 +16,7 @@ from sharpbench.errors import InputError
 from sharpbench.loss import is_tensor_like
 from sharpbench.nest import Path, described
 
-__all__ = ["AtInputs", "Form", "Front", "fronted", "tensor_of"]
+__all__ = ["AtInputs", "Form", "Front", "calls", "fronted", "tensor_of"]
 
 Form = Literal["as they are", "tokens first", "classes first"]
 """Where the classes of outputs with several a sample stand: (N, T, V) or (N, C, …)."""
@@ -213,6 +213,14 @@ class AtInputs(nn.Module):
             return context
         own = context[:, 1:].reshape(len(context), *self._shape)
         return own.to(_real_dtype(self.model) or own.dtype) if self._real else own.long()
+
+
+def calls(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """Places of the inputs that a copy of a network is called with at once: batches may differ in shape."""
+    front = fronted(model)
+    if front is None:
+        return [torch.arange(len(inputs), device=inputs.device)]
+    return front.batches.alike(inputs.reshape(len(inputs), -1)[:, 0].long())
 
 
 def fronted(model: nn.Module) -> Front | None:

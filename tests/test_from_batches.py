@@ -186,6 +186,23 @@ def test_objects_and_words_are_carried_along():
     assert {name for one in seen for name in one} == set("abcdefgh")
 
 
+def test_the_last_layer_of_batches_of_different_lengths_is_found():
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, tokens):
+            return self.head(self.embedding(tokens).mean(1))
+
+    model = seeded(Pooled)
+    batches = [(ids(4, 5), torch.arange(4) % 3), (ids(3, 7), torch.arange(3) % 3)]
+    closed = sb.measure(Subject.from_batches(model, batches), "relative_flatness")
+    apart = [sb.measure(Subject.from_batches(model, [b]), "relative_flatness") for b in batches]
+    mean = (4 * apart[0].value + 3 * apart[1].value) / 7
+    assert closed.value == pytest.approx(mean, rel=1e-10)
+
+
 def test_the_row_for_padding_takes_no_part():
     class Bow(nn.Module):
         def __init__(self):

@@ -182,6 +182,23 @@ def test_a_bert_is_changed_and_gives_the_same_logits(bert, name):
     assert trace.value == pytest.approx(plain.value, rel=1e-8)
 
 
+@pytest.mark.parametrize("name", ["neuron_permutation", "neuron_splitting"])
+def test_the_hidden_units_of_a_gpt_are_found(name):
+    torch.manual_seed(0)
+    settings = {"n_positions": 8, "n_embd": 4, "n_layer": 2, "n_head": 2, "vocab_size": 12}
+    model = GPT2LMHeadModel(GPT2Config(**settings))
+    subject = Subject.from_batches(model, [{"input_ids": tokens(3, 5), "labels": tokens(3, 5)}])
+    told = []
+    after = transformed(subject, transformations.create(name), seed=1, told=told.append).model
+    for before, block in zip(model.transformer.h, after.transformer.h, strict=True):
+        assert block.mlp.c_fc.weight.shape[0] == 4
+        ahead = block.mlp.c_fc.weight[:, :16]
+        assert not torch.equal(ahead, before.mlp.c_fc.weight.double()) or ahead.shape[1] < len(
+            block.mlp.c_proj.weight
+        )
+    assert "c_fc" not in told[0]
+
+
 def test_only_what_lora_trains_is_differentiated(bert):
     peft = pytest.importorskip(
         "peft", reason="peft is not installed: pip install 'sharpbench[test-hf]'"

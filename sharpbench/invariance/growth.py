@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
-from sharpbench.invariance.structure import hidden_units
+from sharpbench.invariance.structure import hidden_units, matrix, transposed
 from sharpbench.seeds import torch_generator
 
 __all__ = ["IdentityLayerInsertion", "NeuronSplitting"]
@@ -45,29 +45,33 @@ class NeuronSplitting(Transformation):
         for units in layers:
             producer, consumer, size = units.producer, units.consumer, units.size
             twins = torch.randperm(size, generator=generator)[: max(round(self.share * size), 1)]
-            twins = twins.to(producer.weight.device)
+            twins = twins.to(matrix(producer).device)
             part = torch.rand(len(twins), generator=generator, dtype=torch.float64).to(
-                consumer.weight
+                matrix(consumer)
             )
             read = units.read_by()
             second = read[:, twins] * part.view(1, -1, 1)
             read[:, twins] -= second
             whole = torch.cat([read, second], 1)
-            kernel = consumer.weight.shape[2:]
+            kernel = matrix(consumer).shape[2:]
             per_unit = units.repeat
             shape = (whole.shape[0], (size + len(twins)) * per_unit, *kernel)
-            consumer.weight = nn.Parameter(whole.reshape(shape).contiguous())
-            producer.weight = nn.Parameter(torch.cat([producer.weight, producer.weight[twins]]))
-            if producer.bias is not None:
+            made = torch.cat([matrix(producer), matrix(producer)[twins]])
+            _give(consumer, whole.reshape(shape))
+            _give(producer, made)
+            if isinstance(producer.bias, Tensor):
                 producer.bias = nn.Parameter(torch.cat([producer.bias, producer.bias[twins]]))
-            if isinstance(producer, nn.Linear):
-                producer.out_features = len(producer.weight)
-            else:
-                producer.out_channels = len(producer.weight)
-            if isinstance(consumer, nn.Linear):
-                consumer.in_features = shape[1]
-            else:
-                consumer.in_channels = shape[1]
+
+
+def _give(layer: nn.Module, weight: Tensor) -> None:
+    """A weight (out, in, …) of another size, which the layer says, too."""
+    turned = transposed(layer)
+    layer.weight = nn.Parameter((weight.T if turned else weight).contiguous())
+    names = ("nf", "nx") if turned else ("out_features", "in_features")
+    if isinstance(layer, nn.Conv2d):
+        names = ("out_channels", "in_channels")
+    for name, size in zip(names, weight.shape[:2], strict=True):
+        setattr(layer, name, size)
 
 
 @transformations.register

@@ -19,8 +19,10 @@ __all__ = [
     "HiddenUnits",
     "graph_of",
     "hidden_units",
+    "matrix",
     "spoken",
     "traced",
+    "transposed",
 ]
 
 ELEMENTWISE = (
@@ -44,7 +46,48 @@ ELEMENTWISE_FUNCTIONS = frozenset({*_FUNCTIONS, *_POOLS})
 """What leaves every unit where it is, as torch.fx names it."""
 _RESHAPING = {"view", "reshape", "flatten", torch.flatten, torch.reshape}
 
-Affine = nn.Linear | nn.Conv2d
+
+def transposed(module: nn.Module) -> bool:
+    """Whether it is Hugging Face's Conv1D, of GPT-2: a linear layer whose weight is (in, out)."""
+    weight = getattr(module, "weight", None)
+    named = type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+    return named and isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def is_affine(module: nn.Module) -> bool:
+    """A layer whose outputs are units: linear, or a convolution of images."""
+    return isinstance(module, (nn.Linear, nn.Conv2d)) or transposed(module)
+
+
+def matrix(layer: nn.Module) -> Tensor:
+    """An affine layer's weight, (out, in, …), or a view of it."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.transpose(0, 1) if transposed(layer) else weight
+
+
+def _elementwise(module: nn.Module) -> type[nn.Module] | None:
+    """What an activation of another's own is like: ReLU if it keeps scales, Tanh if it is odd, else GELU.
+
+    None for a module that has parameters or parts, and for what mixes numbers or draws some, as a trial
+    shows. Whether the change that it allows keeps the function is checked for every network.
+    """
+    held = (*module.parameters(), *module.buffers(), *module.children())
+    if held or type(module).__module__.startswith("torch.nn."):
+        return None
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            y = module(x.clone())
+            alone = torch.stack([module(row.clone()) for row in x.T]).T
+            fits = isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, alone)
+            if not fits or not torch.allclose(module(x.flip(0, 1)).flip(0, 1), y):
+                return None
+            scales = all(torch.allclose(module(a * x), a * y, atol=1e-12) for a in (0.25, 8.0))
+            odd = torch.allclose(module(-x), -y, atol=1e-12)
+    except Exception:
+        return None
+    return nn.ReLU if scales and not odd else nn.Tanh if odd else nn.GELU
 
 
 @dataclass(frozen=True)
@@ -54,10 +97,10 @@ class HiddenUnits:
     ``repeat`` consecutive input columns of the consumer belong to one unit (flattened feature maps).
     """
 
-    producer: Affine
+    producer: nn.Module
     norms: tuple[nn.Module, ...]
     activations: tuple[type[nn.Module], ...]
-    consumer: Affine
+    consumer: nn.Module
     repeat: int
     max_pooled: bool = False
     """Whether the units pass a max pooling, which does not commute with a change of sign."""
@@ -71,7 +114,7 @@ class HiddenUnits:
 
     @property
     def size(self) -> int:
-        return self.producer.weight.shape[0]
+        return len(matrix(self.producer))
 
     @property
     def positively_homogeneous(self) -> bool:
@@ -86,14 +129,17 @@ class HiddenUnits:
     def scaled_by(self) -> list[Tensor]:
         """The tensors that must be multiplied by α to scale the units by α."""
         last: nn.Module = self.norms[-1] if self.norms else self.producer
-        affine = (last.weight, last.bias)
+        affine = (matrix(last) if last is self.producer else last.weight, last.bias)
         if self.norms and last.weight is None:
             raise TransformationRefused("a batch norm without scale and shift can't be rescaled")
         return [t for t in affine if isinstance(t, Tensor)]
 
     def read_by(self) -> Tensor:
         """A view of the consumer's weight, (out, units, rest)."""
-        weight = self.consumer.weight
+        weight = matrix(self.consumer)
+        if transposed(self.consumer):
+            turned: Tensor = weight.unflatten(1, (self.size, -1))
+            return turned
         return weight.view(weight.shape[0], self.size, -1)
 
 
@@ -110,7 +156,7 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
     found = []
     shared = _shared(model)
     for node in graph.nodes:
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Affine):
+        if node.op == "call_module" and is_affine(modules[str(node.target)]):
             units = _follow(node, modules)
             if isinstance(units, str):
                 note_left(str(node.target), units)
@@ -132,7 +178,9 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, 
 
     Raises TransformationRefused if the network can't be followed.
     """
-    graph = graph_of(model)
+    # Tried before: within torch.fx a module can't be called.
+    whole = {m for m in model.modules() if transposed(m) or _elementwise(m) is not None}
+    graph = graph_of(model, whole.__contains__)
     modules = dict(model.named_modules())
     uses: dict[int, int] = {}
     for node in graph.nodes:
@@ -178,7 +226,6 @@ def _shared(model: nn.Module) -> set[int]:
 def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
     """The units that a layer makes, or why they are none that can be changed."""
     producer = modules[str(start.target)]
-    assert isinstance(producer, Affine)
     if isinstance(producer, nn.Conv2d) and producer.groups != 1:
         return "a grouped convolution"
     norms: list[nn.Module] = []
@@ -197,7 +244,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
                 return f"its units are read by {spoken(node)}"
             continue
         layer = modules[str(node.target)]
-        if isinstance(layer, Affine):
+        if is_affine(layer):
             return _close(producer, norms, activations, layer, pooled, str(start.target))
         if isinstance(layer, _NORMS):
             if activations:
@@ -205,6 +252,8 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
             norms.append(layer)
         elif isinstance(layer, ELEMENTWISE):
             activations.append(type(layer))
+        elif (like := _elementwise(layer)) is not None:
+            activations.append(like)
         elif isinstance(layer, nn.Flatten):
             if layer.start_dim != 1 or layer.end_dim != -1:
                 return "they are flattened together with samples, or in part"
@@ -216,7 +265,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
     return f"its units are read in {len(node.users)} places"
 
 
-def _flattens(node: fx.Node, before: fx.Node, producer: Affine) -> bool:
+def _flattens(node: fx.Node, before: fx.Node, producer: nn.Module) -> bool:
     """Whether an operation lays each sample's feature maps out one after the other, (N, C, …) → (N, C·…)."""
     into, out = before.meta.get("shape"), node.meta.get("shape")
     if node.target not in _RESHAPING or into is None or out is None:
@@ -231,14 +280,14 @@ def spoken(node: fx.Node) -> str:
 
 
 def _close(
-    producer: Affine,
+    producer: nn.Module,
     norms: list[nn.Module],
     activations: list[type[nn.Module]],
-    consumer: Affine,
+    consumer: nn.Module,
     pooled: bool,
     name: str,
 ) -> HiddenUnits | str:
-    size, columns = producer.weight.shape[0], consumer.weight.shape[1]
+    size, columns = len(matrix(producer)), matrix(consumer).shape[1]
     if isinstance(consumer, nn.Conv2d) and consumer.groups != 1:
         return "its units are read by a grouped convolution"
     if columns % size:
@@ -249,6 +298,7 @@ def _close(
 
 
 def _per_unit(layer: nn.Module) -> list[Tensor]:
-    names = ("weight", "bias", "running_mean", "running_var")
-    tensors = (getattr(layer, name, None) for name in names)
+    names = ("bias", "running_mean", "running_var")
+    weight = matrix(layer) if transposed(layer) else getattr(layer, "weight", None)
+    tensors = (weight, *(getattr(layer, name, None) for name in names))
     return [t for t in tensors if isinstance(t, Tensor)]

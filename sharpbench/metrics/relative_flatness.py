@@ -16,6 +16,7 @@ from sharpbench.change import Change
 from sharpbench.curvature.gauss_newton import output_curvature
 from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.errors import MetricFailed, MetricUnsupported
+from sharpbench.front import calls
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import torch_dtype
@@ -115,10 +116,11 @@ class RelativeFlatness(ProbeBudget):
             raise MetricFailed(f"{TOGETHER}, so that no sample has features of its own")
         assert subject.loss is not None
         with as_written():
-            _check_apart(model, inputs[:2])
-            work.forward += len(inputs[:2])
+            few = inputs[:2][calls(model, inputs[:2])[0]]
+            _check_apart(model, few)
+            work.forward += len(few)
             features, columns = [], []
-            for x, y in zip(inputs.split(_BATCH), targets.split(_BATCH), strict=True):
+            for x, y in _called_together(model, inputs, targets):
                 with torch.no_grad():
                     call, outputs = _last_call(model, x)
                 work.forward += len(x)
@@ -201,6 +203,15 @@ class _Scaled(GroupedOperator):
         blocks = products.to(self._factor).unflatten(0, (-1, self._inputs))
         lowered: Tensor = torch.tensordot(self._factor.T, blocks, 1).flatten(0, 1)
         return lowered
+
+
+def _called_together(
+    model: nn.Module, inputs: Tensor, targets: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples and targets that the network takes in one call."""
+    for x, y in zip(inputs.split(_BATCH), targets.split(_BATCH), strict=True):
+        for where in calls(model, x):
+            yield x[where], y[where]
 
 
 def _normalized(phi: Tensor, curvature: Tensor) -> tuple[float, int]:

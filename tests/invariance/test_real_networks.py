@@ -179,6 +179,76 @@ def test_shared_and_repeated_layers_are_left_and_named():
     assert "another layer" in left["b"]
 
 
+class Conv1D(nn.Module):
+    """Hugging Face's linear layer of GPT-2, whose weight is (in, out)."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x, self.weight)
+
+
+class NewGELU(nn.Module):
+    def forward(self, x):
+        return 0.5 * x * (1.0 + torch.tanh(0.8 * (x + 0.044715 * x**3)))
+
+
+class Hinge(nn.Module):
+    def forward(self, x):
+        return torch.where(x > 0, x, 0.1 * x)
+
+
+class Arc(nn.Module):
+    def forward(self, x):
+        return x / (1 + x * x)
+
+
+class Softened(nn.Module):
+    """No activation: numbers of a row are mixed."""
+
+    def forward(self, x):
+        return x.softmax(-1)
+
+
+def turned(activation):
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 6), activation, Conv1D(8, 6), activation, Conv1D(7, 8), activation]
+    return nn.Sequential(*layers, nn.Linear(7, 3))
+
+
+@pytest.mark.parametrize(
+    ("activation", "keeps"),
+    [
+        (NewGELU(), {"neuron_permutation", "neuron_splitting"}),
+        (Hinge(), {"neuron_permutation", "neuron_splitting", "neuron_rescaling"}),
+        (Arc(), {"neuron_permutation", "neuron_splitting", "sign_flip"}),
+        (Softened(), set()),
+    ],
+)
+def test_transposed_layers_and_activations_of_ones_own(activation, keeps):
+    net, x = turned(activation), torch.randn(20, 5)
+    subject = Subject(net, x, torch.arange(20) % 3)
+    for name in ("neuron_permutation", "neuron_splitting", "neuron_rescaling", "sign_flip"):
+        change = transformations.create(name)
+        if name not in keeps:
+            with pytest.raises(TransformationRefused):
+                transformed(subject, change, seed=1)
+            continue
+        with noting() as left, running_on(subject.run_few):
+            after = change.apply(net.double(), seed=1)  # three hidden layers, none left alone
+        net.float()
+        assert set(left) == {"6"}
+        assert torch.allclose(after(x.double()), net.double()(x.double()), rtol=1e-12)
+        net.float()
+        assert all(
+            a.weight.shape != b.weight.shape or not torch.equal(a.weight, b.weight.double())
+            for a, b in zip(after[::2], net[::2], strict=True)
+        )
+
+
 def test_a_network_that_does_not_run_says_so():
     with pytest.raises(TransformationRefused, match=r"see its structure.*images"):
         recorded(Checked(), lambda m: m(torch.zeros(2, 3)))
