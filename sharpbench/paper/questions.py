@@ -16,6 +16,7 @@ from sharpbench.analysis.measures import (
     Column,
     Correlation,
     Difference,
+    GridRank,
     Mean,
     Slope,
 )
@@ -29,6 +30,7 @@ from sharpbench.paper.claims import (
     NOISE,
     NOISY,
     OF_LABELS,
+    ON_GRID,
     ON_MNIST,
     RECOMMENDED,
     SAM,
@@ -40,6 +42,7 @@ from sharpbench.paper.claims import (
     up_to,
 )
 from sharpbench.paper.evidence import (
+    GRID,
     GROUND,
     JACOBIAN,
     QUESTIONED,
@@ -167,6 +170,8 @@ QUESTIONS: tuple[Claim, ...] = (
     *_of_the_initialization(),
     Claim("Two Moons", "λ and the test error within noise levels (pooled: see §5.2 above)",
           unit="error per unit of λ", measure=Slope(EVERY_NOISE, LAMBDA, TEST_ERROR, within=NOISE)),
+    Claim("Grid of hyperparameters (digits)", "Ψ of λ less that of the hyperparameters alone",
+          unit="Ψ", measure=GridRank(GRID, ON_GRID, beyond=True)),
     Claim("MNIST", "λ and the test error within noise levels (pooled: r of §5.3 above)",
           unit="Pearson's r", measure=Correlation(OF_LABELS, pearson, (ON_MNIST, TEST_ERROR), within=NOISE)),
     Claim("Two Moons − MNIST", "The “task scale” of λ with unit directions, as the paper has it",

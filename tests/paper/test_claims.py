@@ -208,14 +208,14 @@ def test_times_taken_beside_other_work_enter_no_ratio(shared):
     [(1, ["reproduced"] * 2), (-1, ["contradicted"] * 2)],
     ids=["with", "against"],
 )
-def test_a_grid_is_judged_by_networks_that_differ_in_one_setting(way, verdicts):
+def test_a_grid_is_judged_by_networks_that_differ_in_one_setting(way, verdict):
     """λ and error rise together from network to network, by what no setting tells."""
     frame = made_up("generalization_quick").copy()
     error = frame["name"] == "test_error"
     frame["value"] = frame["value"].mask(error, way * frame["value"])
-    claims = [c for c in CLAIMS if c.measure and c.measure.suites == GRID.suites]
-    table = claims_table({"generalization_quick": frame}, claims)
-    assert table["verdict"].tolist() == verdicts
+    both = [c for c in (*CLAIMS, *QUESTIONS) if c.measure and c.measure.suites == GRID.suites]
+    table = claims_table({"generalization_quick": frame}, both)
+    assert table["verdict"].tolist() == [verdict, ""]
     rank, beyond = table["estimate"]
     assert 0.9 < way * rank.value < 1  # noise of 3% of λ's spread turns a few pairs around
     assert rank.n == beyond.n == 240
