@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -33,6 +34,9 @@ __all__ = [
     "stratum",
     "with_errors",
 ]
+
+# Each column of our frames stands by itself on purpose (`rows_of`), of which pandas warns whoever adds one.
+warnings.filterwarnings("ignore", "DataFrame is highly fragmented", module=r"sharpbench\.")
 
 T = TypeVar("T")
 
