@@ -38,6 +38,7 @@ def go(folder: Path) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
         subprocess.run(command, cwd=folder, env=environment, check=True)
         name = " ".join(command).replace(str(ROOT), ".").replace(f"{binaries}/", "")
         took[name] = time.monotonic() - start, _processor_seconds() - before
+        _tell(name, *took[name])
 
     step(sys.executable, "-m", "venv", "venv")
     step("pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "-e", str(ROOT))
@@ -53,12 +54,15 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _tell(name: str, passed: float, used: float) -> None:
+    print(f"{passed / 60:6.1f} min, {used / 60:5.1f} of processors  {name}", flush=True)
+
+
 def _main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         row, took = go(Path(folder))
-    took["all"] = tuple(map(sum, zip(*took.values(), strict=True)))
-    for name, (passed, used) in took.items():
-        print(f"{passed / 60:6.1f} min, {used / 60:5.1f} of processors  {name}")
+    passed, used = map(sum, zip(*took.values(), strict=True))
+    _tell("all", passed, used)
     print({question: cell["word"] for question, cell in row["cells"].items()})
 
 
