@@ -105,6 +105,21 @@ def test_residuals_decay_by_mode_as_the_kernels_eigenvalues_say():
     assert float(end[3]) == pytest.approx(-16, abs=0.2)
 
 
+def test_the_curvature_rate_does_not_order_what_is_learned_first():
+    """cos 3φ, of λ = log 3, is never learned, and cos 4φ, of λ = log 4, is: spectral bias is the kernel's."""
+    problem = problems.create("ntk_circle", {"width": 4, "points": 64})
+    kernel = problem.kernel_of_infinite_width(problem.subject(seed=0)) / 64
+    rates = torch.fft.rfft(kernel[0]).real
+    assert float(rates[3]) == pytest.approx(0, abs=1e-3)
+    assert float(rates[4]) > 5 * abs(float(rates[3]))
+    found = []
+    for wave in (3.0, 4.0):
+        truth = problems.create("sine", {"scale": wave, "points": 32, "half_width": 1.0})
+        metric = metrics.create("curvature_rate", {"target": 0, "samples": "all"})
+        found.append(metric.known(truth, truth.subject(seed=0)).limit)
+    assert found == pytest.approx([math.log(3), math.log(4)])
+
+
 def test_the_residuals_norm_in_the_kernel_is_the_gradients_length():
     problem = problems.create("ntk_circle", {"width": 50})
     subject = problem.subject(seed=0)
