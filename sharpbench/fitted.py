@@ -224,10 +224,11 @@ class _Fit:
             if target.ndim == 0 or size == 0:
                 raise InputError(f"batch {number} has no sample: {described(self.found[number])}")
         every = Batches(self.found, self.device, whole=False, sizes=sizes)
-        raw = self._first_outputs(every)
+        shown = next((i for i, t in enumerate(self.targets) if bool((t != -100).any())), 0)
+        raw = self._outputs_of(every, shown)
         outputs = tensor_of(raw, first=True)
         self._say_which(raw, outputs)
-        first = self.targets[0]
+        first = self.targets[shown]
         if outputs.ndim == 0 or len(outputs) != len(first):
             raise InputError(
                 f"the network returned the shape {tuple(outputs.shape)} for a batch of {len(first)} targets: "
@@ -384,9 +385,9 @@ class _Fit:
             "its own, or loss=torch.nn.… for another"
         )
 
-    def _first_outputs(self, every: Batches) -> Any:
-        size = self.sizes[0] or 1
-        numbers = torch.arange(size, device=self.device)
+    def _outputs_of(self, every: Batches, batch_number: int) -> Any:
+        before = sum(size or 0 for size in self.sizes[:batch_number])
+        numbers = before + torch.arange(self.sizes[batch_number] or 1, device=self.device)
         (_, batch), *_ = every.take(numbers, _dtype(self.copy))
         try:
             with quiet(self.device), torch.no_grad():

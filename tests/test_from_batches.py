@@ -186,6 +186,39 @@ def test_objects_and_words_are_carried_along():
     assert {name for one in seen for name in one} == set("abcdefgh")
 
 
+@pytest.mark.parametrize("normaliser", ["tokens", "samples"])
+def test_a_batch_without_any_target_counts_nothing_wherever_it_stands(normaliser):
+    class Labels(nn.Module):
+        """As Hugging Face's: its own loss of a batch without targets is NaN."""
+
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 3), nn.Linear(3, 4)
+
+        def forward(self, input_ids, labels=None):
+            logits = self.head(torch.tanh(self.embedding(input_ids)))
+            return {"loss": F.cross_entropy(logits.mT, labels), "logits": logits}
+
+    model = seeded(Labels)
+    x, y = ids(9, 5), ids(9, 5) % 4
+    y[:3] = -100
+    y[5, 2:] = -100
+    hessian = dense(
+        model,
+        lambda call: (
+            F.cross_entropy(
+                call(x, y)["logits"].mT, y, reduction="mean" if normaliser == "tokens" else "sum"
+            )
+            / (1 if normaliser == "tokens" else 9)
+        ),
+    )
+    for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
+        batches = [
+            {"input_ids": x[3 * i : 3 * i + 3], "labels": y[3 * i : 3 * i + 3]} for i in order
+        ]
+        check(Subject.from_batches(model, batches, normaliser=normaliser), hessian, metrics=())
+
+
 def test_the_last_layer_of_batches_of_different_lengths_is_found():
     class Pooled(nn.Module):
         def __init__(self):
