@@ -174,9 +174,9 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     ``n`` subjects (several draws of one are averaged), ``median_change`` and ``largest_change``
     (relative), ``moved_share`` of the networks that move by themselves, ``low`` and ``high`` (the 95%
     interval of the mean signed change over networks, from the expected value where there is one),
-    ``bound`` (with 95% confidence 95% of networks change by no more), ``lowest_ratio`` and
-    ``highest_ratio`` (the extremes of after/before over every draw and subject), ``function_change`` (the
-    largest, of the logits), ``theory`` and the ``verdict``:
+    ``bound`` (with 95% confidence 95% of networks change by no more), ``median_ratio``, ``lowest_ratio`` and
+    ``highest_ratio`` (the median and the extremes of after/before over every draw and subject),
+    ``function_change`` (the largest, of the logits), ``theory`` and the ``verdict``:
 
     - ``invariant``: ``bound`` and every change found are within the tolerance;
     - ``equivariant``: the same for the difference from the amount that theory predicts;
@@ -224,6 +224,7 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
                 "low": low,
                 "high": high,
                 "bound": bound,
+                "median_ratio": float(ratios.median()),
                 "lowest_ratio": float(ratios.min()),
                 "highest_ratio": float(ratios.max()),
                 "function_change": float(found["function_change"].max()),

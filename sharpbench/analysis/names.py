@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +11,14 @@ import pandas as pd
 
 from sharpbench.analysis.numbers import number
 
-__all__ = ["names_but_for", "short_names", "titles_of", "with_short_names"]
+__all__ = [
+    "change_in_words",
+    "names_but_for",
+    "short_names",
+    "symbol",
+    "titles_of",
+    "with_short_names",
+]
 
 
 def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,6 +83,24 @@ def names_but_for(
     return labels.map(short_names(found))
 
 
+def change_in_words(label: str) -> str:
+    """A transformation as it is read: of ``layer_rescaling(alpha=100)`` it is ``layer rescaling (α 100)``."""
+    name, _, settings = label.partition("(")
+    told = name.replace("_", " ")
+    if not settings:
+        return told
+    inner = re.sub(r"(\w+)=", lambda m: f"{symbol(m[1])} ", settings.removesuffix(")"))
+    return f"{told} ({inner.replace('_', ' ')})"
+
+
+def symbol(parameter: str) -> str:
+    """A parameter by its Greek letter where it is named after one."""
+    try:
+        return unicodedata.lookup(f"GREEK SMALL LETTER {parameter}")
+    except KeyError:
+        return parameter.replace("_", " ")
+
+
 _MANY = 5
 """From so many variants of one thing on, a name tells only what differs from most of them."""
 
@@ -107,6 +134,8 @@ def _usual(value: Any, others: list[Any]) -> bool:
 
 
 def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, dict):
         return ", ".join(f"{k} {_spell(v)}" for k, v in value.items())
     if isinstance(value, float):

@@ -44,8 +44,14 @@ def count(value: int) -> str:
 
 
 def prose(text: str) -> str:
-    """A text with the numbers in it as they are written here: a minus sign before a digit, ∞."""
+    """A text with the numbers in it as they are written here: a minus sign before a digit, ∞, 10⁻⁶."""
+    text = re.sub(r"(?<![\w.])(\d[\d.]*)e([+-]?\d+)\b", _raised, text)
     return re.sub(r"(?<![\w.)\]])-(?=[\d.∞])", _MINUS, re.sub(r"\binf\b", "∞", text))
+
+
+def _raised(found: re.Match[str]) -> str:
+    told = power(int(found[2]))
+    return told.removeprefix("×") if found[1] == "1" else found[1] + told
 
 
 def minus(text: str) -> str:

@@ -20,6 +20,7 @@ from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.invariance import changes, invariance_matrix
+from sharpbench.analysis.names import change_in_words
 from sharpbench.analysis.numbers import fixed
 from sharpbench.analysis.prediction import TARGETS, associations
 from sharpbench.analysis.problems import checked, solved
@@ -349,7 +350,7 @@ def _invariant(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[
         # Of equal verdicts the change that moves it furthest speaks for all.
         worst = own[place == place.min()].sort_values("median_change", ascending=False).iloc[0]
         stays = int(own["verdict"].isin(["equivariant", "invariant"]).sum())
-        name = str(worst["transformation"]).replace("_", " ")
+        name = change_in_words(str(worst["transformation"]))
         if worst["verdict"] in {"equivariant", "invariant"}:
             low, high = float(own["lowest_ratio"].min()), float(own["highest_ratio"].max())
             told, word = "after/before", "invariant"
@@ -357,11 +358,7 @@ def _invariant(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[
             low, high = worst["lowest_ratio"], worst["highest_ratio"]
             told, word = name, "can't tell" if worst["verdict"] == "unclear" else worst["verdict"]
         broken = own.loc[own["disagrees"] == "promise broken", "transformation"]
-        more = (
-            (f"promised not to: {_some(t.replace('_', ' ') for t in broken)}",)
-            if len(broken)
-            else ()
-        )
+        more = (f"promised not to: {_some(map(change_in_words, broken))}",) if len(broken) else ()
         found[key] = Cell(
             word, stays / len(own), low, high, "transformations", len(own), "changes", stays,
             (told, *more), "invariant", networks=int(worst["n"]),

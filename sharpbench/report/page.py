@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from sharpbench.analysis.failures import outcomes
+from sharpbench.analysis.names import change_in_words
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError, first_line
@@ -197,6 +198,7 @@ def environment() -> jinja2.Environment:
     made.filters.update({name: getattr(told, name) for name in told.__all__})
     made.filters["cell"] = _cell
     made.filters["data"] = _data
+    made.filters["change"] = change_in_words
     made.globals["percent_interval"] = told.percent_interval
     return made
 

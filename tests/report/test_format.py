@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from sharpbench.analysis.names import change_in_words
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.measurement import ErrorComponent, Measurement
 from sharpbench.report.format import (
@@ -18,6 +19,8 @@ from sharpbench.report.format import (
     percent_interval,
     prose,
     seconds,
+    times,
+    work,
 )
 
 
@@ -186,7 +189,33 @@ def test_no_minus_stands_before_a_zero(value):
 
 def test_numbers_in_a_text_get_their_minus_signs():
     assert prose("Δλ = -0.39 ± 0.1, in [-1, -.5]") == "Δλ = −0.39 ± 0.1, in [−1, −.5]"
+    assert prose("in [-1e-06, 2.5e+3], by 1e-6; commit 5a3e97, 1e9f") == (
+        "in [−10⁻⁶, 2.5×10³], by 10⁻⁶; commit 5a3e97, 1e9f"
+    )
     assert prose("in [-inf, inf], information") == "in [−∞, ∞], information"
     assert prose("orders 1-4 and x-2, 2023-01-02, well-known -x") == (
         "orders 1-4 and x-2, 2023-01-02, well-known -x"
     )
+
+
+def test_a_change_is_told_as_after_over_before():
+    assert (times(3.93, 406.2), times(0.998, 1.002)) == ("×3.93 to ×406", "×0.998 to ×1")
+    assert (times(1.0, 1.0 + 1e-9), times(16.83), times(math.nan, 2.0)) == ("×1", "×16.8", "–")
+
+
+def test_work_that_was_not_counted_is_no_zero():
+    assert [work(v) for v in (0.0, None, math.nan, 1 / 3, 22.26)] == [
+        *["not counted"] * 3, "0.333", "22.3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("neuron_permutation", "neuron permutation"),
+        ("layer_rescaling(alpha=100)", "layer rescaling (α 100)"),
+        ("weight_noise(scale=0.1, of=all_layers)", "weight noise (scale 0.1, of all layers)"),
+    ],
+)
+def test_a_transformation_in_words(label, words):
+    assert change_in_words(label) == words

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from sharpbench.analysis.invariance import (
     ranking_survival,
     reachable,
 )
+from sharpbench.analysis.names import change_in_words, symbol
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MARKERS, MOST_DRAWN, colours_of, legend
 from sharpbench.report.format import count, number, percent, times
@@ -63,7 +63,7 @@ class Invariant(Section):
         ]
         found += [
             f"Theory and measurement disagree: {row.metric} under "
-            f"{row.transformation.replace('_', ' ')} ({row.disagrees}; n = {row.n})."
+            f"{change_in_words(row.transformation)} ({row.disagrees}; n = {row.n})."
             for row in matrix[matrix["disagrees"] != ""].itertuples()
         ]
         return found
@@ -133,7 +133,7 @@ def _sentence(name: str, every: pd.DataFrame) -> str:
 
 
 def _heading(transformation: str) -> str:
-    words = transformation.replace("_", " ")
+    words = change_in_words(transformation)
     return words[:1].upper() + words[1:]
 
 
@@ -175,8 +175,8 @@ def _gauge_figure(orbits: pd.DataFrame) -> Figure:
             color=colours[metric],
             markersize=5,
         )
-    symbol = _symbol(orbits["parameter"].iloc[0])
-    axis.set(yscale="log", xlabel=symbol, ylabel="after / before")
+    strength = symbol(str(orbits["parameter"].iloc[0]))
+    axis.set(yscale="log", xlabel=strength, ylabel="after / before")
     if (orbits["strength"] > 0).all():
         axis.set_xscale("log")
     handles = legend(colours, {})
@@ -231,7 +231,7 @@ def _invariance_figure(changes: pd.DataFrame) -> Figure:
                     linewidths=0,
                     rasterized=len(changes) > MOST_DRAWN,
                 )
-        axis.set_title(transformation.replace("_", " "))
+        axis.set_title(change_in_words(transformation))
         axis.set_xscale("log")
         axis.set_yticks(range(len(metrics)), metrics)
         axis.set_ylim(len(metrics) - 0.4, -0.6)
@@ -242,11 +242,3 @@ def _invariance_figure(changes: pd.DataFrame) -> Figure:
         ncols=2,
     )
     return figure
-
-
-def _symbol(parameter: str) -> str:
-    """A parameter in symbols: a Greek letter where it is named after one."""
-    try:
-        return unicodedata.lookup(f"GREEK SMALL LETTER {parameter}")
-    except KeyError:
-        return parameter.replace("_", " ")
