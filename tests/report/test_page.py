@@ -21,6 +21,7 @@ from sharpbench.report.page import write_page, write_report
 from sharpbench.report.sections import every_figure as section
 from sharpbench.report.site import write_index
 from sharpbench.results.store import ResultsStore
+from sharpbench.suite.spec import known_suites
 from tests.browser import WIDTHS, dom, framed, in_a_browser, violations, with_script
 from tests.conftest import MINI_SUITE
 from tests.suite.test_run import run
@@ -338,3 +339,14 @@ def test_a_suite_of_the_audit_shows_every_claim(tmp_path):
     (sine,) = (row for row in rows if "λ(sin x) = 0" in row)
     assert "✓ reproduced" in sine
     assert "(lambda_ground_truth)" in sine
+
+
+@pytest.mark.endurance
+@in_a_browser
+@pytest.mark.parametrize("suite", ["quick", "invariance", "generalization_quick", "reference"])
+def test_axe_finds_nothing_wrong_with_the_pages_of_shipped_suites(suite, tmp_path):
+    run(known_suites()[suite], tmp_path / "results", workers=2)
+    page = write_report(tmp_path / "results", suite, tmp_path / "reports" / suite)
+    assert page.stat().st_size < 3_000_000
+    for width in WIDTHS:
+        assert violations(page, tmp_path, width=width) == []
