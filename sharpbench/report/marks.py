@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.collections import Collection, LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
@@ -80,18 +81,19 @@ def marks(figure: Figure, series: Sequence[dict[str, str]]) -> list[dict[str, An
 
 
 def _panel(figure: Figure, axes: Axes, series: Sequence[dict[str, str]]) -> dict[str, Any] | None:
-    # A scale of colours has no marks, and a panel without any tick no values to be told.
+    # A scale of colours has no marks, a panel without any tick no values to be told, and of what is projected
+    # (three dimensions, maps) the numbers are not the data's.
     ticks = len(axes.get_xticks()) + len(axes.get_yticks())
-    if not axes.get_visible() or not ticks or axes.get_label() == "<colorbar>":
+    flat = axes.name in {"rectilinear", "polar"}
+    if not axes.get_visible() or not ticks or not flat or axes.get_label() == "<colorbar>":
         return None
     found = [row for artist in _drawn(axes) if (row := _row(figure, axes, artist, series))]
     if not found:
         return None
-    box = axes.get_position()
-    width, height = (72 * float(v) for v in figure.get_size_inches())
-    ends = (box.x0 * width, (1 - box.y1) * height, box.x1 * width, (1 - box.y0) * height)
+    ends = [72 * float(v) / figure.dpi for v in axes.bbox.extents]
+    height = 72 * figure.get_figheight()
     return {
-        "box": [round(v) for v in ends],
+        "box": [round(v) for v in (ends[0], height - ends[3], ends[2], height - ends[1])],
         "title": " ".join(axes.get_title().split()),
         "x": _called(figure, axes, "x"),
         "y": _called(figure, axes, "y"),
@@ -225,10 +227,15 @@ def _intervals(axes: Axes, artist: Artist) -> dict[str, Any]:
         ways = [way for way in "xy" if getattr(container, f"has_{way}err")]
         for way, bar in zip(ways, bars, strict=False):
             column = "xy".index(way)
-            ends = [np.sort(np.asarray(segment)[:, column]) for segment in bar.get_segments()]
+            ends = [_ends(np.asarray(segment), column) for segment in bar.get_segments()]
             if len(ends) == len(np.asarray(line.get_xdata())):
                 found[way] = np.array(ends)
     return found
+
+
+def _ends(segment: np.ndarray, column: int) -> np.ndarray:
+    """Where an error bar begins and ends; of one that is not drawn NaN."""
+    return np.sort(segment[:, column]) if segment.ndim == 2 and len(segment) else np.full(2, np.nan)
 
 
 def _texts(
@@ -260,9 +267,19 @@ def _told(axis: Axis, value: float) -> str:
         if len(ticks):
             nearest = int(np.abs(ticks - value).argmin())
             return " ".join(str(formatter(ticks[nearest], nearest)).split())
-    if isinstance(formatter, matplotlib.dates.ConciseDateFormatter):
-        return f"{matplotlib.dates.num2date(value):%Y-%m-%d}"
+    if isinstance(formatter, StrCategoryFormatter):
+        return str(formatter.format_ticks([round(value)])[0])
+    if isinstance(formatter, _OF_DAYS):
+        when = matplotlib.dates.num2date(value)
+        return f"{when:%Y-%m-%d}" if value == round(value) else f"{when:%Y-%m-%d %H:%M}"
     return number(value, 4)
+
+
+_OF_DAYS = (
+    matplotlib.dates.ConciseDateFormatter,
+    matplotlib.dates.AutoDateFormatter,
+    matplotlib.dates.DateFormatter,
+)
 
 
 def _filled(values: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import html
 import io
 import json
@@ -114,6 +115,36 @@ def test_what_has_no_values_to_be_read_tells_none():
         axis.scatter(X, Y)
         axis.set(xticks=[], yticks=[])
         assert "<metadata>" not in to_svg(figure, name="some", alt="A picture.")
+
+
+def test_days_and_categories_are_told_by_name_and_what_is_missing_not_at_all():
+    days = [datetime.datetime(2026, 11, day) for day in (1, 2, 3)]
+    with figure_style():
+        figure, (left, middle, right) = plt.subplots(1, 3)
+        left.plot(days, [1, 2, np.nan], "o")
+        middle.scatter(["one", "two"], [1.0, 2.0])
+        right.errorbar([1, 2], [1.0, 2.0], yerr=[0.5, np.nan], fmt="o")
+        dates, words, errors = told(to_svg(figure, name="some", alt="Marks."))["panels"]
+    assert dates["series"][0]["xs"] == ["2026-11-01", "2026-11-02"]
+    assert words["series"][0]["xs"] == ["one", "two"]
+    assert errors["series"][0]["ys"] == ["1.00 ± 0.50", "2"]
+
+
+def test_of_parts_of_a_figure_each_has_its_place_and_of_a_projection_nothing_is_told():
+    with figure_style():
+        figure = plt.figure(layout="none")
+        first, second = figure.subfigures(1, 2)
+        first.subplots().plot([1, 2], [3, 4], "o", label="first")
+        second.subplots().plot([1, 2], [3, 4], "s", label="second")
+        panels = told(to_svg(figure, name="some", alt="Marks."))["panels"]
+        assert panels[0]["box"][2] < panels[1]["box"][0]
+        for panel in panels:
+            left, top, right, bottom = panel["box"]
+            places = np.array(panel["series"][0]["places"]).reshape(-1, 2)
+            assert ((places > [left, top]) & (places < [right, bottom])).all()
+        figure = plt.figure()
+        figure.add_subplot(projection="3d").scatter([1, 2], [1, 2], [3, 4])
+        assert "<metadata>" not in to_svg(figure, name="some", alt="Marks in space.")
 
 
 def test_a_small_svg_looks_the_same_and_stands_beside_others():

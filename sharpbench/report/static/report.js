@@ -49,8 +49,10 @@
     return Number(plain) * 10 ** Number(power) * (UNITS[found[3]] ?? 1);
   }
 
-  const own = (cell) => cell.dataset.value ?? cell.textContent.trim();
+  // A row may have fewer cells than its table: one spans several columns.
+  const own = (cell) => cell?.dataset.value ?? cell?.textContent.trim() ?? "";
   function figure(cell) {
+    if (!cell) return NaN;
     if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? NaN : Number(cell.dataset.value);
     return parsed(cell.textContent);
   }
