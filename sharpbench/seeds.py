@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["STREAMS", "Seeds", "derive_seed", "numpy_generator", "torch_generator"]
+__all__ = [
+    "STREAMS",
+    "Seeds",
+    "derive_seed",
+    "generator_there",
+    "numpy_generator",
+    "torch_generator",
+]
 
 STREAMS = ("data", "initialization", "training")
 """What of a trained network is random, each with a seed of its own."""
@@ -67,6 +74,23 @@ def torch_generator(seed: int) -> torch.Generator:
     import torch  # not above: suite files speak of seeds, and are read in an instant
 
     return torch.Generator(device="cpu").manual_seed(seed)
+
+
+_MANY = 4_000_000
+
+
+def generator_there(
+    generator: torch.Generator, device: torch.device, numbers: int
+) -> torch.Generator:
+    """The generator itself, or one on a GPU, seeded by its next draw, for more than four million numbers:
+    drawn on the processor they take longer than a product with them. Keys tell the kinds of device apart.
+    """
+    import torch
+
+    if device.type != "cuda" or numbers <= _MANY:
+        return generator
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def numpy_generator(seed: int) -> np.random.Generator:

@@ -21,6 +21,7 @@ from sharpbench.curvature.krylov import (
 )
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed
+from sharpbench.seeds import generator_there
 
 __all__ = [
     "EigenResult",
@@ -480,7 +481,8 @@ class _Lanczos(KrylovSpace[float]):
         self.exhausted = False
         self._spectrum: tuple[Tensor, Tensor] | None = None
         self._left: list[Tensor] = []  # components of the products along ``against``
-        random = torch.randn(size, generator=generator, dtype=torch.float64)  # on the CPU
+        there = generator_there(generator, operator.device, size)
+        random = torch.randn(size, generator=there, dtype=torch.float64, device=there.device)
         start, square = self._start(random.to(operator.device), guess)
         super().__init__(operator, start, most)
         self.least_share = least_share(self.free, chance) / square

@@ -22,7 +22,7 @@ from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 from sharpbench.network import Precisions
-from sharpbench.seeds import torch_generator
+from sharpbench.seeds import generator_there, torch_generator
 from sharpbench.subject import Loss
 
 __all__ = [
@@ -39,9 +39,6 @@ __all__ = [
 Checks = dict[str, float | str]
 
 _FEW = 4
-
-_DRAWN_THERE = 1_000_000
-"""Directions of more numbers are drawn on the GPU: from the processor they take longer than the products."""
 
 
 @dataclass(frozen=True)
@@ -373,9 +370,8 @@ def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
 def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Tensor:
     """A random direction (P,) of each parameter's own size, zero in those ``skipped`` and in the row that an
     embedding has for padding, which takes no gradient and stays."""
-    generator = torch_generator(seed)
-    if sum(p.numel() for p in twin.parameters) > _DRAWN_THERE and twin.device.type == "cuda":
-        generator = torch.Generator(twin.device).manual_seed(seed)
+    numbers = sum(p.numel() for p in twin.parameters)
+    generator = generator_there(torch_generator(seed), twin.device, numbers)
     pieces, padding = [], _padding(twin)
     for i, parameter in enumerate(twin.parameters):
         p = coordinates(parameter.detach())

@@ -13,6 +13,7 @@ from scipy import special
 from torch import Tensor
 
 from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.seeds import generator_there
 
 __all__ = [
     "Distribution",
@@ -155,12 +156,13 @@ def _prober(
     """Blocks (P, K) of independent entries of variance 1, the same whatever the block's size."""
 
     def draw(count: int) -> Tensor:
-        columns = []
+        columns, size = [], operator.dimension
         for _ in range(count):
+            own = generator_there(generator, operator.device, size)
             if distribution == "gaussian":
-                column = torch.randn(operator.dimension, generator=generator, dtype=torch.float64)
+                column = torch.randn(size, generator=own, dtype=torch.float64, device=own.device)
             else:
-                signs = torch.randint(0, 2, (operator.dimension,), generator=generator)
+                signs = torch.randint(0, 2, (size,), generator=own, device=own.device)
                 column = 2.0 * signs.to(torch.float64) - 1
             columns.append(column)
         return torch.stack(columns, 1).to(operator.device)
