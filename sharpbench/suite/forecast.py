@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sharpbench.metrics.base import Metric
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.suite.plan import (
     AnySubject,
@@ -71,7 +72,7 @@ def _expected(
         along = [recorded.measurement(m.label, network) or 0.0 for m in plan.trajectory.metrics]
         seconds += epochs * (each or 0.0) + due * sum(along)
     for question in standing.left.questions:
-        one = recorded.measurement(question.metric.label, network)
+        one = recorded.measurement(recorded.label(question.metric), network)
         if one is None:
             unlike += 1
         else:
@@ -104,6 +105,7 @@ class _Recorded:
         self._times: dict[str, dict[Network, float]] = {}
         self._epochs: dict[Network, float] = {}
         self._ratios: dict[tuple[Network, Network], float | None] = {}
+        self._labels: dict[int, tuple[Metric, str]] = {}
         if frame is None:
             return
         of_problem = frame["problem_label"].notna()
@@ -119,6 +121,12 @@ class _Recorded:
         log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds")]
         keys = ["dataset", "model_label", "recipe", "device"]
         self._epochs = {k: float(v) for k, v in log.groupby(keys)["value"].median().items()}
+
+    def label(self, metric: Metric) -> str:
+        """Under which its measurements are recorded; one metric is asked of every subject of a plan."""
+        if id(metric) not in self._labels:
+            self._labels[id(metric)] = metric, metric.label
+        return self._labels[id(metric)][1]
 
     def epoch(self, subject: SubjectPlan) -> float | None:
         """Seconds of an epoch of such a training."""

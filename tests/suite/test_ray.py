@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
+import shutil
 import sys
 import threading
 import time
@@ -220,8 +220,13 @@ def test_an_address_without_a_cluster_is_told(monkeypatch, tmp_path):
         run(tmp_path, TRAINED, RayEngine())
 
 
+KILLS = 20
+
+
 @pytest.mark.endurance
 def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path):
+    """Of nodes, workers and the command itself, at times drawn over all of the work: each that is killed is
+    replaced, the cluster stays."""
     many = TRAINED.replace("seeds = [0, 1]", "seeds = 12")
     (tmp_path / "alone").mkdir()
     run(tmp_path / "alone", many, InlineEngine())
@@ -229,41 +234,57 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
     nodes = [add_node(cluster), add_node(cluster)]
     (tmp_path / "suite.toml").write_text(many)
     results = tmp_path / "results"
-    command = [
-        *(sys.executable, "-m", "sharpbench", "run", "suite.toml", "--engine", "ray"),
-        *("--results", str(results), "--no-report"),
-    ]
+    # A process of its own each time, forked from one that has imported what it needs.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ray", "sharpbench.cli.run", "sharpbench.suite.session"])
     choose = random.Random(0)
-    kills = {"node": 0, "worker": 0, "driver": 0}
-    last, code = 0, None
-    while sum(kills.values()) < 20 or code != 0:
-        driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        while driver.poll() is None:
+    kills, begun = {"node": 0, "worker": 0, "driver": 0}, time.monotonic()
+    last, code, finished = 0, None, 0
+    while sum(kills.values()) < KILLS or code != 0:
+        driver = context.Process(target=_drive, args=(tmp_path,))
+        driver.start()
+        due: float | None = None
+        while driver.is_alive():
             working = _workers(nodes)
-            if working and sum(kills.values()) < 20 and choose.random() < 0.4:
+            if working and due is None:
+                due = time.monotonic() + choose.uniform(0, 4)
+            if working and sum(kills.values()) < KILLS and due and time.monotonic() > due:
                 victim = choose.choice(sorted(kills))
                 if victim == "node":
-                    cluster.remove_node(nodes.pop(0), allow_graceful=False)
+                    cluster.remove_node(nodes.pop(choose.randrange(2)), allow_graceful=False)
                     nodes.append(add_node(cluster))
                 elif victim == "driver":
-                    driver.send_signal(signal.SIGKILL)
+                    driver.kill()
                 else:
                     choose.choice(working).kill()
                 kills[victim] += 1
-                print(kills, flush=True)
-            time.sleep(1)
-            done = len(figures(results)) if results.is_dir() else 0
-            assert done >= last  # nothing that was recorded is ever gone
-            last = done
-        code = driver.wait()
-        if sum(kills.values()) < 20 and code == 0:
-            for path in results.glob("*/subject.json"):  # more work, to be killed at
-                for file in path.parent.iterdir():
-                    file.unlink()
-                path.parent.rmdir()
-            last = 0
-    assert figures(results) == expected
-    assert lines(results) == len(expected)
+                due = None
+                done = len(figures(results))
+                assert done >= last  # nothing that was recorded is ever gone
+                last = done
+                print(f"{time.monotonic() - begun:.0f} s {kills}, {done} recorded", flush=True)
+            driver.join(timeout=0.2)
+        code = driver.exitcode
+        if code == 0:  # after whatever was killed meanwhile
+            finished += 1
+            assert figures(results) == expected
+            assert lines(results) == len(expected)
+            if sum(kills.values()) < KILLS:  # more work, to be killed at
+                shutil.rmtree(results)
+                last = 0
+    print(f"{kills}: {finished} times all of {len(expected)} figures, none twice", flush=True)
+
+
+def _drive(folder: Path) -> None:
+    """What the shell does: the command, in a process of its own."""
+    from sharpbench.cli import main
+
+    os.chdir(folder)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    sys.argv = ["sharpbench", "run", "suite.toml", "--engine", "ray", "--no-report"]
+    main()
 
 
 def _workers(nodes) -> list[psutil.Process]:
