@@ -247,7 +247,7 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
         while driver.is_alive():
             working = _workers(nodes)
             if working and due is None:
-                due = time.monotonic() + choose.uniform(0, 4)
+                due = time.monotonic() + choose.uniform(0, 12)
             if working and sum(kills.values()) < KILLS and due and time.monotonic() > due:
                 victim = choose.choice(sorted(kills))
                 if victim == "node":
