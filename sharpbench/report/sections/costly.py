@@ -65,9 +65,10 @@ class Costly(Section):
 
 def _cost_figure(table: pd.DataFrame) -> Figure:
     """Wall time and peak memory against work, a point a metric and kind of network."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 4.2))
     colours = colours_of(table["metric"])
     shapes = dict(zip(dict.fromkeys(table["subject"]), MARKERS, strict=False))
+    lines = (len(colours) + len(shapes) + 1) // 2  # of the legend: the panels keep their room
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, max(4.2, 3.2 + 0.21 * lines)))
     for axis, column, scale, label in (
         (axes[0], "seconds", 1.0, "wall time (s)"),
         (axes[1], "peak_bytes", 2.0**-20, "peak memory above the baseline (MiB)"),
