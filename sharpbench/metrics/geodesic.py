@@ -26,9 +26,8 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.sam import errors_of_batches
-from sharpbench.metrics.surface import Pieces, Surface, complex_parameters
+from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, random_batches
 from sharpbench.network import as_written, private_copy
-from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
 __all__ = [
@@ -107,17 +106,13 @@ class GeodesicSharpness(Metric):
         if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
         geometry = _Geometry(model, dtype, GEOMETRIES[self.geometry])
-        size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
-        generator = torch_generator(derive_seed(seed, "batches"))
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-        rises = []
-        for batch in order.split(size)[: len(inputs) // size]:
-            x, y = inputs[batch], targets[batch]
-            surface = Surface(model, lambda: subject.losses(model(x), y), None, size, work)  # noqa: B023
+        rises, taken = [], 0
+        for x, y in random_batches(inputs, targets, self.m, seed=seed):
+            taken += len(x)
+            surface = Surface(model, lambda: subject.losses(model(x), y), None, len(x), work)  # noqa: B023
             with repeatedly_differentiable(), as_written():
                 base, gradient = surface.slope([torch.zeros_like(p) for p in surface.parameters])
                 rises.append(surface.height(self._step(geometry, gradient)) - base)
-        taken = len(rises) * size
         left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))
         return Measurement(
             value=statistics.fmean(rises),

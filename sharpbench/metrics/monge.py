@@ -21,8 +21,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.sam import errors_of_batches
-from sharpbench.metrics.surface import Surface, complex_parameters, length_of
-from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.metrics.surface import Surface, complex_parameters, length_of, random_batches
 from sharpbench.subject import Subject
 
 __all__ = ["MongeSharpness"]
@@ -70,13 +69,10 @@ class MongeSharpness(Metric):
         model = subject.working_model(dtype)
         if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
-        size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
-        generator = torch_generator(derive_seed(seed, "batches"))
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-        rises = []
-        for batch in order.split(size)[: len(inputs) // size]:
-            x, y = inputs[batch], targets[batch]
-            surface = Surface(model, lambda: subject.losses(model(x), y), None, size, work)  # noqa: B023
+        rises, taken = [], 0
+        for x, y in random_batches(inputs, targets, self.m, seed=seed):
+            taken += len(x)
+            surface = Surface(model, lambda: subject.losses(model(x), y), None, len(x), work)  # noqa: B023
             base, gradient = surface.slope([torch.zeros_like(p) for p in surface.parameters])
             length = length_of(gradient)
             if not 0 < length < math.inf:
@@ -85,7 +81,6 @@ class MongeSharpness(Metric):
                 )
             step = self.rho / (length * math.hypot(1.0, length))
             rises.append(surface.height([step * g for g in gradient]) - base)
-        taken = len(rises) * size
         left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))
         return Measurement(
             value=statistics.fmean(rises),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,13 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, length_of
+from sharpbench.metrics.surface import (
+    Pieces,
+    Surface,
+    complex_parameters,
+    length_of,
+    random_batches,
+)
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -132,26 +139,23 @@ class SamSharpness(Metric):
         model = subject.working_model(dtype)
         if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
-        size = len(inputs) if self.m == "all" else min(self.m, len(inputs))
-        order = torch.randperm(
-            len(inputs), generator=torch_generator(derive_seed(seed, "batches"))
-        ).to(inputs.device)
         generator = torch_generator(derive_seed(seed, "perturbations"))
         work = Work()
         scale = self._scale(model)
         rises: list[_Rise] = []
-        for batch in order.split(size)[: len(inputs) // size]:
-            x, y = inputs[batch], targets[batch]
-            surface = Surface(model, lambda: self._losses(subject, model, x, y), scale, size, work)  # noqa: B023
+        taken = 0
+        for x, y in random_batches(inputs, targets, self.m, seed=seed):
+            taken += len(x)
+            losses = partial(self._losses, subject, model, x, y)
+            surface = Surface(model, losses, scale, len(x), work)
             rises.append(
                 self._average_rise(surface, generator)
                 if self.case == "average"
                 else self._worst_rise(surface)
             )
-        taken = len(rises) * size
         details: dict[str, Any] = {
             "batches": len(rises),
-            "batch_size": size,
+            "batch_size": taken // len(rises),
             "samples_left_out": len(inputs) - taken,
         }
         left_out = max(0.0, 1 - taken / len(subject.data(self.split)[0]))

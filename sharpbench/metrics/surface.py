@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
+from sharpbench.metrics.base import Count
+from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
-__all__ = ["Pieces", "Surface", "complex_parameters", "length_of", "summed_gradient"]
+__all__ = [
+    "Pieces",
+    "Surface",
+    "complex_parameters",
+    "length_of",
+    "random_batches",
+    "summed_gradient",
+]
 
 Pieces = list[Tensor]
 """One tensor a trainable parameter, of its shape."""
@@ -67,6 +76,17 @@ class Surface:
                     continue
                 step = epsilon[i] if self.scale is None else self.scale[i] * epsilon[i]
                 parameter.copy_(original + step)
+
+
+def random_batches(
+    inputs: Tensor, targets: Tensor, m: Count, *, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets in batches of ``m`` samples each, drawn by ``seed``; what is left is dropped."""
+    size = len(inputs) if m == "all" else min(m, len(inputs))
+    generator = torch_generator(derive_seed(seed, "batches"))
+    order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+    for batch in order.split(size)[: len(inputs) // size]:
+        yield inputs[batch], targets[batch]
 
 
 def complex_parameters(subject: Subject) -> str | None:
