@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -29,6 +30,9 @@ _POLL = 0.2
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """How a file system says that it has no hard links."""
+
+
+_DRAFT = re.compile(r"\.[0-9a-f]{32}")
 
 
 class ClaimLost(InputError):
@@ -78,6 +82,7 @@ class Claim:
                 self._remove(found)
                 continue
             time.sleep(_POLL)
+        self._sweep()
         threading.Thread(target=self._renew, daemon=True).start()
 
     def release(self) -> None:
@@ -106,6 +111,14 @@ class Claim:
         finally:
             draft.unlink(missing_ok=True)
         return True
+
+    def _sweep(self) -> None:
+        """Remove the drafts that killed processes left beside it; who waits makes one for an instant."""
+        with suppress(OSError):
+            before = self.path.stat().st_mtime - self.lease
+            for path in sorted(self.path.parent.glob(f"{self.path.name}.*")):
+                if _DRAFT.fullmatch(path.suffix) and path.lstat().st_mtime < before:
+                    path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._released.wait(self.lease / 4):

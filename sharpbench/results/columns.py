@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class Content:
 
     facts: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
+    also: Mapping[str, Any] = field(default_factory=dict)
+    """What else it was made from, JSON-able and by name: `Columns` asks whether that is so still."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class _Entry:
     start: int
     rows: int
     facts: str
+    also: str
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,12 @@ class Columns:
 
     Parameters
     ----------
-    files: the names of the files in each folder that its content is read from, and of nothing else.
+    files: the names of the files in each folder that its content is read from.
     sorts: the columns with what each holds.
     read: the content of a folder, by its name, from its files.
     version: of what ``read`` does; a copy made by another one is made anew, as is one that was laid out in
         another way.
+    also: what is said now of something that a content was `Content.also` made from, by its name.
     """
 
     def __init__(
@@ -151,8 +155,10 @@ class Columns:
         read: Callable[[str], Content],
         *,
         version: str,
+        also: Callable[[str], Any] = lambda name: None,
     ) -> None:
         self._root, self._files, self._read = root, tuple(files), read
+        self._also = also
         self._sorts = dict(sorts)
         self._folder = root / ".columns"
         self._schema = pa.schema(
@@ -232,8 +238,8 @@ class Columns:
         Every byte and every line is read; nothing is written.
         """
         index = self._index()
-        stamps = {name: self._stamp(name) for name in names if name in index}
-        believed = [index[name] for name, stamp in stamps.items() if index[name].stamp == stamp]
+        entries = [index[name] for name in names if name in index]
+        believed = [entry for entry in entries if self._is_current(entry)]
         opened: dict[str, pa.Table] = {}
         found = []
         for entry in sorted(believed, key=lambda entry: (entry.part, entry.start)):
@@ -246,7 +252,7 @@ class Columns:
             said = _as_table([entry.name] * len(rows), rows, self._sorts, self._schema)
             same = (
                 entry.digest == self._digest(entry.name)
-                and entry.facts == _text(content.facts)
+                and (entry.facts, entry.also) == (_text(content.facts), _text(content.also))
                 and _equal(copy, said)
             )
             if not same and self._stamp(entry.name) == entry.stamp:  # else somebody writes to it
@@ -347,7 +353,9 @@ class Columns:
     ) -> list[_Entry]:
         """The entry of each folder, of those that are not current from their lines."""
         absent = {n for n in names if not os.path.lexists(os.path.join(self._root, n))}
-        nothing = {n: _Entry(n, "", True, "", "", 0, 0, _text(self._read(n).facts)) for n in absent}
+        nothing = {
+            n: _Entry(n, "", True, "", "", 0, 0, _text(self._read(n).facts), "{}") for n in absent
+        }
         present = [name for name in names if name not in absent]
         lost = set(distrusted)
         digests: dict[tuple[str, str], str] = {}
@@ -357,7 +365,7 @@ class Columns:
             stale, doubtful = [], []
             for name in present:
                 entry = index.get(name)
-                if entry is None or entry.part in lost or entry.stamp != self._stamp(name):
+                if entry is None or entry.part in lost or not self._is_current(entry):
                     stale.append(name)
                 elif fresh or not entry.settled:
                     doubtful.append(entry)
@@ -440,20 +448,19 @@ class Columns:
         rows: list[Mapping[str, Any]] = []
         folders: list[str] = []
         entries: list[_Entry] = []
-        for place, name in enumerate(names):
+        for number, name in enumerate(names, start=1):
             now, stamp = time.time_ns(), self._stamp(name)
             digest = self._digest(name)
             content = self._read(name)
             if self._stamp(name) != stamp:
                 stamp = "changing"  # a writer is at it: the next reader looks again
-            facts = _text(content.facts)
             settled = self._has_settled(stamp, now)
-            entries.append(
-                _Entry(name, stamp, settled, digest, "", len(rows), len(content.rows), facts)
-            )
+            place = len(rows), len(content.rows)
+            said = _text(content.facts), _text(content.also)
+            entries.append(_Entry(name, stamp, settled, digest, "", *place, *said))
             rows += content.rows
             folders += [name] * len(content.rows)
-            if len(rows) >= _ROWS or place == len(names) - 1:
+            if len(rows) >= _ROWS or number == len(names):
                 yield _as_table(folders, rows, self._sorts, self._schema), entries
                 rows, folders, entries = [], [], []
 
@@ -492,6 +499,14 @@ class Columns:
             except OSError as error:  # gone, a link that leads nowhere, a circle of them
                 told.append([error.errno or 0, os.path.lexists(self._root / name / file)])
         return json.dumps(told)
+
+    def _is_current(self, entry: _Entry) -> bool:
+        """Whether its folder's files, and what else it was made from, are in the state that they had."""
+        if entry.stamp != self._stamp(entry.name):
+            return False
+        if entry.also == "{}":
+            return True
+        return all(self._also(name) == said for name, said in json.loads(entry.also).items())
 
     @staticmethod
     def _has_settled(stamp: str, now: int) -> bool:

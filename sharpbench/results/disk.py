@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator
@@ -12,7 +14,17 @@ from pathlib import Path
 
 from sharpbench.results.checksum import Damaged
 
-__all__ = ["clear", "fault_of", "named_in_errors", "read_file", "set_aside", "write_atomically"]
+__all__ = [
+    "clear",
+    "fault_of",
+    "named_in_errors",
+    "read_file",
+    "set_aside",
+    "sweep_partials",
+    "write_atomically",
+]
+
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 _SPOILT = {
     errno.EACCES: "may not be read",
@@ -60,7 +72,7 @@ def fault_of(path: Path) -> str | None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is on the disk, whole, when this returns; what stood there stays until then."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # others may write it, too
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # `sweep_partials` knows it
     try:
         with named_in_errors(path), partial.open("wb") as file:
             file.write(content)
@@ -70,6 +82,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sweep_partials(folder: Path, *, before: float = math.inf) -> None:
+    """Remove from ``folder`` what a killed `write_atomically` left there: nothing names it, and it grows.
+
+    ``before``: only what was last written to earlier than that, in seconds of the file system's clock, where
+    somebody else may be writing. What can't be removed stays.
+    """
+    with suppress(OSError):
+        for path in sorted(folder.glob("*.partial")):
+            with suppress(OSError):
+                if _PARTIAL.fullmatch(path.name) and path.lstat().st_mtime < before:
+                    path.unlink()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ way and never deletes it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -33,6 +34,7 @@ from sharpbench.results.disk import (
     named_in_errors,
     read_file,
     set_aside,
+    sweep_partials,
     write_atomically,
 )
 from sharpbench.results.frame import (
@@ -76,6 +78,8 @@ __all__ = [
 _WEIGHTS = "weights.safetensors"
 _DAMAGED = "damaged"
 _DOCUMENTS = ("suites", "runs", "rules")
+_FORGOTTEN = 3600.0
+"""Seconds after which nobody is still writing a document."""
 
 
 class ResultsBusy(InputError):
@@ -213,6 +217,7 @@ class SubjectFolder:
             self._told.append(f"{self._place('.lock')}: it is no file; it was moved to {strange}")
         # The lock is for this machine, and ends with the process; the claim for those that share the folder.
         with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
+            sweep_partials(self.path)
             try:
                 yield
             finally:
@@ -377,11 +382,23 @@ class ResultsStore:
     def columns(self) -> Columns:
         """The records as columns; see `sharpbench.results.columns` for what of it is believed."""
         return Columns(
-            self.root, (DESCRIPTION, LINES), SORTS, self._content, version=reader_version()
+            self.root,
+            (DESCRIPTION, LINES),
+            SORTS,
+            self._content,
+            version=reader_version(),
+            also=self._threads,
         )
 
     def _content(self, name: str) -> Content:
-        return content_of(read_stored(self.root / name, self._threads))
+        asked: dict[str, int | None] = {}
+
+        def threads(run: str) -> int | None:
+            asked[run] = self._threads(run)
+            return asked[run]
+
+        content = content_of(read_stored(self.root / name, threads))
+        return dataclasses.replace(content, also=asked)
 
     def asked(self, suite: str | None) -> tuple[list[str], set[str] | None]:
         """The names of the folders of a suite and the keys of its questions; None: all there are."""
@@ -488,6 +505,8 @@ class ResultsStore:
         try:
             with named_in_errors(holder):
                 holder.write_text(f"process {os.getpid()} on {platform.node()}", "utf-8")
+            for kind in _DOCUMENTS:  # other machines write some of them, too
+                sweep_partials(self.root / kind, before=holder.stat().st_mtime - _FORGOTTEN)
             self._held = _identity(path)
             yield
         finally:

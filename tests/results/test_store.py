@@ -1,6 +1,8 @@
 """The results folder: what a crash leaves is mended, and nothing else is read as a record."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -214,3 +216,32 @@ def test_a_file_that_several_write_at_once_is_always_one_of_theirs(tmp_path):
         list(pool.map(write, whole))
     assert seen <= whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path):
+    """Of a subject by who holds it, of documents, which other machines write too, after an hour."""
+    root, folder = tmp_path / "results", tmp_path / "results" / "subject"
+    code = (
+        "import os, pathlib, signal, sys; from sharpbench.results import disk\n"
+        "disk.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "disk.write_atomically(pathlib.Path(sys.argv[1]), b'half')"
+    )
+    left = {}
+    for path in (folder / "subject.json", root / "runs" / "one.json", root / "runs" / "two.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+        assert ended.returncode == -9
+        (left[path.name],) = path.parent.glob(f"{path.name}.*.partial")
+    long_ago = left["one.json"].stat().st_mtime - 3700
+    os.utime(left["one.json"], (long_ago, long_ago))
+    draft, waiting = (folder / f".claim.{sign * 32}" for sign in "ab")
+    own = [folder / "notes.partial", root / "runs" / "mine.json.partial", folder / ".claim.txt"]
+    for path in (draft, waiting, *own):
+        path.write_text("mine")
+    for path in (draft, *own):
+        os.utime(path, (long_ago, long_ago))
+    store = ResultsStore(root)
+    with store.locked(wait=False, say=print), store.subject("subject").writing():
+        there = {path for path in root.rglob("*") if path.is_file()}
+    assert not there & {left["subject.json"], left["one.json"], draft}
+    assert there >= {left["two.json"], waiting, *own}

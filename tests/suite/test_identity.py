@@ -13,7 +13,8 @@ import torch
 
 from sharpbench.datasets import datasets
 from sharpbench.datasets.base import Dataset
-from sharpbench.results.store import ResultsStore
+from sharpbench.errors import InputError, LeftOutWarning
+from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.subject import Splits
 from sharpbench.suite.engines import InlineEngine
 from sharpbench.suite.plan import make_plan
@@ -131,8 +132,13 @@ def test_figures_of_other_threads_under_one_key_are_outdated(tmp_path):
         del content["checksum"]
         path.write_text(json.dumps({**content, **edit}) + "\n")
     assert ResultsStore(results).subjects()[0].load().unproven == 2
+    with pytest.warns(LeftOutWarning, match="2 records or descriptions .* without checksums"):
+        assert load_records(results)["key"].tolist() == [record.key]
     runs[record.run]["settings"]["threads"] = 4
     store.write_document("runs", record.run, runs[record.run])
+    # The columnar copy holds the figure, and the files that the figure stands in are as they were.
+    with pytest.raises(InputError, match="computed with 4 threads"), pytest.warns(LeftOutWarning):
+        load_records(results)
     (left_out,) = ResultsStore(results).subjects()[0].load().left_out
     assert left_out.reason == "it was computed with 4 threads, and 1 are asked for"
     (outcome,) = run(suite, results)[0]
