@@ -31,6 +31,7 @@ from sharpbench.cli import (
 )
 from sharpbench.cli.defaults import defaults
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
+from sharpbench.cli.options import SeveralValues
 from sharpbench.console import aside, err, escape, speak
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
 from sharpbench.streams import lasting_streams, lost_output
@@ -55,7 +56,7 @@ app.command()(report.report)
 app.command()(report.index)
 app.command("list")(inspect.list_)
 app.command()(inspect.show)
-app.command()(measure.measure)
+app.command(cls=SeveralValues)(measure.measure)
 app.command()(check.check)
 app.command()(rank.rank)
 app.command()(new.new)

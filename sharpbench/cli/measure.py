@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sharpbench.metrics import Metric
     from sharpbench.results.record import Record
     from sharpbench.subject import Subject
-    from sharpbench.suite.own import Given
+    from sharpbench.suite.given import Given
     from sharpbench.suite.plan import Plan
 
 __all__ = ["measure"]
@@ -52,11 +52,10 @@ def measure(
     metric: Annotated[
         list[str],
         typer.Option(
-            help="Metrics, one after another; may stand several times.",
+            help="Metrics, one behind another.",
             autocompletion=metric_names,
         ),
     ],
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +66,7 @@ def measure(
         str | None, typer.Option(help="Dataset on which to measure, e.g. digits.")
     ] = None,
     dataset_param: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE of the dataset; may stand several times.")
+        list[str] | None, typer.Option(help="KEY=VALUE of the dataset, one behind another.")
     ] = None,
     data: Annotated[
         str | None,
@@ -76,9 +75,16 @@ def measure(
         ),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(help="File of inputs: .safetensors, .npz or .npy.")
+        str | None, typer.Option(help="File of inputs: .safetensors, .npz or .npy.")
     ] = None,
-    targets: Annotated[Path | None, typer.Option(help="File of their targets.")] = None,
+    targets: Annotated[str | None, typer.Option(help="File of their targets.")] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="package.module:batches of test data, on which metrics of the outputs are measured and the "
+            "network is judged."
+        ),
+    ] = None,
     forward: Annotated[
         str | None,
         typer.Option(help="package.module:function of model and batch that gives the outputs."),
@@ -91,7 +97,8 @@ def measure(
         ),
     ] = None,
     normaliser: Annotated[
-        str | None, typer.Option(help="What losses are divided by: samples, tokens or sum.")
+        Literal["samples", "tokens", "sum"] | None,
+        typer.Option(help="What the sum of all losses is divided by; sum: by nothing."),
     ] = None,
     differentiate: Annotated[
         str | None,
@@ -103,8 +110,8 @@ def measure(
     param: Annotated[
         list[str] | None,
         typer.Option(
-            help="KEY=VALUE of the metrics that have it, METRIC.KEY=VALUE of one, VALUE as in TOML; may "
-            "stand several times."
+            help="KEY=VALUE of the metrics that have it, NAME.KEY=VALUE of one metric or transformation, "
+            "VALUE as in TOML; one behind another."
         ),
     ] = None,
     samples: Annotated[
@@ -115,7 +122,7 @@ def measure(
     ] = None,
     transform: Annotated[
         list[str] | None,
-        typer.Option(help="Measure again after this transformation; may stand several times."),
+        typer.Option(help="Measure again after each of these transformations, one behind another."),
     ] = None,
     layers: Annotated[
         bool,
@@ -152,36 +159,37 @@ def measure(
     from sharpbench.invariance import transformations
     from sharpbench.metrics import metrics
     from sharpbench.plugins import load_plugins, plugin_name
-    from sharpbench.suite.own import Given, answers, own_subject, transformed
+    from sharpbench.suite.given import Given
+    from sharpbench.suite.own import answers, own_subject, transformed
 
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other")
+    if dataset_param and dataset is None:
+        raise InputError("--dataset-param goes with --dataset")
     check_device(device)
     for path in plugin or []:
         load_plugins(path)
-    names = [
-        plugin_name("metric", name)
-        for given in [*metric, *(more or [])]
-        for name in given.replace(",", " ").split()
-    ]
-    own = _of_each(names, parse_parameters(param or []), metrics)
+    names = _names("metric", metric, metrics, transformations)
+    changing = _names("transformation", transform or [], transformations, metrics)
+    own = _of_each(names, changing, parse_parameters(param or []), metrics, transformations)
     for name in names:
         metrics.create(name, own[name])
-    changes = [
-        transformations.create(plugin_name("transformation", name)) for name in transform or []
-    ]
+    changes = [transformations.create(name, own[name]) for name in changing]
+    of_data = parse_parameters(dataset_param or [], "--dataset-param")
+    if "name" in of_data:
+        raise InputError("--dataset-param 'name': what the dataset is called is said by --dataset")
     given = Given(
-        model,
-        weights,
-        dataset and plugin_name("dataset", dataset),
-        parse_parameters(dataset_param or [], "--dataset-param"),
-        data,
-        inputs,
-        targets,
-        forward,
-        loss,
-        normaliser,
-        differentiate,
+        model=model,
+        weights=weights,
+        dataset=None if dataset is None else {"name": plugin_name("dataset", dataset), **of_data},
+        data=data,
+        inputs=inputs,
+        targets=targets,
+        test=test,
+        forward=forward,
+        loss=loss,
+        normaliser=normaliser,
+        differentiate=differentiate,
     )
     subject = own_subject(given, seed=seed, device=device, data=data_dir or data_root())
     for sentence in subject.said:
@@ -195,7 +203,7 @@ def measure(
             given,
             subject,
             [(one, own[one.name]) for one in chosen],
-            changes,
+            [(one, own[one.name]) for one in changes],
             plugin or [],
             told,
             seed=seed,
@@ -226,7 +234,7 @@ def _into_folder(
     given: Given,
     subject: Subject,
     questions: Sequence[tuple[Metric, Mapping[str, Any]]],
-    changes: Sequence[Transformation],
+    changes: Sequence[tuple[Transformation, Mapping[str, Any]]],
     plugins: Sequence[str],
     told: _Told,
     *,
@@ -304,23 +312,49 @@ def _say(sentence: str) -> None:
     err.print(escape(sentence), soft_wrap=True)
 
 
+_OPTIONS = {"metric": "--metric", "transformation": "--transform"}
+
+
+def _names(kind: str, given: Sequence[str], registry: Any, others: Any) -> list[str]:
+    """The plug-ins of a kind that are named, each once. ``others``: those with which they are confused."""
+    from sharpbench.plugins import plugin_name
+
+    words = [word for one in given for word in one.replace(",", " ").split()]
+    names = list(dict.fromkeys(plugin_name(kind, word) for word in words))
+    if given and not names:
+        raise InputError(f"{_OPTIONS[kind]} names no {kind}")
+    for name in names:
+        if name not in registry and name in others:
+            raise InputError(
+                f"{name!r} is a {others.kind}, and no {kind}: write {_OPTIONS[others.kind]} {name}"
+            )
+    return names
+
+
 def _of_each(
-    names: Sequence[str], given: Mapping[str, Any], registry: Any
+    names: Sequence[str],
+    changing: Sequence[str],
+    given: Mapping[str, Any],
+    metrics: Any,
+    transformations: Any,
 ) -> dict[str, dict[str, Any]]:
-    """The parameters of each metric: those that it has, and those given to it alone."""
-    own: dict[str, dict[str, Any]] = {name: {} for name in names}
-    types = {name: registry.parameter_types(name) for name in names}
+    """The parameters of each metric, those that it has and those given to it alone, and of each
+    transformation, given to it alone."""
+    own: dict[str, dict[str, Any]] = {name: {} for name in (*names, *changing)}
+    types = {name: metrics.parameter_types(name) for name in names}
+    for name in changing:
+        transformations.get(name)
     for key, value in given.items():
         whose, point, rest = key.partition(".")
         if point:
             if whose not in own:
                 raise InputError(
-                    f"--param {key!r}: {whose!r} is not measured here. {nearest_names(whose, names)}"
+                    f"--param {key!r}: {whose!r} is not asked for here. {nearest_names(whose, own)}"
                 )
             continue
-        having = [name for name in own if key in types[name]]
+        having = [name for name in names if key in types[name]]
         if not having:
-            registry.create(names[0], {key: value})  # says what is near
+            metrics.create(names[0], {key: value})  # says what is near
         for name in having:
             own[name][key] = value
     for key, value in given.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from sharpbench.console import speak
 from sharpbench.errors import InputError, shortened
@@ -21,6 +22,7 @@ __all__ = [
     "RanSuiteArgument",
     "ReportsOption",
     "ResultsOption",
+    "SeveralValues",
     "SuiteArgument",
     "VerboseOption",
     "metric_names",
@@ -30,6 +32,44 @@ __all__ = [
     "ran_suites",
     "suite_names",
 ]
+
+
+class SeveralValues(TyperCommand):
+    """A verb without arguments: all words behind an option that may stand several times are values of it,
+    so that ``--metric a b`` means ``--metric a --metric b``. InputError for a word that is no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread = args if ctx.resilient_parsing else _spread(args, self.get_params(ctx))
+        return super().parse_args(ctx, spread)
+
+
+def _spread(words: list[str], parameters: list[Any]) -> list[str]:
+    """The words of a command line with every option written before each of its values."""
+    options = {name: p for p in parameters for name in (*p.opts, *p.secondary_opts)}
+    found: list[str] = []
+    last, values = "", 0
+    """The option that words belong to, and how many of its values were there."""
+    for word in words:
+        option = options.get(last)
+        takes = option is not None and not (option.is_flag or option.count)
+        name, equals, _ = word.partition("=")
+        if takes and not values:  # a value may begin with a dash, as a negative number does
+            if name in options:
+                raise InputError(f"{last} takes a value, and {word} stands in its place")
+            values = 1
+        elif word.startswith("-") and len(word) > 1:
+            last, values = name, int(bool(equals))
+        elif option is not None and takes and option.multiple:
+            found.append(last)
+        elif option is not None or not last.strip("-"):
+            several = [n for n, p in options.items() if p.multiple and n.startswith("--")]
+            takes_what = "one value" if takes else "no value"
+            behind = (
+                f"stands behind {last}, which takes {takes_what}" if option else "is no option's"
+            )
+            raise InputError(f"{shortened(word)} {behind}; {', '.join(several)} take several")
+        found.append(word)
+    return found
 
 
 def suite_names(incomplete: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.results.keys import content_key
 from sharpbench.seeds import Seeds
-from sharpbench.suite.own import Given
+from sharpbench.suite.given import Given
 
 __all__ = ["NetworkPlan", "hash_of_file", "source_of"]
 

@@ -17,9 +17,9 @@ from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore
 from sharpbench.subject import Subject
 from sharpbench.suite.engines.base import Engine
+from sharpbench.suite.given import Given, NetworkNamed
 from sharpbench.suite.network_run import NetworkRun
 from sharpbench.suite.networks import NetworkPlan
-from sharpbench.suite.own import Given
 from sharpbench.suite.plan import Plan, make_plan
 from sharpbench.suite.reference import in_toml
 from sharpbench.suite.remaining import Remaining
@@ -38,7 +38,7 @@ def one_network_suite(
     given: Given,
     subject: Subject,
     questions: Sequence[tuple[Metric, Mapping[str, Any]]],
-    changes: Sequence[Transformation],
+    changes: Sequence[tuple[Transformation, Mapping[str, Any]]],
     plugins: Sequence[str],
     *,
     seed: int,
@@ -54,7 +54,7 @@ def one_network_suite(
         f"seeds = [{seed}]",
         f"threads = {torch.get_num_threads()}",
     ]
-    sources = [vars(type(one)).get("_source") for one in (*(m for m, _ in questions), *changes)]
+    sources = [vars(type(one)).get("_source") for one in (one for one, _ in (*questions, *changes))]
     places = [s.place for s in sources if isinstance(s, PluginSource)]
     places += [str(Path(p).resolve()) if Path(p).exists() else p for p in plugins]
     if places:
@@ -62,24 +62,15 @@ def one_network_suite(
     lines += ["", "[cost]", "repeats = 0", "", "[[networks]]", f"model = {in_toml(given.model)}"]
     if given.weights is not None:
         lines.append(f"weights = {in_toml(escape(str(given.weights.resolve())))}")
-    if given.dataset is not None:
-        lines.append(
-            f"dataset = {in_toml({'name': given.dataset, **(given.dataset_parameters or {})})}"
-        )
-    if given.batches is not None:
-        lines.append(f"data = {in_toml(given.batches)}")
-    for name in ("inputs", "targets"):
-        if (file := getattr(given, name)) is not None:
-            lines.append(f"{name} = {in_toml(str(file.resolve()))}")
-    for name in ("forward", "loss", "normaliser", "differentiate"):
-        if (value := getattr(given, name)) is not None:
-            lines.append(f"{name} = {in_toml(value)}")
+    named = given.told(*NetworkNamed.model_fields)
+    del named["model"]
+    named |= {name: str(Path(named[name]).resolve()) for name in given.FILES if name in named}
+    lines += [f"{name} = {in_toml(value)}" for name, value in named.items()]
     lines.append(f"seed = {seed}")
-    for metric, parameters in questions:
-        lines += ["", "[[metrics]]", f"name = {in_toml(metric.name)}"]
-        lines += [f"{key} = {in_toml(value)}" for key, value in parameters.items()]
-    for change in changes:
-        lines += ["", "[[transformations]]", f"name = {in_toml(change.name)}"]
+    for table, asked in (("metrics", questions), ("transformations", changes)):
+        for one, parameters in asked:
+            lines += ["", f"[[{table}]]", f"name = {in_toml(one.name)}"]
+            lines += [f"{key} = {in_toml(value)}" for key, value in parameters.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return load_suite(path)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +32,9 @@ from sharpbench.results.weights import load_network
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.changing import changed
+from sharpbench.suite.given import Given
 
-__all__ = ["Given", "answer_of", "answers", "change_seed", "own_subject", "transformed"]
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a user names: one of ``dataset``, ``batches`` (package.module:name) and ``inputs`` (a file)."""
-
-    model: str
-    weights: Path | None = None
-    dataset: str | None = None
-    dataset_parameters: Mapping[str, Any] | None = None
-    batches: str | None = None
-    inputs: Path | None = None
-    targets: Path | None = None
-    forward: str | None = None
-    loss: str | None = None
-    normaliser: str | None = None
-    differentiate: str | None = None
+__all__ = ["answer_of", "answers", "change_seed", "own_subject", "transformed"]
 
 
 def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
@@ -59,16 +42,10 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
 
     Raises InputError that says what is wrong with one of them, DataUnavailable for missing files.
     """
-    named = [n for n in ("dataset", "batches", "inputs") if getattr(given, n) is not None]
-    if len(named) != 1:
-        raise InputError(
-            "the data are named by one of --dataset NAME, --data package.module:batches and --inputs FILE "
-            f"(with --targets FILE), got {'none' if not named else ' and '.join(named)}"
-        )
-    if given.targets is not None and given.inputs is None:
-        raise InputError("--targets FILE goes with --inputs FILE")
-    if given.dataset_parameters and given.dataset is None:
-        raise InputError("--dataset-param goes with --dataset")
+    if fault := given.fault(
+        "--dataset NAME", "--data package.module:batches", "--inputs FILE (with --targets FILE)"
+    ):
+        raise InputError(fault)
     splits = None if given.dataset is None else _splits(given, seed, device, data)
     with _told_apart(f"--model {given.model!r}"):
         network = load_network(given.model, given.weights)
@@ -86,16 +63,18 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
         if splits is not None:
             batches: Any = [(splits.train_inputs, splits.train_targets)]
             test = {"test": [(splits.test_inputs, splits.test_targets)]}
-        elif given.batches is not None:
-            batches = _named("--data", given.batches)
+        elif given.data is not None:
+            batches = _named("--data", given.data)
         else:
             batches = [_from_files(given)]
+        if given.test is not None:
+            test = {"test": _named("--test", given.test)}
         return Subject.from_batches(
             network,
             batches,
             forward=forward,
             loss=loss,
-            normaliser=given.normaliser,  # type: ignore[arg-type]
+            normaliser=given.normaliser,
             differentiate=given.differentiate,
             splits=test,
         )
@@ -103,10 +82,12 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
 
 def _splits(given: Given, seed: int, device: str, data: Path) -> Splits:
     assert given.dataset is not None
-    source = datasets.create(given.dataset, given.dataset_parameters)
-    with _told_apart(f"dataset {given.dataset!r}"):
+    own = dict(given.dataset)
+    name = own.pop("name")
+    source = datasets.create(name, own)
+    with _told_apart(f"dataset {name!r}"):
         if reason := source.missing(data):
-            raise InputError(f"{reason}. Run: sharpbench data prepare {given.dataset}")
+            raise InputError(f"{reason}. Run: sharpbench data prepare {name}")
         splits = source.load(data, seed=derive_seed(seed, "data"))
         if not isinstance(splits, Splits):
             raise TypeError(f"it loaded a {type(splits).__name__}, not Splits")
@@ -138,7 +119,7 @@ def _loss(pointer: str) -> Any:
 def _from_files(given: Given) -> Any:
     """One batch from files of arrays: (inputs, targets), each an array or a dict of them."""
     assert given.inputs is not None
-    inputs = _arrays("--inputs", given.inputs)
+    inputs = _arrays("--inputs", Path(given.inputs))
     if given.targets is None:
         if len(inputs) == 1:
             raise InputError(
@@ -146,7 +127,7 @@ def _from_files(given: Given) -> Any:
                 "FILE, or keep them beside it under labels"
             )
         return inputs
-    targets = _arrays("--targets", given.targets)
+    targets = _arrays("--targets", Path(given.targets))
     if len(targets) != 1:
         raise InputError(
             f"{given.targets} holds {', '.join(sorted(targets))}: targets must be one array"

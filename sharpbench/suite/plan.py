@@ -36,8 +36,8 @@ from sharpbench.results.keys import (
 )
 from sharpbench.seeds import Seeds, derive_seed
 from sharpbench.subject import Subject
+from sharpbench.suite.given import Given, NetworkNamed
 from sharpbench.suite.networks import NetworkPlan, hash_of_file, source_of
-from sharpbench.suite.own import Given
 from sharpbench.suite.spec import (
     Block,
     CostSpec,
@@ -517,7 +517,7 @@ def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[Networ
                 recipe = {"name": "weights", "file": file.name, "sha256": hash_of_file(file)}
             label = "as built" if file is None else file.stem
             yield NetworkPlan(
-                dataclasses.replace(given, weights=file),
+                given.model_copy(update={"weights": file}),
                 {"dataset": data, "model": model, "recipe": recipe},
                 {"dataset": data_label, "model": called, "recipe": label},
                 block.seed,
@@ -532,11 +532,7 @@ def _told_of_network(
     """Identities of the network but for its weights and of its data, what these are called, and how they are
     made."""
     folder = suite.path.parent
-    options = {
-        name: value
-        for name in ("forward", "loss", "normaliser", "differentiate")
-        if (value := getattr(block, name)) is not None
-    }
+    options = block.told(*block.OPTIONS)
     model = {"name": block.model, "source": source_of(block.model), **options}
     for name in ("forward", "loss"):
         if (
@@ -544,24 +540,19 @@ def _told_of_network(
             and options[name].partition(":")[0] != block.model.partition(":")[0]
         ):
             model[f"{name}_source"] = source_of(options[name])
-    given = Given(block.model, **options)
+    files = {name: str(folder / place) for name, place in block.told(*block.FILES).items()}
+    given = Given(**{**block.told(*NetworkNamed.model_fields), **files})
+    test = {} if block.test is None else {"test": block.test, "test_source": source_of(block.test)}
     if block.dataset is not None:
         (dataset,) = _expand_all(suite, datasets, [block.dataset], (*at, "dataset"))[:1]
         data = {**dataset.identity(), "data": _fingerprint(dataset, root) or ""}
-        told = {k: v for k, v in block.dataset.items() if k != "name"}
-        given = dataclasses.replace(given, dataset=dataset.name, dataset_parameters=told)
         return model, data, dataset.label, given
     if block.data is not None:
         data = {"name": block.data, "source": source_of(block.data)}
-        return model, data, block.data, dataclasses.replace(given, batches=block.data)
+        return model, {**data, **test}, block.data, given
     assert block.inputs is not None
-    files = {
-        name: folder / place
-        for name in ("inputs", "targets")
-        if (place := getattr(block, name)) is not None
-    }
-    data = {"name": block.inputs, **{f"{n}_sha256": hash_of_file(f) for n, f in files.items()}}
-    return model, data, block.inputs, dataclasses.replace(given, **files)
+    hashes = {f"{name}_sha256": hash_of_file(Path(file)) for name, file in files.items()}
+    return model, {"name": block.inputs, **hashes, **test}, block.inputs, given
 
 
 def _weights(

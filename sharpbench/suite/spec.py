@@ -29,6 +29,7 @@ from pydantic import (
 from sharpbench.errors import InputError, nearest_names, no_file, shortened
 from sharpbench.registry import Plugin, Registry
 from sharpbench.seeds import STREAMS, Seeds
+from sharpbench.suite.given import NetworkNamed
 
 __all__ = [
     "SeedsSpec",
@@ -176,27 +177,18 @@ class SubjectsSpec(_Strict):
         return [value] if isinstance(value, dict) else value
 
 
-class NetworksSpec(_Strict):
+class NetworksSpec(NetworkNamed):
     """Networks of one's own, as they are: nothing is trained.
 
     ``model``: package.module:build, a function of no arguments that returns the network; modules in the
     current folder are found. ``weights``: a file or several, or patterns of them such as ``runs/*.pt``, from
     the suite file's folder; each is a network. ``dataset``, ``data`` (package.module:batches) or ``inputs``
-    with ``targets`` (files): what they are measured on; ``forward``, ``loss``, ``normaliser`` and
-    ``differentiate`` as for ``sharpbench measure``. ``title``: what they are called. ``seed``: of the data's
-    split, and of what is drawn to measure.
+    with ``targets`` (files): what they are measured on; ``test`` (package.module:batches): what they are
+    judged on; ``forward``, ``loss``, ``normaliser`` and ``differentiate`` as for ``sharpbench measure``.
+    ``title``: what they are called. ``seed``: of the data's split, and of what is drawn to measure.
     """
 
-    model: str
     weights: list[str] | None = None
-    dataset: Block | None = None
-    data: str | None = None
-    inputs: str | None = None
-    targets: str | None = None
-    forward: str | None = None
-    loss: str | None = None
-    normaliser: Literal["samples", "tokens", "sum"] | None = None
-    differentiate: str | None = None
     title: str | None = None
     seed: Whole = Field(0, ge=0)
 
@@ -207,14 +199,11 @@ class NetworksSpec(_Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> NetworksSpec:
-        named = [name for name in ("dataset", "data", "inputs") if getattr(self, name) is not None]
-        if len(named) != 1:
-            raise ValueError(
-                'the data are named by one of dataset = { name = … }, data = "package.module:batches" and '
-                f'inputs = "file", got {" and ".join(named) or "none"}'
-            )
-        if self.targets is not None and self.inputs is None:
-            raise ValueError("targets go with inputs")
+        fault = self.fault(
+            "dataset = { name = … }", 'data = "package.module:batches"', 'inputs = "file"'
+        )
+        if fault:
+            raise ValueError(fault)
         return self
 
 
@@ -433,7 +422,7 @@ def load_suite(path: Path, above: tuple[Path, ...] = ()) -> SuiteFile:
 
 _LISTS = ("subjects", "networks", "problems", "metrics", "transformations", "plugins")
 _TABLES = ("evaluation", "cost", "limits")
-_FILES_OF_NETWORKS = {f"networks.{key}" for key in ("weights", "inputs", "targets")}
+_FILES_OF_NETWORKS = {f"networks.{key}" for key in ("weights", *NetworkNamed.FILES)}
 
 
 def _extended(

@@ -46,6 +46,10 @@ def dense():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
 
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
+
 def broken(): raise KeyError("oops")
 """
 
@@ -250,23 +254,54 @@ def test_a_bar_on_the_terminal_leaves_a_pipe_the_figures(mine):
     assert b"{" not in bar
 
 
+def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, monkeypatch):
+    command = ["measure", "--model", "mine_of_measure:wide", "--dataset", "digits", "--json"]
+    command += ["--metric", "parameter_norm", "logit_norm,weight_count_of_mine", "logit_norm"]
+    command += ["--dataset-param", "train_size=30", "label_noise=0.5"]
+    command += ["--plugin", "my_metric.py", "mine_of_measure"]
+    command += ["--transform", "neuron_permutation", "neuron_rescaling"]
+    command += ["--param", "samples=5", "logit_norm.split=train", "neuron_rescaling.strength=2.0"]
+    told = in_process(capsys, monkeypatch, *command, "--output", "out")
+    assert told.code == 0, told.err
+    rows = [json.loads(line) for line in told.out.splitlines()]
+    asked = ["parameter_norm", "logit_norm", "weight_count_of_mine"]
+    changes = [None, "neuron_permutation", "neuron_rescaling(strength=2)"]
+    found = [(row["metric"].partition("(")[0], row.get("transformation")) for row in rows]
+    assert sorted(found, key=str) == sorted(((m, c) for m in asked for c in changes), key=str)
+    assert {row["samples"] for row in rows if "logit" in row["metric"]} == {5}
+    written = (mine / "out" / "suite.toml").read_text()
+    assert '"train_size" = 30' in written
+    assert "strength = 2.0" in written
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "--dataset NAME"),
-        (["--dataset", "digits", "--data", "x:y"], "dataset and batches"),
+        (["--dataset", "digits", "--data", "x:y"], "dataset and data"),
         (["--data", "mine_of_measure:absent"], "has no 'absent'"),
         (["--data", "mine_of_measure:broken"], "KeyError"),
         (["--inputs", "absent.npz"], "there is no file"),
         (["--inputs", "mine_of_measure.py"], ".safetensors, .npz or .npy"),
         (["--data", "mine_of_measure:batches", "--loss", "CrossEntropy"], "has no 'CrossEntropy'"),
-        (["--data", "mine_of_measure:batches", "--normaliser", "token"], "unknown normaliser"),
-        (["--data", "mine_of_measure:batches", "--param", "sam.rho=1"], "not measured here"),
+        (["--data", "mine_of_measure:batches", "--normaliser", "token"], "not one of 'samples'"),
+        (["--data", "mine_of_measure:batches", "--param", "sam.rho=1"], "not asked for here"),
         (["--data", "mine_of_measure:batches", "--param", "tolerence=1"], "tolerance"),
         (["--data", "mine_of_measure:batches", "--samples", "none"], "--samples"),
         (["--data", "mine_of_measure:batches", "--plugin", "absent.py"], "there is no file"),
         (["--data", "mine_of_measure:batches", "--json", "--csv"], "exclude each other"),
         (["--dataset", "digits", "--dataset-param", "noise=1"], "no parameter 'noise'"),
+        (["--dataset-param", "noise=1"], "goes with --dataset"),
+        (["--dataset", "digits", "--test", "mine_of_measure:batches"], "its own test data"),
+        (["--json", "margin"], "'margin' stands behind --json, which takes no value; --metric,"),
+        (["--seed", "0", "margin"], "'margin' stands behind --seed, which takes one value"),
+        (["--", "margin"], "'margin' is no option's"),
+        (["--param", "--seed", "3"], "--param takes a value, and --seed stands in its place"),
+        (["--transform", "margin"], "'margin' is a metric, and no transformation: write --metric"),
+        (["--metric", "sign_flip"], "is a transformation, and no metric: write --transform"),
+        (["--transform", "sign_flip", "sign_flap"], "Did you mean 'sign_flip'"),
+        (["--transform", ","], "--transform names no transformation"),
+        (["--data", "mine_of_measure:batches", "--test", "mine_of_measure:absent"], "no 'absent'"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(mine, capsys, monkeypatch, options, message):
