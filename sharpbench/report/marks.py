@@ -36,8 +36,9 @@ _MOST_TOLD = 10_000
 
 
 def named_series(figure: Figure) -> list[dict[str, str]]:
-    """The entries of the figure's legends, each with its ``label`` and ``colour``; what is drawn of them is
-    named after them: its id is ``series-<number>-<entry>-<entry>``.
+    """The entries of the figure's legends, each with its ``label``, ``colour`` and ``shape`` (the corners of
+    its marker; of a dot, and of a line without one, none); what is drawn of them is named after them: its id
+    is ``series-<number>-<entry>-<entry>``.
 
     Drawn of an entry is what bears its label, or else its colour, or its shape if it stands for shapes alone.
     """
@@ -51,15 +52,22 @@ def named_series(figure: Figure) -> list[dict[str, str]]:
     if len(looks) < 2:
         return []
     numbers = itertools.count()
+    shapes = [_corners(handle) for handle, _ in entries]
     for axes in figure.axes:
+        parts = _parts_of_one(axes)
         for artist in _drawn(axes):
-            own = _entries(artist, looks)
+            label, lead = parts.get(artist, (str(artist.get_label()), artist))
+            own = _entries(lead, label, looks)
             if own:
                 artist.set_gid(f"{KEPT}{next(numbers)}-{'-'.join(map(str, own))}")
+            if len(own) == 1:  # of points with error bars the legend's handle is the bars
+                shapes[own[0]] = shapes[own[0]] or _corners(artist)
+    of_shapes = to_hex(SHAPE_COLOUR)
     return [
-        {"label": label, "colour": "" if colour == to_hex(SHAPE_COLOUR) else colour or ""}
-        for label, colour, _ in looks
-    ]
+        {"label": label, "colour": "" if colour == of_shapes else colour or "",
+         "shape": shape}
+        for (label, colour, _), shape in zip(looks, shapes, strict=True)
+    ]  # fmt: skip
 
 
 def told_as(artist: Artist, **texts: Sequence[str]) -> None:
@@ -74,6 +82,7 @@ def marks(figure: Figure, series: Sequence[dict[str, str]]) -> list[dict[str, An
     ``y`` are called, whether it is of ``cells``, and its ``series``: each with the ``name`` and entries of
     the legend (``of``), the ``places`` of its marks (x, y, x, y, … in the same points) and their values as
     texts, ``xs`` and ``ys`` (one for all where they are the same), of a cell its own value in ``values``.
+    A bar's place is its middle, and ``halves`` tell how far it reaches from there (x, y, x, y, …).
     """
     found = [panel for axes in figure.axes if (panel := _panel(figure, axes, series))]
     told = sum(len(row["places"]) // 2 for panel in found for row in panel["series"])
@@ -88,12 +97,11 @@ def _panel(figure: Figure, axes: Axes, series: Sequence[dict[str, str]]) -> dict
     if not axes.get_visible() or not ticks or not flat or axes.get_label() == "<colorbar>":
         return None
     found = [row for artist in _drawn(axes) if (row := _row(figure, axes, artist, series))]
+    found += [row for bars in _bars(axes) if (row := _of_bars(figure, axes, bars, series))]
     if not found:
         return None
-    ends = [72 * float(v) / figure.dpi for v in axes.bbox.extents]
-    height = 72 * figure.get_figheight()
     return {
-        "box": [round(v) for v in (ends[0], height - ends[3], ends[2], height - ends[1])],
+        "box": [round(float(v)) for v in _box(figure, axes)],
         "title": " ".join(axes.get_title().split()),
         "x": _called(figure, axes, "x"),
         "y": _called(figure, axes, "y"),
@@ -119,8 +127,7 @@ def _row(
     points = points.astype(float)
     if not len(points) or not artist.get_visible():
         return None
-    places = axes.transData.transform(points) * 72 / figure.dpi
-    places[:, 1] = 72 * figure.get_figheight() - places[:, 1]
+    places = _placed(figure, axes, points)
     kept = [
         int(place)
         for place in np.flatnonzero(np.isfinite(places).all(axis=1))
@@ -128,10 +135,10 @@ def _row(
     ]
     if not kept:
         return None
-    spans, own = _intervals(axes, artist), getattr(artist, "_sharpbench_told", {})
+    spans, own = _intervals(axes, artist, len(points)), getattr(artist, "_sharpbench_told", {})
     of = _of(artist)
     row = {
-        "name": _name(artist, [series[k]["label"] for k in of]),
+        "name": _name(str(artist.get_label()), [series[k]["label"] for k in of]),
         "of": of,
         "places": [round(float(v), 1) for v in places[kept].ravel()],
         "xs": _texts(axes.xaxis, points[:, 0], spans.get("x"), kept, own.get("x")),
@@ -140,6 +147,97 @@ def _row(
     if values is not None:
         row["values"] = [values[place] for place in kept]
     return row
+
+
+def _placed(figure: Figure, axes: Axes, points: np.ndarray) -> np.ndarray:
+    """Points of the data, (N, 2), in points of the SVG."""
+    places = np.asarray(axes.transData.transform(points)) * 72 / figure.dpi
+    places[:, 1] = 72 * figure.get_figheight() - places[:, 1]
+    return places
+
+
+def _box(figure: Figure, axes: Axes) -> np.ndarray:
+    """Left, top, right and bottom of a panel, in points of the SVG."""
+    left, bottom, right, top = 72 * np.asarray(axes.bbox.extents, dtype=float) / figure.dpi
+    height = 72 * figure.get_figheight()
+    return np.array([left, height - top, right, height - bottom])
+
+
+def _bars(axes: Axes) -> list[BarContainer]:
+    return [c for c in axes.containers if isinstance(c, BarContainer) and len(c.patches)]
+
+
+def _of_bars(
+    figure: Figure, axes: Axes, bars: BarContainer, series: Sequence[dict[str, str]]
+) -> dict[str, Any] | None:
+    """The bars of one call: what each stands at and how long it is; of bars that touch, as a histogram's,
+    from where to where each goes."""
+    lie = bars.orientation == "horizontal"
+    # Their corners: bar, the lower or the upper one, x or y.
+    corners = np.array([np.sort(p.get_bbox().get_points(), axis=0) for p in bars.patches])
+    left, top, right, bottom = _box(figure, axes)
+    ends = [
+        np.clip(_placed(figure, axes, corners[:, k]), [left, top], [right, bottom]) for k in (0, 1)
+    ]
+    middles, halves = (ends[0] + ends[1]) / 2, np.abs(ends[1] - ends[0]) / 2
+    kept = [
+        int(k)
+        for k in np.flatnonzero(np.isfinite(middles).all(axis=1))
+        if bars.patches[k].get_visible()
+    ]
+    if not kept:
+        return None
+    base, along = (axes.yaxis, axes.xaxis) if lie else (axes.xaxis, axes.yaxis)
+    sides = corners[:, :, 1 if lie else 0]
+    order = np.argsort(sides[:, 0])
+    touch = len(sides) > 1 and np.allclose(sides[order[1:], 0], sides[order[:-1], 1])
+    stands = [
+        f"{number(low, 4)} to {number(high, 4)}"
+        if touch and not _of_names(base)
+        else _told(base, (low + high) / 2)
+        for low, high in sides
+    ]
+    starts = np.array([p.get_x() if lie else p.get_y() for p in bars.patches], dtype=float)
+    sizes = np.array([p.get_width() if lie else p.get_height() for p in bars.patches], dtype=float)
+    reach = None
+    if bars.errorbar is not None:
+        reach = _ends_of_bars(bars.errorbar, len(sizes)).get("x" if lie else "y")
+        reach = None if reach is None else reach - starts[:, None]  # of a stacked bar, too
+    lengths = _texts(along, sizes, reach, kept, None)
+    where = _once([stands[k] for k in kept])
+    of = _of(bars.patches[kept[0]])
+    return {
+        "name": _name(str(bars.get_label()), [series[k]["label"] for k in of]),
+        "of": of,
+        "places": [round(float(v), 1) for v in middles[kept].ravel()],
+        "halves": [round(float(v), 1) for v in halves[kept].ravel()],
+        "xs": lengths if lie else where,
+        "ys": where if lie else lengths,
+    }
+
+
+def _parts_of_one(axes: Axes) -> dict[Artist, tuple[str, Artist]]:
+    """Of what is drawn in one call, bars or points with their error bars, each part with the label of all
+    and the part that looks like the legend's entry."""
+    found: dict[Artist, tuple[str, Artist]] = {}
+    for container in axes.containers:
+        label, parts = str(container.get_label()), list(_parts(container))
+        if not parts:
+            continue
+        for part in parts:
+            if not label.startswith("_") or part not in found:
+                found[part] = (label, parts[0])
+    return found
+
+
+def _parts(container: Any) -> Iterator[Artist]:
+    for part in container:
+        if isinstance(part, Artist):
+            yield part
+        elif part is not None:
+            yield from _parts(part)
+    if isinstance(container, BarContainer) and container.errorbar is not None:
+        yield from _parts(container.errorbar)
 
 
 def _drawn(axes: Axes) -> Iterator[Artist]:
@@ -152,8 +250,7 @@ def _drawn(axes: Axes) -> Iterator[Artist]:
                 yield artist
 
 
-def _entries(artist: Artist, looks: Sequence[tuple[str, str | None, Any]]) -> list[int]:
-    label = str(artist.get_label())
+def _entries(artist: Artist, label: str, looks: Sequence[tuple[str, str | None, Any]]) -> list[int]:
     named = [k for k, (text, _, _) in enumerate(looks) if text == label]
     if named:
         return named
@@ -202,6 +299,23 @@ def _outline(marker: MarkerStyle) -> Any:
     return _rounded(marker.get_path().transformed(marker.get_transform()).vertices)
 
 
+def _corners(handle: Any) -> str:
+    """The outline of a legend entry's marker as an SVG polygon's points; empty of what is round or none."""
+    if isinstance(handle, Line2D) and _marked(handle):
+        marker = MarkerStyle(handle.get_marker())
+        outline = marker.get_path().transformed(marker.get_transform())
+    elif isinstance(handle, PathCollection) and len(handle.get_paths()) == 1:
+        outline = handle.get_paths()[0]
+    else:
+        return ""
+    if outline.codes is not None and bool(np.any(outline.codes == outline.CURVE4)):
+        return ""
+    corners = [np.asarray(part) for part in outline.to_polygons(closed_only=False)]
+    if not corners or len(corners[0]) < 3:
+        return ""
+    return " ".join(f"{float(x):.2g},{-float(y):.2g}" for x, y in corners[0])
+
+
 def _rounded(vertices: Any) -> Any:
     return tuple(np.round(np.asarray(vertices), 3).ravel() + 0.0)
 
@@ -210,26 +324,26 @@ def _marked(line: Line2D) -> bool:
     return line.get_marker() not in {None, "", " ", "None", "none"}
 
 
-def _name(artist: Artist, labels: Sequence[str]) -> str:
-    label = str(artist.get_label())
+def _name(label: str, labels: Sequence[str]) -> str:
     return label if label and not label.startswith("_") else ", ".join(labels)
 
 
-def _intervals(axes: Axes, artist: Artist) -> dict[str, Any]:
+def _intervals(axes: Axes, artist: Artist, count: int) -> dict[str, np.ndarray]:
     """The ends of an artist's error bars, (N, 2), by the axis that they lie along."""
-    found: dict[str, Any] = {}
+    found: dict[str, np.ndarray] = {}
     for container in axes.containers:
-        if isinstance(container, BarContainer) or not isinstance(container, ErrorbarContainer):
-            continue
-        line, _, bars = container.lines
-        if line is not artist:
-            continue
-        ways = [way for way in "xy" if getattr(container, f"has_{way}err")]
-        for way, bar in zip(ways, bars, strict=False):
-            column = "xy".index(way)
-            ends = [_ends(np.asarray(segment), column) for segment in bar.get_segments()]
-            if len(ends) == len(np.asarray(line.get_xdata())):
-                found[way] = np.array(ends)
+        if isinstance(container, ErrorbarContainer) and container.lines[0] is artist:
+            found |= _ends_of_bars(container, count)
+    return found
+
+
+def _ends_of_bars(container: ErrorbarContainer, count: int) -> dict[str, np.ndarray]:
+    found = {}
+    ways = [way for way in "xy" if getattr(container, f"has_{way}err")]
+    for way, bar in zip(ways, container.lines[2], strict=False):
+        ends = [_ends(np.asarray(segment), "xy".index(way)) for segment in bar.get_segments()]
+        if len(ends) == count:
+            found[way] = np.array(ends)
     return found
 
 
@@ -256,13 +370,26 @@ def _texts(
             told.append(with_error(value, above))
         else:
             told.append(interval(Estimate(value, low, high, 0)))
+    return _once(told)
+
+
+def _once(told: list[str]) -> list[str] | str:
     return told[0] if len(set(told)) == 1 else told
+
+
+def _of_names(axis: Axis) -> bool:
+    """Whether what stands along it has names, no numbers."""
+    locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
+    fixed = isinstance(locator, FixedLocator) and isinstance(
+        formatter, FuncFormatter | FixedFormatter
+    )
+    return fixed or isinstance(formatter, StrCategoryFormatter)
 
 
 def _told(axis: Axis, value: float) -> str:
     """A value on an axis: of categories the name of the nearest, of days the day."""
     locator, formatter = axis.get_major_locator(), axis.get_major_formatter()
-    if isinstance(locator, FixedLocator) and isinstance(formatter, FuncFormatter | FixedFormatter):
+    if _of_names(axis) and not isinstance(formatter, StrCategoryFormatter):
         ticks = np.array(locator(), dtype=np.float64)
         if len(ticks):
             nearest = int(np.abs(ticks - value).argmin())

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.report.compact import KEPT, compact
 from sharpbench.report.marks import marks, named_series
+from sharpbench.report.rastered import images_of_series
 
 __all__ = ["figure_style", "to_svg"]
 
@@ -63,11 +64,13 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
 
     ``name`` keeps the ids of different figures apart and makes the output reproducible. What is drawn of an
     entry of the legend carries its number (``data-of``), and the SVG's ``metadata`` holds the values of all
-    marks as JSON (`marks`), for the page to show.
+    marks as JSON (`marks`), for the page to show. Of what is drawn as an image each entry has its own.
     """
     buffer = io.StringIO()
     series = named_series(figure)
-    with mpl.rc_context({"svg.hashsalt": name}):
+    colours = [k for k, entry in enumerate(series) if entry["colour"]]
+    shapes = [k for k, entry in enumerate(series) if not entry["colour"]]
+    with mpl.rc_context({"svg.hashsalt": name}), images_of_series(figure, [colours, shapes]):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     panels = marks(figure, series)
     plt.close(figure)
@@ -84,7 +87,7 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     width = round(110 * float(figure.get_figwidth()))
     attributes = f'role="img" aria-label="{escape(alt)}" style="max-width:{width}px"'
     text = text.replace("<svg", f"<svg {attributes}", 1)
-    if panels:
+    if panels or "data-of" in text:
         told = json.dumps(
             {"legend": series, "panels": panels}, ensure_ascii=False, separators=(",", ":")
         )

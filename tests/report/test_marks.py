@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import html
 import io
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import seaborn as sns
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from sharpbench.report.compact import compact
 from sharpbench.report.drawing import finish_panels, legend
@@ -54,7 +56,8 @@ def test_a_mark_is_where_it_is_drawn_and_has_its_value():
         svg = str(to_svg(figure, name="some", alt="Marks."))
     found = told(svg)
     assert found["legend"] == [
-        {"label": "red", "colour": "#cc3311"}, {"label": "blue", "colour": "#0077bb"},
+        {"label": "red", "colour": "#cc3311", "shape": ""},
+        {"label": "blue", "colour": "#0077bb", "shape": "-0.5,0.5 0.5,0.5 0.5,-0.5 -0.5,-0.5 -0.5,0.5"},
     ]  # fmt: skip
     one, two = found["panels"]
     assert (one["title"], one["x"]) == ("one", "size (n)")
@@ -91,6 +94,81 @@ def test_of_colours_and_shapes_both_name_a_mark():
         [1, 3],
     ]
     assert [entry["colour"] for entry in found["legend"]] == ["#0077bb", "#cc3311", "", ""]
+
+
+def test_a_bar_tells_its_length_its_error_and_where_it_stands():
+    colours = {"first": "#0077bb", "second": "#cc3311"}
+    with figure_style():
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(9, 3))
+        left.bar(["one", "two"], [1, 2], yerr=[0.1, 0.2], label="first", color=colours["first"])
+        left.bar(["one", "two"], [3, -4], bottom=[1, 2], label="second", color=colours["second"])
+        middle.barh([0, 1], [10, 1000])
+        middle.set_xscale("log")
+        middle.set_yticks([0, 1], ["lower", "upper"])
+        right.hist([0.0, 0.1, 1.5, 2.0], bins=[0, 1, 2])
+        figure.legend(loc="outside lower center")
+        svg = str(to_svg(figure, name="some", alt="Bars."))
+    panels = told(svg)["panels"]
+    (first, second), (lying,), (counts,) = (panel["series"] for panel in panels)
+    assert (first["name"], first["of"], second["of"]) == ("first", [0], [1])
+    assert (first["xs"], first["ys"]) == (["one", "two"], ["1.00 ± 0.10", "2.00 ± 0.20"])
+    assert second["ys"] == ["3", "−4"]
+    assert (lying["xs"], lying["ys"]) == (["10", "1000"], ["lower", "upper"])
+    assert (counts["xs"], counts["ys"]) == (["0 to 1", "1 to 2"], "2")
+    # The bar of height 3 stands on that of height 1 and is three times as high; none leaves its panel.
+    assert second["halves"][1] == pytest.approx(3 * first["halves"][1], abs=0.1)
+    assert second["places"][1] + second["halves"][1] == pytest.approx(
+        first["places"][1] - first["halves"][1], abs=0.2
+    )
+    assert lying["places"][0] - lying["halves"][0] == pytest.approx(panels[1]["box"][0], abs=1)
+    # The error bar goes with its bar.
+    assert re.findall(r'data-of="([\d ]+)"', svg) == ["0", "0", "1", "1", "0"]
+
+
+def images(svg: str) -> dict[str, list[bytes]]:
+    """The images by the entries of the legend that they are of."""
+    found: dict[str, list[bytes]] = {}
+    for part in ElementTree.fromstring(svg).iter(f"{SVG}g"):
+        for image in part.iter(f"{SVG}image"):
+            if part.get("data-of") is not None:
+                content = base64.b64decode(image.get(HREF).partition(",")[2])
+                found.setdefault(part.get("data-of"), []).append(content)
+    return found
+
+
+def scattered(panels: int, colours: dict[str, str], shapes: dict[str, str]) -> plt.Figure:
+    figure, axes = plt.subplots(1, panels, squeeze=False)
+    for axis in axes.flat:
+        for place, (colour, shape) in enumerate(
+            (c, s) for c in colours.values() for s in shapes.values()
+        ):
+            axis.errorbar(X + place, Y, yerr=0.1, fmt=shape, color=colour, rasterized=True)
+    figure.legend(handles=legend(colours, shapes))
+    return figure
+
+
+def test_of_what_is_drawn_as_an_image_each_series_has_its_own():
+    colours, shapes = {"digits": "#0077bb", "mnist": "#cc3311"}, {"sgd": "o", "sam": "X"}
+    with figure_style():
+        figure = scattered(2, colours, shapes)
+        svg = str(to_svg(figure, name="some", alt="Marks."))
+    found = images(svg)
+    assert {of: len(own) for of, own in found.items()} == {"0 2": 2, "0 3": 2, "1 2": 2, "1 3": 2}
+    assert svg.count("<image") == 8
+    for of, own in found.items():
+        drawn = np.asarray(Image.open(io.BytesIO(own[0])).convert("RGBA"))
+        visible = drawn[drawn[..., 3] > 200][:, :3]
+        wanted = mpl.colors.to_rgb(list(colours.values())[int(of[0])])
+        assert np.abs(visible.mean(axis=0) / 255 - wanted).max() < 0.02
+    assert len(told(svg)["panels"][0]["series"]) == 4
+
+
+def test_where_that_would_be_very_many_images_colours_alone_are_kept_apart():
+    colours = {f"c{k}": mpl.colors.to_hex(mpl.colormaps["tab20"](k)) for k in range(20)}
+    shapes = dict(zip("abcd", "oXs^", strict=True))
+    with figure_style():
+        svg = str(to_svg(scattered(4, colours, shapes), name="some", alt="Marks."))
+    assert {of: len(own) for of, own in images(svg).items()} == {str(k): 4 for k in range(20)}
 
 
 def test_a_cell_has_its_value_and_the_names_of_its_row_and_column():

@@ -11,6 +11,7 @@
     const marks = panels.flatMap((panel) => panel.series.flatMap((series) =>
       Array.from({ length: series.places.length / 2 }, (_, place) => ({
         panel, series, x: series.places[2 * place], y: series.places[2 * place + 1], place,
+        wide: series.halves?.[2 * place] ?? 0, high: series.halves?.[2 * place + 1] ?? 0,
       }))));
     return { legend, panels, marks };
   }
@@ -22,6 +23,20 @@
     if (series.values) return [`${y} · ${x}`, series.values[place], head];
     if (!panel.y) return [[y, head].filter(Boolean).join(" · "), called(panel.x, x)];
     return [head, called(panel.x, x), called(panel.y, y)];
+  }
+
+  // What a series looks like: its marker, or a dot, in its colour.
+  function swatch(colour, shape) {
+    const space = "http://www.w3.org/2000/svg";
+    const found = document.createElementNS(space, "svg");
+    found.setAttribute("viewBox", "-0.6 -0.6 1.2 1.2");
+    found.setAttribute("aria-hidden", "true");
+    const drawn = document.createElementNS(space, shape ? "polygon" : "circle");
+    if (shape) drawn.setAttribute("points", shape);
+    else drawn.setAttribute("r", "0.5");
+    if (colour) drawn.setAttribute("fill", colour);
+    found.append(drawn);
+    return found;
   }
 
   function furnished(figure, svg) {
@@ -67,7 +82,9 @@
       for (const mark of chart.marks) {
         const [left, top, right, bottom] = mark.panel.box;
         if (at.x < left - NEAR || at.x > right + NEAR || at.y < top - NEAR || at.y > bottom + NEAR || !seen(mark)) continue;
-        const distance = Math.hypot(mark.x - at.x, mark.y - at.y);
+        // Within a bar the pointer means it, unless a point is as near as can be.
+        const distance = (mark.wide ? 2 : 0) + Math.hypot(
+          Math.max(Math.abs(mark.x - at.x) - mark.wide, 0), Math.max(Math.abs(mark.y - at.y) - mark.high, 0));
         if (distance < least) [best, least] = [mark, distance];
       }
       return best && (best.panel.cells || least <= NEAR) ? best : null;
@@ -90,7 +107,7 @@
     svg.tabIndex = 0;
     svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")} Its values are read with the arrow keys.`);
 
-    // A button for each entry of the legend of which something can be hidden: what is an image can't.
+    // A button for each entry of the legend of which something can be hidden.
     const parts = new Map();
     for (const part of svg.querySelectorAll("[data-of]")) {
       for (const entry of part.dataset.of.split(" ")) parts.set(+entry, [...(parts.get(+entry) ?? []), part]);
@@ -101,13 +118,11 @@
     list.setAttribute("role", "group");
     list.setAttribute("aria-label", "Series shown");
     for (const entry of [...parts.keys()].sort((a, b) => a - b)) {
-      const { label, colour } = chart.legend[entry];
+      const { label, colour, shape } = chart.legend[entry];
       const button = document.createElement("button");
       button.type = "button";
       button.setAttribute("aria-pressed", "true");
-      const dot = document.createElement("i");
-      if (colour) dot.style.background = colour;
-      button.append(dot, label);
+      button.append(swatch(colour, shape), label);
       button.addEventListener("click", () => {
         hidden.has(entry) ? hidden.delete(entry) : hidden.add(entry);
         button.setAttribute("aria-pressed", !hidden.has(entry));
