@@ -64,7 +64,8 @@ class Rule(ABC):
 def _inconclusive(found: Estimate, half: float, *distances: float) -> Judgement:
     """``distances``: from the figure to the bounds that its interval would have to stay clear of."""
     room = max(distances, default=0.0)
-    needed = math.ceil(found.n * (half / room) ** 2 - 1e-6) if room > 0 and half > 0 else None
+    told = room > 0 and 0 < half < math.inf
+    needed = math.ceil(found.n * (half / room) ** 2 - 1e-6) if told else None
     return Judgement(INCONCLUSIVE, half, needed)
 
 
@@ -97,7 +98,9 @@ class Level(Rule):
             return Judgement(CONTRADICTED)
         room = abs(self.tolerance - distance)
         needed = None
-        if room > self.margin and own > 0:  # what the stated number lacks no network of ours gives
+        if (
+            room > self.margin and 0 < own < math.inf
+        ):  # what the stated number lacks no network of ours gives
             needed = math.ceil(found.n * own**2 / (room**2 - self.margin**2) - 1e-6)
         return Judgement(INCONCLUSIVE, half, needed)
 

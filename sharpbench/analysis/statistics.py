@@ -249,10 +249,11 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> float:
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least-squares slope of y on x."""
+    """Least-squares slope of y on x; NaN where x is constant."""
+    if not len(x) or x.min() == x.max():  # whose mean may be another number by rounding
+        return math.nan
     x = x - x.mean()
-    size = float(x @ x)
-    return float(x @ (y - y.mean())) / size if size > 0 else math.nan
+    return float(x @ (y - y.mean())) / float(x @ x)
 
 
 def line(x: np.ndarray, y: np.ndarray) -> Estimate:

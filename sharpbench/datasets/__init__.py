@@ -19,6 +19,7 @@ datasets: Registry[Dataset] = Registry(
     group="sharpbench.datasets",
     builtins={
         "characters": "sharpbench.datasets.characters:Characters",
+        "circle": "sharpbench.datasets.circle:Circle",
         "tabular": "sharpbench.datasets.tabular:Tabular",
         "two_moons": "sharpbench.datasets.two_moons:TwoMoons",
         "digits": "sharpbench.datasets.digits:Digits",

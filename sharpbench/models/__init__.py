@@ -23,6 +23,7 @@ models: Registry[Model] = Registry(
         "resnet": "sharpbench.models.resnet:ResidualNetwork",
         "uniform_mlp": "sharpbench.models.uniform_mlp:UniformMultiLayerPerceptron",
         "nin": "sharpbench.models.nin:NetworkInNetwork",
+        "wide_network": "sharpbench.models.wide:WideNetwork",
         "vit": "sharpbench.models.vit:VisionTransformer",
     },
 )

@@ -26,6 +26,7 @@ __all__ = [
     "PAGES",
     "QUESTIONED",
     "ROBUST",
+    "SPECTRAL_BIAS",
     "SUITES",
     "TABLE_2",
     "Along",
@@ -77,10 +78,13 @@ MNIST = Source(("paper_mnist",))
 TABLE_2 = Source(("paper_sam", "paper_sam_reduced"))
 QUESTIONED = Source(("lambda_questions",))
 ROBUST = Source(("lambda_robustness",))
+SPECTRAL_BIAS = Source(("spectral_bias",))
 GRID = Source(("generalization_digits", "generalization_quick"))
 
 PAGES = tuple(
-    s for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED, ROBUST) for s in source.suites
+    suite
+    for source in (GROUND, MOONS, MNIST, TABLE_2, QUESTIONED, ROBUST, SPECTRAL_BIAS)
+    for suite in source.suites
 )
 """The suites that are made for the paper, whose pages show the audit."""
 

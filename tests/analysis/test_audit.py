@@ -1,5 +1,6 @@
 """What an audit is, without any paper: rules are remembered, and a small audit of its own is judged."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,11 @@ def test_a_claim_of_ones_own_is_judged():
         # Four networks tell 1.5 apart from 0; 0.5 would take nine times as many.
         ((0.5, -1.0, 2.0), "the smallest effect to be seen: 1.5; it would take some 36 networks"),
         ((0.0, -1.0, 1.0), "the smallest effect to be seen: 1; more networks would not decide it"),
+        # Two seeds tell no width at all.
+        (
+            (0.5, -math.inf, math.inf),
+            "the smallest effect to be seen: ∞; more networks would not decide it",
+        ),
     ],
 )
 def test_an_inconclusive_claim_says_what_it_could_have_shown(found, told):

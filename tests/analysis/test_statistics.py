@@ -33,6 +33,8 @@ def test_correlations_are_scipys():
     assert pearson(X, Y) == pytest.approx(stats.pearsonr(X, Y).statistic)
     assert spearman(X, Y) == pytest.approx(stats.spearmanr(X, Y).statistic)
     assert slope(X, Y) == pytest.approx(stats.linregress(X, Y).slope)
+    constant = np.full(len(Y), 0.1)  # of whose sum a third is no tenth
+    assert math.isnan(slope(constant, Y))
     assert math.isnan(pearson(X, np.ones(60)))
 
 

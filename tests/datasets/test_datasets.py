@@ -159,3 +159,28 @@ def test_a_part_of_the_digits_leaves_the_test_images_as_they_are():
     assert counts.min() >= 28  # class shares are kept
     rows = {tuple(x.flatten().tolist()) for x in whole.train_inputs}
     assert all(tuple(x.flatten().tolist()) in rows for x in part.train_inputs)
+
+
+def test_the_circle_has_one_mode():
+    """By its own Fourier transform, at both splits; both coordinates have the mean square 1."""
+    for mode in (0, 1, 5, 31):
+        splits = datasets.create("circle", {"mode": mode}).load(Path(), seed=mode)
+        assert splits.task == "regression"
+        for inputs, targets in (
+            (splits.train_inputs, splits.train_targets),
+            (splits.test_inputs, splits.test_targets),
+        ):
+            assert torch.allclose(inputs.square().mean(0), torch.ones(2), atol=1e-6)
+            power = torch.fft.rfft(targets[:, 0].double()).abs().square()
+            assert int(power.argmax()) == mode
+            assert float(power[mode] / power.sum()) == pytest.approx(1, abs=1e-6)
+            assert float(targets.square().mean()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"mode": 32}, {"mode": -1}, {"points": 1, "mode": 0}, {"label_noise": 0.1}, {"mode": 1.5}],
+)
+def test_no_mode_that_looks_like_another_is_made(parameters):
+    with pytest.raises(InputError):
+        datasets.create("circle", parameters)

@@ -12,6 +12,7 @@ SHAPES = {
     "nin": (1, 8, 8),
     "resnet": (3, 8, 8),
     "vit": (1, 8, 8),
+    "wide_network": (2,),
 }
 
 
@@ -64,6 +65,8 @@ def test_unsuitable_inputs_are_refused(name, parameters, shape, message):
         ("nin", {"width": 0}),
         ("cnn", {"dropout": 1.0}),
         ("vit", {"width": 30, "heads": 4}),
+        ("wide_network", {"width": 0, "zero_start": False}),
+        ("wide_network", {"width": 7}),
     ],
 )
 def test_impossible_parameters_are_refused(name, parameters):
@@ -82,3 +85,26 @@ def test_torchs_own_initialization_can_be_kept():
         assert torch.equal(layer.bias, own.bias)
     scaled = models.create("mlp").build((2,), 2, seed=3)
     assert all(not layer.bias.any() for layer in scaled if isinstance(layer, torch.nn.Linear))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2)])
+def test_a_wide_network_starts_at_zero_with_the_kernel_of_its_scaling(shape):
+    """Without biases the kernel of infinite width is that of `ntk_circle`, of x/√d."""
+    model = models.create("wide_network", {"width": 40_000, "bias": False})
+    network = model.build(shape, 1, seed=2).double()
+    x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert float(network(x).detach().abs().max()) < 1e-12
+    rows = []
+    for point in x:
+        gradient = torch.autograd.grad(network(point[None]).sum(), tuple(network.parameters()))
+        rows.append(torch.cat([g.reshape(-1) for g in gradient]))
+    jacobian = torch.stack(rows)
+    flat = x.flatten(1) / x[0].numel() ** 0.5
+    lengths = flat.norm(dim=1)
+    cosine = (flat @ flat.T / lengths[:, None] / lengths).clamp(-1, 1)
+    angle = cosine.acos()
+    expected = ((torch.pi - angle) * 2 * cosine + angle.sin()) / (2 * torch.pi)
+    expected = expected * lengths[:, None] * lengths
+    assert torch.allclose(jacobian @ jacobian.T, expected, rtol=0.05, atol=0.02)
+    free = models.create("wide_network", {"zero_start": False}).build(shape, 1, seed=2).double()
+    assert float(free(x).detach().abs().min()) > 1e-3

@@ -1,6 +1,7 @@
 """The audit on made-up records of exactly the shape that the suites' plans give."""
 
 import functools
+import math
 import zlib
 
 import pandas as pd
@@ -11,6 +12,7 @@ from sharpbench.analysis.measures import Difference, Source
 from sharpbench.paper.claims import CLAIMS
 from sharpbench.paper.evidence import GRID, SUITES, TABLE_2, rate
 from sharpbench.paper.questions import QUESTIONS
+from sharpbench.paper.spectral_bias import kernel_eigenvalue
 from sharpbench.report.audit import reason
 from sharpbench.results.description import subject_columns
 from sharpbench.suite.plan import ProblemPlan, make_plan
@@ -26,6 +28,11 @@ def record(common, kind, label, value, **fields):
     empty = {"name": label, "status": "ok", "transformation": None, "transformation_name": None,
              "parameters": {}, "epoch": None}  # fmt: skip
     return {**common, **empty, "kind": kind, "label": label, "value": value, **fields}
+
+
+def made_up_speed(mode: int, model) -> float:
+    """As the kernel has it without biases; with them it falls with the square of the mode."""
+    return 0.4 / (1 + mode) ** 2 if model.bias else kernel_eigenvalue(mode)
 
 
 @functools.cache
@@ -45,8 +52,15 @@ def made_up(suite: str) -> pd.DataFrame:
         description = {"key": subject.key, "label": subject.label, "identity": subject.identity}
         common = subject_columns({**description, **labels})
         if isinstance(subject, ProblemPlan):
+            sine = subject.problem.name == "sine"
             rows += [
-                record(common, "problem", m.label, noise(m.label)) for m in plan.asked(subject)
+                record(
+                    common,
+                    "problem",
+                    m.label,
+                    math.log(subject.problem.scale) if sine else noise(m.label),
+                )
+                for m in plan.asked(subject)
             ]
             continue
         level, jitter = getattr(subject.dataset, "label_noise", 0.0), noise(subject.key)
@@ -69,6 +83,18 @@ def made_up(suite: str) -> pd.DataFrame:
             rows.append(record(common, "evaluation", name, value, standard_error=1e-5))
         alone = {"cost.shared_machine": False}
         rows.append(record(common, "training", "seconds", 1.0 + jitter, epoch=1, **alone))
+        if hasattr(subject.dataset, "mode"):
+            speed = made_up_speed(subject.dataset.mode, subject.model) * (1 + 0.01 * jitter)
+            rows += [
+                record(
+                    common,
+                    "training",
+                    "train_loss",
+                    0.5 * (1 - speed) ** (2 * epoch - 2),
+                    epoch=epoch,
+                )
+                for epoch in (*range(1, 20), 100, subject.recipe.epochs)
+            ]
         rows += [
             record(common, "trajectory", m.label, own * epoch / 50, epoch=epoch)
             for m in plan.trajectory.metrics

@@ -65,7 +65,8 @@ def lawful(suite: str) -> pd.DataFrame:
         "training": frame["recipe"].map({"adam": 2.0, "sam": 4.0, "crr": 5.0}),
     }
     for kind, value in values.items():
-        frame["value"] = frame["value"].mask(frame["kind"] == kind, value)
+        own = (frame["kind"] == kind) & (frame["name"] != "train_loss")
+        frame["value"] = frame["value"].mask(own, value)
     ece = frame["name"].isin(["ece", "ece_debiased"])
     frame["value"] = frame["value"].mask(ece, 0.05 - 0.01 * crr + 0.001 * seeds)
     return frame
