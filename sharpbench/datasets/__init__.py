@@ -20,6 +20,7 @@ datasets: Registry[Dataset] = Registry(
     builtins={
         "characters": "sharpbench.datasets.characters:Characters",
         "circle": "sharpbench.datasets.circle:Circle",
+        "power_law": "sharpbench.datasets.power_law:PowerLaw",
         "tabular": "sharpbench.datasets.tabular:Tabular",
         "two_moons": "sharpbench.datasets.two_moons:TwoMoons",
         "digits": "sharpbench.datasets.digits:Digits",

@@ -16,6 +16,7 @@ from sharpbench.analysis.measures import (
     Group,
     Log,
     Mean,
+    Slope,
     Source,
     values,
 )
@@ -25,7 +26,8 @@ from sharpbench.analysis.statistics import Estimate, mean, over_seeds, spearman
 __all__ = ["CLAIMS", "SUITES"]
 
 FALSIFICATION = Source(("falsification",))
-SUITES = FALSIFICATION.suites
+CURVES = Source(("learning_curves",))
+SUITES = (*FALSIFICATION.suites, *CURVES.suites)
 
 TOP, TRACE, FISHER_RAO = "hessian_top_eigenvalue", "hessian_trace", "fisher_rao_norm"
 TEST_LOSS = "= test_loss"
@@ -128,6 +130,14 @@ def _solution(kind: str) -> Group:
     return FALSIFICATION.where(recipe="parity_solution", recipe__solution=kind)
 
 
+def _one_pass(smoothness: float) -> Group:
+    """Linear models that saw each of their samples once."""
+    return CURVES.where(model="linear", dataset__smoothness=smoothness)
+
+
+_LEARNING = (Log("dataset.train"), Log(TEST_LOSS))
+
+
 # --- the claims -------------------------------------------------------------------------------------------
 
 _ALIKE = 0.005
@@ -140,6 +150,7 @@ _ROUNDING = 1e-6
 
 
 KAUR, WEN, DINH, NOISE = "Kaur et al. 2022", "Wen, Li & Ma 2023", "Dinh et al. 2017", "label noise"
+BERTHIER = "Berthier et al. 2020"
 
 CLAIMS: tuple[Claim, ...] = (
     # --- arXiv:2206.10654: what moves the largest eigenvalue need not move the error -----------------------
@@ -215,4 +226,14 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(NOISE, "Nor does the largest eigenvalue, within one level", "none", "",
           Correlation(_NOISY, spearman, (TOP, TEST_ERROR), within="dataset.label_noise"),
           NoEffect(_SLIGHT), "Spearman's ρ within levels"),
+    # --- arXiv:2006.08212: the Hessian's spectrum tells the learning curve of one pass ---------------------
+    Claim(BERTHIER, "The eigenvalues of a linear model's Hessian fall as those of the features, j^−2", "2", "",
+          Mean(_one_pass(1.5).but(dataset__train=4096), "hessian_spectrum_decay"),
+          Level(2.0, 0.1), "decay exponent of the five largest, 4096 samples"),
+    Claim(BERTHIER, "One pass over n samples leaves a risk ∝ n^−(α + 1), α = ¼ for a target j^−1.5", "−1.25", "",
+          Slope((_one_pass(1.5),), *_LEARNING),
+          Level(-1.25, 0.1), "slope of log risk, n = 256 to 4096"),
+    Claim(BERTHIER, "… where the features limit it, α = ½, however regular the target (j^−4)", "−1.5", "",
+          Slope((_one_pass(4.0),), *_LEARNING),
+          Level(-1.5, 0.1), "slope of log risk, n = 256 to 4096"),
 )  # fmt: skip

@@ -18,6 +18,7 @@ models: Registry[Model] = Registry(
     "sharpbench.models.base:Model",
     group="sharpbench.models",
     builtins={
+        "linear": "sharpbench.models.linear:Linear",
         "mlp": "sharpbench.models.mlp:MultiLayerPerceptron",
         "cnn": "sharpbench.models.cnn:ConvolutionalNetwork",
         "resnet": "sharpbench.models.resnet:ResidualNetwork",

@@ -72,6 +72,8 @@ class Iterates:
 
 _BLOWN_UP = 100.0
 """A mean training loss this many times the initial one is no training any more."""
+_FEW, _FIRST = 16, 100
+"""Of a batch of fewer samples the initial loss can be anything: it is told by so many, then."""
 
 
 @dataclass
@@ -95,7 +97,7 @@ class TrainingLog:
         return sum(row["seconds"] for row in self.epochs)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """What one training goes with."""
 
@@ -107,6 +109,8 @@ class _Run:
     """Of the samples."""
     changes: torch.Generator
     """Of their augmentation."""
+    initial: float
+    """Training loss before any step, of `_FIRST` samples; 0 where the first batch tells it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +177,9 @@ class Recipe(Plugin, ABC):
         """Train ``model`` in place; the order of batches and the dropout masks come from ``seed``.
 
         Stops at the first non-finite loss, or after an epoch whose mean loss is more than a hundred
-        times the first batch's, and says so in ``TrainingLog.diverged``. Leaves the model in
-        evaluation mode and without gradients; callbacks can't disturb the random stream.
+        times the first batch's (and, where a batch has fewer than 16, that of a hundred samples), and says
+        so in ``TrainingLog.diverged``. Leaves the model in evaluation mode and without gradients; callbacks
+        can't disturb the random stream.
         """
         log = TrainingLog()
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -189,6 +194,7 @@ class Recipe(Plugin, ABC):
             self.iterates(model, data),
             order=torch_generator(derive_seed(seed, "batches")),
             changes=torch_generator(derive_seed(seed, "augmentation")),
+            initial=_initial_loss(model, data) if self.batch_size < _FEW else 0.0,
         )
         devices = [data.train_inputs.device] if data.train_inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices):
@@ -252,10 +258,9 @@ class Recipe(Plugin, ABC):
                 wrong += float((loss.outputs.argmax(1) != y).sum())
         samples = len(data.train_inputs)
         log.initial_loss = log.initial_loss or first
-        if log.initial_loss and total / samples > _BLOWN_UP * log.initial_loss:
-            log.diverged = (
-                f"training loss rose from {log.initial_loss:.3g} to {total / samples:.3g}"
-            )
+        initial = max(log.initial_loss or 0.0, run.initial)
+        if initial and total / samples > _BLOWN_UP * initial:
+            log.diverged = f"training loss rose from {initial:.3g} to {total / samples:.3g}"
             return {}
         row = {
             "learning_rate": learning_rate,
@@ -300,6 +305,12 @@ class Recipe(Plugin, ABC):
             "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))),
             "linear": lambda step: max(1 - step / steps, 0.0),
         }[self.schedule]
+
+
+def _initial_loss(model: nn.Module, data: Splits) -> float:
+    """Of the first `_FIRST` samples, in evaluation mode."""
+    outputs = batched_outputs(model.eval(), data.train_inputs[:_FIRST])
+    return float(per_sample_loss(data.task)(outputs, data.train_targets[:_FIRST]).mean())
 
 
 def mean_loss(model: nn.Module, data: Splits) -> float:

@@ -184,3 +184,58 @@ def test_the_circle_has_one_mode():
 def test_no_mode_that_looks_like_another_is_made(parameters):
     with pytest.raises(InputError):
         datasets.create("circle", parameters)
+
+
+def test_power_law_features_have_its_covariance_and_linear_targets():
+    given = {"dimension": 8, "decay": 1.5, "smoothness": 2.5}
+    splits = datasets.create("power_law", {**given, "train": 20_000, "test": 50}).load(
+        Path(), seed=4
+    )
+    x, y = splits.train_inputs.double(), splits.train_targets.double()
+    j = torch.arange(1, 9, dtype=torch.float64)
+    covariance = x.T @ x / len(x)
+    assert torch.allclose(covariance, torch.diag(j**-1.5), atol=0.03)
+    found = torch.linalg.lstsq(x, y).solution[:, 0]
+    assert torch.allclose(found, j**-1.25, atol=1e-5)
+    fewer = datasets.create("power_law", {**given, "train": 30, "test": 50}).load(Path(), seed=4)
+    assert torch.equal(fewer.train_inputs, splits.train_inputs[:30])
+    assert torch.equal(fewer.test_inputs, splits.test_inputs)
+    other = datasets.create("power_law", {**given, "train": 30}).load(Path(), seed=5)
+    assert not torch.equal(fewer.train_inputs, other.train_inputs)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"decay": 1.0}, {"smoothness": 0.5}, {"dimension": 0}, {"train": 0}, {"label_noise": 0.1},
+     {"decay": float("nan")}],
+)  # fmt: skip
+def test_no_law_without_a_bound_is_made(parameters):
+    with pytest.raises(InputError):
+        datasets.create("power_law", parameters)
+
+
+def test_one_pass_over_a_power_law_has_the_risk_that_theory_expects():
+    """E (θ − θ*)² after each sample, of normal features, by its own recursion; 8 seeds of 500 samples."""
+    step, seeds, given = 0.3, 8, {"dimension": 64, "smoothness": 1.5, "test": 2000}
+    j = torch.arange(1, 65, dtype=torch.float64)
+    scales, risks = j**-2, {}
+    apart = j**-1.5
+    for n in range(1, 501):
+        apart = apart * (1 - 2 * step * scales + 2 * step**2 * scales**2) + step**2 * scales * (
+            scales @ apart
+        )
+        risks[n] = 0.5 * float(scales @ apart)
+    recipe = recipes.create("sgd", {"lr": step, "momentum": 0.0, "batch_size": 1, "epochs": 1})
+    found = {n: [] for n in (50, 500)}
+    for n, told in found.items():
+        for seed in range(seeds):
+            data = datasets.create("power_law", {**given, "train": n}).load(Path(), seed=seed)
+            network = models.create("linear", {"bias": False}).build((64,), 1, seed=seed)
+            log = recipe.train(network, data, seed=seed)
+            told.append(log.epochs[-1]["test_loss"])
+    logs = {n: np.log(told) for n, told in found.items()}
+    for n, told in logs.items():
+        error = told.std(ddof=1) / math.sqrt(seeds)
+        assert abs(told.mean() - math.log(risks[n])) < 4 * error + 0.1
+    slope = (logs[500].mean() - logs[50].mean()) / math.log(10)
+    assert slope == pytest.approx(-1.25, abs=0.15)

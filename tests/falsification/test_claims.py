@@ -85,13 +85,32 @@ def records(told=law) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curves(exponent=lambda smoothness: min((smoothness - 1) / 2, 0.5) + 1) -> pd.DataFrame:
+    """What a run of `learning_curves` would leave where its risks follow the stated law."""
+    plan = make_plan(load_suite(find_suite("learning_curves")))
+    rows = []
+    for subject in plan.subjects:
+        parts = {f"{p}_label": getattr(subject, p).label for p in ("dataset", "model", "recipe")}
+        description = {"key": subject.key, "label": subject.label, "identity": subject.identity}
+        common = {**subject_columns({**description, **parts}), **EMPTY}
+        data, jitter = subject.dataset, wobble(subject.seed)
+        risk = 3.0 * data.train ** -exponent(data.smoothness) * math.exp(jitter)
+        (asked,) = {m.metric for m in plan.measurements}
+        told = {"kind": "measurement", "name": asked.name, "label": asked.label}
+        rows.append(common | told | {"value": 2.0 + jitter})
+        told = {"kind": "evaluation", "name": "test_loss", "label": "test_loss"}
+        rows.append(common | told | {"value": risk})
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture(scope="module")
 def foretold() -> pd.DataFrame:
-    return claims_table({"falsification": records()}, CLAIMS).set_index(["section", "statement"])
+    frames = {"falsification": records(), "learning_curves": curves()}
+    return claims_table(frames, CLAIMS).set_index(["section", "statement"])
 
 
 def test_where_the_law_holds_every_claim_is_reproduced_with_the_laws_figure(foretold):
-    assert SUITES == ("falsification",)
+    assert SUITES == ("falsification", "learning_curves")
     others = foretold[foretold["verdict"] != "reproduced"]
     assert others.empty, others[["verdict", "estimate"]]
     figures = [row.value for row in foretold["estimate"]]
@@ -99,6 +118,8 @@ def test_where_the_law_holds_every_claim_is_reproduced_with_the_laws_figure(fore
     assert figures[:14] == pytest.approx(changes, abs=1e-9)
     assert figures[14:17] == pytest.approx([0, 0.5, 0], abs=1e-9)
     assert foretold["estimate"].iloc[0].n == 10
+    assert figures[-3:] == pytest.approx([2, -1.25, -1.5], abs=1e-9)
+    assert foretold["estimate"].iloc[-1].n == 50
     # 5 seeds × 3 rates at each of 4 levels
     assert foretold["estimate"].iloc[20].n == 60
 
@@ -136,7 +157,14 @@ def test_where_it_is_turned_round_claims_with_a_sign_are_contradicted():
     assert set(memorized["verdict"]) == {"contradicted"}
 
 
+def test_a_learning_curve_of_another_exponent_contradicts():
+    table = claims_table({"learning_curves": curves(lambda smoothness: 1.0)}, CLAIMS)
+    told = table[table["section"] == "Berthier et al. 2020"]
+    assert told["verdict"].tolist() == ["reproduced", "contradicted", "contradicted"]
+
+
 def test_what_has_not_run_says_so():
     table = claims_table({}, CLAIMS)
     assert set(table["verdict"]) == {"not run"}
-    assert set(table["reason"]) == {"run: sharpbench run falsification"}
+    told = {"run: sharpbench run falsification", "run: sharpbench run learning_curves"}
+    assert set(table["reason"]) == told

@@ -108,3 +108,14 @@ def test_a_wide_network_starts_at_zero_with_the_kernel_of_its_scaling(shape):
     assert torch.allclose(jacobian @ jacobian.T, expected, rtol=0.05, atol=0.02)
     free = models.create("wide_network", {"zero_start": False}).build(shape, 1, seed=2).double()
     assert float(free(x).detach().abs().min()) > 1e-3
+
+
+def test_a_linear_model_is_one_layer_that_starts_at_zero():
+    network = models.create("linear").build((1, 2, 2), 3, seed=0)
+    x = torch.randn(5, 1, 2, 2)
+    assert not network(x).any()
+    drawn = models.create("linear", {"zero_start": False, "bias": False}).build((4,), 3, seed=0)
+    assert isinstance(drawn, torch.nn.Linear)
+    assert drawn.bias is None
+    assert float(drawn.weight.detach().abs().max()) <= 0.5
+    assert drawn.weight.detach().std() > 0.1

@@ -347,3 +347,17 @@ def test_parameters_that_were_added_later_leave_keys_as_they_were():
     assert changed.identity()["shift"] == 1
     assert "shift" not in changed.unsaid()
     assert {**changed.identity(), **changed.unsaid()}["stop_on"] == "running"
+
+
+def test_a_first_sample_without_a_loss_is_no_divergence():
+    """Of a batch of one the first loss is 0 or nearly so by chance; one that blows up still is told."""
+    x = torch.linspace(-1, 1, 64)[:, None].double()
+    splits = Splits(x, 3 * x, x, 3 * x, outputs=1, task="regression")
+    for seed in range(64):
+        model = nn.Linear(1, 1, bias=False).double()
+        nn.init.zeros_(model.weight)
+        recipe = recipes.create("sgd", {"lr": 1e-3, "momentum": 0.0, "batch_size": 1, "epochs": 1})
+        log = recipe.train(model, splits, seed=seed)
+        assert log.diverged is None, seed
+    wild = recipes.create("sgd", {"lr": 1e3, "momentum": 0.0, "batch_size": 1, "epochs": 1})
+    assert wild.train(nn.Linear(1, 1).double(), splits, seed=0).stopped == "diverged"
