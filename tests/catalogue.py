@@ -32,6 +32,20 @@ from sharpbench.training import recipes
 COSTS = Path(__file__).with_name("metric_costs.json")
 PREDICTIONS = Path(__file__).with_name("metric_predictions.json")
 
+NOT_ASKED = {
+    "invariance": {
+        "local_learning_coefficient": "its chains take minutes a network and change, and scatter more than "
+        "what a promise is held to",
+    },
+    "cost": {
+        "inverse_margin": "labels drawn at random leave no margin; it takes the pass of `margin`"
+    },
+    "generalization_quick": {
+        "local_learning_coefficient": "its chains would take longer than all other metrics together",
+    },
+}
+"""Why a metric has no row in a suite that asks all others; in `cost` those have none that take no pass."""
+
 HEAD = """\
 # Every metric
 
@@ -53,6 +67,11 @@ show metric NAME` prints a metric's whole documentation and its parameters.
 - *Cost*: work with default parameters in gradients over the samples measured, counted on a ReLU network of
   2410 parameters on digits; "–" for none. Derivatives of higher order and products are converted as
   `sharpbench.measurement.Work` says.
+
+The suites `invariance`, `cost` (what takes a pass over the data) and `generalization_quick` ask every metric,
+but:
+
+{but}
 """
 
 
@@ -89,8 +108,19 @@ def table() -> str:
         alone=prediction([told["hyperparameters alone"]]),
         oracle=prediction([told["oracle"]]),
         commits=" and ".join(f"`{commit[:7]}`" for commit in told["commits"]),
+        but=_not_asked(),
     )
     return f"{head}\n" + "\n".join(lines) + "\n"
+
+
+def _not_asked() -> str:
+    """What is left out where, and why."""
+    left_out = [
+        f"- `{name}` not in `{suite}`: {why}"
+        for suite, of in NOT_ASKED.items()
+        for name, why in of.items()
+    ]
+    return ".\n".join(left_out) + "."
 
 
 def prediction(rows: list[dict[str, Any]]) -> str:

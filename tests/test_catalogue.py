@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from sharpbench.metrics import metrics
+from sharpbench.suite.spec import find_suite, load_suite
 from tests.catalogue import (
     COSTS,
+    NOT_ASKED,
     PREDICTIONS,
     builtin,
     known_answers,
@@ -26,6 +30,18 @@ def test_what_every_metric_takes_was_counted():
     counted = json.loads(COSTS.read_text("utf-8"))
     assert list(counted) == builtin(metrics), "python -m tests.catalogue docs/metrics.md --measure"
     assert counted["hessian_top_eigenvalue"] != "–" == counted["parameter_norm"]
+
+
+@pytest.mark.parametrize("suite", NOT_ASKED)
+def test_every_metric_is_asked_in_the_suites_that_ask_all(suite):
+    """In `cost` all that take a pass; what has no row says why, and nothing that has one does."""
+    spec = load_suite(find_suite(suite)).spec
+    blocks = [*spec.metrics, *(m for p in spec.problems for m in p.metrics or [])]
+    takes = json.loads(COSTS.read_text("utf-8"))
+    wanted = {n for n in builtin(metrics) if suite != "cost" or takes[n] != "–"}
+    left_out = NOT_ASKED[suite]
+    assert {block["name"] for block in blocks} == wanted - set(left_out)
+    assert all(name in wanted and len(why) > 20 for name, why in left_out.items())
 
 
 def test_what_metrics_predict_has_its_source():

@@ -22,7 +22,8 @@ class Workload(Problem):
     """A two-hidden-layer network, or the paper's kind of convolutional one, on Gaussian inputs.
 
     ``width`` of the hidden layers, ``inputs`` values a sample (a square image for ``cnn``), ``classes``,
-    ``samples``; float32 weights with the layers' usual spread.
+    ``samples``; float32 weights with the layers' usual spread. Another network of the same kind stands for
+    its beginning.
     """
 
     name = "workload"
@@ -47,17 +48,21 @@ class Workload(Problem):
 
     def subject(self, *, seed: int) -> Subject:
         generator = torch_generator(derive_seed(seed, "problem"))
+        model = self._drawn(generator)
+        side = round(self.inputs**0.5)
+        shape = (1, side, side) if self.kind == "cnn" else (self.inputs,)
+        x = torch.randn(self.samples, *shape, generator=generator)
+        y = torch.randint(self.classes, (self.samples,), generator=generator)
+        return Subject(model, x, y, initial=self._drawn(generator))
+
+    def _drawn(self, generator: torch.Generator) -> nn.Module:
         model = self._network()
         with torch.no_grad():
             for parameter in model.parameters():
                 fan = parameter[0].numel() if parameter.ndim > 1 else 1
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.copy_(noise * (2.0 / fan) ** 0.5 if parameter.ndim > 1 else 0 * noise)
-        side = round(self.inputs**0.5)
-        shape = (1, side, side) if self.kind == "cnn" else (self.inputs,)
-        x = torch.randn(self.samples, *shape, generator=generator)
-        y = torch.randint(self.classes, (self.samples,), generator=generator)
-        return Subject(model.eval(), x, y)
+        return model.eval()
 
     def _network(self) -> nn.Module:
         def act() -> nn.Module:
