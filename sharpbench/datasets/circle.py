@@ -19,24 +19,28 @@ __all__ = ["Circle"]
 @datasets.register
 @dataclass(frozen=True, kw_only=True)
 class Circle(Dataset):
-    """√2 cos(``mode``·φ), or 1 for mode 0, at ``points`` angles φ evenly around the circle: a regression.
+    """√2 A cos(``mode``·φ), or A for mode 0, at ``points`` angles φ evenly around the circle: a regression.
 
     The modes are the eigenfunctions of every kernel that depends on the angle between two points alone, and
     of the Laplacian, with the eigenvalue mode². Inputs are the points (√2 cos φ, √2 sin φ), whose coordinates
-    have the mean square 1, as the targets have; the test points lie halfway between. Nothing is drawn: each
-    seed has the same data.
+    have the mean square 1, as the targets have with the ``amplitude`` A = 1; the smaller A is, the less a
+    wide network has to leave its beginning, and the closer it stays to its tangent kernel. The test points
+    lie halfway between. Nothing is drawn: each seed has the same data.
     """
 
     name = "circle"
     reference = "Basri et al., arXiv:1906.00425 (frequencies on the circle)"
 
     mode: int = 1
+    amplitude: float = 1.0
     points: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_noise:
             raise ValueError("circle has real targets, to which label_noise does not apply")
+        if not 0 < self.amplitude < math.inf:
+            raise ValueError(f"amplitude must be positive, got {self.amplitude}")
         if self.points < 2:
             raise ValueError(f"points must be at least 2, got {self.points}")
         if not 0 <= self.mode < self.points / 2:
@@ -58,5 +62,5 @@ class Circle(Dataset):
     def _at(self, angles: Tensor) -> tuple[Tensor, Tensor]:
         size = math.sqrt(2)
         inputs = size * torch.stack([angles.cos(), angles.sin()], 1)
-        targets = (size if self.mode else 1.0) * (self.mode * angles).cos()
+        targets = self.amplitude * (size if self.mode else 1.0) * (self.mode * angles).cos()
         return inputs.float(), targets.float().unsqueeze(1)

@@ -40,6 +40,7 @@ from sharpbench.paper.claims import (
     strongest_crr,
     strongest_sam,
     up_to,
+    wide,
 )
 from sharpbench.paper.evidence import (
     GRID,
@@ -51,6 +52,7 @@ from sharpbench.paper.evidence import (
     OfProblem,
     rate,
 )
+from sharpbench.paper.spectral_bias import FarthestFromTheKernel
 
 __all__ = ["QUESTIONS"]
 
@@ -188,6 +190,9 @@ QUESTIONS: tuple[Claim, ...] = (
           unit="Δλ (theory: log 2 = 0.693)",
           measure=Change(QUESTIONED, RECOMMENDED, "input_rescaling(factor=0.5)")),
     *_of_confidence(),
+    Claim("spectral bias", "Speed of learning a cosine over the kernel's eigenvalue, less 1, of the mode that is "
+          "farthest off, targets of size 1: what leaving the kernel does", unit="relative",
+          measure=FarthestFromTheKernel(wide("relu", bias=False))),
     *_of_robustness(),
     Claim("SAM − Adam (the row Table 2 lacks)", "Test error", unit="Δ error",
           measure=Difference((SAM,), ADAM, TEST_ERROR)),

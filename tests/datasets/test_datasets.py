@@ -175,11 +175,21 @@ def test_the_circle_has_one_mode():
             assert int(power.argmax()) == mode
             assert float(power[mode] / power.sum()) == pytest.approx(1, abs=1e-6)
             assert float(targets.square().mean()) == pytest.approx(1, abs=1e-5)
+    fainter = datasets.create("circle", {"mode": 31, "amplitude": 0.1}).load(Path(), seed=0)
+    assert torch.allclose(fainter.train_targets, 0.1 * splits.train_targets, atol=1e-7)
 
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"mode": 32}, {"mode": -1}, {"points": 1, "mode": 0}, {"label_noise": 0.1}, {"mode": 1.5}],
+    [
+        {"mode": 32},
+        {"amplitude": 0.0},
+        {"amplitude": float("nan")},
+        {"mode": -1},
+        {"points": 1, "mode": 0},
+        {"label_noise": 0.1},
+        {"mode": 1.5},
+    ],
 )
 def test_no_mode_that_looks_like_another_is_made(parameters):
     with pytest.raises(InputError):
