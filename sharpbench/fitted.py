@@ -49,6 +49,8 @@ class Fitted:
     front: Front | None
     summed: bool
     said: tuple[str, ...]
+    test_fault: str = ""
+    """Why losses of the test data are not those of the normaliser."""
 
 
 def fit(
@@ -95,6 +97,7 @@ class _Fit:
         self.model, self.found, self.parts = model, found, parts
         self.loss, self.normaliser, self.task = loss, normaliser, task
         self.said: list[str] = []
+        self.test_fault = ""
         self.copy = own_copy(model)
         devices = [t.device for t in (*self.copy.parameters(), *self.copy.buffers())]
         self.device = devices[0] if devices else torch.device("cpu")
@@ -274,11 +277,14 @@ class _Fit:
             and self.found[0][0].is_floating_point()
         )
         if plain:
+            inputs = every.leaf((0,))
             return Fitted(
-                every.leaf((0,)), targets, train, loss, task, None, summed, tuple(self.said)
+                inputs, targets, train, loss, task, None, summed, tuple(self.said), self.test_fault
             )
-        front = Front(every, self.forward, **self._varied(every))
-        return Fitted(_rows(every), targets, train, loss, task, front, summed, tuple(self.said))
+        front, rows = Front(every, self.forward, **self._varied(every)), _rows(every)
+        return Fitted(
+            rows, targets, train, loss, task, front, summed, tuple(self.said), self.test_fault
+        )
 
     def _of_tokens(self, every: Batches, form: Form, shift: int, train: int) -> Fitted:
         module = self.loss
@@ -325,8 +331,9 @@ class _Fit:
                 f"the targets hold the class {low if low < 0 else high}, and the network has {classes} "
                 f"outputs a token: class ids must lie in 0 … {classes - 1}"
             )
+        rows, said = _rows(every), tuple(self.said)
         return Fitted(
-            _rows(every), targets, train, loss, "classification", front, False, tuple(self.said)
+            rows, targets, train, loss, "classification", front, False, said, self.test_fault
         )
 
     def _form(self, outputs: Tensor, target: Tensor, raw: Any) -> Form:
@@ -440,15 +447,15 @@ class _Fit:
         return train / count
 
     def _one_part(self, what: str, ratio: Callable[[Sequence[Tensor]], float]) -> None:
-        """Raises InputError where training and test data would have to be scaled differently."""
+        """Notes where training and test data would have to be scaled differently."""
         start, found = 0, set()
         for count in self.parts:
             found.add(round(ratio(self.targets[start : start + count]), 9))
             start += count
         if len(found) > 1:
-            raise InputError(
-                f"normaliser={what} means another factor for the training than for the test data "
-                f"({', '.join(f'{one:g}' for one in sorted(found))}): make a subject of each"
+            self.test_fault = (
+                f"normaliser={what} means another factor for the loss of the training than of the test data "
+                f"({', '.join(f'{one:g}' for one in sorted(found))}): make a subject of the test data"
             )
 
     def _equal(self, targets: list[Tensor]) -> list[Tensor]:

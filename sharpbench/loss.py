@@ -26,6 +26,7 @@ __all__ = [
     "TokenLoss",
     "ignore_index",
     "is_tensor_like",
+    "labels_of",
     "per_sample_loss",
     "reads",
     "resolve_loss",
@@ -48,6 +49,12 @@ _ELEMENTWISE = (
     nn.PoissonNLLLoss,
     nn.KLDivLoss,
 )
+_OF_LABELS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.BCEWithLogitsLoss: (0.0, 1.0),
+    nn.MultiLabelSoftMarginLoss: (0.0, 1.0),
+    nn.SoftMarginLoss: (-1.0, 1.0),
+}
+"""Those whose outputs are logits of yes or no, and what no and yes are among the targets."""
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _DIVIDED_BY_WEIGHTS = (nn.CrossEntropyLoss, nn.NLLLoss)
 """torch divides their weighted sum by the sum of the weights of the samples' classes."""
@@ -124,6 +131,15 @@ def ignore_index(loss: Any) -> int | None:
         return -100
     index = getattr(loss, "ignore_index", None) if isinstance(loss, _OF_CLASSES) else None
     return index if isinstance(index, int) else None
+
+
+def labels_of(loss: Any) -> tuple[float, float] | None:
+    """The targets that mean no and yes, of a loss whose outputs are logits of such labels."""
+    if isinstance(loss, ScaledLoss):
+        return labels_of(loss.loss)
+    if isinstance(loss, TokenLoss) and loss.function is not None:
+        loss = loss.original
+    return _OF_LABELS.get(type(_as_module(loss)))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,62 @@
-"""What a classifier's outputs say of each sample, without any derivative."""
+"""What a classifier's outputs say of each decision between classes, without any derivative."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["confidence", "margin", "output_norm"]
+__all__ = ["Decisions", "confidence", "decided", "margin", "output_norm"]
+
+_AT_ONCE = 1 << 24
+"""Numbers of outputs that are held together."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Where in a network's outputs classes are decided between.
+
+    ``each``: ``"sample"``, outputs (N, C) and classes (N,); ``"token"`` (or pixel), outputs (N, C, K) and
+    classes (N, K), but for those that are ``ignore``; ``"label"``, outputs and targets (N, …), every logit z
+    one of yes (a positive target) or no, which is a decision between two classes of the logits (0, z).
+    """
+
+    each: Literal["sample", "token", "label"] = "sample"
+    ignore: int = -100
+
+    def of(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits (M, C) and classes (M,) of the M decisions that count, and to which of the samples each
+        belongs (M,): None where each is a sample of its own."""
+        if self.each == "sample":
+            return outputs, targets, None
+        owner = torch.arange(len(targets), device=targets.device)
+        if self.each == "token":
+            kept = targets != self.ignore
+            logits = outputs.movedim(1, -1)[kept]
+            return logits, targets[kept], owner.repeat_interleave(kept.sum(1))
+        z, yes = outputs.flatten(), (targets > 0).long().flatten()
+        logits = torch.stack([torch.zeros_like(z), z], 1)
+        return logits, yes, owner.repeat_interleave(len(z) // len(owner))
+
+
+def decided(
+    model: nn.Module, inputs: Tensor, targets: Tensor, decisions: Decisions, *, classes: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """`Decisions.of` the outputs of ``model`` for some samples at a time, without gradients; samples by their
+    places among all ``inputs``. ``classes``: of each decision, of which a batch has not too many."""
+    each = 1 if decisions.each == "sample" else max(targets[0].numel(), 1)
+    at_once = max(1, min(1024, _AT_ONCE // (each * classes)))
+    before = 0
+    for x, y in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+        with torch.no_grad():
+            logits, decided_by, owner = decisions.of(model(x), y)
+        yield logits, decided_by, None if owner is None else owner + before
+        before += len(x)
 
 
 def output_norm(outputs: Tensor, *, centred: bool = False) -> Tensor:

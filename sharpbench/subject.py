@@ -23,12 +23,14 @@ from sharpbench.loss import (
     Task,
     TokenLoss,
     ignore_index,
+    labels_of,
     per_sample_loss,
     resolve_loss,
 )
 from sharpbench.measurement import Work
 from sharpbench.network import Network
 from sharpbench.notebook import facts_table
+from sharpbench.outputs import Decisions
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
 
 __all__ = [
@@ -117,6 +119,8 @@ class Subject:
     """The network before training, for what is measured from there."""
     said: tuple[str, ...] = ()
     """How batches, outputs and loss were read, in sentences."""
+    test_fault: str = ""
+    """Why losses of the test data are not those of the normaliser, which is the training data's."""
     _network: Network = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -254,30 +258,31 @@ class Subject:
             made.task,
             front=made.front,
             said=made.said,
+            test_fault=made.test_fault if n < len(made.inputs) else "",
         )
         if n < len(made.inputs):
             assert subject.task is not None
             data = (made.inputs[:n], made.targets[:n], made.inputs[n:], made.targets[n:])
-            outputs = subject._network.outputs.shape[1]
-            subject = dataclasses.replace(subject, splits=Splits(*data, outputs, subject.task))
-        return dataclasses.replace(subject, loss=subject._summed()) if made.summed else subject
+            subject = dataclasses.replace(
+                subject, splits=Splits(*data, subject.outputs, subject.task)
+            )
+        return subject._summed() if made.summed else subject
 
-    def _summed(self) -> ScaledLoss:
-        """The loss whose mean over the samples that count is the sum of all losses."""
-        loss, splits = self.loss, self.splits
+    def _summed(self) -> Subject:
+        """The subject whose mean loss over the samples that count is the sum of all losses."""
+        loss, splits, fault = self.loss, self.splits, self.test_fault
         assert loss is not None
-        counts = {len(self.inputs)} if splits is None else {len(splits.train_inputs)}
-        if splits is not None and (counts := counts | {len(splits.test_inputs)}) != {
-            len(self.inputs)
-        }:
-            raise InputError(
-                "normaliser='sum' means another factor for the training than for the test data, of which "
-                "other samples are ignored: make a subject of each"
+        if splits is not None and len(splits.test_inputs) != len(self.inputs):
+            fault = fault or (
+                "normaliser='sum' means another factor for the loss of the training than of the test data, "
+                "of which other samples are ignored: make a subject of the test data"
             )
         if isinstance(loss, PerSampleLoss):  # what torch's mean divides by, too
             over = "sum" if loss.over_rest == "mean" else loss.over_rest
             loss = dataclasses.replace(loss, over_rest=over, normaliser=1.0)
-        return ScaledLoss(loss, float(counts.pop()))
+        return dataclasses.replace(
+            self, loss=ScaledLoss(loss, float(len(self.inputs))), test_fault=fault
+        )
 
     @property
     def device(self) -> torch.device:
@@ -296,6 +301,13 @@ class Subject:
         if split == "test":
             return self.splits.test_inputs, self.splits.test_targets
         raise InputError(f"unknown split {split!r}: 'train' or 'test'")
+
+    @property
+    def loss_of_samples(self) -> Loss:
+        """One value a sample (N,) that is not scaled by a normaliser of all of them."""
+        assert self.loss is not None
+        loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
+        return dataclasses.replace(loss, scale=1.0) if isinstance(loss, TokenLoss) else loss
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The per-sample loss (N,)."""
@@ -324,16 +336,43 @@ class Subject:
         """Whether the loss is one of model and batch, so that the outputs it reads are not known."""
         return isinstance(self.loss, GivenAsLoss)
 
-    def without_classes(self, *, of_tokens: bool = False) -> str | None:
-        """Why the outputs tell no class of each sample (or, if that is enough, of each token)."""
+    @property
+    def outputs(self) -> int:
+        """How many classes, or numbers, the network gives a sample (of tokens: each of them)."""
+        return self._network.outputs.shape[1]
+
+    @property
+    def decisions(self) -> Decisions | str:
+        """Where the outputs decide between classes, each sample, each token or each label; or why nowhere."""
         loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
         if self.of_model_and_batch:
             return "the loss is one of model and batch, which does not tell what the outputs are"
-        if self.task != "classification":
+        if self.tokens is not None:
+            return Decisions("token", self.tokens)
+        if self.task == "classification":
+            return (
+                "its loss has several values a sample"
+                if isinstance(loss, TokenLoss)
+                else Decisions()
+            )
+        labels = labels_of(loss)
+        if labels is None:
             return "this is a regression"
-        if isinstance(loss, TokenLoss) and not (of_tokens and loss.function is None):
-            return "this has a class for each token"
-        return None
+        held = [self.targets] if self.splits is None else []
+        if self.splits is not None:
+            held = [self.splits.train_targets, self.splits.test_targets]
+        if any(not bool(torch.isin(t, t.new_tensor(labels)).all()) for t in held):
+            no, yes = labels
+            return f"labels are yes or no, and the targets are not {no:g} or {yes:g} throughout"
+        return Decisions("label")
+
+    def without_classes(self) -> str | None:
+        """Why the outputs tell no class of each sample."""
+        decisions = self.decisions
+        if isinstance(decisions, str):
+            return decisions
+        told = {"token": "this has a class for each token", "label": "this has labels, yes or no"}
+        return told.get(decisions.each)
 
     def computes_in(self, dtype: torch.dtype) -> torch.dtype:
         """The least accurate of ``dtype`` and of what the network computes in when it is run in it."""

@@ -36,7 +36,7 @@ FLOORS = (
         "fitted",
         "device",
     ),
-    ("subject", "truth", "outputs", "heads", "surroundings"),
+    ("outputs", "subject", "truth", "heads", "surroundings"),
     ("taylor", "curvature"),
     ("models", "datasets"),
     ("problems",),

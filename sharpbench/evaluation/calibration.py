@@ -12,14 +12,18 @@ from scipy.special import ndtr
 
 __all__ = [
     "Debiased",
+    "Gaps",
     "brier_score",
     "calibrated_floor",
     "debiased_calibration_error",
     "expected_calibration_error",
+    "gaps_of_samples",
     "reliability",
 ]
 
 _DRAWS = 1000
+_DRAWN = 20_000_000
+"""Answers drawn for a floor, where that allows a hundred draws."""
 _NORMAL = 1.959964
 """Standard deviations of a normal law that hold 95%."""
 _GRID = 513
@@ -59,7 +63,12 @@ class Debiased:
 
 
 def debiased_calibration_error(
-    confidence: np.ndarray, correct: np.ndarray, bins: int = 15
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    bins: int = 15,
+    *,
+    design_effect: float = 1.0,
+    effect_on_sum: float = 1.0,
 ) -> Debiased:
     """The ECE without what chance alone adds to it, and its 95% interval.
 
@@ -79,44 +88,114 @@ def debiased_calibration_error(
     profile: Chuang & Lai, Statistica Sinica 10, 2000.) A normal interval about the figure would cover 78%
     where the δ are about s; this one covers 92 to 98%, and more where hardly an answer is wrong.
 
-    Parameters: as those of `expected_calibration_error`.
+    Parameters: as those of `expected_calibration_error`. ``design_effect``: by how much the variance of a
+    bin's gap is larger than that of as many independent answers, ``effect_on_sum``: that of the ECE, whose
+    bins then go together (`Gaps`).
     """
-    found = _bins(confidence, correct, bins)
+    found = _bins(confidence, correct, bins, design_effect, effect_on_sum)
     value = float(_debiased(found.gap, found.deviation).sum())
     return Debiased(value, *_not_contradicted(found, value))
 
 
 def calibrated_floor(
-    confidence: np.ndarray, bins: int = 15, *, rng: np.random.Generator
+    confidence: np.ndarray,
+    bins: int = 15,
+    *,
+    rng: np.random.Generator,
+    design_effect: float = 1.0,
 ) -> tuple[float, float]:
     """The ECE that a perfectly calibrated network of these confidences shows: mean and spread.
 
     Over draws of every prediction's being right with its confidence as the probability, the
-    consistency resampling of Bröcker & Smith (Weather and Forecasting 22, 2007).
+    consistency resampling of Bröcker & Smith (Weather and Forecasting 22, 2007). ``design_effect``: of
+    answers that are not independent; all that chance does is then larger by its square root.
     """
+    draws = _DRAWS
+    if design_effect > 1:  # decisions of samples, which can be very many
+        draws = max(_DRAWS // 10, min(_DRAWS, _DRAWN // len(confidence)))
     drawn = [
         expected_calibration_error(confidence, rng.random(len(confidence)) < confidence, bins)
-        for _ in range(_DRAWS)
+        for _ in range(draws)
     ]
-    return float(np.mean(drawn)), float(np.std(drawn, ddof=1))
+    larger = math.sqrt(design_effect)
+    return larger * float(np.mean(drawn)), larger * float(np.std(drawn, ddof=1))
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """What each of m samples adds to the gap of each bin: ``sums`` Σ(right − confidence) (m, B), and how many
+    decisions it has, ``counts`` (m,)."""
+
+    sums: np.ndarray
+    counts: np.ndarray
+    alone: float
+    alone_in_sum: float
+    """The variance of the gaps, summed over the bins, and that of the ECE, if all decisions were
+    independent."""
+
+    def of(self, drawn: np.ndarray) -> float:
+        """The ECE of the samples ``drawn`` (n,), by their numbers."""
+        times = np.bincount(drawn, minlength=len(self.counts))
+        return float(np.abs(times @ self.sums).sum() / (times @ self.counts))
+
+    @property
+    def design_effect(self) -> float:
+        """By how much the bins' gaps vary more than those of as many independent decisions, at least 1
+        (Kish, Survey Sampling, 1965): the ratio of their variances, summed over the bins."""
+        return self._effect(self.sums, self.alone)
+
+    @property
+    def effect_on_sum(self) -> float:
+        """By how much the ECE itself, the sum of the gaps by their signs, varies more."""
+        signed = self.sums @ np.sign(self.sums.sum(0))
+        return self._effect(signed[:, None], self.alone_in_sum)
+
+    def _effect(self, sums: np.ndarray, alone: float) -> float:
+        m, total = len(self.counts), self.counts.sum()
+        if m < 2 or not alone > 0:
+            return max(float(self.counts.mean()), 1.0)  # nothing is known: a sample counts as one
+        residuals = sums - np.outer(self.counts, sums.sum(0) / total)
+        together = m / (m - 1) * float((residuals**2).sum()) / float(total) ** 2
+        return max(together / alone, 1.0)
+
+
+def gaps_of_samples(
+    confidence: np.ndarray, correct: np.ndarray, owner: np.ndarray, bins: int = 15
+) -> Gaps:
+    """The gaps of decisions that belong to samples: ``owner`` (n,), from 0 to m − 1."""
+    index, off = _bin(confidence, bins), correct - confidence
+    m, n = int(owner.max()) + 1, len(owner)
+    sums = np.bincount(owner * bins + index, weights=off, minlength=m * bins).reshape(m, bins)
+    squares = np.bincount(index, weights=off**2, minlength=bins)
+    alone = float((squares - sums.sum(0) ** 2 / n).sum()) / n**2
+    in_sum = float(squares.sum() - np.abs(sums.sum(0)).sum() ** 2 / n) / n**2
+    return Gaps(sums, np.bincount(owner), alone, in_sum)
 
 
 @dataclass(frozen=True)
 class _Bins:
-    """The bins that hold samples, (B,) each, in shares of all ``samples``.
+    """The bins that hold samples, (B,) each, in shares of all; ``samples``: how many independent ones.
 
     ``share`` n_b/N, ``confidence`` Σc/N; ``gap`` d: (right − confidence)/N, with its standard
     ``deviation``.
     """
 
-    samples: int
+    samples: float
     share: np.ndarray
     confidence: np.ndarray
     gap: np.ndarray
     deviation: np.ndarray
+    wider: float
+    """By how much the sum over the bins spreads more than that of bins that are independent."""
 
 
-def _bins(confidence: np.ndarray, correct: np.ndarray, bins: int) -> _Bins:
+def _bins(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    bins: int,
+    design_effect: float = 1.0,
+    effect_on_sum: float = 1.0,
+) -> _Bins:
     samples = len(confidence)
     count, confident, right = _sums(confidence, correct, bins)
     by_model = np.bincount(
@@ -126,15 +205,23 @@ def _bins(confidence: np.ndarray, correct: np.ndarray, bins: int) -> _Bins:
     n, mean, of_mean = count[held], confident[held] / count[held], by_model[held] / count[held] ** 2
     off = right[held] / n - mean
     # The accuracy as far as it stands out from what chance does to the network's own probabilities.
-    likely = np.clip(mean + np.sign(off) * np.sqrt(np.maximum(off**2 - of_mean, 0)), 0, 1)
-    deviation = np.sqrt(n * likely * (1 - likely))
-    return _Bins(samples, n / samples, mean * n / samples, off * n / samples, deviation / samples)
+    by_chance = of_mean * design_effect
+    likely = np.clip(mean + np.sign(off) * np.sqrt(np.maximum(off**2 - by_chance, 0)), 0, 1)
+    deviation = np.sqrt(n * likely * (1 - likely) * design_effect)
+    return _Bins(
+        samples / design_effect,
+        n / samples,
+        mean * n / samples,
+        off * n / samples,
+        deviation / samples,
+        math.sqrt(max(effect_on_sum / design_effect, 1.0)),
+    )
 
 
 def _not_contradicted(bins: _Bins, value: float) -> tuple[float, float]:
     """The least and the largest ECE for which ``value`` is no surprise."""
     deviation = bins.deviation
-    spread = math.sqrt(float((deviation**2).sum()) + 1 / bins.samples)
+    spread = bins.wider * math.sqrt(float((deviation**2).sum()) + 1 / bins.samples)
     highest = min(1.0, max(value, 0.0) + float(deviation.sum()) + 5 * spread)
     errors = np.linspace(0, highest, _GRID)
     apart = _distribution(bins, errors)
@@ -175,7 +262,7 @@ def _distribution(bins: _Bins, errors: np.ndarray) -> tuple[np.ndarray, np.ndarr
     variances = np.maximum(variances, drawn + deviation**2 * (variance - 1))
     # Bins differ in their gaps, and how many samples fall into each is chance as well.
     between = ((sizes**2 / bins.share).sum(1) - sizes.sum(1) ** 2) / bins.samples
-    return means.sum(1), np.sqrt(variances.sum(1) + np.maximum(between, 0))
+    return means.sum(1), bins.wider * np.sqrt(variances.sum(1) + np.maximum(between, 0))
 
 
 def _most_likely(bins: _Bins, errors: np.ndarray) -> np.ndarray:

@@ -11,16 +11,19 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
+from sharpbench.errors import InputError
 from sharpbench.evaluation.calibration import (
     brier_score,
     calibrated_floor,
     debiased_calibration_error,
     expected_calibration_error,
+    gaps_of_samples,
     reliability,
 )
-from sharpbench.outputs import confidence, margin, output_norm
+from sharpbench.metrics.mean_over_points import residuals_of_samples
+from sharpbench.outputs import Decisions, confidence, decided, margin, output_norm
 from sharpbench.seeds import numpy_generator
-from sharpbench.subject import Splits, batched_outputs, per_sample_loss
+from sharpbench.subject import Loss, Splits, batched_outputs, per_sample_loss
 
 __all__ = [
     "EVALUATION_VERSION",
@@ -85,60 +88,80 @@ class Figure:
 
 
 def evaluate(
-    model: nn.Module, splits: Splits, *, ece_bins: int = 15, seed: int
+    model: nn.Module,
+    splits: Splits,
+    *,
+    decisions: Decisions | None = None,
+    loss: Loss | None = None,
+    ece_bins: int = 15,
+    seed: int,
 ) -> dict[str, Figure]:
     """Every evaluated figure of a network by name, in float64 from its outputs.
 
-    ``train_loss``, ``test_loss`` (nats), ``train_error``, ``test_error`` (fractions), ``gap`` (test
-    error − train error), ``loss_gap``, ``ece`` and ``brier_score`` on test data, ``hard_accuracy``
-    (on the 20% of test points with the lowest confidence), ``mean_confidence``, ``logit_norm``
-    (mean ℓ₂ norm of the centred logits) and ``margin`` (mean of the true class' logit minus the
-    largest other one). Standard errors are those of means over samples, of a share of samples after
-    Agresti & Coull (Am. Stat. 52, 1998), so that no error among few samples is not certain to be none; the
-    gaps add both splits'; the ECE's is a bootstrap over test samples: its spread, not its bias.
+    ``train_loss``, ``test_loss`` (the cross-entropy, in nats, whatever it was trained by), ``train_error``,
+    ``test_error`` (fractions), ``gap`` (test error − train error), ``loss_gap``, ``ece`` and
+    ``brier_score`` on test data, ``hard_accuracy`` (on the 20% of test points with the lowest confidence),
+    ``mean_confidence``, ``logit_norm`` (mean ℓ₂ norm of the centred logits) and ``margin`` (mean of the true
+    class' logit minus the largest other one). Standard errors are those of means over samples, of a share of
+    samples after Agresti & Coull (Am. Stat. 52, 1998), so that no error among few samples is not certain to
+    be none; the gaps add both splits'; the ECE's is a bootstrap over test samples: its spread, not its bias.
     ``ece_debiased`` is the ECE without what chance adds to it, with an interval, ``ece_floor`` what a
     calibrated network of the same confidences shows, with its spread for a standard error: an ECE within it
     tells nothing.
 
-    A regression has ``train_loss``, ``test_loss`` (½ squared error summed over the outputs) and
-    ``loss_gap`` alone: the others need classes.
+    ``decisions``: what the network decides, where that is not a class a sample (the default of a
+    classification): a class a token or pixel, or labels that are yes or no. Every figure is then one of
+    decisions (the loss is the cross-entropy of one, the hardest are a fifth of them), and every error one
+    over the samples, for the decisions of one sample are not independent: of means to first order (a ratio of
+    means, Cochran 1977, §2.11), of shares by the number of independent decisions of that error (Korn &
+    Graubard, Survey Methodology 24, 1998), and of what is said of chance in the ECE by that number as the
+    bins have it (the design effect). ``samples`` counts samples that have a decision.
+
+    A regression has ``train_loss``, ``test_loss`` and ``loss_gap`` alone, of ``loss``, one value a sample (½
+    squared error summed over the outputs where none is given): the others need classes.
     """
-    if splits.task == "regression":
-        return _regression(model, splits)
-    train = _outcomes(model, splits.train_inputs, splits.train_targets)
-    test = _outcomes(model, splits.test_inputs, splits.test_targets)
+    if decisions is None and splits.task == "regression":
+        return _regression(model, splits, loss or per_sample_loss("regression"))
+    taken = decisions or Decisions()
+    train = _outcomes(model, splits.train_inputs, splits.train_targets, taken, splits.outputs)
+    test = _outcomes(model, splits.test_inputs, splits.test_targets, taken, splits.outputs)
     figures = {
-        "train_loss": mean_figure(train.loss),
-        "train_error": share_figure(train.wrong),
-        "test_loss": mean_figure(test.loss),
-        "test_error": share_figure(test.wrong),
-        "brier_score": mean_figure(test.brier),
-        "mean_confidence": mean_figure(test.confidence),
-        "logit_norm": mean_figure(test.logit_norm),
-        "margin": mean_figure(test.margin),
+        "train_loss": mean_figure(train.loss, train.owner),
+        "train_error": share_figure(train.wrong, train.owner),
+        "test_loss": mean_figure(test.loss, test.owner),
+        "test_error": share_figure(test.wrong, test.owner),
+        "brier_score": mean_figure(test.brier, test.owner),
+        "mean_confidence": mean_figure(test.confidence, test.owner),
+        "logit_norm": mean_figure(test.logit_norm, test.owner),
+        "margin": mean_figure(test.margin, test.owner),
     }
     figures["gap"] = _difference(figures["test_error"], figures["train_error"])
     figures["loss_gap"] = _difference(figures["test_loss"], figures["train_loss"])
     hardest = np.argsort(test.confidence, kind="stable")
     hardest = hardest[: max(1, round(_HARD_SHARE * len(hardest)))]
-    figures["hard_accuracy"] = share_figure(1 - test.wrong[hardest])
+    theirs = None if test.owner is None else test.owner[hardest]
+    figures["hard_accuracy"] = share_figure(1 - test.wrong[hardest], theirs)
     figures |= _calibration(test, ece_bins, seed)
     return figures
 
 
-def _regression(model: nn.Module, splits: Splits) -> dict[str, Figure]:
-    def loss(inputs: torch.Tensor, targets: torch.Tensor) -> Figure:
+def _regression(model: nn.Module, splits: Splits, loss: Loss) -> dict[str, Figure]:
+    def figure(inputs: torch.Tensor, targets: torch.Tensor) -> Figure:
         outputs = batched_outputs(model, inputs).double()
-        return mean_figure(per_sample_loss("regression")(outputs, targets.double()).cpu().numpy())
+        real = targets.double() if targets.is_floating_point() else targets
+        return mean_figure(loss(outputs, real).cpu().numpy())
 
-    train = loss(splits.train_inputs, splits.train_targets)
-    test = loss(splits.test_inputs, splits.test_targets)
+    train = figure(splits.train_inputs, splits.train_targets)
+    test = figure(splits.test_inputs, splits.test_targets)
     return {"train_loss": train, "test_loss": test, "loss_gap": _difference(test, train)}
 
 
-def reliability_diagram(model: nn.Module, splits: Splits, *, bins: int) -> dict[str, Any]:
-    """Confidence against accuracy on the test data, by the bins of the ECE."""
-    test = _outcomes(model, splits.test_inputs, splits.test_targets)
+def reliability_diagram(
+    model: nn.Module, splits: Splits, *, decisions: Decisions | None = None, bins: int
+) -> dict[str, Any]:
+    """Confidence against accuracy on the test data, by the bins of the ECE; of all ``decisions``."""
+    taken = decisions or Decisions()
+    test = _outcomes(model, splits.test_inputs, splits.test_targets, taken, splits.outputs)
     return reliability(test.confidence, 1 - test.wrong, bins)
 
 
@@ -170,7 +193,8 @@ def decision_map(model: nn.Module, splits: Splits, *, cells: int = 64) -> dict[s
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Per-sample outcomes, each (N,)."""
+    """The outcome of each decision, (M,) each. ``owner``: the sample (from 0, all there are) that it belongs
+    to; None where each is a sample of its own."""
 
     loss: np.ndarray
     wrong: np.ndarray
@@ -178,34 +202,78 @@ class _Outcomes:
     brier: np.ndarray
     logit_norm: np.ndarray
     margin: np.ndarray
+    owner: np.ndarray | None
 
 
-def _outcomes(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> _Outcomes:
-    outputs, targets = batched_outputs(model, inputs).double().cpu(), targets.cpu()
+def _outcomes(
+    model: nn.Module,
+    inputs: torch.Tensor,
+    targets: torch.Tensor,
+    decisions: Decisions,
+    classes: int,
+) -> _Outcomes:
+    parts, owners = [], []
+    for logits, decided_by, owner in decided(model, inputs, targets, decisions, classes=classes):
+        parts.append(_of_logits(logits.double().cpu(), decided_by.cpu()))
+        owners += [] if owner is None else [owner.cpu().numpy()]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not len(found["loss"]):
+        raise InputError("every target of these data is one that the loss ignores")
+    numbered = None
+    if owners:  # samples without a decision take no part
+        there, numbered = np.unique(np.concatenate(owners), return_inverse=True)
+        numbered = None if len(there) == len(numbered) else numbered
+    return _Outcomes(**found, owner=numbered)
+
+
+def _of_logits(outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:
     logits, labels = outputs.numpy(), targets.numpy()
     log_probabilities = log_softmax(logits, axis=1)
-    return _Outcomes(
-        loss=-log_probabilities[np.arange(len(labels)), labels],
-        wrong=(logits.argmax(1) != labels).astype(float),
-        confidence=confidence(outputs).numpy(),
-        brier=brier_score(np.exp(log_probabilities), labels),
-        logit_norm=output_norm(outputs, centred=True).numpy(),
-        margin=margin(outputs, targets).numpy(),
-    )
+    return {
+        "loss": -log_probabilities[np.arange(len(labels)), labels],
+        "wrong": (logits.argmax(1) != labels).astype(float),
+        "confidence": confidence(outputs).numpy(),
+        "brier": brier_score(np.exp(log_probabilities), labels),
+        "logit_norm": output_norm(outputs, centred=True).numpy(),
+        "margin": margin(outputs, targets).numpy(),
+    }
 
 
-def mean_figure(values: np.ndarray) -> Figure:
-    """The mean of ``values`` (n,) with its standard error."""
+def mean_figure(values: np.ndarray, owner: np.ndarray | None = None) -> Figure:
+    """The mean of ``values`` (n,) with its standard error: over the samples, where ``owner`` (n,) says to
+    which each belongs."""
+    if owner is not None:
+        mean, residuals = _of_samples(values, owner)
+        m = len(residuals)
+        spread = float(residuals.std(ddof=1)) / math.sqrt(m) if m > 1 else None
+        return Figure(mean, spread, m)
     n = len(values)
     error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else None
     return Figure(float(values.mean()), error, n)
 
 
-def share_figure(hits: np.ndarray) -> Figure:
-    """The share of ``hits`` (0 or 1), with the error of two more of either kind."""
-    n = len(hits)
-    likely = (float(hits.sum()) + 2) / (n + 4)
-    return Figure(float(hits.mean()), math.sqrt(likely * (1 - likely) / (n + 4)), n)
+def _of_samples(values: np.ndarray, owner: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean of ``values`` (n,) and what each sample that has one adds to it."""
+    there, numbered = np.unique(owner, return_inverse=True)
+    given = torch.from_numpy(values), torch.from_numpy(numbered)
+    mean, residuals = residuals_of_samples(*given, len(there))
+    return mean, residuals.numpy()
+
+
+def share_figure(hits: np.ndarray, owner: np.ndarray | None = None) -> Figure:
+    """The share of ``hits`` (0 or 1), with the error of two more of either kind; of decisions that are not
+    independent, where ``owner`` says to which sample each belongs, as many count as their spread over the
+    samples allows."""
+    n: float = len(hits)
+    share, samples = float(hits.mean()), len(hits)
+    if owner is not None:
+        _, residuals = _of_samples(hits, owner)
+        samples = m = len(residuals)
+        variance = float(residuals.var(ddof=1)) / m if m > 1 else 0.0
+        # Of shares of 0 and 1 the spread tells nothing: each sample counts as one decision.
+        n = min(max(share * (1 - share) / variance, m), n) if variance > 0 else m
+    likely = (float(hits.sum()) + 2) / (n + 4) if owner is None else (share * n + 2) / (n + 4)
+    return Figure(share, math.sqrt(likely * (1 - likely) / (n + 4)), samples)
 
 
 def _difference(a: Figure, b: Figure) -> Figure:
@@ -217,12 +285,20 @@ def _difference(a: Figure, b: Figure) -> Figure:
 def _calibration(test: _Outcomes, bins: int, seed: int) -> dict[str, Figure]:
     rng = numpy_generator(seed)
     sure, correct = test.confidence, 1 - test.wrong
-    n = len(correct)
-    draws = rng.integers(0, n, (_RESAMPLES, n))
-    resampled = [expected_calibration_error(sure[d], correct[d], bins) for d in draws]
     value = expected_calibration_error(sure, correct, bins)
-    own = debiased_calibration_error(sure, correct, bins)
-    floor, spread = calibrated_floor(sure, bins, rng=rng)
+    effect = on_sum = 1.0
+    if test.owner is None:
+        n = len(correct)
+        draws = rng.integers(0, n, (_RESAMPLES, n))
+        resampled = [expected_calibration_error(sure[d], correct[d], bins) for d in draws]
+    else:
+        gaps = gaps_of_samples(sure, correct, test.owner, bins)
+        n, effect, on_sum = len(gaps.counts), gaps.design_effect, gaps.effect_on_sum
+        resampled = [gaps.of(rng.integers(0, n, n)) for _ in range(_RESAMPLES)]
+    own = debiased_calibration_error(
+        sure, correct, bins, design_effect=effect, effect_on_sum=on_sum
+    )
+    floor, spread = calibrated_floor(sure, bins, rng=rng, design_effect=effect)
     return {
         "ece": Figure(value, float(np.std(resampled, ddof=1)) if n > 1 else None, n),
         "ece_debiased": Figure(own.value, own.standard_error, n, (own.low, own.high)),

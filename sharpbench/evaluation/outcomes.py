@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sharpbench.subject import Task
+    from sharpbench.subject import Loss, Task
 
 __all__ = ["OUTCOMES_VERSION", "Outcomes", "outcomes"]
 
@@ -59,20 +59,23 @@ class Outcomes:
         return cls(loss, wrong, stored["points"])
 
 
-def outcomes(model: nn.Module, inputs: Tensor, targets: Tensor, task: Task) -> Outcomes:
+def outcomes(
+    model: nn.Module, inputs: Tensor, targets: Tensor, task: Task, loss: Loss | None = None
+) -> Outcomes:
     """The outcomes of ``model`` at ``inputs`` (n, …) with ``targets`` (n,), computed in float64 from its
-    outputs."""
+    outputs. ``loss``: of a regression, one value a sample; else ½ squared error."""
     import torch  # not above: a report reads outcomes, and takes no torch
 
     from sharpbench.subject import batched_outputs, per_sample_loss
 
     found = batched_outputs(model, inputs).double()
     real = targets.double() if targets.is_floating_point() else targets
-    loss = per_sample_loss(task)(found, real).cpu().numpy()
+    by_loss = loss if loss is not None and task == "regression" else per_sample_loss(task)
+    losses = by_loss(found, real).cpu().numpy()
     wrong = (found.argmax(1) != targets).cpu().numpy() if task == "classification" else None
     digest = hashlib.sha256()
     for part in (inputs, targets):
         part = part.detach().cpu().contiguous()
         digest.update(f"{part.dtype}:{tuple(part.shape)}".encode())
         digest.update(part.reshape(-1).view(torch.uint8).numpy().data)
-    return Outcomes(loss, wrong, digest.hexdigest()[:20])
+    return Outcomes(losses, wrong, digest.hexdigest()[:20])

@@ -140,6 +140,8 @@ class Metric(Plugin, ABC):
         """`checked_measure`, `untouched` by the caller."""
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
+        if subject.test_fault and self.space != "function" and "test" in self.parameters().values():
+            raise MetricUnsupported(f"{self.name} is not defined here: {subject.test_fault}")
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         try:
             with as_written(), plain_checkpoints():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sharpbench.curvature.trace import degrees_of_freedom
+from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
 __all__ = [
     "Errors",
     "jackknife",
     "jackknife_in_two_stages",
+    "mean_over_decisions",
     "mean_over_points",
-    "mean_over_tokens",
+    "residuals_of_samples",
     "sizes_in_two_stages",
 ]
 
@@ -119,17 +122,31 @@ def _of_strata(without: Tensor, inside: Tensor) -> ErrorComponent:
     return ErrorComponent("directions", math.sqrt(total), free)
 
 
-def mean_over_tokens(values: Tensor, kept: Tensor, population: int, work: Work) -> Measurement:
-    """The mean of ``values`` (N, K) over the tokens that are ``kept`` (N, K), and its standard error over
-    the samples that they belong to, N of ``population``: of a ratio of means, to first order (Cochran 1977,
-    §2.11).
+def residuals_of_samples(values: Tensor, owner: Tensor, samples: int) -> tuple[float, Tensor]:
+    """The mean of ``values`` (M,) and what each of the ``samples`` (N,) adds to it: r_i whose mean is 0, so
+    that its standard error is that of the mean of r, to first order (a ratio of means, Cochran 1977, §2.11).
 
-    Raises NotFinite.
+    ``owner`` (M,): the sample that each value belongs to; those of one sample are not independent.
     """
-    counts = kept.sum(1).double()
-    sums = values.double().masked_fill(~kept, 0.0).sum(1)
+    exact = values.double()
+    sums = exact.new_zeros(samples).index_add(0, owner, exact)
+    counts = exact.new_zeros(samples).index_add(0, owner, torch.ones_like(exact))
     mean = sums.sum() / counts.sum()
-    return mean_over_points(mean + (sums - mean * counts) / counts.mean(), population, work)
+    return float(mean), (sums - mean * counts) / counts.mean()
+
+
+def mean_over_decisions(
+    values: Tensor, owner: Tensor, samples: int, population: int, work: Work
+) -> Measurement:
+    """The mean of ``values`` (M,), and its standard error over the ``samples``, of ``population``, that they
+    belong to (`residuals_of_samples`).
+
+    Raises MetricFailed where there are none, and NotFinite.
+    """
+    if not len(values):
+        raise MetricFailed("every target of the samples drawn is one that the loss ignores")
+    mean, residuals = residuals_of_samples(values, owner, samples)
+    return mean_over_points(mean + residuals, population, work)
 
 
 def mean_over_points(

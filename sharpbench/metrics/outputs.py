@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from sharpbench.change import SAME_FUNCTION, Change
@@ -21,9 +23,13 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.mean_over_points import mean_over_points, mean_over_tokens
-from sharpbench.outputs import confidence, margin, output_norm
-from sharpbench.subject import Subject, batched_outputs
+from sharpbench.metrics.mean_over_points import (
+    mean_over_decisions,
+    mean_over_points,
+    residuals_of_samples,
+)
+from sharpbench.outputs import Decisions, confidence, decided, margin, output_norm
+from sharpbench.subject import Subject
 
 __all__ = ["InverseMargin", "LogitNorm", "Margin", "MeanConfidence"]
 
@@ -54,35 +60,60 @@ class _OutputMetric(Metric):
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The figure of each point (N,) from outputs (N, C)."""
 
-    def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        dtype = torch_dtype(self.dtype)
-        model = subject.working_model(dtype)
-        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
-        outputs, work = batched_outputs(model, inputs), Work(forward=len(inputs))
-        population, ignored = len(subject.data(self.split)[0]), subject.tokens
-        if ignored is None:
-            return mean_over_points(self.of_outputs(outputs, targets), population, work)
-        kept = targets != ignored
-        # One line a token: (N·K, C).
-        lines = outputs.movedim(1, -1).flatten(0, 1)
-        values = self.of_outputs(lines, targets.masked_fill(~kept, 0).flatten())
-        return mean_over_tokens(values.view(targets.shape), kept, population, work)
+    def decisions(self, subject: Subject) -> Decisions:
+        """What the figure is a mean over."""
+        found = subject.decisions
+        assert not isinstance(found, str)  # `unsupported`
+        return found
 
-    def unsupported(self, subject: Subject) -> str | None:
-        return subject.without_classes() if subject.of_model_and_batch else None
+    def measure(self, subject: Subject, *, seed: int) -> Measurement:
+        values, owner, samples = _of_decisions(
+            self, subject, self.decisions(subject), self.of_outputs, seed=seed
+        )
+        population, work = len(subject.data(self.split)[0]), Work(forward=samples)
+        if owner is None:
+            return mean_over_points(values, population, work)
+        return mean_over_decisions(values, owner, samples, population, work)
 
 
 @dataclass(frozen=True)
 class _ClassMetric(_OutputMetric):
     def unsupported(self, subject: Subject) -> str | None:
-        reason = subject.without_classes(of_tokens=True)
-        return None if reason is None else f"needs classes; {reason}"
+        return _no_decisions(subject)
+
+
+def _no_decisions(subject: Subject) -> str | None:
+    found = subject.decisions
+    return f"needs classes; {found}" if isinstance(found, str) else None
+
+
+def _of_decisions(
+    metric: _OutputMetric | InverseMargin,
+    subject: Subject,
+    decisions: Decisions,
+    figure: Callable[[Tensor, Tensor], Tensor],
+    *,
+    seed: int,
+) -> tuple[Tensor, Tensor | None, int]:
+    """``figure(logits, classes)`` of every decision (M,), the samples that they belong to, and how many of
+    these are measured."""
+    dtype = torch_dtype(metric.dtype)
+    model = subject.working_model(dtype)
+    inputs, targets = measured_points(subject, metric.split, metric.samples, dtype, seed=seed)
+    values, owners = [], []
+    for logits, classes, owner in decided(
+        model, inputs, targets, decisions, classes=subject.outputs
+    ):
+        values.append(figure(logits, classes))
+        owners += [] if owner is None else [owner]
+    return torch.cat(values), torch.cat(owners) if owners else None, len(inputs)
 
 
 @metrics.register
 @dataclass(frozen=True)
 class LogitNorm(_OutputMetric):
-    """Mean ℓ₂ norm of the outputs, E‖z‖₂: the scale that moves λ of the loss.
+    """Mean ℓ₂ norm of the outputs, E‖z‖₂: the scale that moves λ of the loss. Of networks with a class a
+    token (or pixel) it is the mean over the tokens that count.
 
     Parameters: ``samples`` points drawn from ``split``.
     """
@@ -93,14 +124,24 @@ class LogitNorm(_OutputMetric):
     unit = "[output]"
     invariant_under = SAME_FUNCTION | {"units"}
 
+    def decisions(self, subject: Subject) -> Decisions:
+        # Labels are outputs of one sample, as those of a regression are.
+        return Decisions("token", subject.tokens) if subject.tokens is not None else Decisions()
+
     def of_outputs(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return output_norm(outputs)
+
+    def unsupported(self, subject: Subject) -> str | None:
+        return subject.without_classes() if subject.of_model_and_batch else None
 
 
 @metrics.register
 @dataclass(frozen=True)
 class Margin(_ClassMetric):
     """Mean margin of the logits, E[z_y − max of the others]; negative for a wrong prediction.
+
+    Of networks with a class a token (or pixel) the mean over the tokens that count, with an error over the
+    samples that they belong to; of labels that are yes or no, of the logits (0, z) of each.
 
     Parameters: ``samples`` points drawn from ``split``.
     """
@@ -126,10 +167,12 @@ class InverseMargin(Metric):
 
     γ is that percentile (the 10th in the sources) of the margins z_y − max of the others, interpolated
     between neighbours in rank. It fails with the reason where γ is not positive: so many samples are wrong
-    that no margin separates them.
+    that no margin separates them. Where the network decides on each token (pixel) or each label, it is the
+    percentile of theirs.
 
     Exact where all samples of ``split`` are taken; else with the error ``points``, from the ranks between
-    which the percentile of all of them lies.
+    which the percentile of all of them lies (Woodruff, J. Am. Stat. Assoc. 47, 1952), those of one sample's
+    tokens taken together.
     """
 
     name = "inverse_margin"
@@ -154,16 +197,16 @@ class InverseMargin(Metric):
         return None if change.temperature == 1 else before * change.temperature**2
 
     def unsupported(self, subject: Subject) -> str | None:
-        reason = subject.without_classes()
-        return None if reason is None else f"needs classes; {reason}"
+        return _no_decisions(subject)
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        dtype = torch_dtype(self.dtype)
-        model = subject.working_model(dtype)
-        inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
-        margins = margin(batched_outputs(model, inputs), targets).double()
-        share, n = self.percentile / 100, len(margins)
-        gamma = float(margins.quantile(share))
+        decisions = subject.decisions
+        assert not isinstance(decisions, str)  # `unsupported`
+        margins, owner, n = _of_decisions(self, subject, decisions, margin, seed=seed)
+        margins, share = margins.double(), self.percentile / 100
+        if not len(margins):
+            raise MetricFailed("every target of the samples drawn is one that the loss ignores")
+        gamma = float(_quantile(margins, share))
         if not gamma > 0:
             raise MetricFailed(
                 f"the {self.percentile:g}th percentile of the margins is {gamma:.3g}: so many samples are "
@@ -172,13 +215,18 @@ class InverseMargin(Metric):
         population = len(subject.data(self.split)[0])
         errors: tuple[ErrorComponent, ...] = ()
         if n < population:
-            rank = math.sqrt(share * (1 - share) / n * (1 - n / population))
+            variance = share * (1 - share) / n
+            if owner is not None:
+                _, apart = residuals_of_samples((margins <= gamma).double(), owner, n)
+                variance = float(apart.var()) / n if n > 1 else math.nan
+            rank = math.sqrt(variance * (1 - n / population))
             low, high = (
-                float(margins.quantile(min(max(share + sign * rank, 0.0), 1.0))) for sign in (-1, 1)
+                float(_quantile(margins, min(max(share + sign * rank, 0.0), 1.0)))
+                for sign in (-1, 1)
             )
             # 1/γ² is skewed: the longer of the two sides serves for both. Where the margin itself can't be
             # told from none, 1/γ² has no bound.
-            value, least = gamma**-2, float(margins.quantile(max(share - _SURE * rank, 0.0)))
+            value, least = gamma**-2, float(_quantile(margins, max(share - _SURE * rank, 0.0)))
             told = least > 0 and rank > 0
             size = max(low**-2 - value, value - high**-2) if told else None
             errors = (ErrorComponent("points", size, max(n * share - 1, 1.0)),)
@@ -187,10 +235,22 @@ class InverseMargin(Metric):
         )
 
 
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """torch's, of more than 2²⁴ values, too; NaN of a share that is not known."""
+    ranked = values.sort().values
+    if math.isnan(share) or ranked[-1].isnan():
+        return values.new_tensor(math.nan)
+    place = share * (len(values) - 1)
+    low = ranked[math.floor(place)]
+    found: Tensor = torch.lerp(low, ranked[math.ceil(place)], place - math.floor(place))
+    return found
+
+
 @metrics.register
 @dataclass(frozen=True)
 class MeanConfidence(_ClassMetric):
-    """Mean largest predicted probability.
+    """Mean largest predicted probability: of each sample, or where the network decides on each token (pixel)
+    or on each label, yes or no, of each of these.
 
     Parameters: ``samples`` points drawn from ``split``.
     """

@@ -33,11 +33,12 @@ from sharpbench.invariance import Transformation
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import unit_of_task
+from sharpbench.outputs import Decisions
 from sharpbench.results.keys import change_key, figure_key, part_of_figure
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
-from sharpbench.subject import Splits, Subject, Task
+from sharpbench.subject import Loss, Splits, Subject, Task
 from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, told_of
 from sharpbench.suite.changing import Changed, changed
 from sharpbench.suite.plan import MeasurementPlan
@@ -71,6 +72,16 @@ class Measuring(Run, ABC):
     @abstractmethod
     def loss_task(self) -> Task:
         """What the network was made for."""
+
+    @property
+    def decisions(self) -> Decisions | None:
+        """What the network decides; None in a regression."""
+        return Decisions() if self.loss_task == "classification" else None
+
+    @property
+    def own_loss(self) -> Loss | None:
+        """The loss of a regression, where it is not half the squared error."""
+        return None
 
     @property
     def takes_tensors(self) -> bool:
@@ -208,7 +219,10 @@ class Measuring(Run, ABC):
             "version": EVALUATION_VERSION,
             "run": self.task.run,
         }
-        bins, task, judged = self.plan.ece_bins, self.loss_task, self.judged
+        bins, judged = self.plan.ece_bins, self.judged
+        decisions = None if isinstance(judged, str) else self.decisions
+        task: Task = self.loss_task if decisions is None else "classification"
+        by_sample = decisions == Decisions()
         base = {
             name: Record(
                 key=part_of_figure(key, name),
@@ -245,18 +259,22 @@ class Measuring(Run, ABC):
         try:
             seed = derive_seed(self.seed, "evaluation")
             with self.step(Step("evaluation", "evaluating", self.plan.training_seconds)):
-                figures = evaluate(model, splits, ece_bins=bins, seed=seed)
-                if task == "classification" and self.takes_tensors:
+                own: dict[str, Any] = {"decisions": decisions}
+                figures = evaluate(
+                    model, splits, **own, loss=self.own_loss, ece_bins=bins, seed=seed
+                )
+                if by_sample and self.takes_tensors:
                     figures |= corrupted_errors(model, splits, self.plan.corruptions, seed=seed)
                     if attack := self.plan.attack:
                         found = adversarial_error(model, splits, attack, seed=seed)
                         figures["adversarial_error"] = found
-                if self.plan.outcomes:
+                if self.plan.outcomes and (by_sample or decisions is None):
                     test = splits.test_inputs, splits.test_targets
-                    done["test"] = outcomes(model, *test, task).packed()
-                if task == "classification":
+                    done["test"] = outcomes(model, *test, task, self.own_loss).packed()
+                if by_sample:
                     pictures["decision_map"] = decision_map(model, splits)
-                    pictures["reliability"] = reliability_diagram(model, splits, bins=bins)
+                if decisions is not None:
+                    pictures["reliability"] = reliability_diagram(model, splits, **own, bins=bins)
         except Exception as error:
             self.problems.append(f"evaluation of {self.label}: {explain(error)}")
             return [
@@ -281,7 +299,7 @@ class Measuring(Run, ABC):
             else _evaluated(record, figures[name])
             if name in figures
             else dataclasses.replace(
-                record, status="unsupported", reason=self._undefined(name, splits)
+                record, status="unsupported", reason=self._undefined(name, splits, decisions)
             )
             for name, record in base.items()
         ]
@@ -322,11 +340,17 @@ class Measuring(Run, ABC):
             )
         return found
 
-    def _undefined(self, name: str, splits: Splits) -> str:
+    def _undefined(self, name: str, splits: Splits, decisions: Decisions | None) -> str:
         """Why there is no evaluated figure of this name."""
-        if splits.task == "classification" and not self.takes_tensors:
+        if decisions is None:
+            return _UNDEFINED
+        if decisions != Decisions():
+            return (
+                f"needs one class a sample, and the network decides on each {decisions.each} of it"
+            )
+        if not self.takes_tensors:
             return "the network is given batches, not one tensor that could be changed"
-        if splits.task == "classification" and name.startswith("corrupted_error"):
+        if name.startswith("corrupted_error"):
             kinds = [name.removeprefix("corrupted_error_")]
             if name == "corrupted_error":
                 kinds = list(self.plan.corruptions)

@@ -8,9 +8,10 @@ from torch import nn
 
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
+from sharpbench.outputs import Decisions
 from sharpbench.results.keys import content_key
 from sharpbench.results.store import SubjectFolder
-from sharpbench.subject import Splits, Subject, Task
+from sharpbench.subject import Loss, Splits, Subject, Task
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
 from sharpbench.suite.networks import NetworkPlan
 from sharpbench.suite.own import change_seed, own_subject
@@ -51,7 +52,12 @@ class NetworkRun(Measuring):
 
     def _built(self) -> tuple[Subject, str]:
         subject = self._subject_built()
-        return subject, content_key([state_hash(subject.model), _data_hash(subject)])
+        parts = [state_hash(subject.model), _data_hash(subject)]
+        decisions = subject.decisions
+        if self.network.given.loss is not None and decisions != Decisions():
+            # Once judged by half the squared error, whatever its loss was, and as one that decides nothing.
+            parts.append("judged by its loss")
+        return subject, content_key(parts)
 
     def _subject_built(self) -> Subject:
         return own_subject(
@@ -75,13 +81,24 @@ class NetworkRun(Measuring):
 
     @property
     def judged(self) -> Splits | str:
-        subject = self._subject
-        assert subject is not None
-        if subject.splits is None:
-            return "there are no test data beside those that it is measured on"
-        if subject.task == "classification" and (reason := subject.without_classes()):
-            return reason
-        return subject.splits
+        assert self._subject is not None
+        if self._subject.splits is None:
+            return (
+                "there are no test data beside those that it is measured on: name batches of them, test = "
+                '"package.module:batches"'
+            )
+        return self._subject.splits
+
+    @property
+    def decisions(self) -> Decisions | None:
+        assert self._subject is not None
+        found = self._subject.decisions
+        return None if isinstance(found, str) else found
+
+    @property
+    def own_loss(self) -> Loss | None:
+        assert self._subject is not None
+        return self._subject.loss_of_samples
 
     @property
     def takes_tensors(self) -> bool:

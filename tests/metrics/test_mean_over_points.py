@@ -10,8 +10,8 @@ from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.mean_over_points import (
     jackknife,
     jackknife_in_two_stages,
+    mean_over_decisions,
     mean_over_points,
-    mean_over_tokens,
 )
 from sharpbench.seeds import torch_generator
 from tests.calibration.coverage import assert_covers
@@ -28,8 +28,7 @@ def test_of_finitely_many_points_only_those_left_out_are_uncertain():
     part, drawn = (mean_over_points(values[:30], n, Work()) for n in (40, _MANY))
     assert part.standard_error == pytest.approx(0.5 * drawn.standard_error)
     assert mean_over_points(values[:1], 40, Work()).errors == (ErrorComponent("points", None),)
-    kept = torch.ones(40, 1, dtype=torch.bool)
-    assert mean_over_tokens(values[:, None], kept, 40, Work()).errors == ()
+    assert mean_over_decisions(values, torch.arange(40), 40, 40, Work()).errors == ()
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():

@@ -33,6 +33,19 @@ class Tagger(nn.Module):
     def forward(self, ids):
         return self.out(self.words(ids).tanh())
 
+def yes_or_no():
+    torch.manual_seed(2)
+    return nn.Linear(3, 2)
+
+def pairs():
+    g = torch.Generator().manual_seed(4)
+    return [(torch.randn(9, 3, generator=g), (torch.randn(9, 2, generator=g) > 0).float())]
+
+def test_batches():
+    (one, two) = batches()
+    two["labels"][0, 1:] = -100
+    return [two]
+
 def batches():
     g = torch.Generator().manual_seed(3)
     draw = lambda top: torch.randint(0, top, (8, 4), generator=g)
@@ -64,6 +77,38 @@ name = "neuron_rescaling"
 
 [cost]
 repeats = 1
+"""
+
+
+JUDGED = """
+name = "judged"
+seeds = 1
+
+[[networks]]
+model = "own_nets_of_a_test:Tagger"
+data = "own_nets_of_a_test:batches"
+test = "own_nets_of_a_test:test_batches"
+
+[[networks]]
+model = "own_nets_of_a_test:yes_or_no"
+data = "own_nets_of_a_test:pairs"
+test = "own_nets_of_a_test:pairs"
+loss = "BCEWithLogitsLoss"
+
+[[networks]]
+model = "own_nets_of_a_test:yes_or_no"
+data = "own_nets_of_a_test:pairs"
+test = "own_nets_of_a_test:pairs"
+loss = "L1Loss"
+
+[[metrics]]
+name = "parameter_norm"
+
+[evaluation]
+outcomes = true
+
+[cost]
+repeats = 0
 """
 
 
@@ -205,3 +250,44 @@ def test_a_network_that_cannot_be_built_is_a_record_and_the_others_are_measured(
     assert told[told["kind"] == "measurement"]["recipe_label"].nunique() == 3
     (failed,) = told[told["kind"] == "subject"].to_dict("records")
     assert failed["status"] == "error"
+
+
+def test_networks_that_decide_on_tokens_or_labels_are_judged_by_their_test_batches(
+    folder, capsys, monkeypatch
+):
+    (folder / "judged.toml").write_text(JUDGED)
+    done = in_process(
+        capsys, monkeypatch, "run", "judged.toml", "--engine", "inline", "--no-report"
+    )
+    assert done.code == 0, done.out + done.err
+    told = load_records("results", suite="judged")
+    import own_nets_of_a_test as nets
+
+    tagger, (batch,) = nets.Tagger(), nets.test_batches()
+    kept = batch["labels"] != -100
+    with torch.no_grad():
+        lines = tagger(batch["ids"])[kept].double()
+        (x, y) = nets.pairs()[0]
+        z = nets.yes_or_no()(x).double()
+    classes = batch["labels"][kept]
+    yes = y > 0
+    by_token, by_label, distant = (
+        told[told["subject"] == subject].set_index("name")
+        for subject in told["subject"].drop_duplicates()
+    )
+    assert by_token.loc["test_error", "value"] == pytest.approx(
+        float((lines.argmax(1) != classes).double().mean())
+    )
+    entropy = torch.nn.functional.cross_entropy(lines, classes)
+    assert by_token.loc["test_loss", "value"] == pytest.approx(float(entropy))
+    assert by_token.loc["test_loss", "unit"] == "nats"
+    assert by_token.loc["test_error", "samples"] == 8
+    assert "decides on each token" in by_token.loc["test", "reason"]
+    assert by_label.loc["test_error", "value"] == pytest.approx(
+        float(((z > 0) != yes).double().mean())
+    )
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(z, y.double())
+    assert by_label.loc["test_loss", "value"] == pytest.approx(float(bce))
+    assert by_label.loc["margin", "unit"] == "logits"
+    assert distant.loc["test_loss", "value"] == pytest.approx(float((z - y).abs().mean()))
+    assert "needs classes" in distant.loc["test_error", "reason"]
