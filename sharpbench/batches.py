@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpbench.errors import InputError, first_line, shortened
-from sharpbench.nest import Path, at, described, leaves, named, parsed, rebuilt, same
+from sharpbench.errors import InputError, first_line, nearest_names, shortened
+from sharpbench.nest import (
+    Path,
+    at,
+    described,
+    leaves,
+    named,
+    parsed,
+    placed,
+    rebuilt,
+    same,
+    unusual,
+)
 from sharpbench.streamed import HELD, Chained, Streamed, bytes_of, readable_again
 
 __all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of"]
@@ -44,6 +56,8 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
             f"{what} is a tuple of tensors ({described(batches)}), which can be one batch or several: write "
             "[(inputs, targets)] for one batch, a list for several"
         )
+    if isinstance(batches, itertools.cycle):
+        raise InputError(f"{what} never end: give what itertools.cycle was given")
     found, size = [], 0
     try:
         for batch in batches:
@@ -86,8 +100,10 @@ def targets_of(
         try:
             return at(batch, path), path
         except KeyError:
+            held = [named(path) for path, _ in leaves(batch)]
             raise InputError(
-                f"targets={where!r} is not in a batch, which holds {described(batch)}"
+                f"targets={where!r} is not in a batch, which holds {described(batch)}. "
+                f"{nearest_names(str(where), held)}"
             ) from None
     if isinstance(batch, (tuple, list)) and not hasattr(batch, "_fields"):
         return (batch[-1], (len(batch) - 1,)) if len(batch) > 1 else (None, None)
@@ -280,12 +296,12 @@ class Batches:
     def _placed(self, path: Path, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        if leaf.layout != torch.strided or leaf.is_quantized or leaf.is_meta:
-            raise InputError(
-                f"{named(path) or 'the batch'} must be a dense tensor with values, got {leaf.layout}"
-            )
+        if found := unusual(leaf):
+            raise InputError(f"{placed(path)} must be a dense tensor with values, and is {found}")
         if leaf.is_floating_point() and bool(leaf.isnan().any()):
-            raise InputError(f"{named(path) or 'the batch'} holds NaN values")
+            rows = leaf.isnan().reshape(len(leaf), -1).any(1) if leaf.ndim else leaf.isnan()
+            first = f", first in sample {int(rows.nonzero()[0])} of it" if leaf.ndim else ""
+            raise InputError(f"{placed(path)} holds NaN values{first}")
         leaf = leaf.clone() if leaf.is_inference() else leaf.detach()
         return leaf.to(self.device)
 
@@ -374,4 +390,5 @@ def _cast(leaf: Any, dtype: torch.dtype) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" if isinstance(value, (Tensor, Mapping)) else shortened(value)
+    told = isinstance(value, (str, int, float, type(None)))
+    return shortened(value) if told else f"a {type(value).__name__}"

@@ -165,12 +165,15 @@ def own_interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """A sentence that points from a misspelt name to the valid ones nearest to it."""
-    known = sorted(known)
+def nearest_names(name: str, known: Iterable[str], *, most: int | None = None) -> str:
+    """A sentence that points from a misspelt name to the valid ones nearest to it, or else to all; to none of
+    more than ``most``."""
+    known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
+    if most is not None and not 0 < len(known) <= most:
+        return ""
     return f"Known names: {', '.join(known) or 'none'}."
 
 

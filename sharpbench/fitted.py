@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.batches import TARGETS, Batches, read, size_of, targets_of
-from sharpbench.errors import InputError, first_line, nearest_names
+from sharpbench.errors import InputError, first_line, nearest_names, shortened
 from sharpbench.formulas.log_softmax import cross_entropy
 from sharpbench.front import Form, Front, tensor_of
-from sharpbench.loss import GivenAsLoss, Task, TokenLoss, ignore_index, is_tensor_like
-from sharpbench.nest import Path, at, described, named, parsed
+from sharpbench.loss import (
+    GivenAsLoss,
+    Task,
+    TokenLoss,
+    as_module,
+    ignore_index,
+    is_tensor_like,
+)
+from sharpbench.nest import Path, at, described, leaves, named, parsed
 from sharpbench.network import own_copy, quiet, refuse_unusual, unwrapped
 from sharpbench.streamed import Chained, Streamed
 
@@ -68,8 +75,18 @@ def fit(
     """See `Subject.from_batches`. Raises InputError."""
     if normaliser not in (None, "samples", "tokens", "sum"):
         raise InputError(f"unknown normaliser {normaliser!r}: 'samples', 'tokens' or 'sum'")
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, got a {type(model).__name__}")
+    call: Any = forward
+    if call is not None and not callable(call):
+        given = shortened(call) if isinstance(call, str) else f"a {type(call).__name__}"
+        raise InputError(
+            f"forward must be a function of model and batch, got {given}: "
+            "forward=lambda model, batch: model(…)"
+        )
+    part: Any = differentiate
+    if not isinstance(part, (str, int, tuple, nn.Module, type(None))):
+        raise InputError(
+            f"differentiate must be a name or a part of the network, got a {type(part).__name__}"
+        )
     refuse_unusual(model)
     found: Sequence[Any] = read(batches)
     parts = [len(found)]
@@ -95,7 +112,7 @@ class _Fit:
         task: Task | None,
     ) -> None:
         self.model, self.found, self.parts = model, found, parts
-        self.loss, self.normaliser, self.task = loss, normaliser, task
+        self.loss, self.normaliser, self.task = as_module(loss), normaliser, task
         self.said: list[str] = []
         self.test_fault = ""
         self.copy = own_copy(model)
@@ -110,7 +127,7 @@ class _Fit:
         if not isinstance(found, list):
             self._note(_streamed(found))
         self.custom = forward
-        self.forward = forward or _DefaultForward(unwrapped(model), found[0], self.path, where)
+        self.forward = forward or _DefaultForward(unwrapped(model), found[0], self.path)
         self.differentiate = differentiate
 
     def made(self) -> Fitted:
@@ -224,19 +241,27 @@ class _Fit:
     def _of_outputs(self) -> Fitted:
         sizes = [size or 0 for size in self.sizes]
         for number, (size, target) in enumerate(zip(sizes, self.targets, strict=True)):
-            if target.ndim == 0 or size == 0:
+            if target.ndim == 0:
+                raise InputError(
+                    f"batch {number} is a single sample ({described(self.found[number])}): for a list of "
+                    "samples write DataLoader(samples, batch_size=…)"
+                )
+            if size == 0:
                 raise InputError(f"batch {number} has no sample: {described(self.found[number])}")
         every = Batches(self.found, self.device, whole=False, sizes=sizes)
         shown = next((i for i, t in enumerate(self.targets) if bool((t != -100).any())), 0)
+        if isinstance(self.forward, _DefaultForward) and self.forward.by_position is not None:
+            self._note(
+                f"the network is given {self.forward.by_position!r} of a batch by its position"
+            )
         raw = self._outputs_of(every, shown)
         outputs = tensor_of(raw, first=True)
         self._say_which(raw, outputs)
         first = self.targets[shown]
         if outputs.ndim == 0 or len(outputs) != len(first):
             raise InputError(
-                f"the network returned the shape {tuple(outputs.shape)} for a batch of {len(first)} targets: "
-                "it must return one row a sample, (N, …); or give a loss of the model and the batch, "
-                "loss=lambda model, batch: …"
+                f"the network returned the shape {tuple(outputs.shape)} for targets {tuple(first.shape)}: it "
+                f"must return one row a sample, (N, …): {_reshaped(outputs, first)}"
             )
         front_form = self._form(outputs, first, raw)
         shift = self._shift(raw, outputs, first, front_form)
@@ -403,7 +428,7 @@ class _Fit:
             raise
         except Exception as error:
             hint = (
-                "give forward=lambda model, batch: model(…)"
+                self._how_to_call(error)
                 if self.custom is None
                 else "forward(model, batch) must give the outputs"
             )
@@ -415,6 +440,29 @@ class _Fit:
                 f"the network doesn't run on a batch ({described(self.found[0])}): "
                 f"{first_line(error)}; {hint}"
             ) from error
+
+    def _how_to_call(self, error: Exception) -> str:
+        """What to write where the network doesn't take a batch as it is."""
+        own = [(p, leaf) for p, leaf in leaves(self.found[0]) if p != self.path]
+        tensors = [(p, leaf) for p, leaf in own if isinstance(leaf, Tensor)]
+        if not tensors:
+            return "batches must hold tensors or arrays: torch.tensor(…) of what is in them"
+        whole = [leaf for _, leaf in tensors if not (leaf.is_floating_point() or leaf.is_complex())]
+        if isinstance(error, IndexError) and whole:
+            least, most = min(int(t.min()) for t in whole), max(int(t.max()) for t in whole)
+            return f"the batch's integers go from {least} to {most}: is each of them embedded?"
+        path, leaf = tensors[0]
+        place, inside = "", self.found[0]
+        for key in path:
+            by_name = isinstance(inside, Mapping) or not isinstance(key, str)
+            place += f"[{key!r}]" if by_name else f".{key}"
+            inside = at(inside, (key,))
+        real = leaf.is_floating_point() or leaf.is_complex()
+        call = f"batch{place}" if real else f"batch{place}.float()"
+        told = (
+            "" if real else f", if {str(leaf.dtype).removeprefix('torch.')} is no number of a token"
+        )
+        return f"give forward=lambda model, batch: model({call}){told}"
 
     def _say_which(self, raw: Any, outputs: Tensor) -> None:
         if is_tensor_like(raw):
@@ -557,7 +605,8 @@ class _Fit:
                 target = torch.as_tensor(target)
             except Exception as error:
                 raise InputError(
-                    f"targets must be tensors, got {described(target)}: {first_line(error)}"
+                    f"targets must be tensors, got {described(target)}: {first_line(error)}; what takes "
+                    "others is a loss of the model and the batch, loss=lambda model, batch: …"
                 ) from None
         return target.detach().to(self.device)
 
@@ -589,20 +638,30 @@ class _Mean:
 class _DefaultForward:
     """``model(**batch)`` or ``model(*batch)``, without the targets where the network takes none."""
 
-    def __init__(self, model: nn.Module, batch: Any, target: Path | None, where: Any) -> None:
+    def __init__(self, model: nn.Module, batch: Any, target: Path | None) -> None:
         self.without: Path | None = target
-        if target is not None and len(target) == 1 and isinstance(batch, Mapping):
-            try:
-                accepted = inspect.signature(model.forward).parameters.values()
-            except (TypeError, ValueError):
-                accepted = {}.values()
-            names = {p.name for p in accepted}
-            if str(target[0]) in names or any(p.kind is p.VAR_KEYWORD for p in accepted):
-                self.without = None
+        self.by_position: str | None = None
+        """The one key of a batch, where the network takes none of its name."""
+        if not isinstance(batch, Mapping):
+            return
+        try:
+            accepted = list(inspect.signature(model.forward).parameters.values())
+        except (TypeError, ValueError):
+            return
+        names = {p.name for p in accepted}
+        anything = any(p.kind is p.VAR_KEYWORD for p in accepted)
+        leave = str(target[0]) if target is not None and len(target) == 1 else None
+        if leave is not None and (leave in names or anything):
+            self.without = None
+        given = [str(key) for key in batch if self.without is None or str(key) != leave]
+        if len(given) == 1 and given[0] not in names and not anything:
+            self.by_position = given[0]
 
     def __call__(self, model: nn.Module, batch: Any) -> Any:
         leave = self.without[0] if self.without is not None and len(self.without) == 1 else None
         if isinstance(batch, Mapping):
+            if self.by_position is not None:
+                return model(next(batch[k] for k in batch if str(k) == self.by_position))
             return model(**{str(k): batch[k] for k in batch if str(k) != str(leave)})
         if isinstance(batch, (tuple, list)):
             fields = getattr(batch, "_fields", range(len(batch)))
@@ -624,6 +683,15 @@ def _takes_model(loss: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return bool(names) and names[0] in _MODEL
+
+
+def _reshaped(outputs: Tensor, target: Tensor) -> str:
+    """How outputs become one row a sample."""
+    if outputs.ndim > 1 and target.ndim > 1 and len(outputs) == target.numel():
+        return "forward=lambda model, batch: model(…).unflatten(0, (-1, T)), T tokens a sample"
+    if outputs.ndim > 1 and target.ndim > 1 and outputs.shape[:2] == target.shape[:2][::-1]:
+        return "forward=lambda model, batch: model(…).transpose(0, 1)"
+    return "or give a loss of the model and the batch, loss=lambda model, batch: …"
 
 
 def _mean_entropy(logits: Tensor, targets: Tensor) -> float:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,6 +42,11 @@ def tensor_of(raw: Any, *, first: bool = False) -> Tensor:
         return found
     if raw is None:
         raise InputError("the network returned None: does its forward pass return its result?")
+    if isinstance(raw, (np.ndarray, str, int, float)):
+        raise InputError(
+            f"the network returned a {type(raw).__name__}, which has no derivatives: it must return the "
+            "tensor (N, …) that it computes"
+        )
     if first:
         if isinstance(raw, Mapping):
             tensors = [value for value in raw.values() if is_tensor_like(value)]
@@ -105,6 +111,11 @@ class Front:
             return _together(found, len(rows))
         outputs = _together(found, len(rows))
         return outputs * self.weights.to(outputs)[numbers].unsqueeze(1)
+
+    def shown(self, rows: Tensor) -> str:
+        """What the network is given of the first of these samples, in a few words."""
+        numbers = rows.reshape(len(rows), -1)[:1, 0].long()
+        return described(next(iter(self.batches.take(numbers, torch.get_default_dtype())))[1])
 
     def points(self, model: nn.Module, rows: Tensor, dtype: torch.dtype) -> Tensor:
         """What is differentiated in where metrics differentiate in the input, (n, …), of these samples.

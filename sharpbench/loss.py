@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,8 @@ __all__ = [
     "ScaledLoss",
     "Task",
     "TokenLoss",
+    "as_module",
+    "check_range",
     "ignore_index",
     "is_tensor_like",
     "labels_of",
@@ -55,6 +58,16 @@ _OF_LABELS: dict[type[nn.Module], tuple[float, float]] = {
     nn.SoftMarginLoss: (-1.0, 1.0),
 }
 """Those whose outputs are logits of yes or no, and what no and yes are among the targets."""
+_RANGES: dict[type[nn.Module], tuple[float, float, str]] = {
+    nn.BCEWithLogitsLoss: (0.0, 1.0, ": (targets + 1) / 2 for −1 and 1, targets / 255 for a mask"),
+    nn.BCELoss: (0.0, 1.0, ": (targets + 1) / 2 for −1 and 1, targets / 255 for a mask"),
+    nn.MultiLabelSoftMarginLoss: (0.0, 1.0, ": (targets + 1) / 2 for −1 and 1"),
+    nn.SoftMarginLoss: (-1.0, 1.0, ": 2 * targets − 1 for 0 and 1"),
+    nn.CrossEntropyLoss: (0.0, 1.0, ": real targets are probabilities, class ids are integers"),
+    nn.KLDivLoss: (0.0, 1.0, ": they are probabilities; their logarithms take log_target=True"),
+    nn.PoissonNLLLoss: (0.0, math.inf, ": they are counts"),
+}
+"""Which targets a loss is defined for, and what may be meant by others."""
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _DIVIDED_BY_WEIGHTS = (nn.CrossEntropyLoss, nn.NLLLoss)
 """torch divides their weighted sum by the sum of the weights of the samples' classes."""
@@ -94,7 +107,7 @@ def per_sample_loss(task: Task) -> Loss:
     return _cross_entropy if task == "classification" else _squared_error
 
 
-def _as_module(loss: Any) -> Any:
+def as_module(loss: Any) -> Any:
     """torch's functional losses as the module that means the same; everything else as it is."""
     if isinstance(loss, PerSampleLoss):
         return loss.original
@@ -110,7 +123,7 @@ def reads(loss: Any, targets: Tensor) -> Reads:
     """What ``loss`` takes as targets."""
     if isinstance(loss, ScaledLoss):
         return reads(loss.loss, targets)
-    loss = _as_module(loss)
+    loss = as_module(loss)
     if loss is _cross_entropy or (
         isinstance(loss, _OF_CLASSES)
         # torch takes class probabilities in cross-entropy too
@@ -126,11 +139,36 @@ def ignore_index(loss: Any) -> int | None:
     """The target of samples that ``loss`` leaves out; torch's own default for the default loss."""
     if isinstance(loss, ScaledLoss):
         return ignore_index(loss.loss)
-    loss = _as_module(loss)
+    loss = as_module(loss)
     if loss is _cross_entropy:
         return -100
     index = getattr(loss, "ignore_index", None) if isinstance(loss, _OF_CLASSES) else None
     return index if isinstance(index, int) else None
+
+
+def check_range(loss: Any, targets: Tensor) -> None:
+    """Raises InputError where ``targets`` are none that a loss of torch is defined for: torch takes them, and
+    the figure is that of no such loss."""
+    if isinstance(loss, ScaledLoss):
+        return check_range(loss.loss, targets)
+    if isinstance(loss, TokenLoss):
+        loss = loss.original
+    loss = as_module(loss)
+    if not targets.is_floating_point() and isinstance(loss, nn.CrossEntropyLoss):
+        return None
+    limits = next((span for kind, span in _RANGES.items() if isinstance(loss, kind)), None)
+    if limits is None or targets.is_complex() or (getattr(loss, "log_target", False)):
+        return None
+    low, high, hint = limits
+    least, most = float(targets.min()), float(targets.max())
+    ends = isinstance(loss, nn.SoftMarginLoss)
+    if least < low or most > high or (ends and bool((targets.abs() != 1).any())):
+        between = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g}"
+        between = f"{low:g} and {high:g}" if ends else between
+        raise InputError(
+            f"{type(loss).__name__} reads targets {between}, and these go from {least:g} to {most:g}{hint}"
+        )
+    return None
 
 
 def labels_of(loss: Any) -> tuple[float, float] | None:
@@ -139,7 +177,7 @@ def labels_of(loss: Any) -> tuple[float, float] | None:
         return labels_of(loss.loss)
     if isinstance(loss, TokenLoss) and loss.function is not None:
         loss = loss.original
-    return _OF_LABELS.get(type(_as_module(loss)))
+    return _OF_LABELS.get(type(as_module(loss)))
 
 
 @dataclass(frozen=True)
@@ -274,7 +312,7 @@ def resolve_loss(
     Raises InputError for a scalar, another shape, values that depend on the other samples, a sum, or a
     mean that is not that of single samples.
     """
-    loss = _as_module(loss)
+    loss = as_module(loss)
     if loss is _cross_entropy or loss is _squared_error or isinstance(loss, _OWN):
         own: Loss = loss
         return own
@@ -358,9 +396,14 @@ def _tried(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> Tensor:
     except InputError:
         raise
     except Exception as error:
+        own = isinstance(loss, PerSampleLoss) and not isinstance(loss.original, nn.Module)
+        called = (
+            "; it is called as loss(outputs, targets), and one of model and batch is told by the name of its "
+            "first argument, model"
+        )
         raise InputError(
             f"the loss {name} can't be evaluated on outputs {tuple(outputs.shape)} and "
-            f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}"
+            f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}{called if own else ''}"
         ) from error
 
 

@@ -11,7 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Key", "Path", "at", "described", "leaves", "named", "parsed", "rebuilt", "same"]
+__all__ = [
+    "Key",
+    "Path",
+    "at",
+    "described",
+    "leaves",
+    "named",
+    "parsed",
+    "placed",
+    "rebuilt",
+    "same",
+    "unusual",
+]
 
 Key = str | int
 Path = tuple[Key, ...]
@@ -72,6 +84,22 @@ def named(path: Path) -> str:
     return ".".join(map(str, path))
 
 
+def placed(path: Path) -> str:
+    """Where in a batch something stands, in words."""
+    return f"{named(path)!r} of the batch" if path else "the batch"
+
+
+def unusual(tensor: Tensor) -> str | None:
+    """Why a tensor has no values that could be cut into samples and differentiated, or None."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return f"quantised, {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.is_meta:
+        return "on the meta device"
+    return None if tensor.layout == torch.strided else str(tensor.layout)
+
+
 def described(nest: Any) -> str:
     """Paths, types and shapes of a nest in a few words, for an error."""
     found = []
@@ -79,7 +107,11 @@ def described(nest: Any) -> str:
         name = f"{named(path)} " if path else ""
         if isinstance(leaf, Tensor):
             kind = str(leaf.dtype).removeprefix("torch.")
-            found.append(f"{name}{kind} {tuple(leaf.shape)}")
+            shape = "" if leaf.is_nested else f" {tuple(leaf.shape)}"
+            found.append(f"{name}{unusual(leaf) or kind}{shape}")
+        elif isinstance(leaf, (list, tuple)) and leaf:
+            inside = type(leaf[0]).__name__
+            found.append(f"{name}a {type(leaf).__name__} of {len(leaf)} {inside}")
         else:
             found.append(f"{name}{type(leaf).__name__}")
     return (

@@ -20,7 +20,6 @@ from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.front import Front, fronted, tensor_of
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
-from sharpbench.nest import described
 
 __all__ = [
     "TOGETHER",
@@ -66,12 +65,11 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, front: Front | None = None) -> None:
-        if isinstance(model, type):
-            raise InputError(f"the model is the class {model.__name__}: give an instance of it")
-        if not isinstance(model, nn.Module):
+        refuse_unusual(model)
+        if torch.is_inference_mode_enabled():
             raise InputError(
-                f"the model must be a torch.nn.Module, got a {type(model).__name__}: put its parameters "
-                "and its forward pass into one"
+                "inside torch.inference_mode() nothing can be differentiated: leave it, or write "
+                "torch.no_grad()"
             )
         self.model, self.front = model, front
         self.flat = False
@@ -79,8 +77,9 @@ class Network:
         self.coupled = False
         """Whether a sample's outputs depend on the other samples of its batch."""
         self._writes = False
+        self.detached = False
+        """Whether the outputs depend on none of the parameters that are there to be differentiated in."""
         self._computes_in: dict[torch.dtype, torch.dtype] = {}
-        refuse_unusual(model)
         original = unwrapped(model)
         _check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
@@ -118,6 +117,22 @@ class Network:
             found = {dtype, *(seen.dtypes & {torch.float32, torch.bfloat16, torch.float16})}
             self._computes_in[dtype] = max(found, key=lambda one: torch.finfo(one).eps)
         return self._computes_in[dtype]
+
+    def check_runs(self, inputs: Tensor, what: str) -> None:
+        """Raises InputError unless the network gives for ``inputs`` outputs like those for its own."""
+        model, few = own_copy(self.model), inputs[:TRIED]
+        try:
+            with quiet(self.device), torch.no_grad():
+                given = few if self.front is not None else few.to(self.dtype)
+                outputs = _as_matrix(None, None, self._run(model, given.clone()))
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from error
+        theirs, ours = (tuple(t.shape[1:]) for t in (outputs, self.outputs))
+        if theirs != ours:
+            raise InputError(
+                f"{what}: the network gives outputs of the shape {theirs} for a sample of them, and {ours} "
+                "for one of its other data"
+            )
 
     def run_few(self, model: nn.Module) -> Tensor:
         """What a network like this one gives for the few samples, in its own precision."""
@@ -241,6 +256,9 @@ class Network:
         with torch.enable_grad():
             raw = self._run(duplicate, given)
         found = tensor_of(raw)
+        self.detached = not found.requires_grad and any(
+            p.requires_grad for p in duplicate.parameters()
+        )
         _check_outputs(found, len(given), self.front)
         _check_unwritten(duplicate, original, versions)
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
@@ -361,7 +379,9 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
 
 def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) -> None:
     if not outputs.is_floating_point():
-        raise InputError(f"outputs must be real floating-point numbers, got {outputs.dtype}")
+        whole = not outputs.is_complex()
+        hint = ": predicted classes? Let the network return its logits" if whole else ""
+        raise InputError(f"outputs must be real floating-point numbers, got {outputs.dtype}{hint}")
     if outputs.ndim == 0 or len(outputs) != samples:
         raise InputError(
             f"the network returned the shape {tuple(outputs.shape)} for {samples} inputs: it must return "
@@ -406,12 +426,12 @@ def _run(model: nn.Module, inputs: Tensor, front: Front | None = None) -> Any:
     except Exception as error:
         if front is not None:
             raise InputError(
-                f"the network doesn't run on its batches ({described(front.batches.first)}): "
+                f"the network doesn't run on its batches ({front.shown(inputs)}): "
                 f"{first_line(error)}; how it is called says forward=lambda model, batch: …"
             ) from error
         raise InputError(
-            f"the network doesn't run on inputs of shape (N, "
-            f"{', '.join(map(str, inputs.shape[1:]))}): {first_line(error)}"
+            f"the network doesn't run on inputs of shape (N, {', '.join(map(str, inputs.shape[1:]))}), "
+            f"of which {len(inputs)} were tried: {first_line(error)}"
         ) from error
 
 
@@ -504,7 +524,15 @@ def _of_quantisation(kind: type) -> bool:
 
 
 def refuse_unusual(model: nn.Module) -> None:
-    """Raises InputError for a network whose weights are no real numbers of its own: quantised or sharded."""
+    """Raises InputError for what is no network, and for one whose weights are no real numbers of its own:
+    quantised or sharded."""
+    if isinstance(model, type):
+        raise InputError(f"the model is the class {model.__name__}: give an instance of it")
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"the model must be a torch.nn.Module, got a {type(model).__name__}: put its parameters "
+            "and its forward pass into one"
+        )
     for name, module in model.named_modules():
         kind = type(module)
         where = f"{name or 'it'} is a {kind.__module__}.{kind.__name__}"

@@ -14,10 +14,12 @@ import importlib.metadata
 import inspect
 import math
 import multiprocessing
+import os
 import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -374,9 +376,22 @@ def import_object(pointer: str) -> Any:
     module, _, qualname = pointer.partition("[")[0].strip().partition(":")
     if not module or not qualname:
         raise ImportError(f"{pointer!r} must be package.module:name")
+    if module.endswith(".py") or "/" in module or os.sep in module:
+        parts = Path(module).with_suffix("").parts
+        dotted = ".".join(part for part in parts if part.isidentifier())
+        raise ImportError(
+            f"{module!r} is a file, and a module is named: write {dotted}:{qualname}, from the folder in "
+            "which it can be imported"
+        )
     try:
         with guarded():
             target: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = [path.stem for path in Path().glob("*.py")]
+        near = nearest_names(module, here, most=0) if error.name == module else ""
+        if not near:
+            raise
+        raise ModuleNotFoundError(f"{error}. {near}") from error
     except ImportError:
         raise
     except Exception as error:
@@ -387,7 +402,8 @@ def import_object(pointer: str) -> Any:
         try:
             target = getattr(target, part)
         except AttributeError:
-            raise ImportError(f"{module!r} has no {qualname!r}") from None
+            near = nearest_names(part, (n for n in dir(target) if n[0] != "_"), most=12)
+            raise ImportError(f"{module!r} has no {qualname!r}{near and '. '}{near}") from None
     return target
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
+from sharpbench.nest import unusual
 
 __all__ = ["as_tensor", "check_fit", "cleaned", "reading", "task_of"]
 
@@ -21,8 +22,8 @@ def as_tensor(data: Any, what: str) -> Tensor:
         raise InputError(
             f"{what} must be a tensor or an array, got a {type(data).__name__}: {error}"
         ) from None
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        raise InputError(f"{what} must be a dense tensor with values, got {tensor.layout}")
+    if found := unusual(tensor):
+        raise InputError(f"{what} must be a dense tensor with values, and are {found}")
     if tensor.ndim == 0:
         raise InputError(f"{what} must be samples along the first axis, got a single number")
     return tensor.clone() if tensor.is_inference() else tensor.detach()
@@ -71,9 +72,16 @@ def cleaned(
             f"got {len(inputs)} inputs, {len(targets)} targets"
         )
     if not inputs.is_floating_point():
+        kind = str(inputs.dtype).removeprefix("torch.")
+        real = f"{inputs.abs().dtype}" if inputs.is_complex() else ""
+        numbers = (
+            f"torch.view_as_real(inputs) for a network of {real}"
+            if inputs.is_complex()
+            else "inputs.float() for numbers such as pixels"
+        )
         raise InputError(
-            f"inputs must be floating point, got {inputs.dtype}: for token ids write "
-            "Subject.from_batches(model, [(inputs, targets)])"
+            f"inputs must be floating point, got {kind}: {numbers}; for token ids, or a network that takes "
+            "them as they are, write Subject.from_batches(model, [(inputs, targets)])"
         )
     if inputs.numel() == 0:
         raise InputError(f"the inputs are empty: shape {tuple(inputs.shape)}")
@@ -152,6 +160,8 @@ def _class_ids(targets: Tensor) -> Tensor:
         hint = "targets.long() if they are class ids"
         if targets.ndim == 2 and _one_hot(targets):
             hint = "targets.argmax(1) for one-hot rows"
+        elif targets.ndim > 2 and targets.shape[1] == 1:
+            hint = "targets.squeeze(1) for a class a token or pixel"
         elif targets.ndim > 1:
             hint = (
                 "for a class a token or pixel write Subject.from_batches(model, [(inputs, targets)]); for "

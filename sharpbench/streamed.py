@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from sharpbench.errors import InputError, first_line
-from sharpbench.nest import described, leaves
+from sharpbench.nest import described, leaves, unusual
 
 __all__ = ["Again", "Chained", "Streamed", "bytes_of", "readable_again"]
 
@@ -44,7 +44,8 @@ def readable_again(batches: Any, function: Callable[[], Any] | None) -> Again | 
 
 def bytes_of(batch: Any) -> int:
     """Of the tensors in it."""
-    return sum(t.nbytes for _, t in leaves(batch) if isinstance(t, Tensor))
+    held = (t for _, t in leaves(batch) if isinstance(t, Tensor))
+    return sum(t.nbytes for t in held if t.layout == torch.strided and not t.is_nested)
 
 
 class Streamed(Sequence[Any]):
@@ -204,7 +205,7 @@ def _fingerprint(batch: Any) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for path, leaf in leaves(batch):
         digest.update(repr(path).encode())
-        if isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_quantized:
+        if isinstance(leaf, Tensor) and unusual(leaf) is None:
             held = leaf.detach().cpu().contiguous().reshape(-1)
             digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
             if held.numel():

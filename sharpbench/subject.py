@@ -22,6 +22,7 @@ from sharpbench.loss import (
     ScaledLoss,
     Task,
     TokenLoss,
+    check_range,
     ignore_index,
     labels_of,
     per_sample_loss,
@@ -138,6 +139,10 @@ class Subject:
             splits = Splits(*train[:2], *test[:2], splits.outputs, splits.task)
         network = Network(self.model, inputs, self.front)
         outputs = network.outputs
+        if splits is not None and (
+            self.front is not None or splits.test_inputs.shape[1:] != inputs.shape[1:]
+        ):
+            network.check_runs(splits.test_inputs, "the test data")
         if reads == "anything":
             task = task or task_of(outputs, targets)
         else:
@@ -147,6 +152,7 @@ class Subject:
             of_classes = "anything"  # fitted already
         for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
             check_fit(of_classes, outputs, one)
+            check_range(self.loss, one)
         few = torch.arange(len(outputs), device=targets.device) % len(targets)
         loss = resolve_loss(
             self.loss or per_sample_loss(task),
@@ -230,6 +236,10 @@ class Subject:
         ------
         InputError: what was found, what was expected and the line to write instead.
         """
+        if not isinstance(splits, (Mapping, type(None))):
+            raise InputError(
+                f"splits must be {{'test': batches}} beside the training data, got a {type(splits).__name__}"
+            )
         given = dict(splits or {})
         if "train" in given and batches is None:
             batches = given.pop("train")
@@ -384,6 +394,17 @@ class Subject:
         The passes that finding out takes, over a few samples, are added to ``work``.
         """
         return self._network.input_fault(dtype, work)
+
+    @property
+    def detached(self) -> str | None:
+        """Why the outputs can't be differentiated in any parameter, or None if they can."""
+        if not self._network.detached:
+            return None
+        return (
+            "the outputs depend on no parameter that requires gradients, as far as torch sees: a detach(), "
+            "torch.no_grad() or .numpy() stands in the way, or another of the network's results is meant, "
+            "which forward=lambda model, batch: model(…)[…] names"
+        )
 
     @property
     def coupled(self) -> bool:

@@ -27,8 +27,8 @@ FLOORS = (
     (
         "formulas",
         "loss",
-        "samples",
         "nest",
+        "samples",
         "streamed",
         "batches",
         "front",

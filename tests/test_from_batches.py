@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import itertools
 from collections import UserDict
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -671,7 +673,11 @@ def test_a_real_tensor_of_the_batch_among_others():
         ({"x": X}, {}, r"write \[batch\]"),
         (3, {}, "must be a list of batches"),
         ([{"x": X}], {}, "hold no targets"),
-        ([{"x": X, "labels": Y}], {}, "doesn't run on a batch .*x float32.*forward=lambda"),
+        (
+            [{"x": X, "id": Y, "labels": Y}],
+            {},
+            r"doesn't run on a batch .*x float32.*forward=lambda model, batch: model\(batch\['x'\]\)",
+        ),
         ([{"input": X, "labels": Y}, {"labels": Y}], {}, "batch 1 holds other things"),
         ([(X, Y)], {"targets": "labels"}, "is not in a batch"),
         ([(X, Y)], {"normaliser": "token"}, "unknown normaliser"),
@@ -694,11 +700,154 @@ def test_a_real_tensor_of_the_batch_among_others():
         ),
         ([(X, Y)], {"splits": {"validation": [(X, Y)]}}, "splits must be"),
         ([(X, Y)], {"loss": lambda model, b: 3.0}, "returned a float"),
+        (itertools.cycle([(X, Y)]), {}, "never end"),
+        (list(zip(X, Y, strict=True)), {}, r"a single sample.*DataLoader\(samples"),
+        ([(X.tolist(), Y.tolist())], {}, r"must hold tensors or arrays: torch\.tensor"),
+        ([(["a", "b"], Y[:2])], {}, "a list of 2 str"),
+        ([(X > 0, Y)], {}, r"model\(batch\[0\].float\(\)\), if bool is no number"),
+        ([(X.to_sparse(), Y)], {}, "'0' of the batch must be a dense tensor.*sparse"),
+        ([(torch.nested.nested_tensor([X[0], X[1]]), Y[:2])], {}, "and is a nested tensor"),
+        ([(X, {"boxes": X})], {}, "targets must be tensors.*loss=lambda model, batch"),
+        ([(X, ["cat"] * 4)], {}, "targets must be tensors, got a list of 4 str"),
+        ([(X, None)], {}, "hold no targets"),
+        ([(X, Y * torch.nan)], {}, "'1' of the batch holds NaN values, first in sample 0"),
+        ([(X, Y + 1)], {}, "hold the class 2, and the network has 2 outputs"),
+        ([(X, Y - 1)], {}, "hold the class -1"),
+        ([(X, torch.full((4,), -100))], {}, "every target is -100"),
+        ([(X[:2], Y[:2]), (X[:0], Y[:0])], {}, "batch 1 has no sample"),
+        ([(X, Y[:3])], {}, r"returned the shape \(4, 2\) for targets \(3,\)"),
+        ([{"x": X, "labels": Y}], {"targets": "label"}, "Did you mean 'labels'"),
+        ([(X, Y)], {"forward": "mine"}, "forward must be a function of model and batch"),
+        ([(X, Y)], {"forward": lambda b: b}, "takes 1 positional argument"),
+        ([(X, Y)], {"differentiate": ["weight"]}, "a name or a part of the network, got a list"),
+        ([(X, Y)], {"splits": [(X, Y)]}, r"splits must be \{'test': batches\}.*got a list"),
+        ([(X, Y)], {"splits": {"test": []}}, "test batches hold no batch"),
+        ([(X, Y)], {"splits": {"test": [(X[:, :2], Y)]}}, r"the test data: .*0 float32 \(1, 2\)"),
+        ([(X, Y)], {"splits": {"test": [{"x": X, "y": Y}]}}, "batch 1 holds other things"),
+        ([(X, Y)], {"loss": "cross_entropy"}, "loss must be callable"),
+        ([(X, Y)], {"loss": nn.CrossEntropyLoss}, "is the class CrossEntropyLoss"),
+        ([(X, Y)], {"loss": nn.CrossEntropyLoss(reduction="sum")}, "sums over the samples"),
+        ([(X, Y)], {"loss": lambda f, y: f[0, 0]}, "must return one value a sample"),
+        ([(X, Y)], {"loss": nn.CTCLoss()}, "can't be evaluated on outputs"),
+        (
+            [{"x": X, "labels": Y}],
+            {"loss": lambda m, b: m(b["x"]).mean(1)},
+            r"called as loss\(outputs, targets\).*first argument, model",
+        ),
+        ([(X, 2.0 * X[:, :2].sign())], {"loss": nn.BCEWithLogitsLoss()}, "from 0 to 1, .* -2 to 2"),
+        ([(X, X[:, :2].sign().relu())], {"loss": nn.SoftMarginLoss()}, r"-1 and 1.*2 \* targets"),
+        ([(X, X[:, :2])], {"loss": nn.CrossEntropyLoss()}, "real targets are probabilities"),
     ],
 )
 def test_a_refusal_names_what_was_found_and_what_to_write(batches, options, message):
     with pytest.raises(InputError, match=message):
         Subject.from_batches(nn.Linear(3, 2), batches, **options)
+
+
+class Returns(nn.Module):
+    """A linear layer of which ``what`` is returned."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.inner, self.what = nn.Linear(3, 2), what
+
+    def forward(self, x):
+        return self.what(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (lambda z: None, "returned None"),
+        (lambda z: "logits", "returned a str, which has no derivatives"),
+        (lambda z: z.detach().numpy(), "returned a ndarray, which has no derivatives"),
+        (lambda z: z.argmax(1), "predicted classes"),
+        (lambda z: {"a": z, "b": z}, r"a float32 \(4, 2\), b float32.*forward=lambda"),
+        (lambda z: z.mT, r"\(2, 4\) for targets \(4,\)"),
+        (lambda z: z.mean(), r"the shape \(\) for targets"),
+        (lambda z: z.to(torch.complex64), "must be real floating-point"),
+        (lambda z: z + np.random.rand(), "gives other outputs when it is called again"),  # noqa: NPY002
+        (lambda z: z[..., None, None], r"need outputs \(N, classes\)"),
+    ],
+)
+def test_a_result_that_is_no_outputs_is_told(what, message):
+    with pytest.raises(InputError, match=message):
+        Subject.from_batches(Returns(what), [(X, Y)])
+
+
+@pytest.mark.parametrize(
+    ("what", "metric", "message"),
+    [
+        (lambda z: z.detach(), "hessian_trace", "depend on no parameter"),
+        (lambda z: z * torch.nan, "margin", "of 4 of 4 points"),
+        (lambda z: F.dropout(z, training=True), "hessian_trace", "two evaluations"),
+    ],
+)
+def test_what_a_metric_cannot_do_is_told_by_its_cause(what, metric, message):
+    subject = Subject.from_batches(Returns(what), [(X, Y)])
+    with pytest.raises(sb.MetricFailed, match=message):
+        sb.measure(subject, metric)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda x: x.flatten(0, 1), r"model\(…\)\.unflatten\(0, \(-1, T\)\)"),
+        (lambda x: x.transpose(0, 1), r"model\(…\)\.transpose\(0, 1\)"),
+    ],
+)
+def test_tokens_in_another_order_are_told_how_to_turn(build, message):
+    tagger = seeded(Tagger)
+    with pytest.raises(InputError, match=message):
+        Subject.from_batches(
+            tagger, [(ids(3, 5), ids(3, 5) % 4)], forward=lambda model, b: build(model(b[0]))
+        )
+    with pytest.raises(InputError, match="integers go from 20 to"):
+        Subject.from_batches(tagger, [(20 + ids(3, 5) % 2, ids(3, 5) % 4)])
+
+
+def test_everyday_forms_are_taken_and_said():
+    model = seeded(lambda: nn.Linear(3, 2))
+    expected = sb.measure(Subject(model, X, Y), "hessian_trace").value
+
+    def one_pass():
+        yield from ((X[i : i + 2], Y[i : i + 2]) for i in (0, 2))
+
+    forms = [
+        (one_pass(), {}),
+        ([{"image": X, "label": Y}], {}),
+        ([UserDict(input=X, labels=Y)], {}),
+        ([(X.numpy(), Y.tolist())], {}),
+        ([(X, Y.int().unsqueeze(1))], {}),
+        ([(X, None, Y)], {"forward": lambda model, b: model(b[0])}),
+        ([(X, Y)], {"loss": F.cross_entropy}),
+        (DataLoader([{"input": x, "labels": int(y)} for x, y in zip(X, Y, strict=True)], 3), {}),
+        ([(X, Y)], {"forward": lambda model, b: {"loss": 0, "scores": model(b[0])}}),
+    ]
+    for batches, options in forms:
+        subject = Subject.from_batches(model, batches, **options)
+        assert sb.measure(subject, "hessian_trace").value == pytest.approx(expected, rel=1e-6)
+    named = Subject.from_batches(model, [{"image": X, "label": Y}])
+    assert "'image' of a batch by its position" in named.said[0]
+    tagger, x, y = seeded(Tagger), ids(3, 5), ids(3, 5) % 4
+    one, two = (
+        sb.measure(
+            Subject.from_batches(tagger, [(x, y)], loss=loss, normaliser="tokens"), "hessian_trace"
+        )
+        for loss in (None, F.cross_entropy)
+    )
+    assert one.value == two.value
+
+
+def test_inside_inference_mode_nothing_is_measured():
+    subject = Subject(nn.Linear(3, 2), X, Y)
+    with torch.inference_mode():
+        with pytest.raises(InputError, match="inference_mode"):
+            Subject(nn.Linear(3, 2), X, Y)
+        with pytest.raises(sb.MetricFailed, match="inference_mode"):
+            sb.measure(subject, "hessian_trace")
+    with torch.no_grad():
+        assert sb.measure(subject, "hessian_trace").value > 0
 
 
 def test_what_cannot_be_differentiated_is_refused_by_name():
@@ -712,6 +861,11 @@ def test_what_cannot_be_differentiated_is_refused_by_name():
         with pytest.raises(InputError, match="quantised"):
             build(quantised, [(X, Y)])
     closed = nn.Linear(3, 2)
+    for kind in (nn.Linear, lambda x: x):
+        with pytest.raises(
+            InputError, match=r"is the class Linear|a torch\.nn\.Module, got a func"
+        ):
+            Subject.from_batches(kind, [(X, Y)])
     with pytest.raises(InputError, match="another way"):
         Subject.from_batches(closed, [{"x": X, "y": Y}], forward=lambda model, b: closed(b["x"]))
 

@@ -138,6 +138,10 @@ class Metric(Plugin, ABC):
 
     def answer(self, subject: Subject, *, seed: int) -> Measurement:
         """`checked_measure`, `untouched` by the caller."""
+        if torch.is_inference_mode_enabled():
+            raise MetricFailed(
+                "inside torch.inference_mode() nothing can be differentiated: leave it"
+            )
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
         if subject.test_fault and self.space != "function" and "test" in self.parameters().values():
@@ -162,7 +166,11 @@ class Metric(Plugin, ABC):
                 measurement.work.gradient += finding.gradient
         except NotImplementedError as error:
             raise MetricFailed(f"torch can't differentiate this network: {error}") from error
-        except (MetricFailed, TimeLimitExceeded):
+        except MetricFailed as error:
+            if reason := subject.detached:
+                raise MetricFailed(reason) from error
+            raise
+        except TimeLimitExceeded:
             raise
         except Exception as error:
             if reason := subject.fault(dtype):

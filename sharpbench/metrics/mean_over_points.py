@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.trace import degrees_of_freedom
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, NotFinite
 from sharpbench.measurement import ErrorComponent, Measurement, Source, Work
 
 __all__ = [
@@ -165,6 +165,8 @@ def mean_over_points(
     """
     exact = values.double()
     n, left = len(exact), 1 - len(exact) / population
+    if lost := int((~exact.isfinite()).sum()):
+        raise NotFinite(f"of {lost} of {n} points the figure is not finite")
     errors: Errors = (ErrorComponent("points", None),)
     if n > 1:
         size = float(exact.std()) * math.sqrt(left / n)

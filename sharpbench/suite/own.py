@@ -21,6 +21,7 @@ from sharpbench.errors import (
     TransformationRefused,
     first_line,
     guarded,
+    nearest_names,
     no_file,
 )
 from sharpbench.invariance import Transformation
@@ -105,7 +106,14 @@ def _named(option: str, pointer: str) -> Any:
 
 def _loss(pointer: str) -> Any:
     """What ``package.module:name`` or a ``name`` of torch.nn stands for; of a class an instance."""
-    found = _named("--loss", pointer if ":" in pointer else f"torch.nn:{pointer}")
+    own = ":" in pointer
+    if not own and not isinstance(getattr(torch.nn, pointer, None), type):
+        losses = [name for name in dir(torch.nn) if name.endswith("Loss")]
+        raise InputError(
+            f"--loss {pointer!r} is no loss of torch.nn; one of your own is package.module:function. "
+            f"{nearest_names(pointer, losses)}"
+        )
+    found = _named("--loss", pointer) if own else getattr(torch.nn, pointer)
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
         try:
             return found()
@@ -167,10 +175,23 @@ def _told_apart(what: str) -> Iterator[None]:
     try:
         with guarded(), contextlib.redirect_stdout(sys.stderr):
             yield
-    except InputError:
-        raise
+    except InputError as error:
+        told = str(error)
+        options = [option for word, option in _OPTIONS.items() if f"{word}=" in told]
+        if not options:
+            raise
+        raise InputError(f"{told} (at the command line {', '.join(options)})") from error
     except Exception as error:
         raise InputError(f"{what}: {first_line(error)}") from error
+
+
+_OPTIONS = {
+    "forward": "--forward package.module:function",
+    "loss": "--loss package.module:function or a loss of torch.nn",
+    "normaliser": "--normaliser",
+    "differentiate": "--differentiate",
+}
+"""How what the sentences of `Subject.from_batches` ask for is written here."""
 
 
 def change_seed(seed: int, transformation: str) -> int:

@@ -112,7 +112,7 @@ BUILDERS = {
     "hostile_nets:mlp:x": "has no 'mlp:x'",
     "hostile_nets:[/red]": "must be package.module:name",
     "nowhere:build": "No module named 'nowhere'",
-    "./hostile_nets.py:mlp": "relative import",
+    "./hostile_nets.py:mlp": "write hostile_nets:mlp",
     "hostile_syntax:build": "raised SyntaxError: invalid syntax",
     "hostile_nul:build": "raised SyntaxError: source code string cannot contain null bytes"
     "|raised ValueError: source code string cannot contain null bytes",  # of Python below 3.11.4

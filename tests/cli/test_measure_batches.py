@@ -50,6 +50,14 @@ def wide():
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
 
+def pair():
+    return torch.zeros(2, 3), torch.arange(2)
+
+def named():
+    return [{"ids": torch.zeros(2, 3).long(), "mask": torch.ones(2, 3), "labels": torch.arange(2)}]
+
+CALLED = 3
+
 def broken(): raise KeyError("oops")
 """
 
@@ -280,10 +288,24 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
         ([], "--dataset NAME"),
         (["--dataset", "digits", "--data", "x:y"], "dataset and data"),
         (["--data", "mine_of_measure:absent"], "has no 'absent'"),
+        (["--data", "mine_of_measure:batchs"], "Did you mean 'batches'"),
+        (["--data", "mine_of_mesure:batches"], "Did you mean 'mine_of_measure'"),
+        (["--data", "./mine_of_measure.py:batches"], "write mine_of_measure:batches"),
+        (["--data", "mine_of_measure:pair"], "write [(inputs, targets)]"),
+        (["--data", "mine_of_measure:build"], "got a Encoder"),
+        (
+            ["--data", "mine_of_measure:batches", "--forward", "mine_of_measure:CALLED"],
+            "a function",
+        ),
+        (["--data", "mine_of_measure:named"], "(at the command line --forward package.module"),
         (["--data", "mine_of_measure:broken"], "KeyError"),
         (["--inputs", "absent.npz"], "there is no file"),
         (["--inputs", "mine_of_measure.py"], ".safetensors, .npz or .npy"),
-        (["--data", "mine_of_measure:batches", "--loss", "CrossEntropy"], "has no 'CrossEntropy'"),
+        (
+            ["--data", "mine_of_measure:batches", "--loss", "CrossEntropy"],
+            "mean 'CrossEntropyLoss'",
+        ),
+        (["--data", "mine_of_measure:batches", "--loss", "mine"], "package.module:function"),
         (["--data", "mine_of_measure:batches", "--normaliser", "token"], "not one of 'samples'"),
         (["--data", "mine_of_measure:batches", "--param", "sam.rho=1"], "not asked for here"),
         (["--data", "mine_of_measure:batches", "--param", "tolerence=1"], "tolerance"),
