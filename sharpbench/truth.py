@@ -81,6 +81,10 @@ class KnownHessian(Truth, ABC):
     def eigenvalues(self, subject: Subject) -> Tensor:
         """Every eigenvalue of the mean loss's Hessian, rising, in float64; from closed forms."""
 
+    def limiting_eigenvalues(self, subject: Subject) -> Tensor | None:
+        """What they tend to as the network's discretisation grows fine; None where it isn't said."""
+        return None
+
 
 class KnownLearningCoefficient(Truth, ABC):
     """A loss whose learning coefficient at the subject's weights is known."""

@@ -31,6 +31,7 @@ transformations: Registry[Transformation] = Registry(
         "log_scale": "sharpbench.invariance.charts:LogScale",
         "logit_shift": "sharpbench.invariance.units:LogitShift",
         "logit_temperature": "sharpbench.invariance.units:LogitTemperature",
+        "mesh_refinement": "sharpbench.invariance.mesh:MeshRefinement",
         "neuron_permutation": "sharpbench.invariance.neurons:NeuronPermutation",
         "neuron_rescaling": "sharpbench.invariance.neurons:NeuronRescaling",
         "neuron_splitting": "sharpbench.invariance.growth:NeuronSplitting",

@@ -71,12 +71,22 @@ class CurvatureMetric(Metric, ABC):
             raise ValueError(f"memory_budget must be at least 1 MiB, got {self.memory_budget}")
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
-        """From the spectrum of all points, whatever ``samples`` of them are measured."""
+        """From the spectrum of all points, whatever ``samples`` of them are measured.
+
+        None where the metric has no figure of such a spectrum.
+        """
         if not isinstance(truth, KnownHessian) or self.parameters_of:
             return None
         if self.gauss_newton and not truth.residual_free:
             return None
-        return Known(expected=self.of_spectrum(truth.eigenvalues(subject)))
+        limit = truth.limiting_eigenvalues(subject)
+        try:
+            return Known(
+                expected=self.of_spectrum(truth.eigenvalues(subject)),
+                limit=None if limit is None else self.of_spectrum(limit),
+            )
+        except MetricFailed:
+            return None
 
     @abstractmethod
     def of_spectrum(self, eigenvalues: Tensor) -> float:

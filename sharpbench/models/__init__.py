@@ -18,6 +18,7 @@ models: Registry[Model] = Registry(
     "sharpbench.models.base:Model",
     group="sharpbench.models",
     builtins={
+        "graph_convolution": "sharpbench.models.graph:GraphConvolution",
         "linear": "sharpbench.models.linear:Linear",
         "mlp": "sharpbench.models.mlp:MultiLayerPerceptron",
         "cnn": "sharpbench.models.cnn:ConvolutionalNetwork",

@@ -27,6 +27,7 @@ problems: Registry[Problem] = Registry(
         "fourier_features": "sharpbench.problems.fourier:FourierFeatures",
         "gaussian": "sharpbench.problems.single_index:Gaussian",
         "gaussian_process": "sharpbench.problems.gaussian_process:GaussianProcess",
+        "graph_circle": "sharpbench.problems.graph:GraphCircle",
         "hyperbolic_tangent": "sharpbench.problems.single_index:HyperbolicTangent",
         "laplacian_mode": "sharpbench.problems.laplacian:LaplacianMode",
         "least_squares": "sharpbench.problems.quadratic:LeastSquares",

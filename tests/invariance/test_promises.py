@@ -38,7 +38,7 @@ GROWN_TOGETHER = {
 OUTPUTS = {*SAME_FUNCTION, "input_rescaling", "input_rotation"}
 DERIVATIVES = {*SAME_FUNCTION, "logit_shift", "input_rotation"}
 ON_AXES = SPECTRUM - {"input_rotation"}
-CONTROLS = {"weight_noise", "further_training"}
+CONTROLS = {"weight_noise", "further_training", "mesh_refinement"}
 NORMALIZED = "weight_normalization"
 BY_WEIGHT = {*ORDERS, *SCALES, "sign_flip", "input_rescaling"}
 

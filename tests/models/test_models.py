@@ -13,6 +13,7 @@ SHAPES = {
     "resnet": (3, 8, 8),
     "vit": (1, 8, 8),
     "wide_network": (2,),
+    "graph_convolution": (2,),
 }
 
 
