@@ -47,7 +47,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Splits:
-    """Training and test data. Inputs (N, …) floating; targets (N,) int64 for classification."""
+    """Training and test data. Inputs (N, …) floating; targets int64 for classification, (N,), or (N, T) where
+    each of T tokens has a class: outputs are (N, outputs, T) then."""
 
     train_inputs: Tensor
     train_targets: Tensor

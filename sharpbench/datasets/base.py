@@ -74,10 +74,10 @@ class Dataset(Plugin, ABC):
 
     def _flip(self, targets: Tensor, classes: int, rng: np.random.Generator) -> Tensor:
         """Exactly round(noise × N) labels move to another class."""
-        labels = targets.numpy().copy()
+        labels = targets.numpy().reshape(-1).copy()  # of tokens each has its own
         chosen = rng.permutation(len(labels))[: round(self.label_noise * len(labels))]
         labels[chosen] = (labels[chosen] + rng.integers(1, classes, len(chosen))) % classes
-        return torch.from_numpy(labels)
+        return torch.from_numpy(labels).reshape(targets.shape)
 
 
 def stratified_split(

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from sharpbench.datasets import datasets
 from sharpbench.datasets.base import Dataset
 from sharpbench.errors import DataUnavailable
+from sharpbench.registry import added_later
 from sharpbench.seeds import derive_seed, numpy_generator
 from sharpbench.subject import Splits
 
@@ -31,8 +33,9 @@ class Characters(Dataset):
     Some four hundred thousand characters of ``pydoc_data``, in small letters, all else as single spaces: 27
     classes. Inputs (context, 27) are one-hot, so that the first linear layer is an embedding and metrics of
     the input differentiate in what it embeds. ``train_size`` and ``test_size`` places are drawn from the
-    first four fifths of the text and from the last fifth. Another Python has another edition, which the keys
-    tell.
+    first four fifths of the text and from the last fifth. ``targets``: the character after the ``last`` one,
+    (N,), or after ``every`` one, (N, context), for models that answer for each token. Another Python has
+    another edition, which the keys tell.
     """
 
     name = "characters"
@@ -41,6 +44,7 @@ class Characters(Dataset):
     context: int = 8
     train_size: int = 2000
     test_size: int = 1000
+    targets: Literal["last", "every"] = added_later("last")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +73,8 @@ class Characters(Dataset):
             raise DataUnavailable(f"{size} places were asked of the {places} there are")
         drawn = torch.from_numpy(numpy_generator(seed).choice(places, size, replace=False))
         windows = part[drawn[:, None] + torch.arange(self.context + 1)]
-        return F.one_hot(windows[:, :-1], len(_ALPHABET)).float(), windows[:, -1]
+        inputs = F.one_hot(windows[:, :-1], len(_ALPHABET)).float()
+        return inputs, windows[:, 1:] if self.targets == "every" else windows[:, -1]
 
 
 @cache

@@ -21,6 +21,7 @@ models: Registry[Model] = Registry(
         "graph_convolution": "sharpbench.models.graph:GraphConvolution",
         "linear": "sharpbench.models.linear:Linear",
         "mlp": "sharpbench.models.mlp:MultiLayerPerceptron",
+        "causal_transformer": "sharpbench.models.transformer:CausalTransformer",
         "cnn": "sharpbench.models.cnn:ConvolutionalNetwork",
         "resnet": "sharpbench.models.resnet:ResidualNetwork",
         "uniform_mlp": "sharpbench.models.uniform_mlp:UniformMultiLayerPerceptron",

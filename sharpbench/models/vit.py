@@ -12,7 +12,7 @@ from sharpbench.errors import InputError
 from sharpbench.models import models
 from sharpbench.models.base import ACTIVATIONS, Activation, Model, image_shape
 
-__all__ = ["VisionTransformer"]
+__all__ = ["Block", "VisionTransformer"]
 
 
 @models.register
@@ -49,7 +49,10 @@ class VisionTransformer(Model):
         tokens = (height // self.patch) * (width // self.patch)
         return nn.Sequential(
             _PatchEmbedding(depth, self.patch, self.width, tokens),
-            *[_Block(self) for _ in range(self.depth)],
+            *[
+                Block(self.width, self.heads, self.mlp_ratio, self.activation)
+                for _ in range(self.depth)
+            ],
             nn.LayerNorm(self.width),
             _MeanOverTokens(),
             nn.Linear(self.width, outputs),
@@ -72,9 +75,9 @@ class _MeanOverTokens(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -85,21 +88,32 @@ class _Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.output(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-class _Block(nn.Module):
-    def __init__(self, config: VisionTransformer) -> None:
+class Block(nn.Module):
+    """Attention and a two-layer network, each behind a layer norm and added to what came in, (N, T, width).
+
+    ``causal``: no token sees the later ones.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: int,
+        activation: Activation,
+        *,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        hidden = config.mlp_ratio * config.width
-        self.norm1 = nn.LayerNorm(config.width)
-        self.attention = _Attention(config.width, config.heads)
-        self.norm2 = nn.LayerNorm(config.width)
+        hidden = mlp_ratio * width
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = _Attention(width, heads, causal=causal)
+        self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(config.width, hidden),
-            ACTIVATIONS[config.activation](),
-            nn.Linear(hidden, config.width),
+            nn.Linear(width, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:

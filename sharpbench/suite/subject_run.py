@@ -14,10 +14,12 @@ from sharpbench.errors import (
     first_line,
     message_of,
 )
+from sharpbench.loss import TokenLoss
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import Metric
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of_splits, same_data
+from sharpbench.outputs import Decisions
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import (
     trajectory_figure_key,
@@ -70,6 +72,18 @@ class SubjectRun(Measuring):
     @property
     def loss_task(self) -> Task:
         return self.splits.task
+
+    @property
+    def decisions(self) -> Decisions | None:
+        return Decisions("token") if self._tokens else super().decisions
+
+    @property
+    def _tokens(self) -> int | None:
+        """How many of a sample's tokens have a class; None where the sample has one."""
+        targets = self.splits.train_targets
+        if self.splits.task != "classification" or targets.ndim == 1:
+            return None
+        return targets[0].numel()
 
     def run(self) -> None:
         """Bring weights and records up to the plan."""
@@ -264,6 +278,8 @@ class SubjectRun(Measuring):
             model,
             splits.train_inputs,
             splits.train_targets,
+            # The mean over the tokens of all samples, which is what training took.
+            loss=TokenLoss(1 / self._tokens) if self._tokens else None,
             task=splits.task,
             splits=splits,
             initial=self._initial,

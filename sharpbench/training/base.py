@@ -182,6 +182,7 @@ class Recipe(Plugin, ABC):
         can't disturb the random stream.
         """
         log = TrainingLog()
+        _check_tokens(model, data)
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = self.optimizer(parameters)
         steps_per_epoch = math.ceil(len(data.train_inputs) / self.batch_size)
@@ -255,7 +256,7 @@ class Recipe(Plugin, ABC):
             total += float(value) * len(x)
             if data.task == "classification":
                 assert loss.outputs is not None
-                wrong += float((loss.outputs.argmax(1) != y).sum())
+                wrong += float((loss.outputs.argmax(1) != y).sum()) / y[0].numel()
         samples = len(data.train_inputs)
         log.initial_loss = log.initial_loss or first
         initial = max(log.initial_loss or 0.0, run.initial)
@@ -305,6 +306,20 @@ class Recipe(Plugin, ABC):
             "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))),
             "linear": lambda step: max(1 - step / steps, 0.0),
         }[self.schedule]
+
+
+def _check_tokens(model: nn.Module, data: Splits) -> None:
+    """Raises InputError for classes of tokens, (N, T), and a network that doesn't answer for each of them."""
+    if data.task != "classification" or data.train_targets.ndim == 1:
+        return
+    few = data.train_inputs[:2]
+    outputs = batched_outputs(model.eval(), few)
+    wanted = (len(few), data.outputs, *data.train_targets.shape[1:])
+    if tuple(outputs.shape) != wanted:
+        raise InputError(
+            f"each of {data.train_targets[0].numel()} tokens has a class, so that the outputs of two samples "
+            f"must be of shape {wanted}, and the network gives {tuple(outputs.shape)}"
+        )
 
 
 def _initial_loss(model: nn.Module, data: Splits) -> float:

@@ -256,7 +256,8 @@ def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         errors = F.mse_loss(outputs, targets.reshape(len(targets), -1), reduction="none")
         return errors.sum(1) / 2
-    return F.cross_entropy(outputs, targets, reduction="none")
+    losses = F.cross_entropy(outputs, targets, reduction="none")
+    return losses if losses.ndim == 1 else losses.flatten(1).mean(1)  # of tokens their mean
 
 
 def _refuse_backward_hooks(model: nn.Module) -> None:
