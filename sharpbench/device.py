@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from sharpbench.errors import InputError
 
 __all__ = ["check_device"]
@@ -11,6 +9,10 @@ __all__ = ["check_device"]
 
 def check_device(device: str) -> None:
     """Raises InputError unless ``device`` is cpu, cuda or cuda:N and is there."""
+    if device == "cpu":
+        return
+    import torch  # not above: the processor is there without it
+
     try:
         named = torch.device(device)
     except RuntimeError:

@@ -29,7 +29,7 @@ from sharpbench.registry import Plugin, import_object
 if TYPE_CHECKING:
     from sharpbench.registry import Registry
 
-__all__ = ["KINDS", "PluginSource", "load_plugins", "plugin_name", "registry_of"]
+__all__ = ["KINDS", "PluginSource", "load_plugins", "own_places", "plugin_name", "registry_of"]
 
 _HOMES = {
     "metric": "sharpbench.metrics",
@@ -139,6 +139,11 @@ class PluginSource:
 
 _LOADED: dict[str, tuple[str, types.ModuleType]] = {}
 """By place, what was loaded last, and the digest of what it is made of."""
+
+
+def own_places() -> list[str]:
+    """The files and modules of users that this process has loaded plug-ins from."""
+    return list(_LOADED)
 
 
 def load_plugins(place: str | os.PathLike[str], folder: Path | None = None) -> types.ModuleType:

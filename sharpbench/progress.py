@@ -12,7 +12,7 @@ from sharpbench.console import aside, escape, print_line, verbose
 
 if TYPE_CHECKING:
     from sharpbench.suite.forecast import Expected
-    from sharpbench.suite.plan import Plan
+    from sharpbench.suite.outline import AnyPlan
     from sharpbench.suite.task import Notify, SubjectOutcome
 
 __all__ = ["counted", "progress"]
@@ -20,7 +20,7 @@ __all__ = ["counted", "progress"]
 
 @contextmanager
 def progress(
-    plan: Plan, expected: Sequence[Expected]
+    plan: AnyPlan, expected: Sequence[Expected]
 ) -> Iterator[tuple[Notify, Callable[[SubjectOutcome], None]]]:
     """A bar with an ETA on a terminal and in a notebook, plain lines elsewhere.
 
@@ -113,7 +113,7 @@ def counted(total: int) -> Iterator[Notify]:
         yield notify
 
 
-def _work(plan: Plan, expected: Sequence[Expected]) -> dict[str, float]:
+def _work(plan: AnyPlan, expected: Sequence[Expected]) -> dict[str, float]:
     """The work of each subject by its key, in seconds where any are known; 1 each where nothing is left."""
     seconds = sum(e.seconds for e in expected)
     known = sum(e.measurements - e.unlike for e in expected)

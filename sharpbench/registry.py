@@ -9,6 +9,7 @@ unavailable with the reason and never breaks anything else.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -209,6 +210,10 @@ class Registry(Generic[P]):
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
+    def loaded(self) -> list[type[P]]:
+        """The classes that this process has imported or registered so far."""
+        return list(self._classes.values())
+
     def available(self) -> list[str]:
         """The names that can be used here, sorted."""
         return [name for name in self.names() if self.unavailable(name) is None]
@@ -307,7 +312,7 @@ class Registry(Generic[P]):
             return
         self._entry_points_read = True
         found: dict[str, list[str]] = {}
-        for point in importlib.metadata.entry_points(group=self.group):
+        for point in _entry_points().select(group=self.group):
             pointers = found.setdefault(point.name, [])
             if point.value not in pointers:
                 pointers.append(point.value)
@@ -441,6 +446,12 @@ def _other_kind(written: Any, taken: Any) -> str | None:
         pairs = zip(written, taken, strict=False) if isinstance(written, (list, tuple)) else ()
         return next((fault for pair in pairs if (fault := _other_kind(*pair))), None)
     return None
+
+
+@functools.cache
+def _entry_points() -> Any:
+    """Those of everything that is installed, looked through once for all registries."""
+    return importlib.metadata.entry_points()
 
 
 def _where(cls: Any) -> str:

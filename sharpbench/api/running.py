@@ -72,7 +72,7 @@ def run(
     folder = Path(results)
     how: dict[str, Watching] = {"watch": bar} if progress else {}
     done = prepared.carry_out(folder, engine=chosen, wait=wait, say=_say, **how)
-    found = Results.load(folder, prepared.plan.name)
+    found = Results.load(folder, prepared.known.name)
     found.summary = done
     return found
 

@@ -30,7 +30,7 @@ from sharpbench.progress import progress
 
 if TYPE_CHECKING:
     from sharpbench.suite.forecast import Expected
-    from sharpbench.suite.plan import Plan
+    from sharpbench.suite.outline import AnyPlan
     from sharpbench.suite.prepared import RunSummary
     from sharpbench.suite.session import Intent
 
@@ -102,11 +102,13 @@ def run(
         only=only or [],
         plugins=plugin or [],
         data=data_dir,
+        remembered_in=results,
     )
     for told in prepared.not_installed():
         aside.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True)
     if dry_run:
-        _print_plan(prepared.plan, results, prepared.data, workers or 1)
+        _print_plan(prepared.known, results, prepared.data, workers or 1)
+        prepared.remember()
         return
     with resumable():
         done = prepared.carry_out(
@@ -114,7 +116,7 @@ def run(
         )
     print_summary(done)
     if report:
-        page = write_report(results, prepared.plan.name, reports)
+        page = write_report(results, prepared.known.name, reports)
         if open_:
             opened(page)
     if done.failed:
@@ -144,7 +146,7 @@ _MOST_SHOWN = 100
 """Beyond this many subjects a dry run names those alone for which there is something to do."""
 
 
-def _print_plan(plan: Plan, results: Path, data: Path, workers: int) -> None:
+def _print_plan(plan: AnyPlan, results: Path, data: Path, workers: int) -> None:
     from sharpbench.suite.session import intents
 
     found = intents(plan, results, data)
@@ -186,10 +188,8 @@ def _print_plan(plan: Plan, results: Path, data: Path, workers: int) -> None:
 
 def _to_do(found: Sequence[Intent]) -> str:
     """How many subjects of each kind there are, and where they stand."""
-    from sharpbench.suite.plan import NetworkPlan, SubjectPlan
-
-    trained = [i for i in found if isinstance(i.subject, SubjectPlan)]
-    own = sum(isinstance(i.subject, NetworkPlan) for i in found)
+    trained = [i for i in found if i.subject.kind == "trained"]
+    own = sum(i.subject.kind == "own" for i in found)
     problems = len(found) - len(trained) - own
     parts = []
     if trained:

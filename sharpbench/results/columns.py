@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,9 +34,8 @@ import pyarrow.parquet as pq
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.definitions import digest_of
 from sharpbench.results.disk import clear, read_file, set_aside
-from sharpbench.results.nested import one_array
 
-__all__ = ["Columns", "Content", "Rows", "Sort"]
+__all__ = ["Columns", "Content", "Rows", "Sort", "one_array"]
 
 Sort = Literal["word", "text", "real", "whole", "flag", "nested", "long nested"]
 """What a column holds: words and nested values repeat and stand once in each file; texts and long nested
@@ -72,6 +70,8 @@ _SHARE = 50
 """Folders that one thread reads in a row."""
 _PATIENCE = 60.0
 """Seconds to wait for another writer, before the lines are read without leaving a copy."""
+_COUNTED = 2**31 - 1
+"""Bytes that a string array of arrow can count."""
 
 
 @dataclass(frozen=True)
@@ -389,6 +389,8 @@ class Columns:
         if not stale and not settled:
             index |= nothing
             return [index[name] for name in names]
+        import filelock  # not above: to read a copy takes no lock
+
         try:
             if os.path.lexists(self._folder) and not self._folder.is_dir():
                 set_aside(self._folder, self._root / "damaged", ".columns")
@@ -544,7 +546,7 @@ class Columns:
         head, body = content[:64], content[64:]
         if hashlib.sha256(self._made_by.encode() + body).hexdigest().encode() != head:
             return {}
-        columns = pq.read_table(pa.BufferReader(body)).to_pydict()
+        columns = pq.ParquetFile(pa.BufferReader(body)).read().to_pydict()
         return {row[0]: _Entry(*row) for row in zip(*columns.values(), strict=True)}
 
     def _put_index(self, index: Mapping[str, _Entry]) -> None:
@@ -602,6 +604,13 @@ def _chosen(values: pa.ChunkedArray, order: np.ndarray) -> pa.DictionaryArray:
     """``values`` in another order, without a copy of them: each stands once, under the number of its row."""
     kind = pa.int32() if len(values) <= np.iinfo(np.int32).max else pa.int64()
     return pa.DictionaryArray.from_arrays(pa.array(order, kind), one_array(values))
+
+
+def one_array(texts: pa.ChunkedArray) -> pa.Array:
+    """All chunks as one array, counted in 64 bits where 32 can't count their letters."""
+    if texts.nbytes > _COUNTED:
+        texts = texts.cast(pa.large_string())
+    return texts.combine_chunks()
 
 
 def _bytes(path: Path) -> bytes | None:

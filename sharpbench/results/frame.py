@@ -2,95 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import types
-import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pandas.arrays import NumpyExtensionArray
 
 from sharpbench.errors import InputError, nearest_names
-from sharpbench.results.columns import Rows, Sort
+from sharpbench.results.coded import SORTS, one_dictionary, words_of
+from sharpbench.results.columns import Rows, Sort, one_array
 from sharpbench.results.description import PARTS
-from sharpbench.results.nested import NestedArray, one_array
-from sharpbench.results.record import Record
+from sharpbench.results.nested import NestedArray
 
-__all__ = [
-    "SORTS",
-    "coded",
-    "column",
-    "cost_sorts",
-    "frame_of",
-    "rows_of",
-    "stored_columns",
-    "typed",
-    "wanted_rows",
-]
+__all__ = ["column", "cost_sorts", "frame_of", "rows_of", "typed"]
 
 _OPEN = tuple(f"{part}." for part in (*PARTS, "cost"))
 """Beginnings of columns of which each store has its own."""
-_REAL = frozenset({"epoch"})
-"""Whole numbers that are kept as reals."""
-_LONG = frozenset({"details", "errors"})
-_UNLIKE = frozenset({"key"})
-
-
-def _sort(name: str, annotation: Any) -> Sort:
-    options = [annotation]
-    if isinstance(annotation, types.UnionType):
-        options = [a for a in typing.get_args(annotation) if a is not type(None)]
-    kind = typing.get_origin(options[0]) or options[0]
-    if name in _REAL or kind is float:
-        return "real"
-    if kind in {dict, list}:
-        return "long nested" if name in _LONG else "nested"
-    if kind in {int, bool}:
-        return "whole" if kind is int else "flag"
-    return "text" if name in _UNLIKE else "word"
-
-
-_HINTS = typing.get_type_hints(Record)
-
-SORTS: dict[str, Sort] = {
-    field.name: _sort(field.name, _HINTS[field.name]) for field in dataclasses.fields(Record)
-}
-"""What each field of a record holds."""
-
-
-def stored_columns(columns: Collection[str] | None) -> list[str]:
-    """The stored columns that the ``columns`` of a frame are made of."""
-    if columns is None:
-        return list(SORTS)
-    costs = any(name.startswith("cost.") for name in columns)
-    return [name for name in SORTS if name in columns or (name == "cost" and costs)]
-
-
-def wanted_rows(
-    questions: Collection[str] | None, kinds: Collection[str] | None
-) -> tuple[Callable[[pa.Table], pa.Array | None], tuple[str, ...]]:
-    """Chooses the rows of some kinds that answer ``questions`` or are none of a question; with the columns
-    that tell."""
-
-    def where(table: pa.Table) -> pa.Array | None:
-        kept = None
-        if questions is not None:
-            own = pc.is_in(table["plan_key"], pa.array(sorted(questions), pa.string()))
-            kept = pc.or_(own, pc.is_null(table["plan_key"]))
-        if kinds is not None:
-            of_kind = pc.is_in(table["kind"], pa.array(sorted(kinds), pa.string()))
-            kept = of_kind if kept is None else pc.and_(kept, of_kind)
-        return None if kept is None or pc.all(kept).as_py() else kept.combine_chunks()
-
-    needs = (("plan_key",) if questions is not None else ()) + (
-        ("kind",) if kinds is not None else ()
-    )
-    return where, needs
 
 
 def frame_of(
@@ -167,13 +97,11 @@ def column(name: str, values: pa.ChunkedArray) -> Any:
     if name == "cost":
         return _costs(values)
     if sort == "nested":
-        return NestedArray(_one_dictionary(values))
+        return NestedArray(one_dictionary(values))
     if sort == "long nested":
         return NestedArray(_once_each(values))
     if sort == "word":
-        array = _one_dictionary(values)
-        codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return _words(array.dictionary.to_pylist(), codes)
+        return _words(*words_of(values))
     if sort == "text":
         return values.to_pandas()
     if sort == "flag" and values.null_count:
@@ -181,12 +109,6 @@ def column(name: str, values: pa.ChunkedArray) -> Any:
     else:
         found = values.to_numpy()
     return _in_little(found)
-
-
-def _one_dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
-    if values.num_chunks == 0:
-        return pa.array([], values.type)
-    return values.unify_dictionaries().combine_chunks()
 
 
 def _once_each(values: pa.ChunkedArray) -> pa.Array:
@@ -200,21 +122,10 @@ def _once_each(values: pa.ChunkedArray) -> pa.Array:
     )
     if 2 * len(some.unique()) > len(some):
         return one_array(values) if order is None else chosen
-    found = _one_dictionary(values.dictionary_encode())
+    found = one_dictionary(values.dictionary_encode())
     if order is None:
         return found
     return pa.DictionaryArray.from_arrays(found.indices.take(order), found.dictionary)
-
-
-def coded(name: str, values: pa.ChunkedArray) -> Any:
-    """A stored column, words as a pandas Categorical."""
-    if SORTS[name] != "word":
-        return column(name, values)
-    array = _one_dictionary(values)
-    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return pd.Categorical.from_codes(
-        codes, categories=pd.Index(array.dictionary.to_pylist(), dtype=object)
-    )
 
 
 def _words(words: Sequence[str], codes: np.ndarray) -> np.ndarray:
@@ -278,16 +189,14 @@ def _numeric(values: pd.Series) -> bool:
 
 def _costs(values: pa.ChunkedArray) -> dict[str, Any]:
     """A column for each entry of the costs."""
-    array = _one_dictionary(values)
-    codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    distinct = pd.DataFrame([json.loads(text) for text in array.dictionary.to_pylist()])
+    texts, codes = words_of(values)
+    distinct = pd.DataFrame([json.loads(text) for text in texts])
     return {f"cost.{name}": _repeated(distinct[name], codes) for name in distinct.columns}
 
 
 def cost_sorts(name: str, values: pa.ChunkedArray) -> dict[str, Sort]:
     """What the columns of the costs hold, in all rows together."""
-    array = _one_dictionary(values)
-    distinct = pd.DataFrame([json.loads(text) for text in array.dictionary.to_pylist()])
+    distinct = pd.DataFrame([json.loads(text) for text in words_of(values).words])
     return {f"cost.{key}": _sort_of(distinct[key]) for key in distinct.columns}
 
 

@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from pandas.api.extensions import ExtensionArray, ExtensionDtype, take
 from pyarrow.json import ParseOptions, ReadOptions, read_json
 
-__all__ = ["NestedArray", "NestedDtype", "one_array"]
+from sharpbench.results.columns import one_array
+
+__all__ = ["NestedArray", "NestedDtype"]
 
 
 _TOGETHER = 1000
 """Entries that are decoded at a time."""
 _PARSED = 50_000
 """Entries that are parsed at a time without becoming objects."""
-_COUNTED = 2**31 - 1
-"""Bytes that a string array of arrow can count."""
 
 
 class NestedDtype(ExtensionDtype):
@@ -182,13 +182,6 @@ class NestedArray(ExtensionArray):
 
     def _values_for_factorize(self) -> tuple[np.ndarray, Any]:
         return self.plain().to_numpy(zero_copy_only=False), None
-
-
-def one_array(texts: pa.ChunkedArray) -> pa.Array:
-    """All chunks as one array, counted in 64 bits where 32 can't count their letters."""
-    if texts.nbytes > _COUNTED:
-        texts = texts.cast(pa.large_string())
-    return texts.combine_chunks()
 
 
 def _lists(fields: Mapping[str, pa.DataType]) -> pa.DataType:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from sharpbench.version import __version__
 
@@ -33,8 +32,14 @@ def new_run_id() -> str:
     return f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}"
 
 
-def collect(command: str, *, device: str, workers: int, threads: int) -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a run, as JSON-able values."""
+def collect(
+    command: str, *, device: str, workers: int, threads: int, computes: bool = True
+) -> dict[str, Any]:
+    """Everything a reader needs to judge or repeat a run, as JSON-able values.
+
+    ``computes``: whether anything is computed; else torch's settings and the GPU, which no figure depends on,
+    are left out, and torch is not imported for them.
+    """
     versions = {"python": platform.python_version(), "sharpbench": __version__}
     for package in _PACKAGES:
         try:
@@ -54,18 +59,26 @@ def collect(command: str, *, device: str, workers: int, threads: int) -> dict[st
             "memory_bytes": psutil.virtual_memory().total,
             "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         },
-        "device": _device(device),
+        "device": _device(device) if computes else {"type": device.partition(":")[0]},
         "settings": {
             "device": device,
             "workers": workers,
             "threads": threads,
-            "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-            "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            **(_of_torch() if computes else {}),
             "environment": {k: os.environ[k] for k in _VARIABLES if k in os.environ},
         },
+    }
+
+
+def _of_torch() -> dict[str, Any]:
+    import torch  # not above: a run that has nothing to do tells where it ran, and takes none
+
+    return {
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
 
@@ -98,6 +111,8 @@ def _processor() -> str:
 def _device(device: str) -> dict[str, Any]:
     if not device.startswith("cuda"):
         return {"type": "cpu"}
+    import torch
+
     if not torch.cuda.is_available():  # a cluster's head: each node tells of its own
         return {"type": "cuda"}
     properties = torch.cuda.get_device_properties(device)

@@ -20,12 +20,10 @@ from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import filelock
-import pandas as pd
-
 from sharpbench.errors import InputError, LeftOutWarning, first_line, nearest_names
 from sharpbench.results.checksum import Damaged, json_object, sealed
 from sharpbench.results.claim import Claim, claimed
+from sharpbench.results.coded import SORTS, stored_columns, wanted_rows
 from sharpbench.results.columns import Columns, Content, Rows
 from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA
 from sharpbench.results.disk import (
@@ -36,15 +34,6 @@ from sharpbench.results.disk import (
     set_aside,
     sweep_partials,
     write_atomically,
-)
-from sharpbench.results.frame import (
-    SORTS,
-    column,
-    cost_sorts,
-    frame_of,
-    stored_columns,
-    typed,
-    wanted_rows,
 )
 from sharpbench.results.reading import (
     DESCRIPTION,
@@ -63,6 +52,7 @@ from sharpbench.results.reading import (
 from sharpbench.results.record import Record
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 __all__ = [
@@ -215,6 +205,8 @@ class SubjectFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         if strange := clear(self.path / ".lock", self.path.parent / _DAMAGED, self.path.name):
             self._told.append(f"{self._place('.lock')}: it is no file; it was moved to {strange}")
+        import filelock
+
         # The lock is for this machine, and ends with the process; the claim for those that share the folder.
         with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
             sweep_partials(self.path)
@@ -488,6 +480,8 @@ class ResultsStore:
     @contextmanager
     def locked(self, *, wait: bool, say: Callable[[str], None]) -> Iterator[None]:
         """Hold the whole folder for a run. A second run says so and waits, or raises ResultsBusy."""
+        import filelock  # not above: to read takes no lock
+
         self.root.mkdir(parents=True, exist_ok=True)
         path, holder = self.root / ".lock", self.root / ".lock.holder"
         for file in (path, holder):
@@ -578,6 +572,8 @@ def load_records(
     ------
     InputError: there are no results, none of that suite, or no such column.
     """
+    from sharpbench.results.frame import column, frame_of  # pandas is for who wants a frame
+
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"no results folder {root}")
@@ -604,6 +600,8 @@ def record_pieces(path: str | Path, *, suite: str | None = None) -> Iterator[pd.
     Whole folders after each other in the order of their names; texts and what may be missing are in pandas'
     nullable types. Raises InputError if there are no results, or none of that suite.
     """
+    from sharpbench.results.frame import column, cost_sorts, frame_of, typed
+
     root = Path(path)
     if not root.is_dir():
         raise InputError(f"no results folder {root}")

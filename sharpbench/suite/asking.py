@@ -30,7 +30,7 @@ from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Subject
 from sharpbench.suite.limits import time_limit
-from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch
+from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch, failure
 from sharpbench.surroundings import restored
 
 __all__ = ["Draft", "Run", "asked_record", "explain", "meaning", "told_of"]
@@ -262,12 +262,6 @@ class Run:
             )
             self._gradients[key] = cost.median_seconds
         return self._gradients.get(key)
-
-
-def failure(label: str, transformation: str | None, reason: str | None, subject: str) -> str:
-    """What failed, after which transformation, on which subject and why."""
-    after = f" after {transformation}" if transformation else ""
-    return f"{label}{after} on {subject}: {reason}"
 
 
 def asked_record(key: str, question: str, metric: Metric, kind: Kind, run: str) -> Record:

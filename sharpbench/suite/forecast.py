@@ -5,21 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from sharpbench.metrics.base import Metric
 from sharpbench.results.store import ResultsStore, load_records
-from sharpbench.suite.plan import (
-    AnySubject,
-    MeasurementPlan,
-    NetworkPlan,
-    Plan,
-    ProblemPlan,
-    SubjectPlan,
-)
+from sharpbench.suite.outline import AnyPlan, Question, SubjectLike
 from sharpbench.suite.survey import Standing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Expected", "forecast"]
 
@@ -37,7 +30,7 @@ class Expected:
     trains: bool = False
 
 
-def forecast(plan: Plan, store: ResultsStore, standings: Sequence[Standing]) -> list[Expected]:
+def forecast(plan: AnyPlan, store: ResultsStore, standings: Sequence[Standing]) -> list[Expected]:
     """What is left to do for each subject of ``plan``, whose ``standings`` are given.
 
     A measurement takes the median of those of the same metric, with its parameters, on the same model, data
@@ -54,25 +47,25 @@ def forecast(plan: Plan, store: ResultsStore, standings: Sequence[Standing]) -> 
 
 
 def _expected(
-    plan: Plan,
-    subject: AnySubject,
+    plan: AnyPlan,
+    subject: SubjectLike,
     standing: Standing,
     recorded: _Recorded,
     *,
     timed: bool,
 ) -> Expected:
-    network = _network(subject)
+    network = subject.network
     seconds, unlike, untrained = 0.0, 0, False
-    trains = bool(standing.left.training) and isinstance(subject, SubjectPlan)
-    if trains and isinstance(subject, SubjectPlan):
-        epochs = subject.recipe.epochs
+    trains = bool(standing.left.training) and subject.kind == "trained"
+    if trains:
+        epochs = subject.epochs
         each = recorded.epoch(subject)
         untrained = each is None
         due = sum(plan.trajectory.due(epoch, epochs) for epoch in range(1, epochs + 1))
-        along = [recorded.measurement(m.label, network) or 0.0 for m in plan.trajectory.metrics]
+        along = [recorded.measurement(label, network) or 0.0 for label in plan.trajectory.labels]
         seconds += epochs * (each or 0.0) + due * sum(along)
     for question in standing.left.questions:
-        one = recorded.measurement(recorded.label(question.metric), network)
+        one = recorded.measurement(question.metric_label, network)
         if one is None:
             unlike += 1
         else:
@@ -80,21 +73,12 @@ def _expected(
     return Expected(seconds, len(standing.left.questions), unlike, untrained, trains)
 
 
-def _times(plan: Plan, question: MeasurementPlan, *, timed: bool) -> int:
+def _times(plan: AnyPlan, question: Question, *, timed: bool) -> int:
     """How often a measurement is made: those whose cost is recorded are repeated."""
-    alone = question.transformation is None and not question.draw
-    return 1 + plan.cost.repeats if timed and alone else 1
+    return 1 + plan.repeats if timed and question.alone else 1
 
 
 Network = tuple[str, ...]
-
-
-def _network(subject: AnySubject) -> Network:
-    if isinstance(subject, ProblemPlan):
-        return (subject.problem.label, subject.device)
-    if isinstance(subject, NetworkPlan):
-        return (str(subject.parts["dataset"]["name"]), subject.labels["model"], subject.device)
-    return (subject.dataset.name, subject.model.label, subject.device)
 
 
 class _Recorded:
@@ -105,7 +89,6 @@ class _Recorded:
         self._times: dict[str, dict[Network, float]] = {}
         self._epochs: dict[Network, float] = {}
         self._ratios: dict[tuple[Network, Network], float | None] = {}
-        self._labels: dict[int, tuple[Metric, str]] = {}
         if frame is None:
             return
         of_problem = frame["problem_label"].notna()
@@ -122,16 +105,10 @@ class _Recorded:
         keys = ["dataset", "model_label", "recipe", "device"]
         self._epochs = {k: float(v) for k, v in log.groupby(keys)["value"].median().items()}
 
-    def label(self, metric: Metric) -> str:
-        """Under which its measurements are recorded; one metric is asked of every subject of a plan."""
-        if id(metric) not in self._labels:
-            self._labels[id(metric)] = metric, metric.label
-        return self._labels[id(metric)][1]
-
-    def epoch(self, subject: SubjectPlan) -> float | None:
+    def epoch(self, subject: SubjectLike) -> float | None:
         """Seconds of an epoch of such a training."""
-        dataset, model, device = _network(subject)
-        return self._epochs.get((dataset, model, subject.recipe.name, device))
+        dataset, model, device = subject.network
+        return self._epochs.get((dataset, model, subject.recipe_name, device))
 
     def measurement(self, label: str, network: Network) -> float | None:
         """Seconds of one measurement."""

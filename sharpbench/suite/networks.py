@@ -16,6 +16,7 @@ from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.results.keys import content_key
 from sharpbench.seeds import Seeds
 from sharpbench.suite.given import Given
+from sharpbench.suite.outline import Kind
 
 __all__ = ["NetworkPlan", "hash_of_file", "source_of"]
 
@@ -36,6 +37,23 @@ class NetworkPlan:
     threads: int = 1
     seed_itself: bool = False
     """Whether metrics are given the seed itself, as `sharpbench.measure` does, and none derived from it."""
+
+    recipe_name = ""
+    epochs = 0
+    data_known = True
+
+    @property
+    def kind(self) -> Kind:
+        return "own"
+
+    @property
+    def dataset_name(self) -> str:
+        return str(self.parts["dataset"]["name"])
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What networks share whose costs are alike."""
+        return self.dataset_name, self.labels["model"], self.device
 
     @cached_property
     def seeds(self) -> Seeds:

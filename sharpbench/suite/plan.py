@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from sharpbench.datasets import Dataset, datasets
 from sharpbench.datasets.files import data_root
-from sharpbench.errors import InputError, guarded, nearest_names
+from sharpbench.errors import InputError, first_line, guarded, nearest_names
 from sharpbench.evaluation.classification import EVALUATION_VERSION, FIGURES
 from sharpbench.evaluation.outcomes import OUTCOMES_VERSION
 from sharpbench.evaluation.shift import SHIFT_VERSION, Attack, meaning_of_corrupted
@@ -38,6 +38,7 @@ from sharpbench.seeds import Seeds, derive_seed
 from sharpbench.subject import Subject
 from sharpbench.suite.given import Given, NetworkNamed
 from sharpbench.suite.networks import NetworkPlan, hash_of_file, source_of
+from sharpbench.suite.outline import Kind, named_only
 from sharpbench.suite.spec import (
     Block,
     CostSpec,
@@ -81,9 +82,35 @@ class SubjectPlan:
     """The fingerprint of the data; None where only loading it tells."""
 
     @property
+    def kind(self) -> Kind:
+        return "trained"
+
+    @property
     def seed(self) -> int:
         """The data's: networks that share it are judged and measured on the same points."""
         return self.seeds.data
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What networks share whose costs are alike."""
+        return self.dataset.name, self.model.label, self.device
+
+    @property
+    def data_known(self) -> bool:
+        """Whether its key says which data it is trained on; else only to load them tells."""
+        return self.data is not None
+
+    @property
+    def dataset_name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def recipe_name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -131,9 +158,22 @@ class ProblemPlan:
     device: str = "cpu"
     threads: int = 1
 
+    dataset_name = recipe_name = ""
+    epochs = 0
+    data_known = True
+
+    @property
+    def kind(self) -> Kind:
+        return "problem"
+
     @property
     def seeds(self) -> Seeds:
         return Seeds.all(self.seed)
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What problems share whose costs are alike."""
+        return self.problem.label, self.device
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -171,6 +211,23 @@ class MeasurementPlan:
         """The same for every subject; a record's key adds the subject and its weights."""
         return question_key(self.metric, self.transformation, self.draw)
 
+    @cached_property
+    def metric_label(self) -> str:
+        return self.metric.label
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is asked as it is, and once."""
+        return self.transformation is None and not self.draw
+
+    def missing(self) -> str | None:
+        """What must be installed before it can be asked, or None: also where the metric can't tell."""
+        try:
+            with guarded():
+                return self.metric.missing()
+        except Exception:  # to be asked raises it as well, and is recorded
+            return None
+
     @property
     def label(self) -> str:
         return self.metric.label + (
@@ -193,6 +250,11 @@ class TrajectoryPlan:
 
     def metric_key(self, metric: Metric) -> str:
         return trajectory_question(metric, self.every)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Of its metrics, under which their costs are recorded."""
+        return tuple(metric.label for metric in self.metrics)
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -223,6 +285,11 @@ class Plan:
     """Names of metrics whose rows stand first in the scorecard."""
     expects_nothing: tuple[str, ...] = ()
     """Names of metrics that are not asked of problems that ask every metric which says what it expects."""
+
+    @property
+    def repeats(self) -> int:
+        """How often a measurement whose cost is recorded is repeated."""
+        return self.cost.repeats
 
     def asked(self, subject: AnySubject) -> tuple[MeasurementPlan, ...]:
         """The measurements of a subject or problem."""
@@ -281,16 +348,7 @@ class Plan:
 
         Raises InputError if none does.
         """
-        wanted = list(texts)
-        if not wanted:
-            return self
-        kept = tuple(s for s in self.subjects if any(text in s.label for text in wanted))
-        if not kept:
-            labels = "\n  ".join(s.label for s in self.subjects)
-            raise InputError(
-                f"--only {' '.join(wanted)!r} matches none of the subjects:\n  {labels}"
-            )
-        return dataclasses.replace(self, subjects=kept)
+        return dataclasses.replace(self, subjects=named_only(self.subjects, texts))
 
 
 MOST_SUBJECTS = 100_000
@@ -305,10 +363,17 @@ MOST_FIGURES = 100_000_000
 T = TypeVar("T")
 
 
-def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None) -> Plan:
+def make_plan(
+    suite: SuiteFile,
+    *,
+    device: str = "cpu",
+    data: Path | None = None,
+    doubts: list[str] | None = None,
+) -> Plan:
     """Expand the grids of a suite; equal subjects or measurements stand once.
 
     ``data`` is where the files of datasets are, `data_root` by default: what is there enters the keys.
+    ``doubts`` is given what failed meanwhile and was taken for an answer: it may be another one next time.
 
     Raises InputError, with file and line, for unknown names, parameters and values, and for a grid that is
     larger than any run: its size is known before anything of it is made.
@@ -316,7 +381,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
     suite = _with_plugins(suite)
     spec = suite.spec
     _check_sizes(suite)
-    root = data or data_root()
+    root, doubts = data or data_root(), [] if doubts is None else doubts
     fingerprints: dict[str, str | None] = {}
     subjects: dict[str, AnySubject] = {}
     for i, block in enumerate(spec.subjects):
@@ -336,7 +401,7 @@ def make_plan(suite: SuiteFile, *, device: str = "cpu", data: Path | None = None
             subjects.setdefault(subject.key, subject)
     for network in _network_plans(suite, device, root):
         subjects.setdefault(network.key, network)
-    for problem_plan in _problem_plans(suite, device):
+    for problem_plan in _problem_plans(suite, device, doubts):
         subjects[problem_plan.key] = problem_plan
     chosen = _chosen(suite)
     for i, name in enumerate(spec.highlight):
@@ -468,7 +533,7 @@ def _expecting_nothing(
     return tuple(sorted({metric.name for metric in chosen} - asked))
 
 
-def _knowing(chosen: list[Metric], problem: Problem, seed: int) -> list[Metric]:
+def _knowing(chosen: list[Metric], problem: Problem, seed: int, doubts: list[str]) -> list[Metric]:
     """The metrics that say of a problem what they should answer."""
     able = [metric for metric in chosen if type(metric).known is not Metric.known]
     if not able:
@@ -476,17 +541,19 @@ def _knowing(chosen: list[Metric], problem: Problem, seed: int) -> list[Metric]:
     try:
         with guarded():
             subject = problem.subject(seed=derive_seed(seed, "problem"))
-    except Exception:  # to ask it raises it as well, and is recorded
+    except Exception as error:  # to ask it raises it as well, and is recorded
+        doubts.append(f"{problem.label}: {first_line(error)}")
         return able
-    return [metric for metric in able if _knows(metric, problem, subject)]
+    return [metric for metric in able if _knows(metric, problem, subject, doubts)]
 
 
-def _knows(metric: Metric, problem: Problem, subject: Subject) -> bool:
+def _knows(metric: Metric, problem: Problem, subject: Subject, doubts: list[str]) -> bool:
     try:
         with guarded():
             known = metric.known(problem, subject)
             return known is not None and not (known.expected is None and known.limit is None)
-    except Exception:  # the record says so
+    except Exception as error:  # the record says so
+        doubts.append(f"{metric.label} on {problem.label}: {first_line(error)}")
         return True
 
 
@@ -577,7 +644,7 @@ def _weights(
                 yield file
 
 
-def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
+def _problem_plans(suite: SuiteFile, device: str, doubts: list[str]) -> list[ProblemPlan]:
     """Every problem with the questions of all blocks that name it, each once."""
     found: dict[str, ProblemPlan] = {}
     chosen = _chosen(suite)
@@ -588,7 +655,7 @@ def _problem_plans(suite: SuiteFile, device: str) -> list[ProblemPlan]:
         if block.metrics is not None:
             named = _expand_all(suite, metrics, block.metrics, ("problems", i, "metrics"))
         for problem in _expand_all(suite, problems, block.problem, ("problems", i, "problem")):
-            own = _knowing(chosen, problem, seeds[0]) if named is None else named
+            own = _knowing(chosen, problem, seeds[0], doubts) if named is None else named
             asked = [MeasurementPlan(metric, draw=draw) for metric in own for draw in draws]
             for seed in seeds:
                 plan = ProblemPlan(problem, (), seed, device, suite.spec.threads)

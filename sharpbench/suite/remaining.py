@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpbench.results.description import ANSWERED, FOLDER_NAME
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
-from sharpbench.suite.plan import AnySubject, MeasurementPlan, Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.outline import AnyPlan, SubjectLike
+
+if TYPE_CHECKING:
+    from sharpbench.suite.plan import AnySubject, Plan
 
 __all__ = ["QUESTIONS", "Remaining", "left_of", "remaining"]
 
@@ -26,8 +29,8 @@ class Remaining:
     """Why the network is to be trained; None where it needn't be."""
     evaluation: bool
     """Whether the network is to be evaluated."""
-    questions: tuple[MeasurementPlan, ...]
-    """What is to be measured, in the plan's order."""
+    questions: tuple[Any, ...]
+    """What is to be measured, in the plan's order, as its `asked` tells it."""
     answered: tuple[Record, ...] = ()
     """The answers there are to the other questions, in the same order."""
     along: tuple[Record, ...] = ()
@@ -71,8 +74,8 @@ def remaining(
 
 
 def left_of(
-    plan: Plan,
-    subject: AnySubject,
+    plan: AnyPlan,
+    subject: SubjectLike,
     description: Mapping[str, Any] | None,
     *,
     answered: Collection[str],
@@ -89,8 +92,8 @@ def left_of(
     with the epochs at which there is an answer; ``damage``: what is left out of its folder;
     ``weights_fault``: why there is no file with the weights.
     """
-    asked, trains = plan.asked(subject), isinstance(subject, SubjectPlan)
-    evaluates = not isinstance(subject, ProblemPlan)
+    asked, trains = tuple(plan.asked(subject)), subject.kind == "trained"
+    evaluates = subject.kind != "problem"
     if description is None:
         return Remaining(
             (f"again: {damage}" if damage else "new") if trains else None, evaluates, asked

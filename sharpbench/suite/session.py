@@ -11,9 +11,9 @@ from pathlib import Path
 from sharpbench.errors import InputError
 from sharpbench.results import provenance
 from sharpbench.results.store import ResultsStore
-from sharpbench.suite.engines import Engine
+from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.forecast import Expected, forecast
-from sharpbench.suite.plan import AnySubject, Plan, ProblemPlan, SubjectPlan
+from sharpbench.suite.outline import AnyPlan, SubjectLike
 from sharpbench.suite.remaining import Remaining
 from sharpbench.suite.survey import Standing, survey
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
@@ -22,8 +22,8 @@ __all__ = ["Intent", "intents", "require_data", "run_plan"]
 
 
 def run_plan(
-    plan: Plan,
-    full_plan: Plan,
+    plan: AnyPlan,
+    full_plan: AnyPlan,
     store: ResultsStore,
     data: Path,
     *,
@@ -38,15 +38,19 @@ def run_plan(
 
     The manifest, from which the report knows what belongs to the suite, is that of ``full_plan``:
     with ``--only`` the other subjects keep their place. ``standings``: of the plan's subjects, by a fresh
-    `survey`, if the caller has made one.
+    `survey`, if the caller has made one. Where all is settled the outline of a plan is enough.
 
     Raises InputError, also when all is done, if what a subject recorded was taken away meanwhile.
     """
     with closing(engine):
         run = provenance.new_run_id()
-        device = plan.subjects[0].device
+        standings = standings or survey(plan, store, fresh=True)
         found = provenance.collect(
-            command, device=device, workers=engine.workers, threads=plan.threads
+            command,
+            device=plan.subjects[0].device,
+            workers=engine.workers,
+            threads=plan.threads,
+            computes=not all(standing.settled for standing in standings),
         )
         store.write_document("runs", run, found)
         store.write_document(
@@ -54,8 +58,8 @@ def run_plan(
             plan.name,
             {
                 "suite": suite_text,
-                "subjects": [s.key for s in full_plan.subjects if not isinstance(s, ProblemPlan)],
-                "problems": [s.key for s in full_plan.subjects if isinstance(s, ProblemPlan)],
+                "subjects": [s.key for s in full_plan.subjects if s.kind != "problem"],
+                "problems": [s.key for s in full_plan.subjects if s.kind == "problem"],
                 "plan_keys": sorted(full_plan.record_keys()),
                 "title": full_plan.title,
                 "description": full_plan.description,
@@ -66,9 +70,7 @@ def run_plan(
         )
         outcomes = []
         waiting = []
-        for subject, standing in zip(
-            plan.subjects, standings or survey(plan, store, fresh=True), strict=True
-        ):
+        for subject, standing in zip(plan.subjects, standings, strict=True):
             if standing.settled:
                 done = SubjectOutcome(
                     subject.key, subject.label, trained=False, measured=0, problems=standing.problems,
@@ -78,19 +80,7 @@ def run_plan(
                 outcomes.append(done)
             else:
                 waiting.append(subject)
-        alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
-        tasks = [
-            SubjectTask(
-                plan=alone,
-                subject=subject,
-                results=store.root.resolve(),
-                data=data,
-                run=run,
-                time_costs=full_plan.timed(subject),
-                shared_machine=min(engine.workers, len(plan.subjects)) > 1,
-            )
-            for subject in waiting
-        ]
+        tasks = _tasks(plan, full_plan, waiting, store, data, run, engine) if waiting else []
         if tasks:
             with closing(engine.run(tasks, notify)) as run_one:
                 for outcome in run_one:
@@ -102,11 +92,39 @@ def run_plan(
         return outcomes
 
 
+def _tasks(
+    plan: AnyPlan,
+    full_plan: AnyPlan,
+    waiting: Sequence[SubjectLike],
+    store: ResultsStore,
+    data: Path,
+    run: str,
+    engine: Engine,
+) -> list[SubjectTask]:
+    from sharpbench.suite.plan import Plan  # not above: what is left is told without plug-ins
+
+    if not isinstance(plan, Plan) or not isinstance(full_plan, Plan):
+        raise TypeError("there is work to do, for which the plan itself is needed")
+    alone = dataclasses.replace(plan, subjects=())  # each task is sent by itself
+    return [
+        SubjectTask(
+            plan=alone,
+            subject=subject,  # type: ignore[arg-type]
+            results=store.root.resolve(),
+            data=data,
+            run=run,
+            time_costs=full_plan.timed(subject),  # type: ignore[arg-type]
+            shared_machine=min(engine.workers, len(plan.subjects)) > 1,
+        )
+        for subject in waiting
+    ]
+
+
 @dataclass(frozen=True)
 class Intent:
     """What a run would do for one subject."""
 
-    subject: AnySubject
+    subject: SubjectLike
     training: str
     """``cached``, or why it would be trained or can't be; ``none`` for a problem."""
     to_measure: int
@@ -116,7 +134,7 @@ class Intent:
     expected: Expected
 
 
-def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
+def intents(plan: AnyPlan, results: Path, data: Path) -> list[Intent]:
     """What a run of ``plan`` would do; reads the results folder and loads no data.
 
     Writes nothing but the columns beside the records, where there are some.
@@ -131,23 +149,23 @@ def intents(plan: Plan, results: Path, data: Path) -> list[Intent]:
 
 
 def _intent(
-    plan: Plan,
-    subject: AnySubject,
+    plan: AnyPlan,
+    subject: SubjectLike,
     left: Remaining,
     data: Path,
     expected: Expected,
 ) -> Intent:
-    training = left.training or ("cached" if isinstance(subject, SubjectPlan) else "none")
+    training = left.training or ("cached" if subject.kind == "trained" else "none")
     if reason := subject.missing(data):
         training = f"can't: {reason}"
     everything = len(plan.asked(subject))
     return Intent(subject, training, len(left.questions), everything, left.evaluation, expected)
 
 
-def require_data(plan: Plan, root: Path) -> None:
+def require_data(plan: AnyPlan, root: Path) -> None:
     """Raises InputError with the command that brings it, if a dataset's files are not under ``root``."""
-    trained = [s for s in plan.subjects if isinstance(s, SubjectPlan)]
-    missing = {s.dataset.name: reason for s in trained if (reason := s.missing(root))}
+    trained = [s for s in plan.subjects if s.kind == "trained"]
+    missing = {s.dataset_name: reason for s in trained if (reason := s.missing(root))}
     if missing:
         lines = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise InputError(

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from sharpbench.results.frame import coded
+from sharpbench.results.coded import reals_of, words_of
+from sharpbench.results.description import FOLDER_NAME
 from sharpbench.results.record import FINAL
 from sharpbench.results.store import ResultsStore, left_out_of
-from sharpbench.suite.asking import failure
-from sharpbench.suite.plan import Plan, SubjectPlan
+from sharpbench.suite.outline import AnyPlan
 from sharpbench.suite.remaining import QUESTIONS, Remaining, left_of
+from sharpbench.suite.task import failure
 
 __all__ = ["Standing", "survey"]
 
@@ -35,30 +37,36 @@ class Standing:
     """Lines and descriptions of an older version, which wrote no checksums."""
 
 
-def survey(plan: Plan, store: ResultsStore, *, fresh: bool = False) -> list[Standing]:
+def survey(plan: AnyPlan, store: ResultsStore, *, fresh: bool = False) -> list[Standing]:
     """The standing of each subject of ``plan``, in order; by the same rules as `remaining`.
 
     ``fresh``: the bytes of every line are read again and compared with those that the columns come from, and
     those of the weights with their SHA-256; without it nothing is said of the latter.
     """
-    names = [store.subject(subject.key).path.name for subject in plan.subjects]
+    names = [subject.key[:FOLDER_NAME] for subject in plan.subjects]
     if fresh:
         store.columns.facts(names, fresh=True)
-    rows = store.columns.rows(names, (*_COLUMNS, "epoch"), convert=coded)
-    table = _Table(rows.columns, rows.folder, len(names))
+    there = sorted(set(names))  # as they stand in the files
+    rows = store.columns.rows(there, (*_COLUMNS, "epoch"), convert=_read)
+    table = _Table(rows.columns, rows.folder, len(there))
+    place = {name: place for place, name in enumerate(there)}
     return [
-        _standing(plan, subject, store, facts, table, place, fresh)
-        for place, (subject, facts) in enumerate(zip(plan.subjects, rows.facts, strict=True))
+        _standing(plan, subject, store, rows.facts[place[name]], table, place[name], fresh)
+        for subject, name in zip(plan.subjects, names, strict=True)
     ]
+
+
+def _read(name: str, values: pa.ChunkedArray) -> Any:
+    return reals_of(values) if name == "epoch" else words_of(values)
 
 
 class _Table:
     """The rows of each subject, as arrays of codes."""
 
     def __init__(self, columns: Mapping[str, Any], folder: np.ndarray, count: int) -> None:
-        self.words = {name: np.asarray(columns[name].categories, object) for name in _COLUMNS}
+        self.words = {name: np.array(columns[name].words, object) for name in _COLUMNS}
         self.codes = {name: columns[name].codes for name in _COLUMNS}
-        self.epoch = np.asarray(columns["epoch"])
+        self.epoch = columns["epoch"]
         self.ends = np.searchsorted(folder, np.arange(count + 1))
         final = self._is("status", *FINAL)
         self.question = final & self._is("kind", *QUESTIONS)
@@ -95,7 +103,7 @@ class _Table:
 
 
 def _standing(
-    plan: Plan,
+    plan: AnyPlan,
     subject: Any,
     store: ResultsStore,
     facts: Mapping[str, Any],
@@ -116,9 +124,7 @@ def _standing(
     )
     # A problem's network is built anew by each run, which compares it with the one that was measured.
     # Whether data without a fingerprint are still the same is known when they are loaded.
-    settled = (
-        isinstance(subject, SubjectPlan) and subject.data is not None and not facts["left_out"]
-    )
+    settled = subject.kind == "trained" and subject.data_known and not facts["left_out"]
     if not settled or description is None or left.training or left.evaluation or left.questions:
         return Standing(left, False)
     trained = description["status"] == "trained"

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sharpbench.errors import TimeLimitExceeded, WorkerDied
-from sharpbench.suite.plan import AnySubject, Plan
+
+if TYPE_CHECKING:
+    from sharpbench.suite.plan import AnySubject, Plan
 
 __all__ = [
     "Doing",
@@ -19,6 +21,7 @@ __all__ = [
     "SubjectOutcome",
     "SubjectTask",
     "Watch",
+    "failure",
     "nobody_watches",
 ]
 
@@ -108,3 +111,9 @@ class SubjectOutcome:
     recorded: int | None = None
     """`SubjectFolder.recorded` at the end of the work: what has to be there when the run ends. None of a
     subject whose work failed as a whole."""
+
+
+def failure(label: str, transformation: str | None, reason: str | None, subject: str) -> str:
+    """What failed, after which transformation, on which subject and why."""
+    after = f" after {transformation}" if transformation else ""
+    return f"{label}{after} on {subject}: {reason}"

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from sharpbench.errors import InputError
-from sharpbench.results import nested
+from sharpbench.results import columns, nested
+from sharpbench.results.coded import SORTS
 from sharpbench.results.export import write_table
-from sharpbench.results.frame import SORTS, column
+from sharpbench.results.frame import column
 from sharpbench.results.nested import NestedArray
 from sharpbench.results.record import Record
 from sharpbench.results.store import ResultsStore, load_records, record_pieces
@@ -331,7 +332,7 @@ def test_texts_in_place_are_chosen_by_their_numbers(repeated):
 
 
 def test_more_letters_than_32_bits_count_are_counted_in_64(monkeypatch):
-    monkeypatch.setattr(nested, "_COUNTED", 100)
+    monkeypatch.setattr(columns, "_COUNTED", 100)
     values = [[{"source": f"s{i}"}] for i in range(20)]
     texts = pa.chunked_array([[*map(json.dumps, values)]])
     array = column("errors", texts)

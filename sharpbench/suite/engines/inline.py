@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from sharpbench.suite.engines.base import Engine
-from sharpbench.suite.run import run_subject
 from sharpbench.suite.task import Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["InlineEngine"]
@@ -21,5 +20,7 @@ class InlineEngine(Engine):
         self, tasks: Sequence[SubjectTask], notify: Notify
     ) -> Generator[SubjectOutcome, None, None]:
         """See `Engine.run`."""
+        from sharpbench.suite.run import run_subject  # not above: nothing may be left to do
+
         for task in tasks:
             yield run_subject(task, notify)

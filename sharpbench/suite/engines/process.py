@@ -17,13 +17,10 @@ from typing import Any
 
 import psutil
 
-from sharpbench.cost import end_with_parent
 from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.streams import lasting_streams
 from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.engines.job import Fault, Job
-from sharpbench.suite.plan import SubjectPlan
-from sharpbench.suite.run import run_subject
 from sharpbench.suite.task import (
     Doing,
     Notify,
@@ -37,6 +34,9 @@ __all__ = ["ProcessEngine"]
 
 _TICK = 0.5
 """Seconds between two looks at processes that say nothing."""
+
+_WORKS = "sharpbench.suite.run"
+"""The module that a worker needs, and this process doesn't."""
 
 _LONGEST_TRAINING, _LONGEST_STEP = 3 * 86400.0, 12 * 3600.0
 """Limits in seconds where the suite states none."""
@@ -224,6 +224,8 @@ def _first_used(task: SubjectTask) -> tuple[str, ...]:
     Where there are GPUs it stays so: a module that asks for them when it is imported would keep every
     process that is forked later from using one.
     """
+    from sharpbench.suite.plan import SubjectPlan
+
     subject = task.subject
     if not isinstance(subject, SubjectPlan) or subject.device != "cpu":
         return ()
@@ -241,7 +243,7 @@ def _context(imports: Sequence[str]) -> Any:
     context = multiprocessing.get_context("forkserver")
     imported = [name for name in sys.modules if name.startswith("sharpbench.")]
     own = [name for name in imported if not name.endswith("__main__")]
-    context.set_forkserver_preload([*own, *imports])
+    context.set_forkserver_preload(list(dict.fromkeys([*own, _WORKS, *imports])))
     return context
 
 
@@ -299,6 +301,9 @@ class _Clock:
 
 def _serve(pipe: Connection) -> None:
     """The life of a worker: task after task, until the other end is closed."""
+    from sharpbench.cost import end_with_parent
+    from sharpbench.suite.run import run_subject
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C
     end_with_parent(os.getppid())
     lasting_streams()

@@ -28,7 +28,6 @@ from sharpbench.results.store import ResultsStore
 from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.engines.job import Fault, Job
 from sharpbench.suite.engines.process import ProcessEngine
-from sharpbench.suite.plan import SubjectPlan
 from sharpbench.suite.task import Doing, Notify, SubjectOutcome, SubjectTask
 
 __all__ = ["RayEngine"]
@@ -377,7 +376,7 @@ def _introduce(
 def _run(message: bytes, files: dict[str, bytes] | None) -> Iterator[Any]:
     """Run a task in a process of this node; yields what it tells, the files if any were sent, the outcome."""
     task: SubjectTask = pickle.loads(message)
-    if isinstance(task.subject, SubjectPlan) and task.subject.missing(task.data):
+    if task.subject.missing(task.data):
         # The dataset may lie elsewhere on this node.
         task = dataclasses.replace(task, data=data_root())
         if reason := task.subject.missing(task.data):
