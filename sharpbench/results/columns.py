@@ -42,7 +42,8 @@ Sort = Literal["word", "text", "real", "whole", "flag", "nested", "long nested"]
 values are mostly unlike each other."""
 
 Where = Callable[[pa.Table], pa.Array | None]
-Convert = Callable[[str, pa.ChunkedArray], Any]
+Convert = Callable[[str, pa.ChunkedArray, np.ndarray | None], Any]
+"""Takes a column by its name, and the order (N,) in which its rows are wanted; None: as they stand."""
 
 _ARROW: dict[Sort, pa.DataType] = {
     "word": pa.dictionary(pa.int32(), pa.string()),
@@ -113,17 +114,26 @@ class _Entry:
 class _Asked:
     """Which columns of which rows; ``needs`` are those that ``where`` looks at.
 
-    ``in_place``: long nested values may stay in the order of the files, chosen by their numbers.
+    ``kept`` is what it chose, by the file, for other columns of the same folders.
     """
 
     columns: tuple[str, ...]
     where: Where | None = None
     needs: tuple[str, ...] = ()
-    in_place: bool = False
+    kept: dict[str, pa.Array | None] = field(default_factory=dict)
 
-    @property
-    def all(self) -> list[str]:
-        return list(dict.fromkeys([*self.columns, *self.needs]))
+    def of(self, part: str) -> list[str]:
+        """The columns that are read of a file."""
+        needs = () if self.where is None or part in self.kept else self.needs
+        return list(dict.fromkeys([*self.columns, *needs]))
+
+    def chosen(self, part: str, table: pa.Table) -> pa.Array | None:
+        """Which rows of the table of a file are wanted; None: all."""
+        if self.where is None:
+            return None
+        if part not in self.kept:
+            self.kept[part] = self.where(table)
+        return self.kept[part]
 
 
 class _Spoilt(Exception):
@@ -187,8 +197,7 @@ class Columns:
         """``columns`` of the folders ``names``, in that order.
 
         ``where``: which rows are wanted, from a table of the columns that it ``needs``; None: all.
-        ``convert``: what becomes of a column, by its name; only a few wait for it at a time. It may be given
-        long nested values as a dictionary in the order of the files.
+        ``convert``: what becomes of a column, whose rows it puts in order; only a few wait for it at a time.
         """
         distrusted: set[str] = set()
         while True:
@@ -269,17 +278,21 @@ class Columns:
         needs: Sequence[str],
         convert: Convert | None,
     ) -> Rows:
-        found: dict[str, Any] = dict.fromkeys(columns)
-        folder = None
-        for group in self._groups(columns):
-            asked = _Asked(group, where, tuple(needs), in_place=convert is not None)
+        if convert is None:
+            asked = _Asked(tuple(columns), where, tuple(needs))
             folder, table = self._gathered(entries, asked, {})
+            return Rows(folder, {name: table[name] for name in columns}, _facts(entries))
+        found: dict[str, Any] = dict.fromkeys(columns)
+        kept: dict[str, pa.Array | None] = {}
+        for group in self._groups(columns):
+            asked = _Asked(group, where, tuple(needs), kept)
+            folder, table = self._collected(entries, asked, {})
+            order = _order(folder)
             for name in group:
-                found[name] = convert(name, table[name]) if convert else table[name]
+                found[name] = convert(name, table[name], order)
             del table
         pa.default_memory_pool().release_unused()
-        assert folder is not None
-        return Rows(folder, found, _facts(entries))
+        return Rows(folder if order is None else folder[order], found, _facts(entries))
 
     def _groups(self, columns: Sequence[str]) -> list[tuple[str, ...]]:
         """Columns that are read together. The large ones come first and alone: while little else is there."""
@@ -291,7 +304,17 @@ class Columns:
     def _gathered(
         self, entries: Sequence[_Entry], asked: _Asked, opened: dict[str, pa.Table]
     ) -> tuple[np.ndarray, pa.Table]:
-        """The rows of ``entries``; files that are ``opened`` are not read again. Raises _Spoilt."""
+        """The rows of ``entries``, in their order."""
+        folder, whole = self._collected(entries, asked, opened)
+        if (order := _order(folder)) is not None:
+            folder, whole = folder[order], whole.unify_dictionaries().take(pa.array(order))
+        return folder, whole
+
+    def _collected(
+        self, entries: Sequence[_Entry], asked: _Asked, opened: dict[str, pa.Table]
+    ) -> tuple[np.ndarray, pa.Table]:
+        """The rows of ``entries``, in the order of the files, with the place of each one's entry; files that
+        are ``opened`` are not read again. Raises _Spoilt."""
         by_part: dict[str, list[int]] = {}
         for place, entry in enumerate(entries):
             if entry.rows:
@@ -301,7 +324,7 @@ class Columns:
             if part not in opened:
                 while len(opened) >= _OPENED:
                     del opened[next(iter(opened))]
-                opened[part] = self._table(part, asked.all)
+                opened[part] = self._table(part, asked.of(part))
             table = opened[part]
             places.sort(key=lambda place: entries[place].start)
             starts = np.array([entries[place].start for place in places])
@@ -313,7 +336,7 @@ class Columns:
                 ends = np.cumsum(counts)
                 rows = np.arange(ends[-1]) + np.repeat(starts - (ends - counts), counts)
                 table = table.take(pa.array(rows))
-            if asked.where is not None and (kept := asked.where(table)) is not None:
+            if (kept := asked.chosen(part, table)) is not None:
                 table, folder = table.filter(kept), folder[np.asarray(kept)]
             tables.append(table.select(asked.columns))
             folders.append(folder)
@@ -322,16 +345,7 @@ class Columns:
         if not tables:
             schema = pa.schema([self._schema.field(c) for c in asked.columns])
             return np.zeros(0, np.int32), schema.empty_table()
-        whole, folder = pa.concat_tables(tables), np.concatenate(folders)
-        del tables
-        if (folder[1:] < folder[:-1]).any():
-            order = np.argsort(folder, kind="stable")
-            folder = folder[order]
-            stays = [c for c in asked.columns if asked.in_place and self._sorts[c] == "long nested"]
-            chosen = {c: _chosen(whole[c], order) for c in stays}
-            rest = whole.drop_columns(stays).unify_dictionaries().take(pa.array(order))
-            whole = pa.table({c: chosen[c] if c in chosen else rest[c] for c in asked.columns})
-        return folder, whole
+        return np.concatenate(folders), pa.concat_tables(tables)
 
     def _table(self, part: str, columns: Sequence[str]) -> pa.Table:
         if part in self._memory:
@@ -495,12 +509,13 @@ class Columns:
         """The state of a folder's files: nothing that is written to them leaves it as it was."""
         told = []
         for file in self._files:
+            path = f"{self._root}/{name}/{file}"
             try:
-                s = os.stat(os.path.join(self._root, name, file))
+                s = os.stat(path)
                 told.append([s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino])
             except OSError as error:  # gone, a link that leads nowhere, a circle of them
-                told.append([error.errno or 0, os.path.lexists(self._root / name / file)])
-        return json.dumps(told)
+                told.append([error.errno or 0, int(os.path.lexists(path))])
+        return str(told)  # as JSON
 
     def _is_current(self, entry: _Entry) -> bool:
         """Whether its folder's files, and what else it was made from, are in the state that they had."""
@@ -600,10 +615,11 @@ def _as_table(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _chosen(values: pa.ChunkedArray, order: np.ndarray) -> pa.DictionaryArray:
-    """``values`` in another order, without a copy of them: each stands once, under the number of its row."""
-    kind = pa.int32() if len(values) <= np.iinfo(np.int32).max else pa.int64()
-    return pa.DictionaryArray.from_arrays(pa.array(order, kind), one_array(values))
+def _order(folder: np.ndarray) -> np.ndarray | None:
+    """In which rows of these folders come in the order of their numbers; None: they do."""
+    if (folder[1:] < folder[:-1]).any():
+        return np.argsort(folder, kind="stable")
+    return None
 
 
 def one_array(texts: pa.ChunkedArray) -> pa.Array:

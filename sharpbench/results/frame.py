@@ -12,7 +12,7 @@ import pyarrow as pa
 from pandas.arrays import NumpyExtensionArray
 
 from sharpbench.errors import InputError, nearest_names
-from sharpbench.results.coded import SORTS, one_dictionary, words_of
+from sharpbench.results.coded import SORTS, one_dictionary, reals_of, words_of
 from sharpbench.results.columns import Rows, Sort, one_array
 from sharpbench.results.description import PARTS
 from sharpbench.results.nested import NestedArray
@@ -91,41 +91,51 @@ def _series(values: Any, index: pd.Index) -> pd.Series:
     return pd.Series(values, index=index, dtype=object if objects else None, copy=False)
 
 
-def column(name: str, values: pa.ChunkedArray) -> Any:
-    """A stored column as pandas has it; that of the costs as one for each of its entries."""
+def column(name: str, values: pa.ChunkedArray, order: np.ndarray | None = None) -> Any:
+    """A stored column as pandas has it, its rows in ``order``; that of the costs as one for each of its
+    entries."""
     sort = SORTS[name]
     if name == "cost":
-        return _costs(values)
+        return _costs(values, order)
     if sort == "nested":
-        return NestedArray(one_dictionary(values))
+        array = one_dictionary(values)
+        return NestedArray(array if order is None else array.take(pa.array(order)))
     if sort == "long nested":
-        return NestedArray(_once_each(values))
+        return NestedArray(_once_each(values, order))
     if sort == "word":
-        return _words(*words_of(values))
+        words, codes = words_of(values)
+        return _words(words, _ordered(codes, order))
     if sort == "text":
-        return values.to_pandas()
+        return (values if order is None else one_array(values).take(pa.array(order))).to_pandas()
+    if sort == "real":
+        return _in_little(_ordered(reals_of(values), order))
     if sort == "flag" and values.null_count:
         found = values.to_pandas().to_numpy(dtype=object)
     else:
         found = values.to_numpy()
-    return _in_little(found)
+    return _in_little(_ordered(found, order))
 
 
-def _once_each(values: pa.ChunkedArray) -> pa.Array:
-    """Texts, equal ones in the memory of one if there are many of them."""
-    order = None
-    if pa.types.is_dictionary(values.type):  # each stands once, where it was stored
-        (chosen,) = values.chunks
-        values, order = pa.chunked_array([chosen.dictionary]), chosen.indices
-    some = values.take(
-        pa.array(np.linspace(0, len(values) - 1, min(len(values), 1000)).astype(int))
-    )
-    if 2 * len(some.unique()) > len(some):
-        return one_array(values) if order is None else chosen
-    found = one_dictionary(values.dictionary_encode())
+def _ordered(values: np.ndarray, order: np.ndarray | None) -> np.ndarray:
+    return values if order is None else values.take(order)
+
+
+def _once_each(values: pa.ChunkedArray, order: np.ndarray | None) -> pa.Array:
+    """Texts, equal ones in the memory of one if there are many of them; in another order they stay where they
+    are, each under the number of its row."""
+    some = _some(values)
+    if 2 * len(set(some)) <= len(some):
+        # Piece by piece: of all pieces at once, each would be given the words of all before.
+        found = one_dictionary(
+            pa.chunked_array([chunk.dictionary_encode() for chunk in values.chunks])
+        )
+        if order is None:
+            return found
+        return pa.DictionaryArray.from_arrays(found.indices.take(pa.array(order)), found.dictionary)
     if order is None:
-        return found
-    return pa.DictionaryArray.from_arrays(found.indices.take(order), found.dictionary)
+        return one_array(values)
+    kind = pa.int32() if len(values) <= np.iinfo(np.int32).max else pa.int64()
+    return pa.DictionaryArray.from_arrays(pa.array(order, kind), one_array(values))
 
 
 def _words(words: Sequence[str], codes: np.ndarray) -> np.ndarray:
@@ -171,14 +181,15 @@ def _repeated(distinct: pd.Series, codes: np.ndarray) -> Any:
     """``distinct`` entries, each as often as its place stands in ``codes``; −1: missing."""
     values = distinct.to_numpy(dtype=object) if not _numeric(distinct) else distinct.to_numpy()
     present = distinct.notna().to_numpy()
-    if any(isinstance(v, (list, dict)) for v in values[present]):
+    kinds = set(map(type, values[present]))
+    if kinds & {list, dict}:
         texts = [
             json.dumps(v, ensure_ascii=False) if p else None
             for v, p in zip(values, present, strict=True)
         ]
         array = pa.array(texts, pa.string()).dictionary_encode()
         return NestedArray(array.take(pa.array(codes, mask=codes < 0)))
-    if all(isinstance(v, str) for v in values[present]) and not _numeric(distinct):
+    if kinds <= {str} and not _numeric(distinct):
         return _words(np.where(present, values, np.nan).tolist(), codes)
     return _chosen(values, codes)
 
@@ -187,14 +198,27 @@ def _numeric(values: pd.Series) -> bool:
     return isinstance(values.dtype, np.dtype) and values.dtype.kind in "biuf"
 
 
-def _costs(values: pa.ChunkedArray) -> dict[str, Any]:
+def _some(values: pa.ChunkedArray) -> list[str | None]:
+    """A thousand of the texts, piece by piece: to take from all at once, arrow would join them first."""
+    each = -(-1000 // max(values.num_chunks, 1))
+    found: list[str | None] = []
+    for chunk in values.chunks:
+        places = np.linspace(0, len(chunk) - 1, min(len(chunk), each)).astype(int)
+        found += chunk.take(pa.array(places)).to_pylist()
+    return found
+
+
+def _costs(values: pa.ChunkedArray, order: np.ndarray | None) -> dict[str, Any]:
     """A column for each entry of the costs."""
     texts, codes = words_of(values)
+    codes = _ordered(codes, order)
     distinct = pd.DataFrame([json.loads(text) for text in texts])
     return {f"cost.{name}": _repeated(distinct[name], codes) for name in distinct.columns}
 
 
-def cost_sorts(name: str, values: pa.ChunkedArray) -> dict[str, Sort]:
+def cost_sorts(
+    name: str, values: pa.ChunkedArray, order: np.ndarray | None = None
+) -> dict[str, Sort]:
     """What the columns of the costs hold, in all rows together."""
     distinct = pd.DataFrame([json.loads(text) for text in words_of(values).words])
     return {f"cost.{key}": _sort_of(distinct[key]) for key in distinct.columns}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sharpbench.results.coded import reals_of, words_of
+from sharpbench.results.coded import Words, reals_of, words_of
 from sharpbench.results.description import FOLDER_NAME
 from sharpbench.results.record import FINAL
 from sharpbench.results.store import ResultsStore, left_out_of
@@ -56,8 +56,12 @@ def survey(plan: AnyPlan, store: ResultsStore, *, fresh: bool = False) -> list[S
     ]
 
 
-def _read(name: str, values: pa.ChunkedArray) -> Any:
-    return reals_of(values) if name == "epoch" else words_of(values)
+def _read(name: str, values: pa.ChunkedArray, order: np.ndarray | None) -> Any:
+    chosen = slice(None) if order is None else order
+    if name == "epoch":
+        return reals_of(values)[chosen]
+    words, codes = words_of(values)
+    return Words(words, codes[chosen])
 
 
 class _Table:
