@@ -31,7 +31,7 @@ from sharpbench.cli import (
 )
 from sharpbench.cli.defaults import defaults
 from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, ended_by
-from sharpbench.cli.options import SeveralValues
+from sharpbench.cli.options import SeveralValues, flowing
 from sharpbench.console import aside, err, escape, speak
 from sharpbench.errors import InputError, InputWarning, LeftOutWarning, PluginWarning, Terminated
 from sharpbench.streams import lasting_streams, lost_output
@@ -44,33 +44,41 @@ app = typer.Typer(
     add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="""Which sharpness metric of a neural network can be trusted?
+    help=flowing(
+        """Which sharpness metric of a neural network can be trusted?
 
-    [bold]sharpbench run quick[/bold] trains small networks, measures every metric on them, and writes
-    an HTML report to reports/quick/index.html. Nothing measured is lost on Ctrl-C, and nothing is
-    measured twice.
-    """,
+        [bold]sharpbench run quick[/bold] trains small networks, measures every metric on them, and writes
+        an HTML report to reports/quick/index.html. Nothing measured is lost on Ctrl-C, and nothing is
+        measured twice.
+        """
+    ),
+    epilog="Exit codes: 0 done; 1 some figures failed, or do not hold; 2 the input was wrong; "
+    "130 interrupted.",
 )
-app.command()(run.run)
-app.command()(report.report)
-app.command()(report.index)
-app.command("list")(inspect.list_)
-app.command()(inspect.show)
-app.command(cls=SeveralValues)(measure.measure)
-app.command()(check.check)
-app.command()(rank.rank)
-app.command()(new.new)
-app.command()(compare.compare)
-app.command()(compare.export)
-app.command()(verify.verify)
-app.command()(bundle.bundle)
-app.command()(bundle.merge)
-app.command()(publish.publish)
-app.command()(schema.schema)
-app.command()(cite.cite)
-app.command()(env.env)
-app.add_typer(data.app, name="data")
-app.add_typer(perf.app, name="perf")
+_VERBS = {
+    "Run and read": (run.run, report.report, report.index, inspect.list_, inspect.show),
+    "Your own": (measure.measure, check.check, rank.rank, new.new),
+    "Keep and share": (
+        *(compare.compare, compare.export, verify.verify, bundle.bundle, bundle.merge),
+        publish.publish,
+    ),
+    "Look up": (schema.schema, cite.cite, env.env),
+}
+"""Every verb by what it is there for, in the order of --help."""
+
+for _panel, _functions in _VERBS.items():
+    for _function in _functions:
+        app.command(
+            _function.__name__.rstrip("_"),
+            cls=SeveralValues if _function is measure.measure else None,
+            help=flowing(_function.__doc__ or ""),
+            rich_help_panel=_panel,
+        )(_function)
+app.add_typer(data.app, name="data", rich_help_panel="Run and read")
+app.add_typer(perf.app, name="perf", rich_help_panel="Look up")
+for _group in (data.app, perf.app):
+    for _command in _group.registered_commands:
+        _command.help = flowing(_command.callback.__doc__ or "" if _command.callback else "")
 
 
 @app.callback(invoke_without_command=True)

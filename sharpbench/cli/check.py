@@ -31,10 +31,17 @@ def check(
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Check that a metric keeps its contract: on small trained networks, in a minute.
+    """Check that a metric keeps its contract, on three small trained networks.
 
-    It must be deterministic for a seed, leave the model bit-identical, count its work, and stay put
-    under the kinds of changes it names in invariant_under.
+    It must be deterministic for a seed, leave the model bit-identical, count its work, and stay put under
+    the kinds of changes that it names in invariant_under. It is asked some hundred times: seconds for a cheap
+    metric, minutes for one that takes many products.
+
+    [bold]Examples[/bold]
+
+      sharpbench check my_metric.py
+
+      sharpbench check hessian_trace --param max_probes=200
     """
     from sharpbench.plugins import load_plugins, plugin_name
     from sharpbench.suite.conformance import check_metric

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.options import DataOption
+from sharpbench.cli.options import DataOption, starting
 from sharpbench.console import escape, out
 
 __all__ = ["app"]
@@ -22,9 +22,18 @@ _MARKS = {
 }
 
 
+def _with_files(incomplete: str) -> list[str]:
+    """The datasets that need files, for the shell's completion."""
+    from sharpbench.datasets.files import FILE_SETS
+
+    return starting(FILE_SETS, incomplete)
+
+
 @app.command("prepare")
 def data_prepare(
-    names: Annotated[list[str], typer.Argument(help="mnist, fashion_mnist.")],
+    names: Annotated[
+        list[str], typer.Argument(help="mnist, fashion_mnist.", autocompletion=_with_files)
+    ],
     source: Annotated[
         Path | None, typer.Option("--from", help="A folder that holds the files, raw or .gz.")
     ] = None,

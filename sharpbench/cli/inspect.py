@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from sharpbench.cli.options import PluginOption, names_of, suite_names
+from sharpbench.cli.options import PluginOption, names_of, starting, suite_names
 from sharpbench.console import escape, out
 from sharpbench.errors import InputError, nearest_names
 from sharpbench.plugins import KINDS, load_plugins, plugin_name, registry_of
@@ -23,7 +23,7 @@ __all__ = ["list_", "one_of_kind", "show"]
 
 def _kinds(incomplete: str) -> list[str]:
     """For the shell's completion."""
-    return [kind for kind in (f"{k}s" for k in _EVERYTHING) if kind.startswith(incomplete)]
+    return starting((f"{kind}s" for kind in _EVERYTHING), incomplete)
 
 
 def _names(context: typer.Context, incomplete: str) -> list[str]:

@@ -19,9 +19,11 @@ from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
     PluginOption,
+    dataset_names,
     metric_names,
     parse_parameters,
     parse_value,
+    transformation_names,
 )
 from sharpbench.console import aside, err, escape
 from sharpbench.errors import InputError, Terminated, first_line, nearest_names, shortened
@@ -63,7 +65,10 @@ def measure(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Dataset on which to measure, e.g. digits.")
+        str | None,
+        typer.Option(
+            help="Dataset on which to measure, e.g. digits.", autocompletion=dataset_names
+        ),
     ] = None,
     dataset_param: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the dataset, one behind another.")
@@ -122,7 +127,10 @@ def measure(
     ] = None,
     transform: Annotated[
         list[str] | None,
-        typer.Option(help="Measure again after each of these transformations, one behind another."),
+        typer.Option(
+            help="Measure again after each of these transformations, one behind another.",
+            autocompletion=transformation_names,
+        ),
     ] = None,
     layers: Annotated[
         bool,
@@ -132,7 +140,9 @@ def measure(
         ),
     ] = False,
     plugin: PluginOption = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the random numbers: which points, probes, draws.")
+    ] = 0,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
@@ -447,7 +457,7 @@ class _Told:
             err.print(escape(f"{name}: {note}"), soft_wrap=True)
 
     def _line(self, name: str, metric: Metric, m: Measurement, after: str) -> str:
-        from sharpbench.report.format import figure
+        from sharpbench.report.format import figure, times
 
         if self.as_json:
             told = {"metric": metric.label, **dataclasses.asdict(m)}
@@ -459,7 +469,7 @@ class _Told:
             m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6
         )
         if after and (before := self.plain.get(metric.label)):
-            told_value += f" (×{m.value / before:.4g})"
+            told_value += f" ({times(m.value / before, digits=4)})"
         work = f"{m.work.gradient_equivalents(m.samples):.1f}" if m.samples else "–"
         cells = (told_value, "yes" if m.converged else "no", str(m.samples), work)
 

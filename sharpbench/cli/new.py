@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from sharpbench.cli.inspect import one_of_kind
+from sharpbench.cli.options import starting
 from sharpbench.console import escape, out
 from sharpbench.errors import InputError
 
@@ -29,7 +30,13 @@ _NEXT = {
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="metric, model, dataset, transformation or suite.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="metric, model, dataset, transformation or suite.",
+            autocompletion=lambda incomplete: starting(_NEXT, incomplete),
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="Its name, in lower case: my_metric.")],
     folder: Annotated[Path, typer.Option(help="Where the files are written.")] = Path(),
 ) -> None:

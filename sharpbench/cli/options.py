@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,12 +27,17 @@ __all__ = [
     "SeveralValues",
     "SuiteArgument",
     "VerboseOption",
+    "dataset_names",
+    "engine_names",
+    "flowing",
     "metric_names",
     "names_of",
     "parse_parameters",
     "parse_value",
     "ran_suites",
+    "starting",
     "suite_names",
+    "transformation_names",
 ]
 
 
@@ -77,7 +84,31 @@ def suite_names(incomplete: str) -> list[str]:
     from sharpbench.suite.spec import known_suites
 
     files = [path.name for path in Path().glob("*.toml") if path.name != "pyproject.toml"]
-    return [name for name in (*known_suites(), *files) if name.startswith(incomplete)]
+    return starting((*known_suites(), *files), incomplete)
+
+
+def starting(names: Iterable[str], incomplete: str) -> list[str]:
+    """Those of ``names`` that begin as what has been typed."""
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def dataset_names(incomplete: str) -> list[str]:
+    """Datasets, and Python files of this folder, for the shell's completion."""
+    return names_of("dataset", incomplete)
+
+
+def transformation_names(incomplete: str) -> list[str]:
+    """Transformations, and Python files of this folder, for the shell's completion."""
+    return names_of("transformation", incomplete)
+
+
+def engine_names(incomplete: str) -> list[str]:
+    """What ``--engine`` takes, for the shell's completion."""
+    return starting(("process", "ray", "inline"), incomplete)
+
+
+def _device_names(incomplete: str) -> list[str]:
+    return starting(("cpu", "cuda", "cuda:0"), incomplete)
 
 
 def metric_names(incomplete: str) -> list[str]:
@@ -90,13 +121,13 @@ def names_of(kind: str, incomplete: str) -> list[str]:
     from sharpbench.plugins import registry_of
 
     files = [path.name for path in Path().glob("*.py")]
-    return [name for name in (*registry_of(kind).names(), *files) if name.startswith(incomplete)]
+    return starting((*registry_of(kind).names(), *files), incomplete)
 
 
 def ran_suites(context: typer.Context, incomplete: str) -> list[str]:
     """Suites that have run in the results folder."""
     folder = Path(context.params.get("results") or "results") / "suites"
-    return sorted(p.stem for p in folder.glob("*.json") if p.stem.startswith(incomplete))
+    return starting(sorted(path.stem for path in folder.glob("*.json")), incomplete)
 
 
 SuiteArgument = Annotated[
@@ -121,7 +152,9 @@ DataOption = Annotated[
         help="Where dataset files are. Default: ~/.cache/sharpbench.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda or cuda:N.", autocompletion=_device_names)
+]
 OpenOption = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 PluginOption = Annotated[
     list[str] | None,
@@ -171,6 +204,22 @@ LogFileOption = Annotated[
         callback=_keep_log,
     ),
 ]
+
+
+def flowing(text: str) -> str:
+    """A docstring as the terminal shows it: a paragraph a line, which is then broken where there is no more
+    room, and a command a line."""
+    told = []
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        lines: list[str] = []
+        for line in map(str.strip, paragraph.splitlines()):
+            if lines and not line.startswith("sharpbench "):
+                lines[-1] += f" {line}"
+            else:
+                lines.append(line)
+        commands = paragraph.lstrip().startswith("sharpbench ")
+        told.append("\n".join(f"  {line}" if commands else line for line in lines))
+    return "\n\n".join(told)
 
 
 def parse_parameters(pairs: list[str], option: str = "--param") -> dict[str, Any]:

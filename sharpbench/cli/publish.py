@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sharpbench.cli.options import OpenOption
+from sharpbench.cli.options import OpenOption, ran_suites
 from sharpbench.cli.report import opened
 from sharpbench.console import aside, escape, out
 from sharpbench.errors import InputError, nearest_names
@@ -26,7 +26,10 @@ def publish(
     ] = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="Only this suite; may stand several times. Default: all there are."),
+        typer.Option(
+            help="Only this suite; may stand several times. Default: all there are.",
+            autocompletion=ran_suites,
+        ),
     ] = None,
     open_: OpenOption = False,
 ) -> None:

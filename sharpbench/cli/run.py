@@ -22,6 +22,7 @@ from sharpbench.cli.options import (
     ResultsOption,
     SuiteArgument,
     VerboseOption,
+    engine_names,
 )
 from sharpbench.cli.report import opened, write_report
 from sharpbench.console import aside, err, escape, out, verbose
@@ -53,7 +54,8 @@ def run(
         str,
         typer.Option(
             help="Where subjects are run: process, worker processes of this machine; ray, those of a "
-            "cluster; inline, this process, for a debugger."
+            "cluster; inline, this process, for a debugger.",
+            autocompletion=engine_names,
         ),
     ] = "process",
     gpus_per_worker: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sharpbench.cli.options import starting
 from sharpbench.errors import InputError, nearest_names
 
 __all__ = ["schema"]
@@ -17,7 +18,11 @@ _KINDS = ("suite", "record", "subject")
 
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="suite, record (a line of measurements.jsonl) or subject.")
+        str,
+        typer.Argument(
+            help="suite, record (a line of measurements.jsonl) or subject.",
+            autocompletion=lambda incomplete: starting(_KINDS, incomplete),
+        ),
     ],
 ) -> None:
     """Print the JSON Schema of suite files, or of what stands in a results folder.

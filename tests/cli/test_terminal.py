@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from sharpbench.suite.forecast import Expected
 from tests.cli.command import in_process, sharpbench
@@ -188,6 +189,11 @@ def test_somebody_elses_pyproject_is_nobodys_business(here, capsys, monkeypatch)
         ("run cos", {"cost"}),
         ("list suit", {"suites"}),
         ("check logit_n", {"logit_norm"}),
+        ("measure --transform neuron_r", {"neuron_rescaling"}),
+        ("measure --metric sam_sharpness --dataset dig", {"digits"}),
+        ("run quick --engine i", {"inline"}),
+        ("new tr", {"transformation"}),
+        ("data prepare fash", {"fashion_mnist"}),
     ],
 )
 def test_the_shell_completes_names(here, words, found):
@@ -204,3 +210,25 @@ def test_the_shell_completes_names(here, words, found):
         timeout=60,
     )
     assert set(told.stdout.split()) == found, told.stderr
+
+
+def test_every_verb_teaches_what_it_does_and_what_each_option_is_for():
+    from sharpbench.cli.app import app
+
+    def verbs(group, above=()):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from verbs(command, (*above, name))
+            else:
+                yield " ".join((*above, name)), command
+
+    found = dict(verbs(typer.main.get_command(app)))
+    assert len(found) >= 24
+    for name, command in found.items():
+        told = [*command.help.splitlines()]
+        assert told[0].endswith("."), name
+        # A paragraph is one line, broken where the window ends; a command is a line of its own.
+        assert all(line.startswith("  sharpbench ") for line in told if line.startswith(" ")), name
+        for parameter in command.params:
+            if not getattr(parameter, "hidden", False):
+                assert parameter.help, (name, parameter.name)
