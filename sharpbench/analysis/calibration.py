@@ -49,12 +49,10 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     of them) or ``their mean`` (of the repetitions: the error is tested, a bias is not). ``n``: answers that
     state the size of an error; ``covered``: the share whose 95% interval, widened by an iteration's bound,
     holds the truth, with its 95% binomial interval ``low`` to ``high``; ``verdict``: ``holds`` if that share
-    lies in `BAND`,
-    ``unclear`` if its interval reaches it, else the errors are ``too small``, or the interval ``covers more
-    than it says``: wide, not wrong (a bound is no interval: what it adds to the share doesn't count).
-    ``untold``: answers that name a source of
-    error without its size; where all do, the verdict is ``states none``, and ``""`` where none has any
-    error to state.
+    lies in `BAND`, ``can't tell`` if its interval reaches it, else the errors are ``too small``, or the
+    interval ``covers more than it says``: wide, not wrong (a bound is no interval: what it adds to the share
+    doesn't count). ``untold``: answers that name a source of error without its size; where all do, the
+    verdict is ``states none``, and ``""`` where none has any error to state.
 
     ``claims``: answers of all points called converged (to a ``tolerance``) or exact where the truth is
     known; ``false`` of them, with the share's interval ``false_low`` to ``false_high``, and how large a
@@ -153,7 +151,7 @@ def _covered(group: pd.DataFrame) -> dict[str, Any]:
         if BAND[0] <= share <= BAND[1] or (share > BAND[1] >= alone):
             verdict = "holds"
         elif low <= BAND[1] and high >= BAND[0]:
-            verdict = "unclear"
+            verdict = "can't tell"
     return {
         "n": n,
         "covered": share,
@@ -173,7 +171,7 @@ def _claims(group: pd.DataFrame) -> dict[str, Any]:
         allowed = _FALSE_RANDOM
     verdict = ""
     if n:
-        verdict = "holds" if k <= allowed * n else "unclear" if low <= allowed else "too many"
+        verdict = "holds" if k <= allowed * n else "can't tell" if low <= allowed else "too many"
     return {
         "answers": len(group),
         "claims": n,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import in_reading_order
 from sharpbench.analysis.results import (
     Results,
     computed_once,
@@ -94,7 +95,7 @@ def implementation_agreement(results: Results) -> pd.DataFrame:
                 else np.nan,
             }
         )
-    return pd.DataFrame(rows)
+    return in_reading_order(pd.DataFrame(rows), "a", "b") if rows else pd.DataFrame()
 
 
 @computed_once
@@ -109,4 +110,4 @@ def convergence(results: Results) -> pd.DataFrame:
                 "converged": int(group["converged"].astype(bool).sum()),
             }
         )
-    return pd.DataFrame(rows)
+    return in_reading_order(pd.DataFrame(rows), "metric") if rows else pd.DataFrame()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sharpbench.analysis.names import names_but_for
+from sharpbench.analysis.names import in_reading_order, names_but_for
 from sharpbench.analysis.problems import known
 from sharpbench.analysis.results import Results, computed_once
 from sharpbench.analysis.statistics import Estimate, line
@@ -68,7 +68,7 @@ def cost_table(results: Results) -> pd.DataFrame:
                 "unstable": bool(group["unstable"].any()),
             }
         )
-    return pd.DataFrame(rows, columns=columns)
+    return in_reading_order(pd.DataFrame(rows, columns=columns), "metric", "subject")
 
 
 def _timed(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import in_reading_order
 from sharpbench.analysis.rank_correlation import kendall
 from sharpbench.analysis.results import (
     Results,
@@ -49,11 +50,12 @@ def changes(results: Results) -> pd.DataFrame:
     metric), ``before``, ``after``, ``expected`` (what theory says comes after; NaN where it says nothing but
     perhaps "the same"), ``promised`` (whether theory promises the same; None where the records, of an older
     version, do not tell),
-    ``change`` (signed, from what is expected, else from before, over |before|), ``relative_change``
-    (its size without the expectation), ``noise`` (relative standard error of the random numbers that the
-    two figures do not share; NaN where one of them does not tell its error), ``moved`` (beyond the
-    tolerance by more than three times the noise, by more still where that is estimated from few random
-    numbers (`beyond`), and by what both iterations may be off; False where the noise is not known),
+    ``ratio`` (after/before; of 0/0 1), ``change`` (signed, from what is expected, else from before, over
+    |before|), ``relative_change`` (its size without the expectation), ``noise`` (relative standard error of
+    the random numbers that the two figures do not share; NaN where one of them does not tell its error),
+    ``moved`` (beyond the tolerance by more than three times the noise, by more still where that is estimated
+    from few random numbers (`beyond`), and by what both iterations may be off; False where the noise is not
+    known),
     ``deviates`` (the same, from the expectation), ``function_change``.
     """
     columns = ["subject", "label", "value", "unfinished", *_NOISE]
@@ -86,6 +88,7 @@ def changes(results: Results) -> pd.DataFrame:
             "control": _is_control(joined),
             "before": before,
             "after": after,
+            "ratio": (after / before.where(before != 0)).where((before != 0) | (after != 0), 1.0),
             "expected": expected,
             "promised": _column(joined, "promised"),
             "change": change,
@@ -185,15 +188,15 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
       implementation that does not tell its noise moves by its spread over networks alone);
     - ``mixed`` if fewer do, but some: without any noise of their own, or more than 5% of them, since
       among many networks three times the noise is exceeded by chance;
-    - ``unclear`` otherwise: no change is shown, and none is excluded;
+    - ``can't tell`` otherwise: no change is shown, and none is excluded;
     - ``not applicable`` (n = 0) where the transformation refuses every subject.
 
     Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
     (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
 
-    What would decide an ``unclear`` one if everything else stayed as it is: ``networks``, how many of them,
-    or else ``precision``, how many times smaller the errors that the two figures do not share would have to
-    be. Both are NaN where the metric does not tell these errors.
+    What would decide where one ``can't tell``, if everything else stayed as it is: ``networks``, how many of
+    them, or else ``precision``, how many times smaller the errors that the two figures do not share would
+    have to be. Both are NaN where the metric does not tell these errors.
 
     ``theory`` is ``invariant``, ``equivariant``, ``not told`` (by records of an older version) or empty (it
     promises nothing), ``disagrees`` says where measurement and theory part: ``promise broken``, ``invariant
@@ -206,7 +209,7 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])
-        ratios = found["after"] / found["before"].where(found["before"] != 0)
+        ratios = found["ratio"]
         low, high, bound = _spread(found)
         verdict = _verdict(found, low, high, bound)
         theory = _promise(found)
@@ -234,7 +237,9 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
                 "disagrees": _disagreement(theory, verdict, control=bool(found["control"].any())),
             }
         )
-    return pd.DataFrame(rows)
+    return (
+        in_reading_order(pd.DataFrame(rows), "metric", "transformation") if rows else pd.DataFrame()
+    )
 
 
 def _promise(found: pd.DataFrame) -> str:
@@ -277,14 +282,14 @@ def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
     if low > TOLERANCE or high < -TOLERANCE or share >= 0.5:
         return "moves"
     certain = bool((by_itself & (found["noise"] == 0)).any())
-    return "mixed" if certain or by_itself.mean() > _CHANCE else "unclear"
+    return "mixed" if certain or by_itself.mean() > _CHANCE else "can't tell"
 
 
 def _what_would_tell(
     found: pd.DataFrame, verdict: str, low: float, high: float, bound: float
 ) -> dict[str, float]:
     told = {"networks": math.nan, "precision": math.nan}
-    if verdict != "unclear" or found["subject"].nunique() < 2:
+    if verdict != "can't tell" or found["subject"].nunique() < 2:
         return told
     each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
     changed = each["change"].to_numpy(float)
@@ -326,7 +331,7 @@ def gauge_orbits(results: Results) -> pd.DataFrame:
                     "metric": rows["metric"],
                     "name": rows["name"],
                     "subject": rows["subject"],
-                    "ratio": rows["after"] / rows["before"].where(rows["before"] != 0),
+                    "ratio": rows["ratio"],
                 }
             ).sort_values(["metric", "subject", "strength"])
         )
@@ -341,8 +346,7 @@ def reachable(results: Results) -> pd.DataFrame:
     after/before met on any one of ``n`` networks, in ``tried`` changes.
     """
     moved = changes(results)
-    kept = moved[moved["keeps_function"] & (moved["before"] != 0)]
-    kept = kept.assign(ratio=kept["after"] / kept["before"])
+    kept = moved[moved["keeps_function"] & moved["ratio"].notna()]
     grouped = kept.groupby(["metric", "transformation_name"], sort=False)
     found = grouped.agg(
         lowest=("ratio", "min"),
@@ -350,7 +354,8 @@ def reachable(results: Results) -> pd.DataFrame:
         tried=("ratio", "size"),
         n=("subject", "nunique"),
     ).reset_index()
-    return found.rename(columns={"transformation_name": "family"})
+    found = found.rename(columns={"transformation_name": "family"})
+    return in_reading_order(found, "metric", "family")
 
 
 FEWEST_RANKED = 30
@@ -382,4 +387,6 @@ def ranking_survival(results: Results) -> pd.DataFrame:
         )
         if found is not None:
             rows.append({"metric": metric, "transformation": transformation, "association": found})
-    return pd.DataFrame(rows)
+    return (
+        in_reading_order(pd.DataFrame(rows), "metric", "transformation") if rows else pd.DataFrame()
+    )

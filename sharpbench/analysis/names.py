@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +13,10 @@ from sharpbench.analysis.numbers import number
 
 __all__ = [
     "change_in_words",
+    "changes_in_words",
+    "in_reading_order",
     "names_but_for",
+    "reading_order",
     "short_names",
     "symbol",
     "titles_of",
@@ -93,13 +96,57 @@ def change_in_words(label: str) -> str:
     return f"{told} ({inner.replace('_', ' ')})"
 
 
+def changes_in_words(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Transformations as they are read, by their labels: of several ones of a name each with the parameters
+    in which they differ, also those that a label leaves out because they are the usual ones.
+
+    ``entries``: name and all parameters by label.
+    """
+    found = {}
+    for label, (name, parameters) in entries.items():
+        namesakes = [own for other, own in entries.values() if other == name]
+        differing = [
+            f"{symbol(key)} {_spell(value)}"
+            for key, value in parameters.items()
+            if any(str(other.get(key)) != str(value) for other in namesakes)
+        ]
+        told = change_in_words(label)
+        if len(namesakes) > 1 and differing:
+            told = f"{name.replace('_', ' ')} ({', '.join(differing)})"
+        found[label] = told
+    return found
+
+
+def in_reading_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows in the order in which names are looked up: whatever their case, and 3 before 100."""
+    return frame.sort_values(list(columns), key=_places, kind="stable", ignore_index=True)
+
+
+def reading_order(names: Iterable[str]) -> list[str]:
+    """Each name once, in the order in which names are looked up."""
+    return sorted(dict.fromkeys(names), key=_split)
+
+
+def _places(names: pd.Series) -> pd.Series:
+    return names.map({name: place for place, name in enumerate(reading_order(names))})
+
+
+def _split(name: str) -> list[tuple[float, str]]:
+    """Words and numbers of a name in turn."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", name.casefold())
+    return [(float(p), "") if k % 2 else (-1.0, p) for k, p in enumerate(parts)]
+
+
 def symbol(parameter: str) -> str:
-    """A parameter by its Greek letter where it is named after one."""
+    """A parameter in words, or by its Greek letter where it is named after one."""
     try:
         return unicodedata.lookup(f"GREEK SMALL LETTER {parameter}")
     except KeyError:
         return parameter.replace("_", " ")
 
+
+_SAYS_NOTHING = {"all", "none", "auto", "default"}
+"""Words that need the parameter's name beside them."""
 
 _MANY = 5
 """From so many variants of one thing on, a name tells only what differs from most of them."""
@@ -116,8 +163,8 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
         differing = [
             # A word says by itself what it is; a number needs its key.
             value
-            if isinstance(value, str) and value != "all"
-            else f"{key.replace('_', ' ')} {_spell(value)}"
+            if isinstance(value, str) and value not in _SAYS_NOTHING
+            else f"{symbol(key)} {_spell(value)}"
             for key, value in parameters.items()
             if not _usual(value, [rival.get(key) for rival in rivals])
         ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.failures import outcome_of
 from sharpbench.analysis.results import Results, computed_once, stratum
 from sharpbench.analysis.statistics import mean_and_error
 
@@ -20,7 +21,8 @@ JUDGED = ("test_error", "gap", "ece", "ece_debiased", "ece_floor")
 @computed_once
 def every_figure(results: Results) -> list[dict[str, Any]]:
     """A row a metric and network: ``metric``, ``dataset``, ``model``, ``recipe``, ``seed``, ``status``,
-    ``reason``, the figure's fields, and ``judged``: (value, standard error) by the names of `JUDGED`."""
+    ``outcome`` (of `failures.WORDS`), ``reason``, the figure's fields, and ``judged``: (value, standard
+    error) by the names of `JUDGED`."""
     evaluated = results.of_kind(
         "evaluation", columns=["subject", "name", "value", "standard_error"]
     )
@@ -42,6 +44,7 @@ def every_figure(results: Results) -> list[dict[str, Any]]:
             "recipe": row["recipe_short"],
             "seed": int(row["seed"]),
             "status": row["status"],
+            "outcome": outcome_of(row["status"], row["reason"]),
             "reason": row["reason"],
             "value": row["value"],
             "standard_error": row["standard_error"],
@@ -61,7 +64,7 @@ def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of `every_figure` as means over the seeds with their standard errors; ``seed`` counts them."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        key = tuple(row[k] for k in ("metric", "dataset", "model", "recipe", "status"))
+        key = tuple(row[k] for k in ("metric", "dataset", "model", "recipe", "outcome"))
         groups.setdefault(key, []).append(row)
     found = []
     for group in groups.values():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import in_reading_order, reading_order
 from sharpbench.analysis.rank_correlation import FEWEST, holm, kendall, tau_b
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 
@@ -65,7 +66,8 @@ def associations(results: Results) -> pd.DataFrame:
     for row in rows:
         a, b = row["pooled"], row["within"]
         row["simpson"] = bool(a and b and a.clear and b.clear and a.value * b.value < 0)
-    return pd.DataFrame(rows, columns=["metric", "target", "target_title", *KINDS, "simpson"])
+    found = pd.DataFrame(rows, columns=["metric", "target", "target_title", *KINDS, "simpson"])
+    return in_reading_order(found, "metric")
 
 
 def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -94,6 +96,7 @@ def metric_agreement(results: Results) -> pd.DataFrame:
     """Kendall's τ within strata between every two metrics, as a symmetric frame with ones."""
     values = _narrow(results.measured)
     figures = values.pivot_table(index="subject", columns="metric_short", values="value")
+    figures = figures[reading_order(figures.columns)]
     first = values.drop_duplicates("subject").set_index("subject")
     groups = stratum(first).reindex(figures.index).to_numpy()
     found = pd.DataFrame(np.eye(len(figures.columns)), figures.columns, figures.columns)
@@ -118,7 +121,7 @@ def points(results: Results) -> pd.DataFrame:
     judged = results.evaluated
     errors = judged.loc[judged["name"] == "test_error", ["subject", "value", "standard_error"]]
     joined = _narrow(results.measured).merge(errors, on="subject", suffixes=("", "_test"))
-    return pd.DataFrame(
+    found = pd.DataFrame(
         {
             "subject": joined["subject"],
             "metric": joined["metric_short"],
@@ -130,6 +133,7 @@ def points(results: Results) -> pd.DataFrame:
             "recipe": joined["recipe_short"],
         }
     )
+    return in_reading_order(found, "metric")
 
 
 @computed_once
@@ -143,5 +147,6 @@ def side_by_side(results: Results) -> pd.DataFrame:
     figures = values.pivot_table(
         index=["subject", "stratum"], columns="metric_short", values="value"
     )
+    figures = figures[reading_order(figures.columns)]
     # In the order of the other figures, so that a stratum keeps its colour.
     return figures.reset_index("stratum").loc[list(dict.fromkeys(values["subject"]))]

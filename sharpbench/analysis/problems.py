@@ -222,7 +222,7 @@ def checked(results: Results) -> pd.DataFrame:
 
     ``right`` as the `traps` are judged (off an exact 0 by up to 0.01), also within the bound that an
     iteration states, and, of one that states no error, within the tolerance that it claims; else ``wrong``,
-    or ``unclear`` if it says itself that it has not converged or does not know its error.
+    or ``can't tell`` if it says itself that it has not converged or does not know its error.
     """
     rows = _answered(results)
     columns = ["name", "metric", "parameters", "problem", "seed", "verdict"]
@@ -238,7 +238,7 @@ def checked(results: Results) -> pd.DataFrame:
     allowed = np.fmax(allowed, claimed.where(error == 0, 0.0))
     off = (rows["value"].astype(float) - expected).abs()
     told = rows["converged"].astype(bool) & error.notna()
-    verdict = np.where(off <= allowed, "right", np.where(told, "wrong", "unclear"))
+    verdict = np.where(off <= allowed, "right", np.where(told, "wrong", "can't tell"))
     found = rows[["name", "parameters", "seed"]].assign(
         metric=rows["metric_short"], problem=rows["problem_short"], verdict=verdict
     )

@@ -13,7 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sharpbench.analysis.names import titles_of, with_short_names
+from sharpbench.analysis.names import (
+    change_in_words,
+    changes_in_words,
+    titles_of,
+    with_short_names,
+)
 from sharpbench.results.frame import rows_of
 from sharpbench.results.keys import content_key
 from sharpbench.results.nested import NestedDtype
@@ -134,6 +139,23 @@ class Results:
     def title(self, name: str) -> str:
         """What a metric or an evaluated quantity is called; in records of older versions its name."""
         return self.titles.get(name) or name.replace("_", " ")
+
+    @functools.cached_property
+    def _changes(self) -> dict[str, str]:
+        columns = ["transformation", "transformation_name", "transformation_parameters"]
+        if not set(columns) <= set(self.frame):
+            return {}
+        one = self.frame[columns].dropna(subset="transformation").drop_duplicates("transformation")
+        return changes_in_words(
+            {
+                label: (str(name), parameters if isinstance(parameters, dict) else {})
+                for label, name, parameters in one.itertuples(index=False)
+            }
+        )
+
+    def change(self, label: str) -> str:
+        """A transformation as it is read, told apart from the others here."""
+        return self._changes.get(label) or change_in_words(label)
 
     @functools.cached_property
     def units(self) -> dict[str, str]:

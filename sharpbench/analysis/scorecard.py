@@ -20,8 +20,7 @@ from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.generalization import scores
 from sharpbench.analysis.invariance import changes, invariance_matrix
-from sharpbench.analysis.names import change_in_words
-from sharpbench.analysis.numbers import fixed
+from sharpbench.analysis.numbers import count, fixed
 from sharpbench.analysis.prediction import TARGETS, associations
 from sharpbench.analysis.problems import checked, solved
 from sharpbench.analysis.rank_correlation import FEWEST
@@ -229,8 +228,10 @@ def _right(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key
     answers = checked(results)
     for (metric, problem), group in answers.groupby(["metric", "problem"], sort=False):
         key = short["problem", metric]
-        wrong, open_ = ((group["verdict"] == v).sum() for v in ("wrong", "unclear"))
-        verdict = "wrong" if 2 * wrong >= len(group) else "unclear" if wrong or open_ else "right"
+        wrong, open_ = ((group["verdict"] == v).sum() for v in ("wrong", "can't tell"))
+        verdict = (
+            "wrong" if 2 * wrong >= len(group) else "can't tell" if wrong or open_ else "right"
+        )
         checks.setdefault(key, []).append((verdict, problem))
         if verdict == "wrong":
             certain.setdefault(key, []).append(problem)
@@ -240,7 +241,7 @@ def _right(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key
         for verdict in (row["verdict"], row["claim_verdict"]):
             if verdict in {"", "states none"}:
                 continue
-            told = "right" if verdict in {"holds", WIDE} else "unclear"
+            told = "right" if verdict in {"holds", WIDE} else "can't tell"
             told = "wrong" if verdict in {"too small", "too many"} else told
             checks.setdefault(key, []).append((told, row["problem"]))
             stated.setdefault(key, []).append(told)
@@ -254,9 +255,10 @@ def _right(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key
         broken = errors.count("wrong") > LEVEL * len(errors)
         places = certain.get(key, []) + [p for v, p in own if v == "wrong" and broken]
         where = [f"wrong on {_some(places)}"] if places else []
-        if not places and "unclear" in verdicts:
-            where = [f"open on {_some(p for v, p in own if v == 'unclear')}"]
-        word = "can't tell" if verdicts.count("unclear") > LEVEL * total else "right"
+        if not places and "can't tell" in verdicts:
+            unclear = [problem for verdict, problem in own if verdict == "can't tell"]
+            where = [f"open on {_some(unclear)}"]
+        word = "can't tell" if verdicts.count("can't tell") > LEVEL * total else "right"
         word = "wrong" if places else "no limit" if key in without else word
         found[key] = Cell(
             word,
@@ -334,7 +336,7 @@ _ORDER = ("differ", "can't tell", "within errors")
 
 # --- invariant ----------------------------------------------------------------------------------
 
-_WORST = ("moves", "mixed", "unclear", "equivariant", "invariant")
+_WORST = ("moves", "mixed", "can't tell", "equivariant", "invariant")
 
 
 def _invariant(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key, Cell]:
@@ -350,15 +352,17 @@ def _invariant(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[
         # Of equal verdicts the change that moves it furthest speaks for all.
         worst = own[place == place.min()].sort_values("median_change", ascending=False).iloc[0]
         stays = int(own["verdict"].isin(["equivariant", "invariant"]).sum())
-        name = change_in_words(str(worst["transformation"]))
+        name = results.change(str(worst["transformation"]))
         if worst["verdict"] in {"equivariant", "invariant"}:
             low, high = float(own["lowest_ratio"].min()), float(own["highest_ratio"].max())
             told, word = "after/before", "invariant"
+            if (own["verdict"] == "equivariant").any():
+                told = "after/before, as theory predicts"
         else:
             low, high = worst["lowest_ratio"], worst["highest_ratio"]
-            told, word = name, "can't tell" if worst["verdict"] == "unclear" else worst["verdict"]
+            told, word = name, worst["verdict"]
         broken = own.loc[own["disagrees"] == "promise broken", "transformation"]
-        more = (f"promised not to: {_some(map(change_in_words, broken))}",) if len(broken) else ()
+        more = (f"promised not to: {_some(map(results.change, broken))}",) if len(broken) else ()
         found[key] = Cell(
             word, stays / len(own), low, high, "transformations", len(own), "changes", stays,
             (told, *more), "invariant", networks=int(worst["n"]),
@@ -378,9 +382,9 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
             assert score.mean is not None
             more = []
             if score.beyond and score.beyond.stars and score.beyond.value > 0:
-                more = ["better than the hyperparameters alone"]
+                more = ["ranks better than the hyperparameters alone"]
             elif score.mean.stars and score.mean.value > 0:
-                more = ["no better than the hyperparameters alone is shown"]
+                more = ["not shown to rank better than the hyperparameters alone"]
             cell = _ranked(score.mean, bool(score.mean.stars), "psi", "generalization")
             told = (results.title(target), *more, *_ceiling(results, score.row))
             asked.append(
@@ -417,7 +421,7 @@ def _ceiling(results: Results, metric: str) -> tuple[str, ...]:
     found = noise_ceilings(results).get(metric)
     if found is None:
         return ()
-    return (f"noise ceiling τ {fixed(found.value, 2, sign=True)}, n = {found.n}",)
+    return (f"noise ceiling τ {fixed(found.value, 2, sign=True)}, n = {count(found.n)}",)
 
 
 def _ranked(found: Estimate, clear: bool, measure: str, evidence: str) -> Cell:

@@ -150,9 +150,9 @@ def _print_row(entries: list[Entry], of: int) -> None:
         for question in QUESTIONS:
             cell = entry.cells[question]
             figure, told = cell_in_words(cell)
-            verdict = marked(cell.word) + (" =" if cell.tied else "")
+            verdict = marked(cell.word, tied=cell.tied)
             if not cell.word:
-                verdict, figure = "– not asked", ""
+                figure = ""
                 if question == "right":
                     told = ["say in Metric.known what is expected of a problem"]
             table.add_row(

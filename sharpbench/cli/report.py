@@ -80,8 +80,8 @@ def print_card(page: Path) -> None:
     for row in card["metrics"]:
         native = row["implementation"] == "native"
         name = row["title"] if native else f"{row['title']} ({row['implementation']})"
-        words = [row["cells"][question]["word"] for question in card["questions"]]
-        table.add_row(escape(name), *map(escape, map(marked, words)))
+        cells = [row["cells"][question] for question in card["questions"]]
+        table.add_row(escape(name), *(escape(marked(c["word"], tied=c["tied"])) for c in cells))
     out.print(table)
 
 

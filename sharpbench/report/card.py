@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import QUESTIONS, Entry, scorecard
-from sharpbench.report.sections.scorecard import MARKS, cell_in_words
+from sharpbench.report.sections.scorecard import cell_in_words, marked
 
 __all__ = ["SCHEMA", "document", "markdown"]
 
@@ -68,12 +68,7 @@ def markdown(results: Results) -> str:
         told = [name]
         for question in QUESTIONS:
             cell = entry.cells[question]
-            if not cell.word:
-                told.append("not asked")
-                continue
-            figure, _ = cell_in_words(cell)
-            shape, _ = MARKS.get(cell.word, ("–", ""))
-            tie = " (=)" if cell.tied else ""
-            told.append(f"{shape} {cell.word}{tie}" + (f"<br>{figure}" if figure else ""))
+            figure = cell_in_words(cell)[0] if cell.word else ""
+            told.append(marked(cell.word, tied=cell.tied) + (f"<br>{figure}" if figure else ""))
         lines.append("| " + " | ".join(text.replace("|", "\\|") for text in told) + " |")
     return "\n".join(lines) + "\n"

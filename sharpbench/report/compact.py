@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 from PIL import Image
 
 __all__ = ["KEPT", "compact"]
@@ -98,7 +100,24 @@ def _unwrap(element: ElementTree.Element) -> None:
 def _of_few_colours(href: str) -> str:
     head, _, content = href.partition(",")
     image = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGBA")
+    colours, opacity = image.getcolors(256), dict[str, bytes]()
+    if colours is None:
+        few = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+    else:  # as a scale of colours: each of them as it is
+        few, opacity = _indexed(image, [colour for _, colour in colours])
     buffer = io.BytesIO()
-    image.quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, "PNG", optimize=True)
+    few.save(buffer, "PNG", optimize=True, **opacity)
     small = base64.b64encode(buffer.getvalue()).decode()
     return f"{head},{small}" if len(small) < len(content) else href
+
+
+def _indexed(image: Image.Image, colours: list[Any]) -> tuple[Image.Image, dict[str, bytes]]:
+    """The image by the numbers of its colours (256 at most), and how opaque each of them is."""
+    table = np.array(colours, dtype=np.uint8)
+    places = {colour.tobytes(): place for place, colour in enumerate(table)}
+    pixels = np.asarray(image).reshape(-1, 4)
+    distinct, inverse = np.unique(pixels, axis=0, return_inverse=True)
+    numbers = np.array([places[colour.tobytes()] for colour in distinct], dtype=np.uint8)
+    found = Image.fromarray(numbers[inverse.ravel()].reshape(image.height, image.width), "P")
+    found.putpalette(table[:, :3].tobytes())
+    return found, {"transparency": table[:, 3].tobytes()}

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from sharpbench.report.format import number
+from sharpbench.report.format import number, times
 
 __all__ = [
     "DIVERGING",
@@ -29,6 +30,7 @@ __all__ = [
     "finish_panels",
     "legend",
     "log_scaled",
+    "of_change",
     "panels_size",
     "plain_log_ticks",
     "wrapped",
@@ -79,6 +81,31 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if decades <= 2 else (1,)))
     axis.set_major_formatter(lambda value, _: number(value))
     axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def of_change(axes: Axes, low: float, high: float) -> None:
+    """Along x the scale of after/before from ``low`` to ``high``, about 1: the root of the logarithm, which
+    has room for a change of 2% as well as for one by a factor of thousands."""
+
+    def place(ratio: Any) -> Any:
+        logarithm = np.log10(np.clip(ratio, 1e-300, 1e300))
+        return np.sign(logarithm) * np.sqrt(np.abs(logarithm))
+
+    def ratio(place: Any) -> Any:
+        return 10.0 ** (np.sign(place) * np.square(place))
+
+    ends = [place(low), place(high)]
+    margin = 0.04 * (ends[1] - ends[0])
+    axes.set_xscale("function", functions=(place, ratio))
+    axes.set_xlim(ratio(ends[0] - margin), ratio(ends[1] + margin))
+    room = (ends[1] - ends[0]) / 7  # of a label
+    ticks: list[float] = []
+    for size in (1, 1e4, 1e2, 1e1, 2, 1e8, 1e3, 1e6, 1.1, 5):
+        for tick in (1 / size, size):
+            if low <= tick <= high and all(abs(place(tick) - place(t)) >= room for t in ticks):
+                ticks.append(tick)
+    axes.xaxis.set_major_locator(mpl.ticker.FixedLocator(sorted(ticks)))
+    axes.xaxis.set_major_formatter(lambda value, _: times(value))
 
 
 def wrapped(text: str, width: int = 30) -> str:

@@ -90,13 +90,13 @@ def interval(estimate: Estimate, places: int | None = None, *, sign: bool = Fals
 
 
 def percent(value: float | None) -> str:
-    """``12.3%``, ``0.14%``, ``13,728%``, ``2×10⁻⁵%``."""
+    """``12.3%``, ``0.14%``, ``13,728%``; of a part that is no hundredth of one, the part: ``2×10⁻⁷``."""
     if value is None or math.isnan(value):
         return MISSING
     if math.isinf(value):
         return number(value)
-    if abs(value) < 1e-4:
-        return f"{number(100 * value, 1)}%"
+    if 0 < abs(value) < 1e-4:
+        return number(value, 1)
     if abs(value) < 1e-2:
         return f"{number(100 * value, 2)}%"
     if abs(value) < 10:

@@ -20,8 +20,7 @@ from sharpbench.analysis.scorecard import QUESTIONS
 from sharpbench.errors import InputError
 from sharpbench.report.card import document
 from sharpbench.report.page import environment, facts_of, looks, write_page
-from sharpbench.report.sections.scorecard import MARKS
-from sharpbench.report.site import write_index
+from sharpbench.report.site import table_row, write_index
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
@@ -90,7 +89,10 @@ def write_leaderboard(site: Path) -> Path:
         .render(
             **told,
             heads={question: f"{question.capitalize()}?" for question in QUESTIONS},
-            marks={word: MARKS.get(word, ("–", "na")) for word in _words(told["metrics"])},
+            rows=[
+                table_row(row["title"], row["implementation"], row["cells"], row["version"])
+                for row in told["metrics"]
+            ],
             **looks(),
         )
     )
@@ -98,10 +100,6 @@ def write_leaderboard(site: Path) -> Path:
     write_atomically(site / f"{LEADERBOARD}.json", text.encode())
     write_atomically(site / f"{LEADERBOARD}.html", page.encode())
     return site / f"{LEADERBOARD}.html"
-
-
-def _words(metrics: Sequence[dict[str, Any]]) -> set[str]:
-    return {cell["word"] for row in metrics for cells in row["cells"].values() for cell in cells}
 
 
 def _document(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from sharpbench.analysis.failures import outcomes
-from sharpbench.analysis.names import change_in_words
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import Estimate
 from sharpbench.errors import InputError, first_line
@@ -25,6 +24,7 @@ from sharpbench.report.card import SCHEMA, document, markdown
 from sharpbench.report.drawn import Drawings, drawings
 from sharpbench.report.sections import Section, sections
 from sharpbench.report.tables import tables
+from sharpbench.report.weight import lightened
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
@@ -60,11 +60,13 @@ def write_page(view: Results, folder: Path, *, index: bool | None = None) -> Pat
     """Write ``folder/index.html`` from the results of a suite; returns its path.
 
     Beside it the scorecard stands as ``scorecard.json`` and ``scorecard.md``, and every table of the page as
-    ``tables/<section>-<table>.json``. The page asks nothing of any other host. A section that can't be
+    ``tables/<section>-<table>.json``. The page asks nothing of any other host, and weighs no more than 3 MB
+    (`lightened`). A section that can't be
     imported or that fails is named on the page with the reason. ``index``: whether the page links to an
     index of reports one folder above; by default if there is one.
     """
     pages = environment()
+    pages.filters["change"] = view.change
     found, missing = _sections()
     shown, applied = [], []
     with drawings(folder) as drawn:
@@ -84,6 +86,7 @@ def write_page(view: Results, folder: Path, *, index: bool | None = None) -> Pat
         index=(folder.parent / "index.html").is_file() if index is None else index,
         tables=sorted(files),
     )
+    page = lightened(page)
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts_of(view)
     try:
@@ -198,7 +201,6 @@ def environment() -> jinja2.Environment:
     made.filters.update({name: getattr(told, name) for name in told.__all__})
     made.filters["cell"] = _cell
     made.filters["data"] = _data
-    made.filters["change"] = change_in_words
     made.globals["percent_interval"] = told.percent_interval
     return made
 

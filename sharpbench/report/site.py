@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from sharpbench.analysis.failures import WORDS
 from sharpbench.analysis.scorecard import QUESTIONS
 from sharpbench.report.page import environment, looks
 from sharpbench.report.perf_page import PERFORMANCE
-from sharpbench.report.sections.scorecard import MARKS
+from sharpbench.report.sections.scorecard import MARKS, mark, place_of
 from sharpbench.results.disk import write_atomically
 from sharpbench.version import __version__
 
-__all__ = ["write_index"]
+__all__ = ["table_row", "write_index"]
 
 
 @dataclass
@@ -55,7 +55,7 @@ def write_index(reports: Path) -> Path:
         .get_template("index.html")
         .render(
             reports=found,
-            lines=_lines(found),
+            rows=[table_row(line.title, line.implementation, line.cells) for line in _lines(found)],
             speed=list(_speed(reports)),
             leaderboard=(reports / "leaderboard.html").is_file(),
             heads={question: f"{question.capitalize()}?" for question in QUESTIONS},
@@ -67,6 +67,26 @@ def write_index(reports: Path) -> Path:
     reports.mkdir(parents=True, exist_ok=True)
     write_atomically(reports / "index.html", page.encode())
     return reports / "index.html"
+
+
+def table_row(
+    title: str,
+    implementation: str,
+    cells: Mapping[str, Sequence[Mapping[str, Any]]],
+    version: str = "",
+) -> dict[str, Any]:
+    """A row of the table of metrics over several reports (``verdicts`` in ``macros.html``)."""
+    return {
+        "title": title if implementation == "native" else f"{title} ({implementation})",
+        "version": version,
+        "cells": {
+            question: {
+                "place": place_of([one["word"] for one in own]),
+                "verdicts": [{**one, **mark(one["word"])} for one in own],
+            }
+            for question, own in cells.items()
+        },
+    }
 
 
 def _reports(folder: Path) -> Iterator[_Report]:
@@ -109,12 +129,7 @@ def _counts(metrics: list[dict[str, Any]], question: str) -> Iterator[dict[str, 
     words = [row["cells"][question]["word"] for row in metrics]
     for word in [*MARKS, *(w for w in (*WORDS, "not counted") if w not in MARKS)]:
         if word in words:
-            yield {**_mark(word), "count": words.count(word)}
-
-
-def _mark(word: str) -> dict[str, Any]:
-    shape, colour = MARKS.get(word, ("–", "na"))
-    return {"word": word, "shape": shape, "colour": colour}
+            yield {**mark(word), "count": words.count(word)}
 
 
 def _lines(reports: list[_Report]) -> list[_Line]:
@@ -135,7 +150,8 @@ def _lines(reports: list[_Report]) -> list[_Line]:
                 if cell["word"]:
                     place = f"{report.link}#{cell['evidence'] or 'scorecard'}"
                     own = {"link": place, "suite": report.told["suite"], "figure": cell["figure"]}
-                    line.cells[question].append({**_mark(cell["word"]), **own})
+                    own["tied"] = cell.get("tied", False)
+                    line.cells[question].append({**mark(cell["word"]), **own})
     return sorted(
         found.values(),
         key=lambda e: (e.title.casefold(), e.implementation != "native", e.implementation),

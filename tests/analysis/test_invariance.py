@@ -114,7 +114,7 @@ def what_would_tell(change, error):
     part = {"source": "probes", "size": error, "degrees_of_freedom": None}
     frame["errors"] = [[part]] * len(frame)
     (row,) = invariance_matrix(Results(frame)).to_dict("records")
-    assert row["verdict"] == "unclear"
+    assert row["verdict"] == "can't tell"
     return row
 
 
@@ -194,15 +194,15 @@ def test_verdicts_against_theory():
     assert verdict("hessian_trace", same, **control)[2] == "a control does not move it"
     # Small changes to both sides: no change beyond 2% for most, but not shown to be equivalent.
     unsure = [(1.0, 1.019), (1.0, 0.981), (1.0, 1.018)]
-    assert verdict("hessian_trace", unsure, **permuted)[0] == "unclear"
+    assert verdict("hessian_trace", unsure, **permuted)[0] == "can't tell"
 
 
 @pytest.mark.parametrize(
     ("change", "error", "expected"),
     [
         # ±5% at random: 0 in the mean of 38, and no invariance of any single network.
-        (np.tile([0.05, -0.05], 19), None, "unclear"),
-        (np.tile([0.05, -0.05], 19), 0.05, "unclear"),
+        (np.tile([0.05, -0.05], 19), None, "can't tell"),
+        (np.tile([0.05, -0.05], 19), 0.05, "can't tell"),
         (np.tile([0.05, -0.05], 19), 1e-3, "moves"),
         # 30% on all of them: no noise of a single figure hides what 38 agree in.
         (np.linspace(0.25, 0.35, 38), 0.3, "moves"),
@@ -264,7 +264,7 @@ def test_an_error_that_does_not_tell_directions_from_points_holds_both():
     frame["errors"] = [[part]] * len(frame)
     assert changes(Results(frame))["noise"].to_numpy() == pytest.approx(math.hypot(0.02, 0.02))
     (row,) = invariance_matrix(Results(frame)).to_dict("records")
-    assert (row["verdict"], row["disagrees"]) == ("unclear", "")
+    assert (row["verdict"], row["disagrees"]) == ("can't tell", "")
     # On the same directions the same change is no noise.
     same = frame.assign(transformation_kind=frame["transformation_kind"].replace("units", "chart"))
     (row,) = invariance_matrix(Results(same)).to_dict("records")

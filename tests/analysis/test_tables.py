@@ -11,7 +11,12 @@ from sharpbench.analysis.correctness import implementation_agreement
 from sharpbench.analysis.cost import cost_table
 from sharpbench.analysis.failures import failures, outcomes
 from sharpbench.analysis.invariance import invariance_matrix
-from sharpbench.analysis.names import short_names
+from sharpbench.analysis.names import (
+    changes_in_words,
+    in_reading_order,
+    reading_order,
+    short_names,
+)
 from sharpbench.analysis.results import Results, error_on_same_points, random_error
 
 BASE = {
@@ -53,22 +58,26 @@ UNTOLD = ({"source": "other", "size": None, "degrees_of_freedom": None},)
     ("changes", "errors", "verdict"),
     [
         ([1.0, 1.0 + 1e-12, 1.0005], (), "invariant"),
-        ([1.0, 1.0 + 1e-12, 1.005], (), "unclear"),  # three networks say little of the next one
+        ([1.0, 1.0 + 1e-12, 1.005], (), "can't tell"),  # three networks say little of the next one
         ([1.2, 0.5, 3.0], (), "moves"),
         ([1.0, 1.0, 1.0, 1.5], (), "mixed"),
-        ([1.0] * 39 + [1.9], PROBES, "unclear"),  # one of forty beyond three times its noise
+        ([1.0] * 39 + [1.9], PROBES, "can't tell"),  # one of forty beyond three times its noise
         ([1.0] * 39 + [1.9], POINTS, "mixed"),  # no noise of its own: it is there
         ([1.0] * 99 + [1.021], (), "mixed"),  # 99 that stay bound the others, not this one
         ([1.0] * 99 + [1.019], (), "invariant"),
-        ([1.05, 0.95, 1.03], PROBES, "unclear"),  # 3·√2·0.1 = 0.42 of noise
+        ([1.05, 0.95, 1.03], PROBES, "can't tell"),  # 3·√2·0.1 = 0.42 of noise
         ([1.05, 0.95, 1.03], POINTS, "moves"),  # the same points before and after
         ([1.6, 1.7, 1.9], PROBES, "moves"),
         ([1.0, 1.0, 1.0], PROBES, "invariant"),  # a noisy estimator that still does not move
         ([1.3] * 37 + [1.31], PROBES, "moves"),  # below each one's noise, but all alike
-        ([1.2, 0.5, 3.0], UNTOLD, "unclear"),  # noise of unknown size: no network moves by itself
-        ([1.0] * 39 + [1.9], UNTOLD, "unclear"),
+        (
+            [1.2, 0.5, 3.0],
+            UNTOLD,
+            "can't tell",
+        ),  # noise of unknown size: no network moves by itself
+        ([1.0] * 39 + [1.9], UNTOLD, "can't tell"),
         ([1.3] * 37 + [1.31], UNTOLD, "moves"),  # what all of them do is no noise
-        ([1.3], UNTOLD, "unclear"),
+        ([1.3], UNTOLD, "can't tell"),
         ([1.0, 1.0, 1.0], UNTOLD, "invariant"),
     ],
 )
@@ -80,7 +89,7 @@ def test_invariance_verdicts(changes, errors, verdict):
 
 def test_what_an_unfinished_iteration_may_be_off_is_no_move():
     """Of 1 → 1.05 each figure may be 0.02 off: 0.02 of tolerance and 0.04 of bounds allow 0.06."""
-    assert invariance_of([1.05, 0.95, 1.03], error_bound=0.02)["verdict"] == "unclear"
+    assert invariance_of([1.05, 0.95, 1.03], error_bound=0.02)["verdict"] == "can't tell"
     assert invariance_of([1.07, 0.93, 1.07], error_bound=0.02)["verdict"] == "moves"
 
 
@@ -221,6 +230,31 @@ def test_short_names_hold_what_tells_entries_apart():
         "a": "mlp (tanh)", "b": "mlp (relu)", "c": "cnn",
         "d": "digits (label noise 0)", "e": "digits (label noise 0.2)",
     }  # fmt: skip
+
+
+def test_a_word_that_says_nothing_by_itself_has_its_parameters_name():
+    entries = {"a": ("SAM", {"adaptive": "none"}), "b": ("SAM", {"adaptive": "elementwise"})}
+    assert short_names(entries) == {"a": "SAM (adaptive none)", "b": "SAM (elementwise)"}
+
+
+def test_names_are_in_the_order_in_which_they_are_looked_up():
+    names = ["SAM", "layer (α 100)", "curvature", "layer (α 0.3)", "Hessian", "layer (α 3)", "SAM"]
+    ordered = ["curvature", "Hessian", "layer (α 0.3)", "layer (α 3)", "layer (α 100)", "SAM"]
+    assert reading_order(names) == ordered
+    frame = in_reading_order(pd.DataFrame({"metric": names, "n": range(7)}), "metric")
+    assert frame["metric"].tolist() == [*ordered, "SAM"]
+    assert frame["n"].tolist()[-2:] == [0, 6]
+
+
+def test_of_several_settings_of_a_transformation_the_usual_one_is_told_too():
+    entries = {
+        "layer_rescaling": ("layer_rescaling", {"alpha": 10.0, "draws": 1}),
+        "layer_rescaling(alpha=0.01)": ("layer_rescaling", {"alpha": 0.01, "draws": 1}),
+        "weight_noise(scale=0.1)": ("weight_noise", {"scale": 0.1}),
+    }
+    assert list(changes_in_words(entries).values()) == [
+        *("layer rescaling (α 10)", "layer rescaling (α 0.01)", "weight noise (scale 0.1)")
+    ]
 
 
 def test_comparison_counts_standard_errors():

@@ -18,8 +18,9 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from sharpbench.report.compact import compact
-from sharpbench.report.drawing import finish_panels, legend
+from sharpbench.report.drawing import finish_panels, legend, of_change
 from sharpbench.report.svg import figure_style, to_svg
+from sharpbench.report.weight import lightened
 
 X = np.array([0.001, 0.02, 0.3, 40.0])
 Y = np.array([-1.0, 2.0, 3.5, 0.25])
@@ -169,6 +170,41 @@ def test_where_that_would_be_very_many_images_colours_alone_are_kept_apart():
     with figure_style():
         svg = str(to_svg(scattered(4, colours, shapes), name="some", alt="Marks."))
     assert {of: len(own) for of, own in images(svg).items()} == {str(k): 4 for k in range(20)}
+
+
+def test_a_scale_of_changes_has_room_for_a_percent_and_for_a_thousandfold():
+    figure, axis = plt.subplots()
+    of_change(axis, 0.1, 7000)
+
+    def place(ratio):
+        return axis.transData.transform((ratio, 0))[0]
+
+    assert place(1) - place(0.5) == pytest.approx(place(2) - place(1))
+    # √|log₁₀|: of ×10⁴ 2, of ×10 1, of ×1.02 0.093.
+    assert (place(1.02) - place(1)) / (place(10) - place(1)) == pytest.approx(0.0927, abs=1e-3)
+    assert (place(1e4) - place(1)) / (place(10) - place(1)) == pytest.approx(2)
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels[0] == "×0.1"
+    assert "×1" in labels
+    plt.close(figure)
+
+
+def test_a_page_sheds_what_weighs_most_and_says_so():
+    with figure_style():
+        svg = to_svg(scattered(1, {"a": "#0077bb", "b": "#cc3311"}, {"s": "o"}), name="x", alt="X.")
+    figure = f"<figure>{svg}<figcaption>Marks.</figcaption></figure>"
+    rows = "<tr><td>1</td></tr>" * 500
+    page = f'{figure}<div class="tall"><table><thead></thead><tbody>{rows}</tbody></table></div>é'
+    assert lightened(page) == page
+    values = len(re.search(r"<metadata>.*</metadata>", svg)[0])
+    light = lightened(page, len(page.encode()) - values // 4)
+    assert light.count("<td>") == 500
+    found = told(light)
+    assert (found["panels"], [e["label"] for e in found["legend"]]) == ([], ["a", "b", "s"])
+    assert "left out" in light
+    lightest = lightened(page, 100)
+    assert "<td>" not in lightest
+    assert "500 rows are left out" in lightest
 
 
 def test_a_cell_has_its_value_and_the_names_of_its_row_and_column():

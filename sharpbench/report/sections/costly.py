@@ -33,7 +33,7 @@ class Costly(Section):
     def sentences(self, results: Results) -> list[str]:
         costs = cost_table(results)
         if costs.empty:
-            return ["No measurement was timed."]
+            return []
         by_metric = costs.groupby("metric")["gradients"].median().sort_values()
         parts = [f"{metric} {work(v)}" for metric, v in by_metric.items() if v > 0]
         found = []

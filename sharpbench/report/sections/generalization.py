@@ -16,14 +16,21 @@ from matplotlib.figure import Figure
 from sharpbench.analysis.generalization import Grid, Score, grid, scores, work
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.report.drawing import DIVERGING, plain_log_ticks
-from sharpbench.report.format import fixed, interval, percent
+from sharpbench.report.drawing import DIVERGING, legend, plain_log_ticks
+from sharpbench.report.format import count, fixed, interval, percent
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Generalization", "joined"]
 
 _COLOURS = {"oracle": 7, "rival": 3, "metric": 0, "control": 1, "chance": 7}
 """Of the colour-blind-safe palette."""
+
+_KINDS = {
+    "oracle": "oracles and chance",
+    "rival": "the hyperparameters alone",
+    "metric": "metrics",
+    "control": "controls",
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,11 @@ class Generalization(Section):
         yield Picture(
             "generalization",
             functools.partial(_scores_figure, rows),
-            f"How well each figure predicts the {title} (n = {found.population.size}). Ψ: mean over the axes "
-            "of Kendall's τ between networks that differ in one setting alone; K: information on the sign of "
-            "a difference that any two settings don't give already; the share of pairs ranked wrongly on "
-            "average (bar) and in the worst environment (cross); regret of the network that it picks. Lines "
-            "are 95% intervals over the seeds; dashed: a figure that knows nothing.",
+            f"How well each figure predicts the {title} (n = {count(found.population.size)}). Ψ: mean over "
+            "the axes of Kendall's τ between networks that differ in one setting alone; K: information on "
+            "the sign of a difference that any two settings don't give already; the share of pairs ranked "
+            "wrongly on average (bar) and in the worst environment (cross); regret of the network that it "
+            "picks. Lines are 95% intervals over the seeds; dashed: a figure that knows nothing.",
         )
         yield Picture(
             "generalization-axes",
@@ -107,7 +114,7 @@ def population_sentence(found: Grid) -> str:
         f"{axis} {len(levels)}" for axis, levels in zip(population.axes, found.levels, strict=True)
     )
     told = (
-        f"{population.size} networks: {population.configurations.max() + 1} configurations on "
+        f"{count(population.size)} networks: {population.configurations.max() + 1} configurations on "
         f"{len(population.axes)} axes (values: {axes}), {len(np.unique(population.seeds[:, 0]))} seeds."
     )
     if found.dropped:
@@ -131,7 +138,7 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
         return []
     best = metrics[0]
     assert best.mean is not None
-    n = f"On {found.population.size} networks"
+    n = f"On {count(found.population.size)} networks"
     tied = [s.row for s in metrics if s.tied and s.row != best.row]
     also = f" (not told apart from it: {_first(tied)})" if tied else ""
     sentences = [
@@ -217,7 +224,7 @@ def _shares(found: Estimate) -> str:
 def _scores_figure(rows: list[Score]) -> Figure:
     """Ψ, K, the worst environment and regret: a panel each, a line a figure."""
     names = [s.row + (" =" if s.tied else "") for s in rows]
-    figure, axes = plt.subplots(1, 4, figsize=(11.5, 1.4 + 0.27 * len(rows)), sharey=True)
+    figure, axes = plt.subplots(1, 4, figsize=(11.5, 1.7 + 0.27 * len(rows)), sharey=True)
     palette = sns.color_palette("colorblind")
     chance = next((s for s in rows if s.kind == "chance"), None)
     for place, score in enumerate(rows):
@@ -246,7 +253,19 @@ def _scores_figure(rows: list[Score]) -> Figure:
         axis.grid(axis="y", linewidth=0.3)
     axes[0].set_yticks(range(len(rows)), names)
     axes[0].invert_yaxis()
+    _explained(figure, rows)
     return figure
+
+
+def _explained(figure: Figure, rows: Sequence[Score]) -> None:
+    """What the colours stand for."""
+    palette = sns.color_palette("colorblind")
+    told = {
+        _KINDS[kind]: palette[_COLOURS[kind]]
+        for kind in _KINDS
+        if any(s.kind == kind for s in rows)
+    }
+    figure.legend(handles=legend(told, {}), loc="outside lower center", ncols=len(told))
 
 
 def _mark(
@@ -315,7 +334,7 @@ def _groups_figure(ranked: Sequence[Score]) -> Figure:
     """Ψ of each figure, and beside it the runs that are not told apart."""
     groups = joined(ranked)
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(8.5, 1.2 + 0.24 * len(ranked)), sharey=True,
+        1, 2, figsize=(8.5, 1.5 + 0.24 * len(ranked)), sharey=True,
         width_ratios=[5, max(0.6, 0.22 * len(groups))],
     )  # fmt: skip
     palette = sns.color_palette("colorblind")
@@ -328,7 +347,8 @@ def _groups_figure(ranked: Sequence[Score]) -> Figure:
     left.invert_yaxis()
     for column, (first, last) in enumerate(groups):
         right.plot([column, column], [first - 0.2, last + 0.2], color="0.35", linewidth=2.5)
-    right.set(xlim=(-0.7, len(groups) - 0.3), xticks=[], xlabel="not told apart")
+    right.set(xlim=(-0.7, len(groups) - 0.3), xticks=[], xlabel="not told\napart")
+    _explained(figure, ranked)
     right.tick_params(axis="y", length=0)
     for side in right.spines.values():
         side.set_visible(False)
@@ -342,10 +362,12 @@ def _psi(score: Score) -> float:
 def _axes_figure(names: Sequence[str], rows: list[Score]) -> Figure:
     """ψ of each figure (rows) by axis, and Ψ beside it."""
     shown = [s for s in rows if any(s.axes)]
-    axes = [*names, "mean Ψ"]
+    # On an axis along which no two networks differ in that setting alone nothing is told.
+    told = [j for j in range(len(names)) if any(s.axes[j] is not None for s in shown)]
+    axes = [*(names[j] for j in told), "", "mean Ψ"]
     values = np.full((len(shown), len(axes)), np.nan)
     for i, score in enumerate(shown):
-        for j, one in enumerate([*score.axes, score.mean]):
+        for j, one in enumerate([*(score.axes[j] for j in told), None, score.mean]):
             if one is not None:
                 values[i, j] = one.value
     marks = np.array(
@@ -359,5 +381,4 @@ def _axes_figure(names: Sequence[str], rows: list[Score]) -> Figure:
     )  # fmt: skip
     axis.tick_params(axis="x", rotation=30, length=0)
     axis.tick_params(axis="y", rotation=0, length=0)
-    axis.axvline(len(axes) - 1, color="white", linewidth=3)
     return figure

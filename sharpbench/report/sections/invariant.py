@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.analysis.invariance import (
     NOT_TOLD,
+    TOLERANCE,
     changes,
     gauge_orbits,
     invariance_matrix,
@@ -22,10 +23,18 @@ from sharpbench.analysis.invariance import (
     ranking_survival,
     reachable,
 )
-from sharpbench.analysis.names import change_in_words, symbol
+from sharpbench.analysis.names import reading_order, symbol
 from sharpbench.analysis.results import TRAINED, Results
-from sharpbench.report.drawing import MARKERS, MOST_DRAWN, colours_of, legend
+from sharpbench.report.drawing import (
+    MARKERS,
+    MOST_DRAWN,
+    colours_of,
+    legend,
+    of_change,
+    wrapped,
+)
 from sharpbench.report.format import count, number, percent, times
+from sharpbench.report.marks import told_as
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Invariant"]
@@ -35,7 +44,7 @@ _VERDICTS = {
     "equivariant": "moved by the predicted amount:",
     "moves": "moved (after/before):",
     "mixed": "moved on some networks:",
-    "unclear": "can't tell:",
+    "can't tell": "can't tell:",
 }
 
 _KEPT = {"invariant", "equivariant"}
@@ -56,14 +65,14 @@ class Invariant(Section):
     def sentences(self, results: Results) -> list[str]:
         matrix = invariance_matrix(results)
         if matrix.empty:
-            return ["No transformation was asked for."]
+            return []
         found = [
-            _sentence(str(name), every)
+            _sentence(results, str(name), every)
             for name, every in matrix.groupby("transformation_name", sort=False)
         ]
         found += [
             f"Theory and measurement disagree: {row.metric} under "
-            f"{change_in_words(row.transformation)} ({row.disagrees}; n = {row.n})."
+            f"{results.change(row.transformation)} ({row.disagrees}; n = {count(row.n)})."
             for row in matrix[matrix["disagrees"] != ""].itertuples()
         ]
         return found
@@ -75,7 +84,7 @@ class Invariant(Section):
             "matrix": matrix,
             "not_told": asked and bool((matrix["theory"] == NOT_TOLD).any()),
             "matrix_metrics": list(dict.fromkeys(matrix["metric"])) if asked else [],
-            "transformations": list(dict.fromkeys(matrix["transformation"])) if asked else [],
+            "transformations": reading_order(matrix["transformation"]) if asked else [],
             "reachable": reachable(results),
             "left": left_alone(results),
             "ranking": ranking_survival(results),
@@ -90,29 +99,37 @@ class Invariant(Section):
                 f"gauge{number_ or ''}",
                 functools.partial(_gauge_figure, rows),
                 f"Gauge orbits: each metric along {str(family).replace('_', ' ')}, the same function "
-                f"throughout, against its {parameter.replace('_', ' ')} (line: median over "
-                f"{rows['subject'].nunique()} networks, band: full range). A metric of the function is flat; "
-                "one that runs off can be made any size without changing what the network does.",
+                f"throughout, against its {symbol(str(parameter))} (line: median over "
+                f"{count(rows['subject'].nunique())} networks, band: full range). A metric of the function "
+                "is flat; one that runs off can be made any size without changing what the network does.",
             )
         moved = changes(results)
         if len(moved):
             yield Picture(
                 "invariance",
-                functools.partial(_invariance_figure, moved[_DRAWN]),
-                "Relative change of each metric, a point a network, same random seeds before and after. "
-                "Crosses move by more than 2% and three standard errors of the random numbers that the two "
-                "figures do not share (more where these are few); changes below 10⁻¹⁶ are drawn there.",
+                functools.partial(
+                    _invariance_figure,
+                    moved[_DRAWN].assign(
+                        transformation=moved["transformation"].map(results.change)
+                    ),
+                ),
+                "Each metric after a change over before it, a point a network, same random seeds before and "
+                f"after; at ×1 nothing has moved. The band is ×{1 - TOLERANCE:g} to ×{1 + TOLERANCE:g}; "
+                "crosses leave it by more than three standard errors of the random numbers that the two "
+                "figures do not share (more where these are few). The axis is stretched about ×1 (√|log|); "
+                "what has changed its sign, or become or been 0, stands at its end.",
             )
 
 
-def _sentence(name: str, every: pd.DataFrame) -> str:
+def _sentence(results: Results, name: str, every: pd.DataFrame) -> str:
     """What one transformation does; of several strengths the one that moves most speaks for it."""
     strength = every.groupby("transformation")["median_change"].max().fillna(-1).idxmax()
     group = every[every["transformation"] == strength]
-    transformation = str(strength) if len(set(every["transformation"])) > 1 else name
+    words = results.change(str(strength) if len(set(every["transformation"])) > 1 else name)
+    heading = words[:1].upper() + words[1:]
     applied = group[group["n"] > 0]
     if applied.empty:
-        return f"{_heading(transformation)} applied to none of the networks."
+        return f"{heading} applied to none of the networks."
     change = applied["function_change"].max()
     kept = f"moves the logits by up to {percent(change)}"
     if change < _ROUNDING:
@@ -126,20 +143,12 @@ def _sentence(name: str, every: pd.DataFrame) -> str:
         if names:
             parts.append(f"{what} {', '.join(names)}")
     told = "; ".join(parts)
-    return (
-        f"{_heading(transformation)} {kept} (n = {applied['n'].max()}). "
-        f"{told[:1].upper()}{told[1:]}."
-    )
-
-
-def _heading(transformation: str) -> str:
-    words = change_in_words(transformation)
-    return words[:1].upper() + words[1:]
+    return f"{heading} {kept} (n = {count(int(applied['n'].max()))}). {told[:1].upper()}{told[1:]}."
 
 
 def _told(row: Any) -> str:
     """How far a metric moves; of one that isn't told to move or not, what would tell."""
-    if row.verdict != "unclear":
+    if row.verdict != "can't tell":
         return times(row.lowest_ratio, row.highest_ratio)
     most = f"single networks {times(row.lowest_ratio, row.highest_ratio)}"
     if row.networks == row.networks:
@@ -176,7 +185,7 @@ def _gauge_figure(orbits: pd.DataFrame) -> Figure:
             markersize=5,
         )
     strength = symbol(str(orbits["parameter"].iloc[0]))
-    axis.set(yscale="log", xlabel=strength, ylabel="after / before")
+    axis.set(yscale="log", xlabel=strength, ylabel="after/before")
     if (orbits["strength"] > 0).all():
         axis.set_xscale("log")
     handles = legend(colours, {})
@@ -186,16 +195,20 @@ def _gauge_figure(orbits: pd.DataFrame) -> Figure:
     return figure
 
 
-_DRAWN = ["metric", "transformation", "relative_change", "moved"]
+_DRAWN = ["metric", "transformation", "ratio", "moved"]
+
+_NARROWEST = 1.2
+"""To such a factor, either way, the axis reaches at least."""
 
 
 def _invariance_figure(changes: pd.DataFrame) -> Figure:
-    """Relative change of each metric on each subject, one panel a transformation, log axis.
+    """After/before of each metric on each subject, one panel a transformation.
 
-    ``changes``: the columns `_DRAWN`. Those below 1e-16 are drawn at 1e-16: they are exactly or nearly zero.
+    ``changes``: the columns `_DRAWN`. What has no logarithm is drawn at the left end, what is infinite or
+    of 0 at the right one.
     """
-    transformations = list(dict.fromkeys(changes["transformation"]))
-    metrics = list(dict.fromkeys(changes["metric"]))
+    transformations = reading_order(changes["transformation"])
+    metrics = reading_order(changes["metric"])
     columns = min(4, len(transformations))
     bands = int(np.ceil(len(transformations) / columns))
     figure, axes = plt.subplots(
@@ -209,20 +222,29 @@ def _invariance_figure(changes: pd.DataFrame) -> Figure:
         sharey=True,
         squeeze=False,
     )
-    colours = colours_of(changes["metric"])
-    for axis in axes.flat[len(transformations) :]:
-        axis.set_visible(False)
-    for axis, transformation in zip(axes.flat, transformations, strict=False):
-        rows = changes[changes["transformation"] == transformation]
+    colours = dict(zip(metrics, colours_of(pd.Series(metrics)).values(), strict=True))
+    ratios = changes["ratio"]
+    finite = ratios[(ratios > 0) & np.isfinite(ratios)]
+    low = min(finite.min(), 1 / _NARROWEST) if len(finite) else 1 / _NARROWEST
+    high = max(finite.max(), _NARROWEST) if len(finite) else _NARROWEST
+    drawn = ratios.where(ratios > 0, low).where(ratios.notna(), high).clip(low, high)
+    for place, axis in enumerate(axes.flat):
+        if place >= len(transformations):
+            axis.set_visible(False)
+            axes.flat[place - columns].tick_params(axis="x", labelbottom=True)
+            continue
+        rows = changes["transformation"] == transformations[place]
+        axis.axvspan(1 - TOLERANCE, 1 + TOLERANCE, color="0.5", alpha=0.2, linewidth=0)
         for height, metric in enumerate(metrics):
-            group = rows[rows["metric"] == metric]
-            jitter = (
-                np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(len(group))
-            )
+            own = rows & (changes["metric"] == metric)
+            count_ = int(own.sum())
+            jitter = np.linspace(-0.25, 0.25, count_) if count_ > 1 else np.zeros(count_)
             for moved, marker in ((True, "X"), (False, "o")):
-                chosen = (group["moved"] == moved).to_numpy()
-                axis.scatter(
-                    group["relative_change"].clip(lower=1e-16)[chosen],
+                chosen = (changes.loc[own, "moved"] == moved).to_numpy()
+                if not chosen.any():
+                    continue
+                marks = axis.scatter(
+                    drawn[own][chosen],
                     height + jitter[chosen],
                     s=16,
                     marker=marker,
@@ -231,11 +253,12 @@ def _invariance_figure(changes: pd.DataFrame) -> Figure:
                     linewidths=0,
                     rasterized=len(changes) > MOST_DRAWN,
                 )
-        axis.set_title(change_in_words(transformation))
-        axis.set_xscale("log")
+                told_as(marks, x=[times(v) for v in ratios[own][chosen]])
+        axis.set_title(wrapped(transformations[place], 28))
         axis.set_yticks(range(len(metrics)), metrics)
         axis.set_ylim(len(metrics) - 0.4, -0.6)
-    figure.supxlabel("|after − before| / |before|", size=10)
+    of_change(axes.flat[0], low, high)
+    figure.supxlabel("after/before", size=10)
     figure.legend(
         handles=legend({}, {"beyond its noise": "X", "within its noise, or noise not told": "o"}),
         loc="outside upper right",

@@ -34,7 +34,7 @@ from sharpbench.report.drawing import (
     log_scaled,
     plain_log_ticks,
 )
-from sharpbench.report.format import fixed, interval
+from sharpbench.report.format import count, fixed, interval
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Predictive"]
@@ -78,8 +78,9 @@ class Predictive(Section):
                 "scatter",
                 functools.partial(_scatter_figure, networks, results.units),
                 f"Each metric against the test error, a point a trained network (n = "
-                f"{networks['subject'].nunique()}). Bars are standard errors; colour is data and model, "
-                "shape the recipe. Compare points of one colour: other differences are not the metric's.",
+                f"{count(networks['subject'].nunique())}). Bars are standard errors; colour is data and "
+                "model, shape the recipe. Compare points of one colour: other differences are not the "
+                "metric's.",
             )
         if table.empty:
             return
@@ -160,7 +161,9 @@ def _tau(value: float) -> str:
 def _networks(rows: list[Any]) -> str:
     """``n = 640`` or the range."""
     fewest, most = min(r.within.n for r in rows), max(r.within.n for r in rows)
-    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
+    if fewest == most:
+        return f"n = {count(most)}"
+    return f"n = {count(fewest)} to {count(most)}"
 
 
 def _scatter_figure(points: pd.DataFrame, units: Mapping[str, str]) -> Figure:

@@ -20,7 +20,7 @@ from sharpbench.analysis.correctness import (
 from sharpbench.analysis.rate_fit import fitted_orders
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import MOST_PANELS
-from sharpbench.report.format import fixed, number, percent
+from sharpbench.report.format import count, fixed, number, percent
 from sharpbench.report.sections import right_figures as figures
 from sharpbench.report.sections.base import Picture, Section
 
@@ -109,7 +109,7 @@ class Right(Section):
                 "agreement",
                 functools.partial(figures.agreement_figure, pairs),
                 "Difference of each other implementation from the native one, a point a network "
-                f"(n = {pairs['subject'].nunique()}).",
+                f"(n = {count(pairs['subject'].nunique())}).",
             )
         orders = fitted_orders(results)
         if len(orders) > 0 and orders["stratum"].nunique() <= MOST_PANELS:
@@ -143,7 +143,7 @@ def _of_implementations(results: Results) -> list[str]:
     for row in implementation_agreement(results).itertuples():
         text = (
             f"{row.b} differs from {row.a} by {percent(row.median_difference)} in the median and "
-            f"{percent(row.largest_difference)} at most (n = {row.n} networks)"
+            f"{percent(row.largest_difference)} at most (n = {count(row.n)} networks)"
         )
         if row.beyond_3_errors == row.beyond_3_errors:
             text += (
@@ -226,7 +226,7 @@ def stated_error_sentences(table: pd.DataFrame) -> list[str]:
             f"{_share(low)} to {_share(high)} of {int(np.median(stated['n']))} repetitions"
         )
         words = {"too small": "are too small", calibration.WIDE: "cover more than they say"}
-        for verdict, word in {**words, "unclear": "unclear"}.items():
+        for verdict, word in {**words, "can't tell": "can't be told"}.items():
             some = stated[stated["verdict"] == verdict]
             if len(some):
                 worst = some.loc[(some["covered"] - calibration.STATED).abs().idxmax()]

@@ -16,7 +16,7 @@ from sharpbench.analysis.statistics import Estimate
 from sharpbench.report.format import count, fixed, interval, number, percent, times
 from sharpbench.report.sections.base import Section
 
-__all__ = ["MARKS", "Scorecard", "cell_in_words", "marked", "prose"]
+__all__ = ["MARKS", "Scorecard", "cell_in_words", "mark", "marked", "place_of", "prose"]
 
 _HEADS = {q: f"{q.capitalize()}?" for q in QUESTIONS}
 
@@ -118,28 +118,43 @@ def _shown(
 
 def _cell(entry: Entry, question: str, cell: Cell, measure: str, own: str) -> dict[str, Any]:
     suite, measures = ("", False) if cell.word else suites_that_ask(question, entry.name, own)
-    shape, colour = MARKS.get(cell.word, ("–", "na"))
     figure, told = cell_in_words(cell)
     sorted_by = cell.measure in {measure, "transformations", "gradients"}
     order = cell.value if sorted_by and not math.isnan(cell.value) else ""
     return {
-        "word": cell.word, "shape": shape, "colour": colour, "figure": _kept(figure),
+        **mark(cell.word), "figure": _kept(figure),
         "told": [_kept(t) for t in told],
         "evidence": cell.evidence or "failed", "tied": cell.tied, "order": order, "suite": suite,
         "measures": measures, "why": "",
     }  # fmt: skip
 
 
-def marked(word: str) -> str:
-    """A verdict with its shape; empty where there is none."""
-    return f"{MARKS.get(word, ('–', ''))[0]} {word}" if word else ""
+def mark(word: str) -> dict[str, str]:
+    """A verdict with the shape and the colour that it has on every page."""
+    shape, colour = MARKS.get(word, ("–", "na"))
+    return {"word": word, "shape": shape, "colour": colour}
+
+
+def marked(word: str, *, tied: bool = False) -> str:
+    """A verdict as text, with its shape; of a question that was not asked that."""
+    return f"{mark(word)['shape']} {word}{' =' if tied else ''}" if word else _NOT_ASKED
+
+
+_NOT_ASKED = "not asked"
+
+
+def place_of(words: Sequence[str]) -> int | None:
+    """Where a row of such verdicts stands when it is sorted by them: by the worst one; None without any."""
+    worst = {"stays": 0, "mixed": 1, "na": 2, "moves": 3}
+    found = [mark(word) for word in words if word]
+    return max((worst.get(one["colour"], len(one["shape"])) for one in found), default=None)
 
 
 def cell_in_words(cell: Cell) -> tuple[str, list[str]]:
     """The figure of a verdict, and what else there is to say of it."""
     told = list(cell.told)
     if cell.measure == "transformations":
-        told[0] += f": {times(cell.low, cell.high)}, n = {cell.networks}"
+        told[0] += f": {times(cell.low, cell.high)}, n = {count(cell.networks)}"
     return _figure(cell), told
 
 

@@ -74,6 +74,7 @@ def _trajectory_figure(rows: pd.DataFrame) -> Figure:
         top = 2 * (place // columns)
         axes[top, place % columns].set_visible(False)
         axes[top + 1, place % columns].set_visible(False)
+        axes[top - 1, place % columns].tick_params(axis="x", labelbottom=True)
     legend = axes[0, 0].get_legend()
     if legend is not None:
         handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -2,6 +2,7 @@
 // Values of marks under the pointer or by the arrow keys, and series that are hidden, from what each SVG tells
 // of itself. Without a script the figure stands as it is.
 (() => {
+  const MANY = 12;  // series from which on their buttons are folded
   const NEAR = 14;  // points of the SVG between the pointer and a mark that it means
 
   function read(svg) {
@@ -104,8 +105,10 @@
         show(there[Math.min(Math.max(to, 0), there.length - 1)]);
       }
     });
-    svg.tabIndex = 0;
-    svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")} Its values are read with the arrow keys.`);
+    if (chart.marks.length) {
+      svg.tabIndex = 0;
+      svg.setAttribute("aria-label", `${svg.getAttribute("aria-label")} Its values are read with the arrow keys.`);
+    }
 
     // A button for each entry of the legend of which something can be hidden.
     const parts = new Map();
@@ -134,7 +137,17 @@
       });
       list.append(button);
     }
-    (figure.querySelector(".tools") ?? figure).append(list);
+    const tools = figure.querySelector(".tools") ?? figure;
+    if (parts.size <= MANY) {
+      tools.append(list);
+      return;
+    }
+    const folded = document.createElement("details");
+    folded.className = "many";
+    const summary = document.createElement("summary");
+    summary.textContent = `Series (${parts.size})`;
+    folded.append(summary, list);
+    tools.append(folded);
   }
 
   for (const svg of document.querySelectorAll("figure svg")) furnished(svg.closest("figure"), svg);
