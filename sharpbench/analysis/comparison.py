@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.cost import FOREIGN_CORES
+from sharpbench.analysis.numbers import count
 from sharpbench.analysis.results import error_without_random_numbers, random_error
 
 __all__ = ["Comparison", "compare_costs", "compare_records"]
@@ -36,8 +37,8 @@ class Comparison:
     @property
     def sentence(self) -> str:
         return (
-            f"{self.common} figures in both, {len(self.rows)} of them differ; "
-            f"{self.only_a} only in A, {self.only_b} only in B"
+            f"{count(self.common)} figures in both, {count(len(self.rows))} of them differ; "
+            f"{count(self.only_a)} only before, {count(self.only_b)} only after"
         )
 
 

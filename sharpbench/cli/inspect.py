@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,7 +134,7 @@ def show(
     cls = registry.get(name)
     told = f"({kind}, version {cls.version}, {registry.origin(name)})"
     out.print(f"[bold]{escape(name)}[/]  {escape(told)}", soft_wrap=True)
-    out.print(escape(inspect.cleandoc(cls.__doc__ or "")), soft_wrap=True)
+    out.print(escape(_plain(inspect.cleandoc(cls.__doc__ or ""))), soft_wrap=True)
     if unit := getattr(cls, "unit", ""):
         out.print(f"\nUnit: {escape(unit)}")
     if cls.reference:
@@ -186,6 +187,11 @@ def _defaults(registry: Registry[Any], name: str) -> dict[str, Any] | None:
 
 def _told(entry: dict[str, Any]) -> tuple[str, str]:
     reason = entry.get("unavailable")
-    return entry["name"], f"[red]unavailable:[/] {escape(reason)}" if reason else escape(
-        entry["summary"]
-    )
+    if reason:
+        return entry["name"], f"[red]unavailable:[/] {escape(reason)}"
+    return entry["name"], escape(_plain(entry["summary"]))
+
+
+def _plain(text: str) -> str:
+    """A docstring without the marks of its names."""
+    return re.sub(r"(`+)([^`]+)\1", r"\2", text)

@@ -91,8 +91,8 @@ def test_what_can_t_be_is_told(capsys, monkeypatch, arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "[/red]/[a].csv"), "[/red]/[a].csv: 1 rows"),
-        (("export", "a b ü.parquet"), "a b ü.parquet: 1 rows"),
+        (("export", "[/red]/[a].csv"), "[/red]/[a].csv: 1 row"),
+        (("export", "a b ü.parquet"), "a b ü.parquet: 1 row"),
         (("run", "mini.toml", "--dry-run", "--results", "[/red]"), "16 to train"),
         (("data", "status", "--data-dir", "[/red]"), "data folder: [/red]"),
         (("data", "status", "--data-dir", "fifo"), "digits: needs no files"),
