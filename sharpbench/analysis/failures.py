@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -51,17 +53,29 @@ def outcomes(results: Results) -> dict[str, int]:
 
 @computed_once
 def failures(results: Results) -> pd.DataFrame:
-    """Trainings and measurements without a figure, equal ones counted together.
+    """Trainings and measurements without a figure; where the reasons differ in their numbers alone, together.
 
-    Columns: ``what``, ``transformation``, ``outcome`` (of `WORDS`), ``reason``, ``n``, ``example`` (one).
+    Columns: ``what``, ``transformation``, ``outcome`` (of `WORDS`), ``reason`` (the first of them),
+    ``others`` (how many more there are), ``n`` (figures), ``example`` (one).
     """
     columns = ["label", "transformation", "status", "reason", "subject", "subject_label"]
     rows = results.frame.loc[results.frame["status"] != "ok", columns].astype(object)
     if rows.empty:
-        return pd.DataFrame(columns=["what", "transformation", "outcome", "reason", "n", "example"])
+        return pd.DataFrame(
+            columns=["what", "transformation", "outcome", "reason", "others", "n", "example"]
+        )
     rows["outcome"] = outcomes_of(rows)
-    grouped = rows.fillna({"transformation": "", "reason": ""}).groupby(
-        ["label", "transformation", "outcome", "reason"], sort=True
-    )
-    counted = grouped.agg(n=("subject", "size"), example=("subject_label", "first")).reset_index()
-    return counted.rename(columns={"label": "what"})
+    rows = rows.fillna({"transformation": "", "reason": ""})
+    alike = {reason: _NUMBER.sub("#", reason) for reason in rows["reason"].unique()}
+    rows["alike"] = rows["reason"].map(alike)
+    grouped = rows.groupby(["label", "transformation", "outcome", "alike"], sort=True)
+    counted = grouped.agg(
+        reason=("reason", "first"),
+        others=("reason", lambda reasons: reasons.nunique() - 1),
+        n=("subject", "size"),
+        example=("subject_label", "first"),
+    ).reset_index()
+    return counted.drop(columns="alike").rename(columns={"label": "what"})
+
+
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d.,]*(?:e[+-]?\d+)?")

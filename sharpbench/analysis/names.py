@@ -180,6 +180,10 @@ def _usual(value: Any, others: list[Any]) -> bool:
     return same == len(others) or (len(others) >= _MANY and 2 * same > len(others))
 
 
+_MIB = 2**20
+"""Whole numbers of them are bytes."""
+
+
 def _spell(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -187,6 +191,8 @@ def _spell(value: Any) -> str:
         return ", ".join(f"{k} {_spell(v)}" for k, v in value.items())
     if isinstance(value, float):
         return number(value, 6)
+    if isinstance(value, int) and value >= _MIB and value % _MIB == 0:
+        return f"{value // 2**30} GiB" if value % 2**30 == 0 else f"{value // _MIB} MiB"
     if isinstance(value, list):
         if len(value) > 4 and value == list(range(value[0], value[0] + len(value))):
             return f"{value[0]}–{value[-1]}"

@@ -221,7 +221,7 @@ class Results:
                 version = versions.get(library, unknown)
                 by_version[version] = by_version.get(version, 0) + int(count)
             if len(by_version) > 1 or unknown in by_version:
-                parts = [f"{v} ({n} figures)" for v, n in sorted(by_version.items())]
+                parts = [f"{v} ({n:,} figures)" for v, n in sorted(by_version.items())]
                 told.append(f"{library} {' and '.join(parts)}")
         return told
 

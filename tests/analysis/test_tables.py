@@ -203,6 +203,20 @@ def test_problems_count_equal_reasons_together():
     assert (found["n"], found["reason"], found["outcome"]) == (3, "zero gradient", "failed")
 
 
+def test_problems_whose_reasons_differ_in_their_numbers_alone_are_told_together():
+    reasons = [
+        "margin is -0.5: wrong",
+        "margin is -1e-3: wrong",
+        "margin is -0.5: wrong",
+        "no layer2",
+    ]
+    rows = [row(str(i), None, status="failed", reason=told) for i, told in enumerate(reasons)]
+    found = failures(Results(pd.DataFrame(rows))).to_dict("records")
+    assert [(f["reason"], f["others"], f["n"]) for f in found] == [
+        ("margin is -0.5: wrong", 1, 3), ("no layer2", 0, 1),
+    ]  # fmt: skip
+
+
 def test_every_figure_asked_for_has_one_outcome():
     told = {
         "ok": None, "unsupported": "does not apply", "error": "curvlinops is not installed: …",

@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from sharpbench.analysis.names import reading_order
 from sharpbench.report.drawing import (
     MARKERS,
     colours_of,
@@ -68,29 +69,40 @@ def coverage_figure(
     ``table``: ``name``, ``n``, ``covered``, ``low``, ``high``, ``verdict``.
     """
     rows = table[table["n"] > 0]
-    names = list(dict.fromkeys(rows["name"]))
+    told = {name: titles.get(name, name.replace("_", " ")) for name in rows["name"]}
+    order = reading_order(told.values())
+    names = sorted(told, key=lambda name: order.index(told[name]))
     sizes = [int((rows["name"] == name).sum()) for name in names]
     heights = [max(0.24, 0.06 * size) for size in sizes]
     figure, axis = plt.subplots(figsize=(7.2, sum(heights) + 0.1 * len(names) + 0.9))
     axis.axvspan(100 * band[0], 100 * band[1], color="0.5", alpha=0.25, linewidth=0)
     axis.axvline(100 * stated, color="0.4", linewidth=0.8, linestyle="--")
     palette = sns.color_palette("colorblind")
-    colours = {"holds": palette[0], "too small": palette[3]}
+    kinds = {
+        "holds": ("o", palette[0], "holds"),
+        "too small": ("X", palette[3], "told too small"),
+        "": ("D", palette[7], "covers more than it says, or can't tell"),
+    }
     top, ticks = 0.0, []
     for name, height in zip(names, heights, strict=True):
         own = rows[rows["name"] == name].sort_values("covered", ascending=False)
         places = top + height * (np.arange(len(own)) + 0.5) / len(own)
         for place, row in zip(places, own.to_dict("records"), strict=True):
-            colour = colours.get(row["verdict"], palette[7])
-            axis.plot([100 * row["low"], 100 * row["high"]], [place] * 2, color=colour, linewidth=1)
-            shape = {"holds": "o", "too small": "X"}.get(row["verdict"], "D")
-            axis.plot(100 * row["covered"], place, shape, color=colour, markersize=4)
+            shape, colour, label = kinds.get(row["verdict"], kinds[""])
+            line = [100 * row["low"], 100 * row["high"]]
+            axis.plot(line, [place] * 2, color=colour, linewidth=1, label=label)
+            axis.plot(100 * row["covered"], place, shape, color=colour, markersize=4, label=label)
         ticks.append(top + height / 2)
         top += height + 0.1
-    axis.set_yticks(ticks, [wrapped(titles.get(name, name.replace("_", " "))) for name in names])
+    axis.set_yticks(ticks, [wrapped(told[name]) for name in names])
     axis.set_ylim(top, -0.1)
     axis.set_xlabel("truth inside the stated 95% interval (%)")
     axis.set_xlim(right=100.5)
+    handles = [
+        plt.Line2D([], [], marker=shape, linestyle="", color=colour, label=label)
+        for shape, colour, label in kinds.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

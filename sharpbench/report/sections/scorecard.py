@@ -159,10 +159,10 @@ def cell_in_words(cell: Cell) -> tuple[str, list[str]]:
 
 
 def _kept(text: str) -> str:
-    """``text`` that breaks neither within ``n = 12`` nor within an interval."""
-    return re.sub(
-        r"\[[^]]*\]%?|n = \S+", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text
-    )
+    """``text`` that breaks neither within ``n = 12`` nor within a figure with its interval or range."""
+    whole = r"\S+ \[[^]]*\]%?|n = \S+|\(\S+–\S+\)"
+    joined = str.maketrans({" ": "\N{NO-BREAK SPACE}", "–": "\N{WORD JOINER}–\N{WORD JOINER}"})
+    return re.sub(whole, lambda found: found[0].translate(joined), text)
 
 
 def _figure(cell: Cell) -> str:
@@ -180,9 +180,8 @@ def _figure(cell: Cell) -> str:
             found = Estimate(cell.value, cell.low, cell.high, cell.n)
             return f"{'Ψ' if cell.measure == 'psi' else 'τ'} {interval(found, 2, sign=True)}, {n}"
         case "gradients":
-            ends = (
-                "" if cell.low == cell.high else f" ({number(cell.low, 3)}–{number(cell.high, 3)})"
-            )
+            low, high = number(cell.low, 3), number(cell.high, 3)
+            ends = "" if low == high else f" ({low}–{high})"
             return f"{number(cell.value, 3)} gradients{ends}, {n}"
     return n if cell.n else ""
 
