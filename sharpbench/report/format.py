@@ -7,6 +7,7 @@ figure is a dash, and an uncertain one has the digits that its error leaves it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "figure",
     "fixed",
     "interval",
+    "kept",
     "number",
     "percent",
     "percent_figure",
@@ -150,6 +152,13 @@ def work(gradients: float | None) -> str:
     if gradients is None or math.isnan(gradients) or gradients <= 0:
         return "not counted"
     return number(gradients, 3)
+
+
+def kept(text: str) -> str:
+    """``text`` that breaks neither within ``n = 12`` nor within a figure with its interval or range."""
+    whole = r"\S+ \[[^]]*\]%?|n = \S+|\(\S+–\S+\)"
+    joined = str.maketrans({" ": "\N{NO-BREAK SPACE}", "–": "\N{WORD JOINER}–\N{WORD JOINER}"})
+    return re.sub(whole, lambda found: found[0].translate(joined), text)
 
 
 def _source_and_size(error: ErrorComponent | Mapping[str, Any]) -> tuple[str, float | None]:

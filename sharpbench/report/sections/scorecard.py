@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from sharpbench.analysis.failures import WORDS
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.scorecard import QUESTIONS, Cell, Entry, scorecard, suites_that_ask
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.report.format import count, fixed, interval, number, percent, times
+from sharpbench.report.format import count, fixed, interval, kept, number, percent, times
 from sharpbench.report.sections.base import Section
 
 __all__ = ["MARKS", "Scorecard", "cell_in_words", "mark", "marked", "place_of", "prose"]
@@ -122,8 +121,8 @@ def _cell(entry: Entry, question: str, cell: Cell, measure: str, own: str) -> di
     sorted_by = cell.measure in {measure, "transformations", "gradients"}
     order = cell.value if sorted_by and not math.isnan(cell.value) else ""
     return {
-        **mark(cell.word), "figure": _kept(figure),
-        "told": [_kept(t) for t in told],
+        **mark(cell.word), "figure": kept(figure),
+        "told": [kept(t) for t in told],
         "evidence": cell.evidence or "failed", "tied": cell.tied, "order": order, "suite": suite,
         "measures": measures, "why": "",
     }  # fmt: skip
@@ -156,13 +155,6 @@ def cell_in_words(cell: Cell) -> tuple[str, list[str]]:
     if cell.measure == "transformations":
         told[0] += f": {times(cell.low, cell.high)}, n = {count(cell.networks)}"
     return _figure(cell), told
-
-
-def _kept(text: str) -> str:
-    """``text`` that breaks neither within ``n = 12`` nor within a figure with its interval or range."""
-    whole = r"\S+ \[[^]]*\]%?|n = \S+|\(\S+–\S+\)"
-    joined = str.maketrans({" ": "\N{NO-BREAK SPACE}", "–": "\N{WORD JOINER}–\N{WORD JOINER}"})
-    return re.sub(whole, lambda found: found[0].translate(joined), text)
 
 
 def _figure(cell: Cell) -> str:
