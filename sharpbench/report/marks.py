@@ -52,7 +52,7 @@ def named_series(figure: Figure) -> list[dict[str, str]]:
     if len(looks) < 2:
         return []
     numbers = itertools.count()
-    shapes = [_corners(handle) for handle, _ in entries]
+    shapes = [_corners(handle) for _, handle in entries]
     for axes in figure.axes:
         parts = _parts_of_one(axes)
         for artist in _drawn(axes):

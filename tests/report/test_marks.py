@@ -8,6 +8,7 @@ import html
 import io
 import json
 import re
+from importlib import resources
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -21,6 +22,7 @@ from sharpbench.report.compact import compact
 from sharpbench.report.drawing import finish_panels, legend, of_change
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.report.weight import lightened
+from tests.browser import dom, in_a_browser, with_script
 
 X = np.array([0.001, 0.02, 0.3, 40.0])
 Y = np.array([-1.0, 2.0, 3.5, 0.25])
@@ -205,6 +207,51 @@ def test_a_page_sheds_what_weighs_most_and_says_so():
     lightest = lightened(page, 100)
     assert "<td>" not in lightest
     assert "500 rows are left out" in lightest
+
+
+@in_a_browser
+def test_within_a_bar_its_value_is_told_and_an_image_of_a_series_is_hidden(tmp_path):
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(6, 3))
+        axis.bar(["one", "two"], [4, 2], color="#0077bb")
+        axis.set_ylabel("height")
+        bars = to_svg(figure, name="bars", alt="Bars.")
+        marks = to_svg(
+            scattered(1, {"a": "#0077bb", "b": "#cc3311"}, {"s": "o", "t": "X"}),
+            name="marks",
+            alt="X.",
+        )
+    figures = "".join(
+        f'<figure><div class="scroll">{svg}</div><div class="tools"></div></figure>'
+        for svg in (bars, marks)
+    )
+    page = tmp_path / "page.html"
+    charts = (resources.files("sharpbench.report") / "static" / "charts.js").read_text("utf-8")
+    page.write_text(f"<body>{figures}<script>{charts}</script></body>")
+    script = """
+      const [bars, marks] = document.querySelectorAll("figure");
+      const svg = bars.querySelector("svg"), [x, y] = JSON.parse(
+        svg.querySelector("metadata").textContent).panels[0].series[0].places;
+      const pointed = (left, high) => {
+        const at = new DOMPoint(left, high).matrixTransform(svg.getScreenCTM());
+        svg.dispatchEvent(new PointerEvent("pointermove", { clientX: at.x, clientY: at.y }));
+        return bars.querySelector(".tip").textContent;
+      };
+      const far = [pointed(x + 40, y + 40), pointed(x, y - 200)];
+      const shown = () => [...marks.querySelectorAll("[data-of]")]
+        .filter((part) => part.getAttribute("display") !== "none").map((part) => part.dataset.of);
+      const before = shown();
+      const buttons = [...marks.querySelectorAll(".series button")];
+      buttons[1].click(); const one = shown(); buttons[2].click(); const two = shown();
+      document.title = "RESULT:" + JSON.stringify(
+        [far, before, one, two, buttons.map((b) => b.querySelector("polygon, circle").tagName)]) + ":END";
+    """
+    found = re.search("RESULT:(.*?):END", dom(with_script(page, script, tmp_path / "copy.html")))
+    far, before, one, two, shapes = json.loads(html.unescape(found[1]))
+    assert far == ["oneheight: 4", ""]
+    assert before == ["0 2", "0 3", "1 2", "1 3"]
+    assert (one, two) == (["0 2", "0 3"], ["0 3"])
+    assert shapes == ["circle", "circle", "circle", "polygon"]
 
 
 def test_a_cell_has_its_value_and_the_names_of_its_row_and_column():
