@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -27,6 +27,8 @@ __all__ = [
     "SHAPE_COLOUR",
     "axis_label",
     "colours_of",
+    "explain",
+    "explain_beside",
     "finish_panels",
     "legend",
     "log_scaled",
@@ -121,12 +123,44 @@ def finish_panels(figure: Figure, axes: Any, used: int) -> None:
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    # A letter takes about a fourteenth of an inch; a legend wider than the figure would be cut off.
-    fitting = int(figure.get_figwidth() / (max(map(len, handles), default=1) / 14 + 0.5))
-    columns = max(1, min(3, len(handles), fitting))
-    # One row is in the size already; more would be taken from the panels.
-    figure.set_figheight(figure.get_figheight() + 0.21 * (math.ceil(len(handles) / columns) - 1))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    explain(figure, list(handles.values()), list(handles))
+
+
+def explain(
+    figure: Figure,
+    handles: Sequence[Any],
+    labels: Sequence[str] | None = None,
+    *,
+    most: int = 3,
+    rows: int = 1,
+) -> None:
+    """A legend below the panels, of at most ``most`` columns and no more than are as wide as the figure.
+
+    ``rows``: for so many of it the figure has room; for more it grows, or they would be taken from the
+    panels.
+    """
+    names = [handle.get_label() for handle in handles] if labels is None else labels
+    fitting = int(figure.get_figwidth() / (_letters(names) + 0.5))
+    columns = max(1, min(most, len(names), fitting))
+    more = math.ceil(len(names) / columns) - rows
+    figure.set_figheight(figure.get_figheight() + _LINE * max(0, more))
+    figure.legend(list(handles), list(names), loc="outside lower center", ncols=columns)
+
+
+def explain_beside(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """A legend at the right of the panels, an entry a line; the figure is as high as it, and wider by it."""
+    figure.set_figheight(max(figure.get_figheight(), _LINE * len(labels) + 0.3))
+    figure.set_figwidth(max(figure.get_figwidth(), 5.0 + _letters(labels)))
+    figure.legend(list(handles), list(labels), loc="outside right upper", ncols=1)
+
+
+_LINE = 0.21
+"""Inches of a line of a legend."""
+
+
+def _letters(names: Sequence[str]) -> float:
+    """Inches that the longest name takes: a letter about a fourteenth."""
+    return max(map(len, names), default=1) / 14
 
 
 def panels_size(columns: int, bands: int) -> tuple[float, float]:

@@ -199,16 +199,22 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     made.filters.update({name: getattr(told, name) for name in told.__all__})
+    made.filters["interval"] = _whole
     made.filters["cell"] = _cell
     made.filters["data"] = _data
     made.globals["percent_interval"] = told.percent_interval
     return made
 
 
+def _whole(estimate: Estimate, places: int | None = None, *, sign: bool = False) -> str:
+    """An interval that is not broken over lines."""
+    return told.kept(told.interval(estimate, places, sign=sign))
+
+
 def _cell(value: Any) -> str:
     """An entry of a table that no fragment lays out."""
     if isinstance(value, Estimate):
-        return told.interval(value)
+        return _whole(value)
     if isinstance(value, float):
         return told.number(value)
     return "" if value is None else str(value)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.perf_history import LEAST, Point, Series
 from sharpbench.report.card import SCHEMA
+from sharpbench.report.drawing import explain
 from sharpbench.report.format import byte_size, number, seconds
 from sharpbench.report.marks import told_as
 from sharpbench.report.page import environment, looks
@@ -145,7 +146,7 @@ def _figure(own: Sequence[Series]) -> Figure:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(locator))
     if any(s.label for s in own):
-        figure.legend(loc="outside lower center", ncols=min(3, len(own)), frameon=False)
+        explain(figure, *axes.get_legend_handles_labels())
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.analysis.cost import cost_table
 from sharpbench.analysis.results import TRAINED, Results
-from sharpbench.report.drawing import MARKERS, colours_of, legend, plain_log_ticks
+from sharpbench.report.drawing import MARKERS, colours_of, explain, legend, plain_log_ticks
 from sharpbench.report.format import work
 from sharpbench.report.sections.base import Picture, Section
 
@@ -93,5 +93,5 @@ def _cost_figure(table: pd.DataFrame) -> Figure:
             axis.set(xscale="log", yscale="log")
             plain_log_ticks(axis.xaxis)
             plain_log_ticks(axis.yaxis)
-    figure.legend(handles=legend(colours, shapes), loc="outside lower center", ncols=2)
+    explain(figure, legend(colours, shapes), most=2, rows=lines)
     return figure

@@ -16,7 +16,13 @@ from matplotlib.figure import Figure
 from sharpbench.analysis.generalization import Grid, Score, grid, scores, work
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.analysis.statistics import Estimate
-from sharpbench.report.drawing import DIVERGING, legend, plain_log_ticks
+from sharpbench.report.drawing import (
+    DIVERGING,
+    explain,
+    explain_beside,
+    legend,
+    plain_log_ticks,
+)
 from sharpbench.report.format import count, fixed, interval, percent
 from sharpbench.report.sections.base import Picture, Section
 
@@ -265,7 +271,7 @@ def _explained(figure: Figure, rows: Sequence[Score]) -> None:
         for kind in _KINDS
         if any(s.kind == kind for s in rows)
     }
-    figure.legend(handles=legend(told, {}), loc="outside lower center", ncols=len(told))
+    explain(figure, legend(told, {}), most=4)
 
 
 def _mark(
@@ -306,7 +312,7 @@ def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
     axis.set_xscale("log")
     plain_log_ticks(axis.xaxis)
     axis.set(xlabel="gradients of the training loss", ylabel="Ψ")
-    figure.legend(loc="outside right upper", fontsize=8)
+    explain_beside(figure, *axis.get_legend_handles_labels())
     return figure
 
 

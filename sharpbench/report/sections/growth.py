@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.analysis.cost import device_ratios, scaling, sweeps
 from sharpbench.analysis.results import Results
-from sharpbench.report.drawing import colours_of, legend, plain_log_ticks
+from sharpbench.report.drawing import colours_of, explain, legend, plain_log_ticks
 from sharpbench.report.format import interval
 from sharpbench.report.sections.base import Picture, Section
 
@@ -94,5 +94,5 @@ def _scaling_figure(swept: pd.DataFrame) -> Figure:
         axes[1, column].set_xlabel(name)
     axes[0, 0].set_ylabel("wall time (s)")
     axes[1, 0].set_ylabel("peak memory (MiB)")
-    figure.legend(handles=legend(colours, {}), loc="outside lower center", ncols=2)
+    explain(figure, legend(colours, {}))
     return figure

@@ -29,6 +29,7 @@ from sharpbench.report.drawing import (
     MARKERS,
     MOST_DRAWN,
     colours_of,
+    explain_beside,
     legend,
     of_change,
     wrapped,
@@ -191,7 +192,7 @@ def _gauge_figure(orbits: pd.DataFrame) -> Figure:
     handles = legend(colours, {})
     for handle, shape in zip(handles, shapes.values(), strict=True):
         handle.set_marker(shape)
-    figure.legend(handles=handles, loc="outside right upper", ncols=1)
+    explain_beside(figure, handles, list(colours))
     return figure
 
 

@@ -30,6 +30,7 @@ from sharpbench.report.drawing import (
     MOST_DRAWN,
     axis_label,
     colours_of,
+    explain,
     legend,
     log_scaled,
     plain_log_ticks,
@@ -204,10 +205,7 @@ def _scatter_figure(points: pd.DataFrame, units: Mapping[str, str]) -> Figure:
         axis.set_ylabel("test error (%)")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    handles = legend(colours, shapes)
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=2 if len(handles) > 6 else len(handles)
-    )
+    explain(figure, legend(colours, shapes), rows=4)
     return figure
 
 
@@ -284,7 +282,7 @@ def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
                     plain_log_ticks(along)
             axis.set_xlabel(axis_label(column, units) if i == size - 1 else "")
             axis.set_ylabel(axis_label(row, units) if j == 0 else "")
-    figure.legend(handles=legend(colours, {}), loc="outside lower center", ncols=2)
+    explain(figure, legend(colours, {}), rows=4)
     return figure
 
 

@@ -18,6 +18,7 @@ from sharpbench.analysis.names import reading_order
 from sharpbench.report.drawing import (
     MARKERS,
     colours_of,
+    explain,
     finish_panels,
     legend,
     panels_size,
@@ -102,7 +103,7 @@ def coverage_figure(
         plt.Line2D([], [], marker=shape, linestyle="", color=colour, label=label)
         for shape, colour, label in kinds.values()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    explain(figure, handles)
     return figure
 
 
@@ -157,7 +158,7 @@ def error_against_cost_figure(rows: pd.DataFrame) -> Figure:
     handles = legend(colours, {})
     for handle, shape in zip(handles, shapes.values(), strict=True):
         handle.set_marker(shape)
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    explain(figure, handles, most=4)
     return figure
 
 
@@ -257,5 +258,5 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
                 axis.axhline(limit, color=palette[place], linestyle="--", linewidth=0.9)
         axis.axvline(4, color="0.6", linewidth=0.8, linestyle=":")
         axis.set(title=title, xlabel="highest order fitted", ylabel="λ (per order)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    explain(figure, *axes[0].get_legend_handles_labels())
     return figure

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.trajectory import trajectories
-from sharpbench.report.drawing import wrapped
+from sharpbench.report.drawing import explain, wrapped
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Training"]
@@ -79,5 +79,5 @@ def _trajectory_figure(rows: pd.DataFrame) -> Figure:
     if legend is not None:
         handles, labels = axes[0, 0].get_legend_handles_labels()
         legend.remove()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        explain(figure, handles, labels, most=6)
     return figure
