@@ -19,7 +19,13 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from sharpbench.report.compact import compact
-from sharpbench.report.drawing import finish_panels, legend, of_change
+from sharpbench.report.drawing import (
+    explain,
+    explain_beside,
+    finish_panels,
+    legend,
+    of_change,
+)
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.report.weight import lightened
 from tests.browser import dom, in_a_browser, with_script
@@ -188,6 +194,24 @@ def test_a_scale_of_changes_has_room_for_a_percent_and_for_a_thousandfold():
     labels = [label.get_text() for label in axis.get_xticklabels()]
     assert labels[0] == "×0.1"
     assert "×1" in labels
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_legend_stays_within_its_picture_and_leaves_the_panels_their_room(beside):
+    names = [f"a metric with quite a long name, number {k}" for k in range(34)]
+    with figure_style():
+        figure, axis = plt.subplots(figsize=(8, 4))
+        handles = [axis.plot([0, 1], [0, k], "o", label=name)[0] for k, name in enumerate(names)]
+        explain_beside(figure, handles, names) if beside else explain(figure, handles)
+        figure.draw_without_rendering()
+        width, height = figure.bbox.size
+        (box,) = (found.get_window_extent().extents for found in figure.legends)
+        assert (box >= 0).all()
+        assert (box <= [width, height, width, height]).all()
+        panel = axis.get_window_extent()
+        assert panel.height > 2.5 * figure.dpi
+        assert panel.width > 3 * figure.dpi
     plt.close(figure)
 
 
