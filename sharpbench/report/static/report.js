@@ -49,8 +49,11 @@
     return Number(plain) * 10 ** Number(power) * (UNITS[found[3]] ?? 1);
   }
 
+  // What keeps a line from breaking is no part of what stands in it.
+  const plain = (text) => text.replaceAll("\u00a0", " ").replaceAll("\u2060", "");
+
   // A row may have fewer cells than its table: one spans several columns.
-  const own = (cell) => cell?.dataset.value ?? cell?.textContent.trim() ?? "";
+  const own = (cell) => cell?.dataset.value ?? plain(cell?.textContent ?? "").trim();
   function figure(cell) {
     if (!cell) return NaN;
     if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? NaN : Number(cell.dataset.value);
@@ -142,7 +145,7 @@
         const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
         let shown = 0;
         for (const row of body.rows) {
-          const text = words.length ? row.textContent.toLowerCase() : "";
+          const text = words.length ? plain(row.textContent).toLowerCase() : "";
           row.hidden = !words.every((word) => text.includes(word));
           shown += !row.hidden;
         }
