@@ -47,13 +47,12 @@ class Right(Section):
         return "do implementations of one metric agree"
 
     def sentences(self, results: Results) -> list[str]:
-        found = [
+        return [
             *_of_the_rate(results),
             *_of_others(problems.accuracy(results)),
             *stated_error_sentences(stated_errors(results)),
             *_of_implementations(results),
         ]
-        return found or ["Each metric has a single implementation here, so none could be compared."]
 
     def tables(self, results: Results) -> Mapping[str, Any]:
         measured = results.measured
