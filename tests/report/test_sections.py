@@ -101,7 +101,7 @@ def test_a_newcomers_section_needs_no_template_and_the_others_stand(results, out
         assert f">{head}</th>" in body
     assert "<td>λ</td>" in body
     assert '<td class="n">2</td>' in body
-    assert "<td>−1.50 [−1.75, −1.25]</td>" in body
+    assert "<td>−1.50\N{NO-BREAK SPACE}[−1.75,\N{NO-BREAK SPACE}−1.25]</td>" in body
     assert 'id="figure-robust"' in body
     order = [text.index(f'<h2 id="{name}"') for name in ("right", "robust", "failed", "provenance")]
     assert order == sorted(order)
