@@ -611,13 +611,23 @@ class _ByValue(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _trainers(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
+    """The modules that hold the Lightning trainer that trained them, with all its data and optimizers."""
+    for module in model.modules():
+        trainer = vars(module).get("_trainer")
+        if type(trainer).__module__.partition(".")[0] in {"lightning", "pytorch_lightning"}:
+            yield module, trainer
+
+
 def _copied(model: nn.Module) -> nn.Module:
+    # A copy is trained by nobody: what it logs is not meant for the trainer, which refuses it.
+    nobody: dict[int, Any] = {id(trainer): None for _, trainer in _trainers(model)}
     with _ByValue():
         try:
-            return copy.deepcopy(model)
+            return copy.deepcopy(model, dict(nobody))
         except Exception as error:
             failed = error
-        shared: dict[int, Any] = {}
+        shared: dict[int, Any] = nobody
         itself = {id(m): m for m in model.modules()}
         for module in model.modules():
             for value in vars(module).values():
@@ -708,6 +718,8 @@ def _evaluated_untouched(model: nn.Module) -> Iterator[None]:
     try:
         for module in every:
             module.training = False
+        for module, _ in _trainers(model):
+            vars(module)["_trainer"] = None
         with torch.no_grad():
             yield
             for buffer, before in buffers:
