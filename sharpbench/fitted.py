@@ -457,7 +457,7 @@ class _Fit:
             by_name = isinstance(inside, Mapping) or not isinstance(key, str)
             place += f"[{key!r}]" if by_name else f".{key}"
             inside = at(inside, (key,))
-        real = leaf.is_floating_point() or leaf.is_complex()
+        real = leaf.is_floating_point() or leaf.is_complex() or not _of_dtypes(error)
         call = f"batch{place}" if real else f"batch{place}.float()"
         told = (
             "" if real else f", if {str(leaf.dtype).removeprefix('torch.')} is no number of a token"
@@ -683,6 +683,14 @@ def _takes_model(loss: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return bool(names) and names[0] in _MODEL
+
+
+def _of_dtypes(error: Exception) -> bool:
+    """Whether torch complains of the kind of numbers."""
+    told = str(error)
+    return any(
+        word in told for word in ("dtype", "scalar type", "not implemented for", "DoubleTensor")
+    )
 
 
 def _reshaped(outputs: Tensor, target: Tensor) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
+import types
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from sharpbench.errors import InputError
 from sharpbench.invariance import transformations
 from sharpbench.subject import Subject
 from sharpbench.suite.own import transformed
+from tests.cli.command import in_process
 
 try:
     # torchvision's compiled operators lack beside a CPU torch; transformers imports it where it is there.
@@ -199,21 +203,64 @@ def test_the_hidden_units_of_a_gpt_are_found(name):
     assert "c_fc" not in told[0]
 
 
-def test_only_what_lora_trains_is_differentiated(bert):
+def adapted(bert, kind):
+    """``bert`` with one of PEFT's adapters, none of whose weights is 0."""
     peft = pytest.importorskip(
         "peft", reason="peft is not installed: pip install 'sharpbench[test-hf]'"
     )
-    settings = peft.LoraConfig(r=1, target_modules=["query", "value"], task_type="SEQ_CLS")
+    shared = {"task_type": "SEQ_CLS"}
+    settings = {
+        "lora": lambda: peft.LoraConfig(r=1, target_modules=["query", "value"], **shared),
+        "dora": lambda: peft.LoraConfig(r=1, target_modules=["query"], use_dora=True, **shared),
+        "ia3": lambda: peft.IA3Config(
+            target_modules=["key", "dense"], feedforward_modules=["dense"], **shared
+        ),
+        "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=1, **shared),
+    }[kind]()
     model = peft.get_peft_model(copy.deepcopy(bert), settings)
     torch.manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+    for parameter in model.parameters():
+        if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter)
-    batches = [dict(b) for b in sentences()]
+    return model
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "prompt"])
+def test_only_what_an_adapter_trains_is_differentiated(bert, kind):
+    model, batches = adapted(bert, kind), [dict(b) for b in sentences()]
+    if kind == "prompt":  # which takes a place of the six
+        batches = batches[:1]
+    samples = sum(len(b["labels"]) for b in batches)
+    hessian = dense(model, batches, lambda b: len(b["labels"]) / samples)
     subject = Subject.from_batches(model, batches)
-    hessian = dense(model, batches, lambda b: len(b["labels"]) / 5)
     assert len(hessian) == sum(p.numel() for p in model.parameters() if p.requires_grad) < 50
     check(subject, hessian)
+    assert sb.measure(subject, "margin").exact
+
+
+def test_an_adapter_that_detaches_is_told(bert):
+    """DoRA takes the norms of its weights for constants, and so has no second derivative."""
+    subject = Subject.from_batches(adapted(bert, "dora"), [dict(sentences()[0])])
+    with pytest.raises(sb.MetricFailed, match=r"not the derivative of first derivatives.*a detach"):
+        sb.measure(subject, "hessian_trace")
+
+
+def test_an_adapted_network_at_the_command_line(bert, tmp_path, capsys, monkeypatch):
+    model = adapted(bert, "lora")
+    nets = types.ModuleType("adapted_nets_of_a_test")
+    nets.build, nets.batches = lambda: model, [dict(b) for b in sentences()]
+    monkeypatch.setitem(sys.modules, nets.__name__, nets)
+    monkeypatch.chdir(tmp_path)
+    command = ["measure", "--model", f"{nets.__name__}:build", "--data", f"{nets.__name__}:batches"]
+    command += ["--metric", "hessian_trace", "margin", "parameter_norm", "--json"]
+    told = in_process(capsys, monkeypatch, *command, "--param", "max_probes=4")
+    assert told.code == 0, told.err
+    subject = Subject.from_batches(model, nets.batches)
+    values = [json.loads(line)["value"] for line in told.out.splitlines()]
+    assert values[:2] == [
+        sb.measure(subject, "hessian_trace", max_probes=4).value,
+        sb.measure(subject, "margin").value,
+    ]
 
 
 def test_a_loss_of_the_networks_own_that_is_another_is_not_replaced_in_silence():
