@@ -161,10 +161,7 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
         # What a protocol sets need not be told: told apart among those of one protocol.
         rivals = [p for p in namesakes if p.get("protocol", "custom") == protocol]
         differing = [
-            # A word says by itself what it is; a number needs its key.
-            value
-            if isinstance(value, str) and value not in _SAYS_NOTHING
-            else f"{symbol(key)} {_spell(value)}"
+            _setting(key, value)
             for key, value in parameters.items()
             if not _usual(value, [rival.get(key) for rival in rivals])
         ]
@@ -172,6 +169,15 @@ def short_names(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[st
             differing.insert(0, protocol.replace("_", " "))
         short[label] = f"{name} ({', '.join(differing)})" if differing else name
     return short
+
+
+def _setting(key: str, value: Any) -> str:
+    """A parameter as it tells things apart: a word says by itself what it is, a number needs its key."""
+    if value is None:
+        return f"no {symbol(key)}"
+    if isinstance(value, str) and value not in _SAYS_NOTHING:
+        return value
+    return f"{symbol(key)} {_spell(value)}"
 
 
 def _usual(value: Any, others: list[Any]) -> bool:

@@ -67,8 +67,10 @@ def colours_of(values: pd.Series) -> dict[str, Any]:
     return dict(zip(names, palette, strict=False))
 
 
-def axis_label(metric: str, units: Mapping[str, str]) -> str:
-    return f"{metric}\n({units[metric]})" if metric in units else metric
+def axis_label(metric: str, units: Mapping[str, str], width: int = 36) -> str:
+    """A metric with its unit, in lines that are no longer than its panel."""
+    unit = [f"({units[metric]})"] if metric in units else []
+    return "\n".join([wrapped(metric, width), *unit])
 
 
 def log_scaled(values: pd.Series, unit: str | None) -> bool:

@@ -249,6 +249,8 @@ def test_short_names_hold_what_tells_entries_apart():
 def test_a_word_that_says_nothing_by_itself_has_its_parameters_name():
     entries = {"a": ("SAM", {"adaptive": "none"}), "b": ("SAM", {"adaptive": "elementwise"})}
     assert short_names(entries) == {"a": "SAM (adaptive none)", "b": "SAM (elementwise)"}
+    entries = {"a": ("λ", {"floor": None}), "b": ("λ", {"floor": 1e-12})}
+    assert short_names(entries) == {"a": "λ (no floor)", "b": "λ (floor 1×10⁻¹²)"}
 
 
 def test_names_are_in_the_order_in_which_they_are_looked_up():

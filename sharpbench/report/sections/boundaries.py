@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from sharpbench.analysis.networks import decision_maps
 from sharpbench.analysis.results import Results
-from sharpbench.report.drawing import DIVERGING
+from sharpbench.report.drawing import DIVERGING, wrapped
 from sharpbench.report.format import figure, percent_figure
 from sharpbench.report.sections.base import Picture, Section
 
@@ -91,8 +91,9 @@ def _boundary_figure(maps: list[dict[str, Any]]) -> Figure:
                 points[chosen, 0], points[chosen, 1], s=5, marker=marker, color=colour,
                 linewidths=0, alpha=0.7,
             )  # fmt: skip
-        axis.set_title(entry["title"], size=9)
-        axis.set_xlabel(entry["caption"], size=9)
+        axis.set_title("\n".join(wrapped(t, 42) for t in entry["title"].splitlines()), size=9)
+        lines = [wrapped(line, 40) for line in entry["caption"].splitlines()]
+        axis.set_xlabel("\n".join(lines), size=9)
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
     for axis in axes.flat[len(maps) :]:

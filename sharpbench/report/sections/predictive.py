@@ -280,8 +280,8 @@ def _pairs_figure(table: pd.DataFrame, units: Mapping[str, str]) -> Figure:
                 if log_scaled(table[name], units.get(name)):
                     scale("log")
                     plain_log_ticks(along)
-            axis.set_xlabel(axis_label(column, units) if i == size - 1 else "")
-            axis.set_ylabel(axis_label(row, units) if j == 0 else "")
+            axis.set_xlabel(axis_label(column, units, 28) if i == size - 1 else "")
+            axis.set_ylabel(axis_label(row, units, 28) if j == 0 else "")
     explain(figure, legend(colours, {}), rows=4)
     return figure
 
@@ -303,7 +303,7 @@ def _metric_heatmap(agreement: pd.DataFrame) -> Figure:
         linewidths=0.5,
         linecolor="none",
         annot_kws={"size": 9},
-        cbar_kws={"label": "Kendall's τ within data and model"},
+        cbar_kws={"label": "Kendall's τ"},
     )
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", rotation=45, length=0)
