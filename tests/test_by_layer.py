@@ -65,6 +65,30 @@ def test_every_layer_has_its_own_block(subject, dense, tmp_path):
     assert "<svg" in (tmp_path / "layers.svg").read_text()
 
 
+def test_metrics_that_are_sums_add_up_over_the_layers(subject):
+    squares = ("gradient_norm", "parameter_norm")
+    sums = ("gauss_newton_trace", "gradient_noise")
+    frame = sb.by_layer(subject, (*squares, *sums), probes=2)
+    for name in (*squares, *sums):
+        whole = sb.measure(subject, name).value
+        each = frame[name] ** 2 if name in squares else frame[name]
+        assert each.sum() == pytest.approx(whole**2 if name in squares else whole, rel=1e-9)
+    one = sb.measure(subject, "gauss_newton_trace", parameters_of=["parts.body.2"])
+    assert frame.gauss_newton_trace["parts.body.2"] == pytest.approx(one.value)
+    assert "gauss_newton_trace_standard_error" not in frame  # of all samples nothing is drawn
+
+
+def test_a_metric_of_layers_says_where_it_has_no_answer(subject):
+    frame = sb.by_layer(subject, "critical_sharpness", probes=2)
+    assert frame.critical_sharpness["parts.head"] > 0
+    assert frame.critical_sharpness.isna()["unused"]
+    assert "gradient" in frame.critical_sharpness_reason["unused"]
+    with pytest.raises(InputError, match="no metric of a layer"):
+        sb.by_layer(subject, "margin")
+    with pytest.raises(InputError, match="Did you mean"):
+        sb.by_layer(subject, "gradient_nrm")
+
+
 def test_probes_tell_their_error(subject, dense):
     frame = sb.by_layer(subject, probes=12, seed=5)
     for name, where in BLOCKS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from torch import nn
 
 from sharpbench.curvature.blocks import curvature_by_block, parameter_blocks
 from sharpbench.curvature.loss_operators import HessianOperator
-from sharpbench.errors import InputError
+from sharpbench.errors import InputError, MetricFailed
 from sharpbench.measurement import Measurement, Work
-from sharpbench.metrics import metrics
+from sharpbench.metrics import metrics as registered
 from sharpbench.metrics.base import Count, Dtype, Metric, measured_points, torch_dtype
 from sharpbench.metrics.curvature import check_together
 from sharpbench.network import as_written, unwrapped
@@ -49,12 +50,13 @@ def measure(
     else:
         if "parameters_of" in parameters:
             parameters["parameters_of"] = _names(subject.model, parameters["parameters_of"])
-        chosen = metrics.create(metric, parameters)
+        chosen = registered.create(metric, parameters)
     return chosen.checked_measure(subject, seed=seed)
 
 
 def by_layer(
     subject: Subject,
+    metrics: str | Metric | Sequence[str | Metric] = (),
     *,
     blocks: int | Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
@@ -72,6 +74,11 @@ def by_layer(
 
     Parameters
     ----------
+    metrics: others that take ``parameters_of``, by name or as instances: each is measured of each layer by
+        itself, with all else held fixed, in columns of its name (and ``…_standard_error``; where it has no
+        answer ``…_reason`` says why). Of what is a sum over the parameters, as ``gauss_newton_trace``,
+        ``gradient_noise`` and the squares of ``gradient_norm`` and ``parameter_norm``, the layers add up to
+        the whole.
     blocks: None for layers, a number for the parts whose names have so many steps, or a mapping from a
         block's name to names or patterns of its parameters (`parameter_blocks`).
     probes: random signs for traces and norms, which are exact for a layer of so few parameters.
@@ -81,17 +88,22 @@ def by_layer(
 
     Raises
     ------
-    InputError: blocks that overlap, or name nothing.
+    InputError: blocks that overlap, or name nothing; a metric that isn't one of single parameters.
     MetricFailed: the Hessian can't be had; the message says why.
     """
     if probes < 2:
         raise InputError(f"probes must be at least 2, got {probes}")
     import pandas as pd
 
+    asked = [
+        _of_parameters(m) for m in ([metrics] if isinstance(metrics, (str, Metric)) else metrics)
+    ]
     precision = torch_dtype(dtype)
     assert subject.loss is not None
     model = subject.working_model(precision)
     groups = parameter_blocks(model, blocks)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    named = {block: [names[i] for i in numbers] for block, numbers in groups.items()}
     with as_written(), torch.enable_grad():
         hessian = HessianOperator(
             model,
@@ -109,11 +121,44 @@ def by_layer(
             generator=torch_generator(derive_seed(seed, "layers")),
         )
     frame = pd.DataFrame([dataclasses.asdict(row) for row in rows]).set_index("block")
+    for metric in asked:
+        frame = frame.join(_of_each(metric, subject, named, seed))
     if picture is not None:
         from sharpbench.report.layers import draw_layers
 
         draw_layers(frame, Path(picture))
     return frame
+
+
+def _of_parameters(metric: str | Metric) -> Metric:
+    """Raises InputError for a metric that is none of single parameters."""
+    found = registered.create(metric) if isinstance(metric, str) else metric
+    if "parameters_of" not in found.parameters():
+        raise InputError(
+            f"{found.name} is no metric of a layer: it takes no parameters_of (`sharpbench show metric "
+            f"{found.name}`)"
+        )
+    return found
+
+
+def _of_each(
+    metric: Metric, subject: Subject, groups: Mapping[str, Sequence[str]], seed: int
+) -> pd.DataFrame:
+    """The figures of one metric, a row a block."""
+    import pandas as pd
+
+    rows: dict[str, dict[str, Any]] = {}
+    for block, names in groups.items():
+        own = dataclasses.replace(metric, parameters_of=tuple(names))  # type: ignore[call-arg]
+        try:
+            found = own.checked_measure(subject, seed=seed)
+        except MetricFailed as reason:
+            rows[block] = {metric.name: math.nan, f"{metric.name}_reason": str(reason)}
+        else:
+            error = found.standard_error
+            told = {} if error is None else {f"{metric.name}_standard_error": error}
+            rows[block] = {metric.name: found.value, **told}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def _names(model: nn.Module, given: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +42,10 @@ class PowerLaw(Dataset):
         super().__post_init__()
         if self.label_noise:
             raise ValueError("power_law has real targets, to which label_noise does not apply")
-        if not self.decay > 1 or not self.smoothness > 1:
+        if not 1 < self.decay < math.inf or not 1 < self.smoothness < math.inf:
             raise ValueError(
-                "decay and smoothness must exceed 1, or the features or the target have no bound in many "
-                f"dimensions, got {self.decay} and {self.smoothness}"
+                "decay and smoothness must be finite and exceed 1, or the features or the target have no "
+                f"bound in many dimensions, got {self.decay} and {self.smoothness}"
             )
         if min(self.dimension, self.train, self.test) < 1:
             raise ValueError("dimension, train and test must be at least 1")

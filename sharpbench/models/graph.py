@@ -205,7 +205,7 @@ class GraphConvolution(Model):
 
     def __post_init__(self) -> None:
         check_equal_layers(self.width, self.depth)
-        if self.nodes < 2 or self.degree < 0 or self.noise < 0:
+        if self.nodes < 2 or self.degree < 0 or not 0 <= self.noise < math.inf:
             raise ValueError("nodes must be at least 2, degree and noise not negative")
         if not self.length > 0 or not self.cutoff > 0:
             raise ValueError("length and cutoff must be positive")

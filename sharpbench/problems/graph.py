@@ -54,7 +54,7 @@ class GraphCircle(Problem, KnownHessian):
     time: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.modes < 0 or not self.time > 0:
+        if self.modes < 0 or not 0 < self.time < math.inf:
             raise ValueError("modes must not be negative, time must be positive")
         if self.nodes < 16 * max(self.modes, 1):
             raise ValueError(

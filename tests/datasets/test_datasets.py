@@ -217,7 +217,7 @@ def test_power_law_features_have_its_covariance_and_linear_targets():
 @pytest.mark.parametrize(
     "parameters",
     [{"decay": 1.0}, {"smoothness": 0.5}, {"dimension": 0}, {"train": 0}, {"label_noise": 0.1},
-     {"decay": float("nan")}],
+     {"decay": float("nan")}, {"smoothness": float("inf")}],
 )  # fmt: skip
 def test_no_law_without_a_bound_is_made(parameters):
     with pytest.raises(InputError):

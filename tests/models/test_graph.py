@@ -122,7 +122,8 @@ def test_what_has_no_mesh_is_left_alone():
 @pytest.mark.parametrize(
     "parameters",
     [{"nodes": 1}, {"length": 0.0}, {"cutoff": -1.0}, {"length": 0.5, "cutoff": 4.0}, {"depth": 0},
-     {"degree": -1}, {"noise": -0.1}, {"geometry": "torus"}],
+     {"degree": -1}, {"noise": -0.1}, {"noise": float("nan")}, {"length": float("inf")},
+     {"geometry": "torus"}],
 )  # fmt: skip
 def test_impossible_graphs_are_refused(parameters):
     with pytest.raises(InputError):

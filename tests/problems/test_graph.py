@@ -73,7 +73,14 @@ def test_metrics_converge_as_the_mesh_is_refined(name):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"nodes": 47}, {"nodes": 15, "modes": 0}, {"modes": -1}, {"time": 0.0}]
+    "parameters",
+    [
+        {"nodes": 47},
+        {"nodes": 15, "modes": 0},
+        {"modes": -1},
+        {"time": 0.0},
+        {"time": float("inf")},
+    ],
 )
 def test_meshes_that_have_no_such_eigenfunctions_are_refused(parameters):
     with pytest.raises(InputError):
