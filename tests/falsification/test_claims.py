@@ -119,7 +119,7 @@ def test_where_the_law_holds_every_claim_is_reproduced_with_the_laws_figure(fore
     assert figures[14:17] == pytest.approx([0, 0.5, 0], abs=1e-9)
     assert foretold["estimate"].iloc[0].n == 10
     assert figures[-3:] == pytest.approx([2, -1.25, -1.5], abs=1e-9)
-    assert foretold["estimate"].iloc[-1].n == 50
+    assert foretold["estimate"].iloc[-1].n == 200
     # 5 seeds × 3 rates at each of 4 levels
     assert foretold["estimate"].iloc[20].n == 60
 
