@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from sharpbench.loss import (
 )
 from sharpbench.nest import Path, at, described, leaves, named, parsed
 from sharpbench.network import own_copy, quiet, refuse_unusual, unwrapped
-from sharpbench.streamed import Chained, Streamed
+from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]
 
@@ -120,12 +121,15 @@ class _Fit:
         self.device = devices[0] if devices else torch.device("cpu")
         self.path = targets_of(found[0], where)[1]
         self.targets, self.sizes = [], []
+        shelf = None if isinstance(found, list) else Shelf()
         for batch in found:
             target = self._target(targets_of(batch, where)[0])
-            self.targets.append(target)
             self.sizes.append(size_of(batch, target))
-        if not isinstance(found, list):
-            self._note(_streamed(found))
+            if shelf is not None and target is not None:
+                target = shelf.place(target)
+            self.targets.append(target)
+        if shelf is not None:
+            self._note(_streamed(found, shelf.bytes))
         self.custom = forward
         self.forward = forward or _DefaultForward(unwrapped(model), found[0], self.path)
         self.differentiate = differentiate
@@ -288,7 +292,7 @@ class _Fit:
             loss = TokenLoss(self._scale(train, -100), loss, original=loss)
             summed = False
             task = task or "regression"
-        targets = torch.cat(self._equal(self.targets))
+        targets = self._joined(self._equal(self.targets))
         plain = (
             self.custom is None
             and self.differentiate is None
@@ -322,15 +326,17 @@ class _Fit:
         ignore = -100 if module is None else ignore_index(module)
         weight = getattr(module, "weight", None)
         smoothing = float(getattr(module, "label_smoothing", 0.0))
-        flat = [t[:, shift:].flatten(1) for t in self.targets]
-        longest = max(t.shape[1] for t in flat)
+        longest = max(t[:1, shift:].numel() for t in self.targets)
         filler = -100 if ignore is None else ignore
-        padded = [
-            torch.nn.functional.pad(t.long(), (0, longest - t.shape[1]), value=filler) for t in flat
-        ]
-        self.targets = padded
-        targets = torch.cat(padded)
-        if not bool((targets != filler).any()):
+
+        def padded(target: Tensor) -> Tensor:
+            flat = target[:, shift:].flatten(1).long()
+            return torch.nn.functional.pad(flat, (0, longest - flat.shape[1]), value=filler)
+
+        targets = self._joined(map(padded, self.targets), torch.long, (longest,))
+        self.targets = list(targets.split([len(t) for t in self.targets]))
+        spans = [one.aminmax() for t in self.targets if len(one := t[t != filler])]
+        if not spans:
             raise InputError(f"every target is {filler}, which the loss ignores")
         if shift:
             self._note(
@@ -349,8 +355,7 @@ class _Fit:
             every, self.forward, form=form, tokens=longest, shift=shift, **self._varied(every)
         )
         classes = self._classes
-        valid = targets[targets != filler]
-        low, high = int(valid.min()), int(valid.max())
+        low, high = min(int(s.min) for s in spans), max(int(s.max) for s in spans)
         if low < 0 or high >= classes:
             raise InputError(
                 f"the targets hold the class {low if low < 0 else high}, and the network has {classes} "
@@ -479,8 +484,11 @@ class _Fit:
 
         def tokens(part: Sequence[Tensor]) -> float:
             if weight is not None:
-                every = torch.cat([t[t != ignore].flatten() for t in part])
-                return float(weight.to(every.device, torch.float64)[every].sum())
+                each = (t[t != ignore].flatten() for t in part)
+                of_class = weight.to(self.device, torch.float64)
+                if isinstance(self.found, list):
+                    return float(of_class[torch.cat(list(each))].sum())
+                return sum(float(of_class[one].sum()) for one in each)
             return float(sum(int((t != ignore).sum()) for t in part))
 
         if self.normaliser == "sum":
@@ -505,6 +513,25 @@ class _Fit:
                 f"normaliser={what} means another factor for the loss of the training than of the test data "
                 f"({', '.join(f'{one:g}' for one in sorted(found))}): make a subject of the test data"
             )
+
+    def _joined(
+        self,
+        parts: Iterable[Tensor],
+        dtype: torch.dtype | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
+        """The parts one behind another; where batches are streamed, without a second copy in memory."""
+        if isinstance(self.found, list):
+            return torch.cat(list(parts))
+        first = self.targets[0]
+        count = sum(len(t) for t in self.targets)
+        shape = tuple(first.shape[1:]) if shape is None else shape
+        dtype = dtype or functools.reduce(torch.promote_types, {t.dtype for t in self.targets})
+        whole, begin = roomy((count, *shape), dtype, first.device), 0
+        for part in parts:
+            whole[begin : begin + len(part)] = part
+            begin += len(part)
+        return whole
 
     def _equal(self, targets: list[Tensor]) -> list[Tensor]:
         shapes = {tuple(t.shape[1:]) for t in targets}
@@ -615,12 +642,13 @@ class _Fit:
             self.said.append(text)
 
 
-def _streamed(found: Sequence[Any]) -> str:
+def _streamed(found: Sequence[Any], held: int) -> str:
     parts = found.parts if isinstance(found, Chained) else (found,)
     size = sum(part.bytes for part in parts if isinstance(part, Streamed))
     return (
         f"the batches take {size / 2**20:.0f} MiB: they are read anew for each pass, and compared with those "
-        "of the first; their targets are held"
+        f"of the first; their targets ({held / 2**20:.0f} MiB) are held, what is beyond "
+        f"{HELD >> 20} MiB of them in a temporary file"
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
+import os
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from sharpbench.errors import InputError, first_line
 from sharpbench.nest import described, leaves, unusual
 
-__all__ = ["Again", "Chained", "Streamed", "bytes_of", "readable_again"]
+__all__ = ["Again", "Chained", "Shelf", "Streamed", "bytes_of", "cast", "readable_again", "roomy"]
 
 Again = Callable[[int], Any]
 """Reads the batch of a number; IndexError behind the last."""
@@ -139,6 +143,70 @@ class Chained(Sequence[Any]):
     def fingerprint(self) -> Tensor:
         """Of the parts that are not held."""
         return torch.cat([part.fingerprint for part in self.parts if isinstance(part, Streamed)])
+
+
+class Shelf:
+    """Tensors that are to stay: up to `HELD` bytes of them as they are, what is beyond in temporary files."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._room, self._used = torch.empty(0, dtype=torch.uint8), 0
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """The same tensor, or one of its numbers that takes no memory of its own."""
+        self.bytes += tensor.nbytes
+        if self.bytes <= HELD or tensor.device.type != "cpu":
+            return tensor
+        begin = -(-self._used // _ALIGNED) * _ALIGNED
+        if begin + tensor.nbytes > len(self._room):  # a file for many: each is a mapping
+            self._room, begin = _in_a_file(max(tensor.nbytes, _FILE)), 0
+        self._used = begin + tensor.nbytes
+        placed = self._room[begin : self._used].view(tensor.dtype).view(tensor.shape)
+        return placed.copy_(tensor)
+
+
+def roomy(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be filled; one of more than `HELD` bytes on the CPU lies in a temporary file, of which the
+    system holds in memory what it has room for."""
+    size = math.prod(shape) * dtype.itemsize
+    if size <= HELD or device.type != "cpu":
+        return torch.empty(*shape, dtype=dtype, device=device)
+    return _in_a_file(size).view(dtype).view(*shape)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)``, `roomy`."""
+    if tensor.dtype == dtype or tensor.numel() * dtype.itemsize <= HELD:
+        return tensor.to(dtype)
+    found = roomy(tensor.shape, dtype, tensor.device)
+    for here, there in zip(tensor.split(256), found.split(256), strict=True):
+        there.copy_(here)
+    return found
+
+
+_ALIGNED, _FILE = 64, 64 << 20
+
+
+def _in_a_file(size: int) -> Tensor:
+    """So many bytes in a file that nobody else sees, and that goes with the tensor."""
+    handle, path = tempfile.mkstemp(prefix="sharpbench_targets_")
+    try:
+        try:
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # else a full disk ends the process at the first write
+                os.posix_fallocate(handle, 0, size)
+        finally:
+            os.close(handle)
+        return torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{size / 2**20:.0f} MiB of targets can't be kept in {tempfile.gettempdir()} "
+            f"({first_line(error)}): name a folder with room in the environment variable TMPDIR"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps what is mapped
+            os.unlink(path)
 
 
 class _Numbered:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -212,8 +213,9 @@ class Subject:
         batches: a list of batches, a DataLoader, or a function that returns an iterable of batches. A batch
             is any nest of dicts, tuples, lists, dataclasses and tensors. Every batch is read once and kept,
             so that each pass over the data sees the same samples, whatever a loader shuffles or augments.
-            Those of more than 256 MiB together are read anew for each pass, never held at once but for their
-            targets; one that is another then is refused. Batches of different sizes weigh by their samples.
+            Those of more than 256 MiB together are read anew for each pass, never held at once; one that is
+            another then is refused. Their targets are held, what is beyond 256 MiB of them in a temporary
+            file (TMPDIR says where). Batches of different sizes weigh by their samples.
         forward: ``forward(model, batch)`` gives the outputs; None: ``model(**batch)`` or ``model(*batch)``
             without the targets, and of what it returns the tensor itself, its ``logits``, or the first.
             It must use the ``model`` it is given, which is a copy.
@@ -352,7 +354,7 @@ class Subject:
         """How many classes, or numbers, the network gives a sample (of tokens: each of them)."""
         return self._network.outputs.shape[1]
 
-    @property
+    @cached_property
     def decisions(self) -> Decisions | str:
         """Where the outputs decide between classes, each sample, each token or each label; or why nowhere."""
         loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
@@ -372,7 +374,8 @@ class Subject:
         held = [self.targets] if self.splits is None else []
         if self.splits is not None:
             held = [self.splits.train_targets, self.splits.test_targets]
-        if any(not bool(torch.isin(t, t.new_tensor(labels)).all()) for t in held):
+        parts = (part for t in held for part in t.split(4096))
+        if any(not bool(torch.isin(t, t.new_tensor(labels)).all()) for t in parts):
             no, yes = labels
             return f"labels are yes or no, and the targets are not {no:g} or {yes:g} throughout"
         return Decisions("label")

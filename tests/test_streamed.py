@@ -185,3 +185,71 @@ def test_the_memory_that_it_takes_does_not_grow_with_the_data():
         found[held] = [float(word) for word in told.stdout.split()]
     assert found[4][0] == pytest.approx(found[1000][0], rel=1e-12)
     assert found[4][1] < 0.5 * found[1000][1]
+
+
+def lies_in_a_file(tensor):
+    """Whether the system may take the memory of a tensor for something else, and read it again."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            begin, end = (int(word, 16) for word in line.split()[0].split("-"))
+            if begin <= tensor.data_ptr() < end:
+                return "sharpbench_targets" in line
+    raise AssertionError("it lies nowhere")
+
+
+def images():
+    """Pixels of two classes and of none, of batches that differ in size."""
+    for x, n in zip(torch.randn(13, 1, 6, 6, generator=SEED).split([5, 8]), (5, 8), strict=True):
+        yield x, torch.where(x[:, 0].abs() > 1.5, -100, (x[:, 0] > 0).long()), n
+
+
+PIXELS = list(images())
+
+
+@pytest.mark.parametrize("kind", ["classes", "reals", "tokens of two lengths"])
+def test_targets_as_large_as_the_data_lie_in_a_file(monkeypatch, tmp_path, kind):
+    """Their figures are those of targets that are held, to the last digit."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    torch.manual_seed(0)
+    if kind == "reals":
+        net, options = nn.Conv2d(1, 1, 1), {}
+        batches = [(x, x.double() + 1) for x, _, _ in PIXELS]
+    elif kind == "classes":
+        net, options = nn.Conv2d(1, 2, 1), {"normaliser": "tokens"}
+        batches = [(x, y) for x, y, _ in PIXELS]
+    else:
+        net, options = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2)), {}
+        ids = [torch.arange(n * t).view(n, t) % 7 for n, t in ((9, 5), (4, 8))]
+        batches = [(x, x % 2) for x in ids]
+        options["loss"] = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]))
+        options["normaliser"] = "tokens"
+
+    def figures(subject):
+        told = [sb.measure(subject, "gradient_norm", samples=k).value for k in ("all", 7)]
+        if kind != "reals":
+            told.append(sb.measure(subject, "margin").value)
+        return told, subject.targets.clone()
+
+    def forward(model, batch):
+        return model(batch[0])
+
+    held = Subject.from_batches(net, batches, forward=forward, **options)
+    monkeypatch.setattr("sharpbench.batches.HELD", 100)
+    monkeypatch.setattr("sharpbench.streamed.HELD", 100)
+    streamed = Subject.from_batches(net, batches, forward=forward, **options)
+    (one, of_one), (two, of_two) = figures(held), figures(streamed)
+    assert one == two
+    assert torch.equal(of_one, of_two)
+    assert lies_in_a_file(streamed.targets)
+    assert not lies_in_a_file(held.targets)
+    assert list(tmp_path.iterdir()) == []  # nothing is left where it could stay behind
+    assert "in a temporary file" in streamed.said[0]
+
+
+def test_where_no_file_can_be_written_it_is_said(monkeypatch):
+    monkeypatch.setattr("sharpbench.batches.HELD", 100)
+    monkeypatch.setattr("sharpbench.streamed.HELD", 100)
+    monkeypatch.setattr("sharpbench.streamed._FILE", 1 << 60)
+    with pytest.raises(InputError, match="environment variable TMPDIR"):
+        Subject.from_batches(network(), pairs())

@@ -23,6 +23,7 @@ from sharpbench.metrics.untouched import data_of, untouched
 from sharpbench.network import as_written
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.streamed import cast
 from sharpbench.subject import Subject, Task
 from sharpbench.truth import Known, Truth
 
@@ -224,7 +225,10 @@ def measured_points(
     Drawn from ``seed``'s stream "points": metrics with one seed and number measure the same ones.
     """
     inputs, targets = sampled(subject.data(split), samples, seed=derive_seed(seed, "points"))
-    return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
+    if not targets.is_floating_point():
+        return inputs.to(dtype), targets
+    streams = subject.front is not None and subject.front.batches.streamed
+    return inputs.to(dtype), cast(targets, dtype) if streams else targets.to(dtype)
 
 
 def check_count(key: str, count: Count) -> None:
