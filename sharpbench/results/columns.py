@@ -62,7 +62,7 @@ _ROWS = 50_000
 _SMALL_FILES = 8
 _OPENED = _SMALL_FILES + 4
 """Files whose columns are kept while the next piece is read: a piece may need every small one."""
-_AT_ONCE = 8
+_AT_ONCE = 16
 """Columns that are read together."""
 _LARGE = frozenset({"text", "long nested"})
 _SETTLING = 2_000_000_000
@@ -114,13 +114,15 @@ class _Entry:
 class _Asked:
     """Which columns of which rows; ``needs`` are those that ``where`` looks at.
 
-    ``kept`` is what it chose, by the file, for other columns of the same folders.
+    For other columns of the same folders ``kept`` is what it chose, by the file, and ``files`` are those that
+    were opened, and proven.
     """
 
     columns: tuple[str, ...]
     where: Where | None = None
     needs: tuple[str, ...] = ()
     kept: dict[str, pa.Array | None] = field(default_factory=dict)
+    files: dict[str, pq.ParquetFile] = field(default_factory=dict)
 
     def of(self, part: str) -> list[str]:
         """The columns that are read of a file."""
@@ -283,14 +285,17 @@ class Columns:
             folder, table = self._gathered(entries, asked, {})
             return Rows(folder, {name: table[name] for name in columns}, _facts(entries))
         found: dict[str, Any] = dict.fromkeys(columns)
-        kept: dict[str, pa.Array | None] = {}
-        for group in self._groups(columns):
-            asked = _Asked(group, where, tuple(needs), kept)
-            folder, table = self._collected(entries, asked, {})
-            order = _order(folder)
+        first, *others = self._groups(columns)
+        asked = _Asked(first, where, tuple(needs))
+        folder, table = self._collected(entries, asked, {})
+        order = _order(folder)  # the same for all
+        for group in (first, *others):
+            if group is not first:
+                _, table = self._collected(entries, replace(asked, columns=group), {})
             for name in group:
                 found[name] = convert(name, table[name], order)
             del table
+        del asked
         pa.default_memory_pool().release_unused()
         return Rows(folder if order is None else folder[order], found, _facts(entries))
 
@@ -306,6 +311,7 @@ class Columns:
     ) -> tuple[np.ndarray, pa.Table]:
         """The rows of ``entries``, in their order."""
         folder, whole = self._collected(entries, asked, opened)
+        asked.files.clear()  # those of whole stores would take as much memory as the store on the disk
         if (order := _order(folder)) is not None:
             folder, whole = folder[order], whole.unify_dictionaries().take(pa.array(order))
         return folder, whole
@@ -324,7 +330,7 @@ class Columns:
             if part not in opened:
                 while len(opened) >= _OPENED:
                     del opened[next(iter(opened))]
-                opened[part] = self._table(part, asked.of(part))
+                opened[part] = self._table(part, asked)
             table = opened[part]
             places.sort(key=lambda place: entries[place].start)
             starts = np.array([entries[place].start for place in places])
@@ -347,18 +353,20 @@ class Columns:
             return np.zeros(0, np.int32), schema.empty_table()
         return np.concatenate(folders), pa.concat_tables(tables)
 
-    def _table(self, part: str, columns: Sequence[str]) -> pa.Table:
+    def _table(self, part: str, asked: _Asked) -> pa.Table:
+        columns = asked.of(part)
         if part in self._memory:
-            return self._memory[part].select(list(columns))
-        content = _bytes(self._folder / part)
-        if content is None or hashlib.sha256(content).hexdigest()[:32] != Path(part).stem:
-            raise _Spoilt(part)
-        words = [c for c in columns if pa.types.is_dictionary(self._schema.field(c).type)]
-        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
-        table = file.read(columns=list(columns), use_threads=True)
+            return self._memory[part].select(columns)
+        if part not in asked.files:
+            content = _bytes(self._folder / part)
+            if content is None or hashlib.sha256(content).hexdigest()[:32] != Path(part).stem:
+                raise _Spoilt(part)
+            words = [f.name for f in self._schema if pa.types.is_dictionary(f.type)]
+            asked.files[part] = pq.ParquetFile(pa.BufferReader(content), read_dictionary=words)
+        table = asked.files[part].read(columns=columns, use_threads=True)
         # Parquet gives dictionaries back under types of its own.
         wanted = pa.schema([self._schema.field(c) for c in columns])
-        return table if table.schema.equals(wanted) else table.select(list(columns)).cast(wanted)
+        return table if table.schema.equals(wanted) else table.select(columns).cast(wanted)
 
     # --- what is current ----------------------------------------------------------------------
 
@@ -642,7 +650,8 @@ def _text(facts: Mapping[str, Any]) -> str:
 
 
 def _facts(entries: Sequence[_Entry]) -> list[dict[str, Any]]:
-    return [json.loads(entry.facts) for entry in entries]
+    found: list[dict[str, Any]] = json.loads(f"[{','.join(entry.facts for entry in entries)}]")
+    return found
 
 
 def _equal(one: pa.Table, other: pa.Table) -> bool:

@@ -398,7 +398,7 @@ class ResultsStore:
             return [folder.path.name for folder in self.subjects()], None
         manifest = self.manifest(suite)
         keys = [*manifest["subjects"], *manifest.get("problems", [])]
-        return [self.subject(key).path.name for key in keys], set(manifest["plan_keys"])
+        return [key[:FOLDER_NAME] for key in keys], set(manifest["plan_keys"])
 
     def subject(self, key: str) -> SubjectFolder:
         return SubjectFolder(self.root / key[:FOLDER_NAME], self._threads)
