@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -24,8 +24,6 @@ __all__ = ["ELEMENTWISE", "add_to_first", "elementwise", "logsumexp", "product",
 
 Coefficients = list[Tensor | None]
 """Coefficient n at place n; None is a structural zero."""
-
-Indexable = Sequence[Tensor | None] | Tensor
 
 Solver = Callable[..., tuple[Tensor, Tensor | None]]
 """``solver(x, degree, complete, into, **parameters) -> (y, w)``: both stacked in full, orders 0 … degree.
@@ -73,7 +71,24 @@ def add_to_first(x: Tensor, constant: Tensor, rows: int = 1) -> Tensor:
 
 def _apply(function: Any, *args: Any) -> Tensor:
     with torch._C.DisableTorchFunction():  # only plain tensors here: no mode need look at each step
-        return cast("Tensor", function.apply(*args))
+        if torch.is_grad_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+            return cast("Tensor", function.apply(*args))
+        return cast("Tensor", function.forward(_NOTHING_KEPT, *args))
+
+
+class _NothingKept:
+    """In the place of autograd's context where nothing is differentiated, which saves what that costs."""
+
+    needs_input_grad = (False,) * 8
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+    def mark_dirty(self, *tensors: Tensor) -> None: ...
+
+    def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+_NOTHING_KEPT = _NothingKept()
 
 
 # --- arithmetic on coefficients ---------------------------------------------------------------------
@@ -100,14 +115,39 @@ def _sum_into(out: Tensor, terms: Iterable[Term]) -> Tensor:
         elif c == 1:
             torch.mul(a, b, out=out)
         else:
-            torch.addcmul(out.new_zeros(()), a, b, value=c, out=out)
+            torch.addcmul(_zero(out), a, b, value=c, out=out)
         empty = False
     return out.zero_() if empty else out
 
 
-def _integral(out: Tensor, x: Indexable, w: Indexable, n: int) -> None:
+def _zero(like: Tensor) -> Tensor:
+    """A zero to add to; a new one costs as much as a product of a small block."""
+    if type(like) is not Tensor:  # a mode's stand-in for a tensor
+        return like.new_zeros(())
+    return _kept_zero(like.dtype, like.device)
+
+
+@cache
+def _kept_zero(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros((), dtype=dtype, device=device)
+
+
+def _integral(out: Tensor, x: Sequence[Tensor | None], w: Sequence[Tensor | None], n: int) -> None:
     """y_n = (1/n) Σ_{k=1…n} k x_k w_{n−k}, from y' = w·x'."""
-    _sum_into(out, ((x[k], w[n - k], k / n) for k in range(1, n + 1)))
+    empty = True
+    for k in range(1, n + 1):  # `_sum_into` in full: a small network's time is that of such loops
+        a, b = x[k], w[n - k]
+        if a is None or b is None:
+            continue
+        if k == n:
+            torch.mul(a, b, out=out) if empty else out.addcmul_(a, b)
+        elif empty:
+            torch.addcmul(_zero(out), a, b, value=k / n, out=out)
+        else:
+            out.addcmul_(a, b, value=k / n)
+        empty = False
+    if empty:
+        out.zero_()
 
 
 def _cauchy(a: Sequence[Tensor | None], b: Sequence[Tensor | None], n: int) -> Iterable[Term]:
@@ -201,12 +241,13 @@ def _softplus(
     saturated = None if math.isinf(threshold) else cast("Tensor", scaled[0]) > threshold
     w, _ = _sigmoid(scaled, degree, False, saturated=saturated)
     y = _empty(x, degree, into)
+    ys, ws = y.unbind(), w.unbind()
     if math.isinf(threshold):
-        torch.logaddexp(beta * start, start.new_zeros(()), out=y[0]).div_(beta)
+        torch.logaddexp(beta * start, start.new_zeros(()), out=ys[0]).div_(beta)
     else:
-        y[0] = torch.nn.functional.softplus(start, beta, threshold)
+        ys[0].copy_(torch.nn.functional.softplus(start, beta, threshold))
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
+        _integral(ys[n], x, ws, n)
     return y, w
 
 
@@ -251,19 +292,20 @@ def _times_argument(
     """y = x·g(x), w = g + x·g'(x)."""
     y = _empty(x, degree)
     w = _empty(x, degree) if complete else None
+    ys, gs, slopes = y.unbind(), g.unbind(), g_slope.unbind()
     for n in range(degree + 1):
-        _sum_into(y[n], _cauchy(x, list(g), n))
+        _sum_into(ys[n], _cauchy(x, gs, n))
         if w is not None:
-            _sum_into(w[n], _cauchy(x, list(g_slope), n)).add_(g[n])
+            _sum_into(w[n], _cauchy(x, slopes, n)).add_(gs[n])
     return y, w
 
 
 def _normal_density(x: Coefficients, degree: int) -> Tensor:
     """exp(−x²/2)/√(2π)."""
-    half_square = _empty(x, degree)
+    half_square: Coefficients = [*_empty(x, degree).unbind()]
     for n in range(degree + 1):
-        _sum_into(half_square[n], _square(x, n, -0.5))
-    density, _ = _exp(list(half_square), degree, False)
+        _sum_into(cast("Tensor", half_square[n]), _square(x, n, -0.5))
+    density, _ = _exp(half_square, degree, False)
     return density.mul_(1 / math.sqrt(2 * math.pi))
 
 
@@ -275,9 +317,10 @@ def _erf(
     w = _normal_density([None if c is None else root * c for c in x], degree)
     w.mul_(2 * root)
     y = _empty(x, degree, into)
-    torch.erf(cast("Tensor", x[0]), out=y[0])
+    ys, ws = y.unbind(), w.unbind()
+    torch.erf(cast("Tensor", x[0]), out=ys[0])
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
+        _integral(ys[n], x, ws, n)
     return y, w
 
 
@@ -334,11 +377,12 @@ def _power(
 def _raised(x: Coefficients, degree: int, exponent: float) -> Tensor:
     start = cast("Tensor", x[0])
     y = _empty(x, degree)
-    torch.pow(start, exponent, out=y[0])
+    ys = y.unbind()
+    torch.pow(start, exponent, out=ys[0])
     inverse = start.reciprocal()
     for n in range(1, degree + 1):
-        terms = ((x[k], y[n - k], (k * exponent - (n - k)) / n) for k in range(1, n + 1))
-        _sum_into(y[n], terms).mul_(inverse)
+        terms = ((x[k], ys[n - k], (k * exponent - (n - k)) / n) for k in range(1, n + 1))
+        _sum_into(ys[n], terms).mul_(inverse)
     return y
 
 
@@ -348,10 +392,11 @@ def _natural_power(x: Coefficients, degree: int, exponent: int) -> tuple[Tensor,
     y = below
     for step in range(exponent):
         below, y = y, _empty(x, degree)
+        powers, ys = below.unbind(), y.unbind()
+        left = x if step == 0 else powers
+        right = [powers[0]] + [None] * degree if step == 0 else x
         for n in range(degree + 1):
-            left = x if step == 0 else list(below)
-            right = [below[0]] + [None] * degree if step == 0 else x
-            _sum_into(y[n], _cauchy(left, right, n))
+            _sum_into(ys[n], _cauchy(left, right, n))
     return y, exponent * below
 
 
@@ -361,20 +406,22 @@ def _log(
     """w = 1/x."""
     w = _raised(x, degree, -1.0)
     y = _empty(x, degree, into)
-    torch.log(cast("Tensor", x[0]), out=y[0])
+    ys, ws = y.unbind(), w.unbind()
+    torch.log(cast("Tensor", x[0]), out=ys[0])
     for n in range(1, degree + 1):
-        _integral(y[n], x, w, n)
+        _integral(ys[n], x, ws, n)
     return y, w
 
 
 def _sin_cos(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
     start = cast("Tensor", x[0])
     sine, cosine = _empty(x, degree), _empty(x, degree)
-    torch.sin(start, out=sine[0])
-    torch.cos(start, out=cosine[0])
+    sines, cosines = sine.unbind(), cosine.unbind()
+    torch.sin(start, out=sines[0])
+    torch.cos(start, out=cosines[0])
     for n in range(1, degree + 1):
-        _integral(sine[n], x, cosine, n)
-        _sum_into(cosine[n], ((x[k], sine[n - k], -k / n) for k in range(1, n + 1)))
+        _integral(sines[n], x, cosines, n)
+        _sum_into(cosines[n], ((x[k], sines[n - k], -k / n) for k in range(1, n + 1)))
     return sine, cosine
 
 
@@ -396,11 +443,12 @@ def _cos(
 def _sinh_cosh(x: Coefficients, degree: int) -> tuple[Tensor, Tensor]:
     start = cast("Tensor", x[0])
     sine, cosine = _empty(x, degree), _empty(x, degree)
-    torch.sinh(start, out=sine[0])
-    torch.cosh(start, out=cosine[0])
+    sines, cosines = sine.unbind(), cosine.unbind()
+    torch.sinh(start, out=sines[0])
+    torch.cosh(start, out=cosines[0])
     for n in range(1, degree + 1):
-        _integral(sine[n], x, cosine, n)
-        _integral(cosine[n], x, sine, n)
+        _integral(sines[n], x, cosines, n)
+        _integral(cosines[n], x, sines, n)
     return sine, cosine
 
 
@@ -500,13 +548,13 @@ def _complex_correlate(
 def _block(x: Tensor) -> int | None:
     """Elements of a coefficient to deal with at a time, None for all of them.
 
-    A recurrence reads its coefficients again and again: on a CPU it is several times faster in pieces
-    that stay in the cache. Below torch's grain of 32768 elements nothing runs on a second thread.
+    A recurrence reads its coefficients again and again: on a CPU it is faster in pieces that stay in the
+    cache, which half a megabyte a coefficient does; smaller ones cost more in calls than they save. Below
+    torch's grain of 32768 elements nothing runs on a second thread.
     """
     if x.device.type != "cpu" or not x.is_contiguous():
         return None
-    threads = torch.get_num_threads()
-    block = (1 << 17) // x.element_size() if threads == 1 else threads << 15
+    block = max((1 << 19) // x.element_size(), torch.get_num_threads() << 15)
     return block if x[0].numel() > 2 * block else None
 
 
@@ -574,8 +622,8 @@ class _Product(torch.autograd.Function):
         kind = torch.result_type(a, b)
         out = torch.empty((len(orders), *shape), dtype=kind, device=a.device)
         same = a is b
-        for place, n in enumerate(orders):
-            _sum_into(out[place], _square(first, n) if same else _cauchy(first, second, n))
+        for part, n in zip(out.unbind(), orders, strict=True):
+            _sum_into(part, _square(first, n) if same else _cauchy(first, second, n))
         ctx.orders = (a_orders, b_orders, orders)
         ctx.save_for_backward(a, b)
         return out
@@ -594,31 +642,56 @@ class _Product(torch.autograd.Function):
         return to_a, None, to_b, None, None
 
 
-def _solve_softmax(x: Coefficients, degree: int, dim: int) -> tuple[Tensor, Tensor]:
-    """p = softmax(x) and l = log Σ exp x by l' = ⟨p, x'⟩ and p' = p·(x' − l')."""
+def _solve_softmax(
+    x: Coefficients, degree: int, dim: int, p: Tensor, log_sum: Tensor, wanted: bool
+) -> None:
+    """p = softmax(x) and l = log Σ exp x by l' = ⟨p, x'⟩ and p' = p·(x' − l').
+
+    ``p`` and ``log_sum`` are filled, of the latter l₀ only if it is ``wanted``: p needs the rest alone.
+    """
     start = cast("Tensor", x[0])
-    p = _empty(x, degree)
-    l0 = torch.logsumexp(start, dim, keepdim=True)
-    log_sum = torch.empty((degree + 1, *l0.shape), dtype=l0.dtype, device=l0.device)
-    log_sum[0] = l0
-    p[0] = torch.softmax(start, dim)
-    rest = torch.empty_like(p)  # x − l, from order 1 on
+    ps, sums = p.unbind(), log_sum.unbind()
+    if wanted:
+        torch.logsumexp(start, dim, keepdim=True, out=sums[0])
+    torch.softmax(start, dim, out=ps[0])
+    rest = [None, *torch.empty_like(p[1:]).unbind()]  # x − l, from order 1 on
     for n in range(1, degree + 1):
-        _integral(p[n], x, p, n)  # as scratch: (1/n) Σ k x_k p_{n−k}
-        torch.sum(p[n], dim, keepdim=True, out=log_sum[n])
-        linear = x[n]
+        _integral(ps[n], x, ps, n)  # as scratch: (1/n) Σ k x_k p_{n−k}
+        torch.sum(ps[n], dim, keepdim=True, out=sums[n])
+        linear, difference = x[n], cast("Tensor", rest[n])
         if linear is None:
-            rest[n] = -log_sum[n]
+            difference.copy_(-sums[n])
         else:
-            torch.sub(linear, log_sum[n], out=rest[n])
-        _integral(p[n], list(rest), p, n)
+            torch.sub(linear, sums[n], out=difference)
+        _integral(ps[n], rest, ps, n)
+
+
+def _softmax_in_blocks(
+    x: Tensor, orders: tuple[int, ...], degree: int, dim: int, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """p and log Σ exp, row by row in pieces that stay in the cache; see `_block`."""
+    shape = x.shape[1:]
+    kept = [*shape]
+    kept[dim] = 1
+    p = x.new_empty((degree + 1, *shape))
+    log_sum = x.new_empty((degree + 1, *kept))
+    block, axis = _block(x), len(shape) + dim
+    rows = math.prod(shape[:axis])
+    if block is None or rows < 2:
+        _solve_softmax(_listed(x, orders, degree), degree, dim, p, log_sum, wanted)
+        return p, log_sum
+    step = max(block * rows // x[0].numel(), 1)
+    flat = [t.view(len(t), rows, *t.shape[axis + 1 :]) for t in (x, p, log_sum)]
+    for start in range(0, rows, step):
+        piece, of_p, of_sum = (t[:, start : start + step] for t in flat)
+        _solve_softmax(_listed(piece, orders, degree), degree, dim, of_p, of_sum, wanted)
     return p, log_sum
 
 
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
-        p, _ = _solve_softmax(_listed(x, orders, degree), degree, dim)
+        p, _ = _softmax_in_blocks(x, orders, degree, dim, False)
         ctx.orders, ctx.degree, ctx.dim = orders, degree, dim
         ctx.save_for_backward(x, p)
         return p
@@ -639,7 +712,7 @@ class _Softmax(torch.autograd.Function):
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, orders: tuple[int, ...], degree: int, dim: int) -> Tensor:
-        p, log_sum = _solve_softmax(_listed(x, orders, degree), degree, dim)
+        p, log_sum = _softmax_in_blocks(x, orders, degree, dim, True)
         ctx.orders, ctx.degree = orders, degree
         ctx.save_for_backward(x, p)
         return log_sum

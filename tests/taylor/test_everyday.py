@@ -34,6 +34,18 @@ def test_each_network_against_other_means(build, shape):
     )
 
 
+@pytest.mark.filterwarnings("error:no Taylor rule")
+@pytest.mark.parametrize(("build", "shape"), NETWORKS.values(), ids=NETWORKS)
+def test_digits_are_the_same_with_autograd_and_without(build, shape):
+    """Without it sums and scales are made in place, and products of batches without a tensor for each."""
+    generator = torch_generator(6)
+    x, u = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    network = seeded(build).requires_grad_(True)
+    with_graph = taylor(lambda p: network(p.clone()), x.requires_grad_(), u, 4).detach()
+    with torch.no_grad():
+        assert torch.equal(taylor(lambda p: network(p.clone()), x, u, 4), with_graph)
+
+
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
 def test_the_rate_of_a_recurrent_network_in_both_precisions(kind):
     class Recurrent(torch.nn.Module):

@@ -522,11 +522,15 @@ def bilinear(func: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Any:
 @rule("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "spmm", "sparse_mm")
 def _matmul(input: Any, other: Any) -> Any:
     if isinstance(input, Jet) and isinstance(other, Jet):
-        inner, rows = input.primal.shape[-1], input.primal.numel()
+        rows = input.primal.numel()
         columns = other.primal.shape[-1] if other.primal.ndim > 1 else 1
         pairs = sum(i + j <= input.degree for i in input.orders for j in other.orders)
-        input.tally.count(rows / inner * inner * columns, pairs)
-        return bilinear(torch.matmul, input, other)
+        input.tally.count(rows * columns, pairs)
+        a, b = input.primal, other.primal
+        batched = a.ndim > 2 and a.shape[:-2] == b.shape[:-2] and a.dtype == b.dtype
+        if not batched or _looked_on(input.coefficients, other.coefficients):
+            return bilinear(torch.matmul, input, other)
+        return input.like(*_batched_products(input, other))
     if isinstance(input, Jet):
         columns = other.shape[-1] if other.ndim > 1 else 1
         input.tally.count(input.primal.numel() * columns, len(input.orders))
@@ -537,6 +541,43 @@ def _matmul(input: Any, other: Any) -> Any:
     if input.layout != torch.strided:  # which torch.vmap doesn't take
         return other.like(torch.stack([torch.matmul(input, c) for c in other.coefficients]))
     return other.like(torch.vmap(lambda c: torch.matmul(input, c))(other.coefficients))
+
+
+def _looked_on(*tensors: Tensor) -> bool:
+    """Whether something differentiates or maps what is computed of these, which takes no writing in place."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _batched_products(a: Jet, b: Jet) -> tuple[Tensor, tuple[int, ...]]:
+    """The same as `bilinear`, digit by digit, without a new tensor for each product and each sum.
+
+    Attention's heads are views with long strides, which each product would gather anew.
+    """
+    orders = tuple(sorted({i + j for i in a.orders for j in b.orders if i + j <= a.degree}))
+    lefts, rights = (_gathered(x.coefficients) for x in (a, b))
+    shape = (*lefts.shape[1:3], rights.shape[3])
+    out = lefts.new_empty((len(orders), *shape))
+    sums = dict(zip(orders, out.unbind(), strict=True))
+    term = lefts.new_empty(shape)
+    begun: set[int] = set()
+    for i, left in zip(a.orders, lefts.unbind(), strict=True):
+        for j, right in zip(b.orders, rights.unbind(), strict=True):
+            if (n := i + j) > a.degree:
+                continue
+            if n in begun:
+                sums[n].add_(torch.bmm(left, right, out=term))
+            else:
+                torch.bmm(left, right, out=sums[n])
+                begun.add(n)
+    return out.view(len(orders), *a.primal.shape[:-1], shape[-1]), orders
+
+
+def _gathered(c: Tensor) -> Tensor:
+    """Coefficients of matrices as (m, matrices, rows, columns), densely, transposed where they are."""
+    c = c.flatten(1, -3)
+    return c.mT.contiguous().mT if c.stride(-2) == 1 and c.stride(-1) != 1 else c.contiguous()
 
 
 @rule("rmatmul")
@@ -1027,7 +1068,8 @@ def _attention(
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     like = next(x for x in (query, key, value, attn_mask) if isinstance(x, Jet))
     query = lifted(query, like)
-    scores = _mul(_matmul(query, key.transpose(-2, -1)), scale)
+    scores = _matmul(query, key.transpose(-2, -1))
+    scores = _scaled(scores, scale)
     if is_causal:
         attn_mask = torch.ones(
             query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
@@ -1047,8 +1089,58 @@ def _attention(
 # --- normalisation ----------------------------------------------------------------------------------
 
 
-rule("layer_norm")(normalization.layer_norm)
-rule("rms_norm")(normalization.rms_norm)
+def _scaled(x: Any, factor: Any) -> Any:
+    """``factor`` times what nobody else holds: in place, where that is possible."""
+    if not isinstance(x, Jet) or not _may_take(x, factor):
+        return x * factor
+    return x.like(x.coefficients.mul_(factor))
+
+
+def _shifted(x: Any, shift: Any) -> Any:
+    """What nobody else holds plus ``shift``: in place, where that is possible."""
+    if not isinstance(x, Jet) or not _may_take(x, shift):
+        return x + shift
+    c = x.coefficients
+    c[0].add_(shift)
+    return x.like(c)
+
+
+def _may_take(x: Jet, constant: Any) -> bool:
+    """Whether a result of x's shape and dtype is that of x and a constant, and may be written into x."""
+    if not isinstance(constant, Tensor):
+        return isinstance(constant, (int, float)) and not _looked_on(x.coefficients)
+    if constant.ndim > x.primal.ndim or constant.dtype != x.primal.dtype:
+        return False
+    if torch.broadcast_shapes(constant.shape, x.primal.shape) != x.primal.shape:
+        return False
+    return constant.device == x.primal.device and not _looked_on(x.coefficients, constant)
+
+
+def _weighted(x: Any, weight: Any, bias: Any) -> Any:
+    """Scale and shift of what a normalisation gave."""
+    x = x if weight is None else _scaled(x, weight)
+    return x if bias is None else _shifted(x, bias)
+
+
+@rule("layer_norm")
+def _layer_norm(
+    input: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Any:
+    return _weighted(normalization.layer_norm(input, normalized_shape, eps=eps), weight, bias)
+
+
+@rule("rms_norm")
+def _rms_norm(
+    input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
+) -> Any:
+    return _weighted(normalization.rms_norm(input, normalized_shape, eps=eps), weight, None)
+
+
 rule("group_norm")(normalization.group_norm)
 
 
@@ -1102,7 +1194,7 @@ def _by_statistics(
     shift = -mean * scale
     channels = (-1, *[1] * (input.primal.ndim - 2))
     shift = shift if bias is None else shift + bias
-    return _add(_mul(input, scale.view(channels)), shift.view(channels))
+    return _shifted(_mul(input, scale.view(channels)), shift.view(channels))
 
 
 # --- families of functions -----------------------------------------------------------------------
