@@ -672,7 +672,8 @@ def _softmax_in_blocks(
     """p and log Σ exp, row by row in pieces that stay in the cache; see `_block`."""
     shape = x.shape[1:]
     kept = [*shape]
-    kept[dim] = 1
+    if kept:
+        kept[dim] = 1
     p = x.new_empty((degree + 1, *shape))
     log_sum = x.new_empty((degree + 1, *kept))
     block, axis = _block(x), len(shape) + dim

@@ -7,11 +7,13 @@ rounds. Less is better throughout, as asv takes it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpbench.cost import keep_freed_memory, measure_cost
 from sharpbench.models import models
@@ -69,14 +71,14 @@ def as_in_a_suite() -> None:
 
 
 def problem(
-    model: str, batch: int, device: str = "cpu"
+    model: str, batch: int, device: str = "cpu", widths: Sequence[int] = (256, 256)
 ) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
     """The loss of a network of MNIST's shape at random points and unit directions."""
     as_in_a_suite()
     if model == "cnn":
         network = models.create("cnn").build((1, 28, 28), 10, seed=0)
     else:
-        network = models.create("mlp", {"widths": [256, 256]}).build((784,), 10, seed=0)
+        network = models.create("mlp", {"widths": list(widths)}).build((784,), 10, seed=0)
     x = torch.randn(batch, *((1, 28, 28) if model == "cnn" else (784,)))
     v = F.normalize(torch.randn_like(x).flatten(1), dim=1).view_as(x)
     y = torch.randint(10, (batch,))
@@ -84,16 +86,105 @@ def problem(
     return lambda points: F.cross_entropy(network(points), y, reduction="none"), x, v
 
 
-def best(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+def best(steps: dict[str, Callable[[], None]], rounds: int = _ROUNDS) -> dict[str, float]:
     """The best of several interleaved rounds, seconds by name."""
     found = dict.fromkeys(steps, float("inf"))
-    for number in range(_ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, step in steps.items():
             start = clock()
             step()
             if number:  # the first round warms up
                 found[name] = min(found[name], clock() - start)
     return found
+
+
+_PRODUCTS = {
+    "mm": (torch.mm, 0),
+    "bmm": (torch.bmm, 0),
+    "mv": (torch.mv, 0),
+    "addmm": (torch.mm, 1),
+    "baddbmm": (torch.bmm, 1),
+    "addmv": (torch.mv, 1),
+}
+"""torch's products: what makes one alone, and where the factors stand among the arguments."""
+
+
+class _Products(TorchDispatchMode):
+    """Takes note of the matrix products and convolutions that are made within it, and makes them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Callable[..., Tensor], Sequence[Any]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in _PRODUCTS:
+            product, first = _PRODUCTS[name]
+            self.made.append((product, [t.clone() for t in args[first : first + 2]]))
+        elif name == "convolution":
+            copies = [a.clone() if isinstance(a, Tensor) else a for a in args]
+            self.made.append((func, [*copies[:2], None, *copies[3:]]))
+        return func(*args, **(kwargs or {}))
+
+    def again(self) -> None:
+        for func, factors in self.made:
+            func(*factors)
+
+
+def products_alone(
+    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, order: int
+) -> Callable[[], None]:
+    """The matrix products that Taylor mode of ``order`` makes, one after the other and nothing else.
+
+    Their factors are dense copies of those it had, and none of them is made twice: two coefficients through
+    a layer that only the input stands before, order + 1 through the others, and in attention one product
+    for each pair of coefficients whose orders add up to ``order`` at most.
+    """
+    with torch.no_grad(), _Products() as products:
+        jet(function, x, v, order)
+    return products.again
+
+
+def block(name: str) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """A part of a transformer at 64 sequences of 32 vectors with 64 entries, in float32."""
+    as_in_a_suite()
+    x, v = torch.randn(64, 32, 64), torch.randn(64, 32, 64)
+    if name == "attention":
+        attention = nn.MultiheadAttention(64, 4, batch_first=True).eval()
+        return lambda points: attention(points, points, points, need_weights=False)[0], x, v
+    if name == "layer_norm":
+        layers = [nn.Linear(64, 64), nn.LayerNorm(64), nn.Tanh(), nn.Linear(64, 64)]
+        return nn.Sequential(*layers).eval(), x, v
+    encoder = nn.TransformerEncoderLayer(64, 4, 256, 0.0, activation="gelu", batch_first=True)
+    return encoder.eval(), x, v
+
+
+class OverItsProducts:
+    """Taylor mode over the matrix products that it makes, both in the same rounds."""
+
+    params = (["mlp", "wide_mlp", "attention", "layer_norm", "encoder"], [4, 6, 7])
+    param_names = ("network", "order")
+    timeout = 600
+    unit = "ratio"
+
+    def setup(self, network: str, order: int, device: str = "cpu") -> None:
+        if network == "mlp":
+            self.problem = problem("mlp", 1000, device)
+        elif network == "wide_mlp":
+            self.problem = problem("mlp", 256, device, widths=(1024, 1024))
+        else:
+            function, x, v = block(network)
+            self.problem = function, x.to(device), v.to(device)
+
+    def track_over_products(self, network: str, order: int) -> float:
+        steps = {
+            "ours": lambda: taylor_mode(*self.problem, order),
+            "products": products_alone(*self.problem, order),
+        }
+        found = best(steps, rounds=3 * _ROUNDS)
+        return found["ours"] / found["products"]
 
 
 class DerivativesOfTheLoss:

@@ -1,15 +1,17 @@
 """The speed tables of the documentation, as Markdown on the standard output; run it alone on the machine.
 
     python -m suites.asv.tables --table derivatives
+    python -m suites.asv.tables --table products
     python -m suites.asv.tables --table eigenvalue digits_mlp_26k mnist_cnn_26k
     python -m suites.asv.tables --table trace digits_mlp_26k mnist_cnn_26k
     python -m suites.asv.tables --table eigenvalue --device cuda
 
 Without ``--table`` all of them, and without names all workloads. Derivatives of the loss are told in forward
-passes. For eigenvalue and trace every implementation is asked for the same tolerance, without looking at the
-truth, which stands beside what it gives: seconds (of the processor, the best of interleaved rounds on one
-thread, float32), Hessian-vector products, and the relative difference from a reference in float64.
-``true_error`` is the table of eigenvalues at one true error in place of one tolerance.
+passes, and over the matrix products that they make. For eigenvalue and trace every implementation is asked
+for the same tolerance, without looking at the truth, which stands beside what it gives: seconds (of the
+processor, the best of interleaved rounds on one thread, float32), Hessian-vector products, and the relative
+difference from a reference in float64. ``true_error`` is the table of eigenvalues at one true error in place
+of one tolerance.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from sharpbench.metrics import metrics
 
 from . import curvature_rate, workloads
 
-TABLES = ("derivatives", "eigenvalue", "true_error", "trace")
+TABLES = ("derivatives", "products", "eigenvalue", "true_error", "trace")
 ROUNDS = 5
 EIGENVALUE = 1e-3
 TRACE = 1e-2
@@ -49,12 +51,21 @@ def derivatives(order: int, device: str) -> dict[str, str]:
     layers = [a * b for a, b in itertools.pairwise(_MLP)]
     least = (2 * layers[0] + (order + 1) * sum(layers[1:])) / sum(layers)
     return {
-        "Taylor mode, in forward passes": f"{ours / once:.2g}",
-        "its multiplications alone": f"{least:.2g}",
+        "Taylor mode, in forward passes": f"{ours / once:.2f}",
+        "its multiplications alone": f"{least:.2f}",
         "nested reverse mode": f"{theirs / once:.3g}",
         "times faster": f"{theirs / ours:.2g}",
         "of its peak memory": f"{bench.track_memory_of_nested_reverse(order):.2g}",
     }
+
+
+def products(network: str, device: str) -> dict[str, str]:
+    """A row of the second table: Taylor mode over the matrix products that it makes, an order a column."""
+    bench, row = curvature_rate.OverItsProducts(), {}
+    for order in ORDERS:
+        bench.setup(network, order, device)
+        row[f"1-{order}"] = f"{bench.track_over_products(network, order):.3g}"
+    return row
 
 
 def training_steps(device: str) -> dict[str, str]:
@@ -166,6 +177,10 @@ def main() -> None:
     if "derivatives" in wanted:
         _print("Derivatives of the loss", {f"1-{n}": derivatives(n, asked.device) for n in ORDERS})
         _print("In ratios", {"": training_steps(asked.device)})
+    if "products" in wanted:
+        networks = curvature_rate.OverItsProducts.params[0]
+        rows = {name: products(name, asked.device) for name in networks}
+        _print("Derivatives over their matrix products alone", rows)
     for name in asked.workloads:
         if "eigenvalue" in wanted:
             _print(

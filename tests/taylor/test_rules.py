@@ -258,3 +258,33 @@ def test_norms_at_zero_are_constant_as_in_torch():
 def test_each_name_has_one_rule():
     with pytest.raises(ValueError, match="two Taylor rules for tanh"):
         rule("tanh")(torch.tanh)
+
+
+def test_a_sum_of_exponentials_over_a_single_number_keeps_its_orders():
+    x = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    for order in (0, 1, 3):
+        found = taylor(lambda p: p.sum().logsumexp(0), x, x, order)
+        assert torch.equal(found[:2], x.sum().expand(2)[: order + 1])
+        assert found.shape == (order + 1,)
+
+
+def test_batched_products_follow_every_layout_of_their_factors():
+    """Views with long strides, transposed, broadcast and empty ones, against the sum over pairs."""
+    x, u = (torch.randn(2, 6, 4, generator=torch_generator(s), dtype=torch.float64) for s in (1, 2))
+
+    def heads(p):
+        return p.view(2, 6, 2, 2).transpose(1, 2)
+
+    functions = {
+        "heads": lambda p: heads(p) @ heads(p.sin()).transpose(-2, -1) @ heads(p.cos()),
+        "slices": lambda p: p[:, ::2] @ p[:, 1::2].mT.exp(),
+        "broadcast": lambda p: p[:1].expand(2, 6, 4) @ p.sin().mT,
+        "one column": lambda p: p[..., :1] @ p[:, :1].tanh(),
+        "none": lambda p: p[:0] @ p[:0].mT.sin(),
+        "used again": lambda p: (p @ p.mT).softmax(-1) * (p @ p.mT),
+    }
+    for function in functions.values():
+        with torch.no_grad():
+            alone = taylor(function, x, u, 5)
+        looked_on = taylor(function, x.clone().requires_grad_(), u, 5)
+        assert torch.equal(alone, looked_on.detach())

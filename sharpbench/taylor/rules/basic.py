@@ -900,7 +900,9 @@ def _logsumexp(input: Jet, dim: Any, keepdim: bool = False) -> Any:
         dim = dim[0]
     axis = _axis(dim, input)
     out = series.logsumexp(input.coefficients, input.orders, input.degree, axis)
-    return input.like(out if keepdim else out.squeeze(axis), _everything(input))
+    # A single number has no axis that could be taken away.
+    shown = out if keepdim or not input.primal.ndim else out.squeeze(axis)
+    return input.like(shown, _everything(input))
 
 
 @rule("log_softmax", "special_log_softmax")
