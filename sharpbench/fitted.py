@@ -511,7 +511,8 @@ class _Fit:
         if len(found) > 1:
             self.test_fault = (
                 f"normaliser={what} means another factor for the loss of the training than of the test data "
-                f"({', '.join(f'{one:g}' for one in sorted(found))}): make a subject of the test data"
+                f"({', '.join(f'{one:g}' for one in sorted(found))}): ask for split='train', or make a "
+                "subject of the test data"
             )
 
     def _joined(

@@ -121,6 +121,8 @@ def check_fit(reads_: Reads, outputs: Tensor, targets: Tensor) -> None:
         hint = ""
         if targets.shape[1:] == (1,) and bool((targets == targets.round()).all()):
             hint = "; if they are class ids, give them as integers"
+        elif outputs.shape[1:2] == (1,) and outputs.shape[2:] == targets.shape[1:]:
+            hint = ": targets.unsqueeze(1)"
         raise InputError(
             f"real targets must have the outputs' shape, for nothing is broadcast: the network gives "
             f"{_shape(outputs)}, the targets are {_shape(targets)}{hint}"
@@ -163,7 +165,9 @@ def _class_ids(targets: Tensor) -> Tensor:
         elif targets.ndim > 2 and targets.shape[1] == 1:
             hint = "targets.squeeze(1) for a class a token or pixel"
         elif targets.ndim > 1:
-            hint = (
+            zero_or_one = bool(((targets == 0) | (targets == 1)).all())
+            labels = "loss=torch.nn.BCEWithLogitsLoss() for several labels, yes or no"
+            hint = (f"{labels}; " if zero_or_one and targets.ndim == 2 else "") + (
                 "for a class a token or pixel write Subject.from_batches(model, [(inputs, targets)]); for "
                 "several labels a sample give a loss that returns one value a sample, with task='regression'"
             )

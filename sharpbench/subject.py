@@ -127,6 +127,12 @@ class Subject:
     _network: Network = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        given_splits: Any = self.splits
+        if not isinstance(given_splits, (Splits, type(None))):
+            raise InputError(
+                f"splits must be a sharpbench.Splits, got a {type(given_splits).__name__}: batches of test "
+                "data go to Subject.from_batches(model, train, splits={'test': test})"
+            )
         task = self.task
         if task is None and self.loss is None and self.splits is not None:
             task = self.splits.task
@@ -288,7 +294,8 @@ class Subject:
         if splits is not None and len(splits.test_inputs) != len(self.inputs):
             fault = fault or (
                 "normaliser='sum' means another factor for the loss of the training than of the test data, "
-                "of which other samples are ignored: make a subject of the test data"
+                "of which other samples are ignored: ask for split='train', or make a subject of the test "
+                "data"
             )
         if isinstance(loss, PerSampleLoss):  # what torch's mean divides by, too
             over = "sum" if loss.over_rest == "mean" else loss.over_rest

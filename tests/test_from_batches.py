@@ -701,6 +701,7 @@ def test_a_real_tensor_of_the_batch_among_others():
         ([(X, Y)], {"splits": {"validation": [(X, Y)]}}, "splits must be"),
         ([(X, Y)], {"loss": lambda model, b: 3.0}, "returned a float"),
         (itertools.cycle([(X, Y)]), {}, "never end"),
+        ([(X, torch.tensor([[1, 1], [0, 1], [1, 0], [0, 0]]))], {}, "BCEWithLogitsLoss.*yes or no"),
         (list(zip(X, Y, strict=True)), {}, r"a single sample.*DataLoader\(samples"),
         ([(X.tolist(), Y.tolist())], {}, r"must hold tensors or arrays: torch\.tensor"),
         ([(["a", "b"], Y[:2])], {}, "a list of 2 str"),
@@ -861,6 +862,11 @@ def test_what_cannot_be_differentiated_is_refused_by_name():
         with pytest.raises(InputError, match="quantised"):
             build(quantised, [(X, Y)])
     closed = nn.Linear(3, 2)
+    with pytest.raises(InputError, match=r"splits must be a sharpbench\.Splits, got a dict"):
+        Subject(nn.Linear(3, 2), X, Y, splits={"test": [(X, Y)]})
+    masks = [(reals(2, 1, 3, 3), reals(2, 3, 3).sign().relu())]
+    with pytest.raises(InputError, match=r"targets\.unsqueeze\(1\)"):
+        Subject.from_batches(nn.Conv2d(1, 1, 1), masks, loss=nn.BCEWithLogitsLoss())
     for kind in (nn.Linear, lambda x: x):
         with pytest.raises(
             InputError, match=r"is the class Linear|a torch\.nn\.Module, got a func"
