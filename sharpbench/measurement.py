@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from scipy import special
@@ -39,6 +39,16 @@ class Work:
     def gradient_equivalents(self, samples: int) -> float:
         """The cost in gradients over ``samples`` samples."""
         return self.gradient_samples() / samples
+
+    def add(self, other: Work) -> None:
+        """Count the passes of ``other``, too."""
+        for part in fields(self):
+            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+
+    def since(self, before: Work) -> Work:
+        """What was counted after ``before``."""
+        names = [part.name for part in fields(self)]
+        return Work(**{n: getattr(self, n) - getattr(before, n) for n in names})
 
     def add_backward(self, samples: int) -> None:
         """Count a further backward pass through a graph that is there already: 2/3 of a gradient."""

@@ -34,6 +34,7 @@ from sharpbench.network import Network
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
+from sharpbench.shared import ALONE, Shared
 
 __all__ = [
     "Loss",
@@ -125,6 +126,7 @@ class Subject:
     test_fault: str = ""
     """Why losses of the test data are not those of the normaliser, which is the training data's."""
     _network: Network = field(init=False, repr=False, compare=False)
+    _shared: Shared = field(default=ALONE, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given_splits: Any = self.splits
@@ -404,7 +406,9 @@ class Subject:
 
         The passes that finding out takes, over a few samples, are added to ``work``.
         """
-        return self._network.input_fault(dtype, work)
+        return self.shared.once(
+            ("input fault", dtype), lambda: self._network.input_fault(dtype, work), work
+        )
 
     @property
     def detached(self) -> str | None:
@@ -445,6 +449,26 @@ class Subject:
     def run_few(self, model: nn.Module) -> Tensor:
         """The outputs of a network like this one for a few of its samples, in the network's precision."""
         return self._network.run_few(model)
+
+    @property
+    def shared(self) -> Shared:
+        """Where metrics find what others found of this network on these data: only within `sharing`."""
+        return self._shared
+
+    @contextmanager
+    def sharing(self, shared: Shared) -> Iterator[None]:
+        """Inside, what metrics find alike is found once; neither the network nor the data may be changed."""
+        before = self._shared
+        self.finding_in(shared)
+        try:
+            yield
+        finally:
+            self.finding_in(before)
+
+    def finding_in(self, shared: Shared) -> Subject:
+        """Itself, its metrics sharing from now on; for a subject that a metric makes of the one measured."""
+        object.__setattr__(self, "_shared", shared)
+        return self
 
     def with_model(self, model: nn.Module) -> Subject:
         """The same subject around another network, e.g. a transformed copy; inputs and real targets follow

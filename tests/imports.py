@@ -19,6 +19,7 @@ FLOORS = (
         "seeds",
         "notebook",
         "measurement",
+        "shared",
         "registry",
         "change",
         "streams",

@@ -164,6 +164,12 @@ class SpectralDensity:
     nodes: Tensor
     weights: Tensor
     products: int
+    tridiagonal: tuple[Tensor, ...] = ()
+    """Of each probe, (k, k)."""
+
+    def after(self, steps: int) -> SpectralDensity:
+        """What the same starts gave after so many steps."""
+        return _quadrature([matrix[:steps, :steps] for matrix in self.tridiagonal], steps)
 
     def mean(self, values: Tensor) -> tuple[float, float | None]:
         """tr g(A)/P with its standard error over the probes, from ``values`` = g(nodes)."""
@@ -190,18 +196,22 @@ def spectral_density(
     Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38 (2017); Golub & Welsch for nodes and weights.
     """
     steps = min(steps, operator.dimension)
-    nodes = torch.zeros(probes, steps, dtype=torch.float64)
-    weights = torch.zeros(probes, steps, dtype=torch.float64)
-    products = 0
-    for probe in range(probes):
+    matrices = []
+    for _ in range(probes):
         iteration = _Lanczos(operator, steps, generator)
         while iteration.steps < steps and not iteration.exhausted:
             iteration.step()
-        found = iteration.steps
-        nodes[probe, :found] = iteration.ritz
-        weights[probe, :found] = iteration.ritz_basis[0].square()
-        products += iteration.steps
-    return SpectralDensity(nodes, weights, products)
+        matrices.append(iteration.tridiagonal())
+    return _quadrature(matrices, steps)
+
+
+def _quadrature(matrices: Sequence[Tensor], steps: int) -> SpectralDensity:
+    nodes = torch.zeros(len(matrices), steps, dtype=torch.float64)
+    weights = torch.zeros_like(nodes)
+    for i, matrix in enumerate(matrices):
+        values, basis = torch.linalg.eigh(matrix)
+        nodes[i, : len(values)], weights[i, : len(values)] = values, basis[0].square()
+    return SpectralDensity(nodes, weights, sum(map(len, matrices)), tuple(matrices))
 
 
 def extreme_eigenvalues_of_blocks(
@@ -501,7 +511,11 @@ class _Lanczos(KrylovSpace[float]):
 
     def step(self) -> None:
         """One product with the operator."""
-        self.take(self.operator.matvec(self.wanted))
+        if self.sign < 0 and self.steps % 2:
+            # The vectors of −A are those of A, every other one turned: so are the products asked for.
+            self.take(-self.operator.matvec(-self.wanted))
+        else:
+            self.take(self.operator.matvec(self.wanted))
 
     def take(self, product: Tensor) -> None:
         """The operator's ``product`` with the wanted vector."""

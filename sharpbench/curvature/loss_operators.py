@@ -33,6 +33,7 @@ from sharpbench.front import AtInputs, fronted
 from sharpbench.measurement import Work
 from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
+from sharpbench.shared import ALONE, Shared, digest
 from sharpbench.subject import Loss
 
 __all__ = [
@@ -100,6 +101,8 @@ class _LossOperator(SymmetricOperator):
     parameters: names (of modules too) or shell patterns of the parameters meant; all trainable ones if empty.
     verify: check one product against differences of first derivatives before the first one is given;
         what was found stands in ``checks``.
+    shared: where operators of the same network, loss, data and settings leave what they find alike: the
+        check, the size of a chunk, and products with the same vectors.
 
     Raises
     ------
@@ -119,19 +122,22 @@ class _LossOperator(SymmetricOperator):
         memory_budget: int = 1 << 30,
         parameters: Sequence[str] = (),
         verify: bool = True,
+        shared: Shared = ALONE,
     ) -> None:
         self.parameters = named_subset(model, parameters)
         self.patterns = tuple(parameters)
         self.checks: Checks = {}
         self._verify = verify
+        self.shared = shared
+        self._versions = self._counts()
         self.model, self.loss, self.work = model, loss, work
         self.inputs, self.targets = inputs, targets
         self.samples = len(inputs)
         self.dimension = sum(coordinates(p).numel() for p in self.parameters)
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype.to_real()
-        self._check_deterministic()
-        self.chunk = self._chunk_size(memory_budget)
+        self.chunk = shared.once("chunk", lambda: self._chunk_size(memory_budget), work)
         self._kept: Graph | None = None
+        self._counted = False
         self._batches: bool | None = None if verify else True
 
     @property
@@ -142,14 +148,54 @@ class _LossOperator(SymmetricOperator):
     def matmat(self, vectors: Tensor) -> Tensor:
         self.verify(blocks=vectors.shape[1] > 1)
         vectors = vectors.to(self.device, self.dtype)
+        if not self._unmoved:
+            total = self._anew(vectors)
+        else:
+            key = "product", digest(vectors)
+            total = self.shared.once(key, lambda: self._anew(vectors), self.work)
+        if self.kept:
+            self._count_whole()
+        return self.check_product(total)
+
+    def _anew(self, vectors: Tensor) -> Tensor:
         try:
-            total = self._block(vectors)
+            return self._block(vectors)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _out_of_memory(error) or self.chunk == 1:
                 raise
-            self._kept, self.chunk = None, max(1, self.chunk // 4)
-            total = self._block(vectors)
-        return self.check_product(total)
+            self.forget()
+            self.chunk = max(1, self.chunk // 4)
+            return self._block(vectors)
+
+    @property
+    def _unmoved(self) -> bool:
+        """Whether products are shared, and the weights those that the others' are of."""
+        return self.shared.remembers and self._counts() == self._versions
+
+    def _counts(self) -> list[int]:
+        return [p._version for p in self.parameters]
+
+    def _whole(self) -> Graph:
+        """The graph of all data, built where it isn't kept; `_count_whole` counts it."""
+        if self._kept is None:
+            counted = self.work.gradient
+            self._kept = self._graph(self.inputs, self.targets)
+            self.work.gradient = counted
+        return self._kept
+
+    def _count_whole(self) -> None:
+        """Count the graph of all data where it is first needed: also where what it would be built for is
+        known."""
+        if not self._counted:
+            self._counted = True
+            self.work.gradient += self.samples
+
+    def __copy__(self) -> Self:
+        """One that may become another operator: it shares with nobody."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        made.shared = ALONE
+        return made
 
     def verify(self, *, blocks: bool = True) -> None:
         """Check a product now, if none was checked; and ``blocks`` of them, if these follow.
@@ -157,8 +203,16 @@ class _LossOperator(SymmetricOperator):
         Raises MetricFailed where it is wrong.
         """
         if self._verify:
-            self.checks = self._checked(blocks)
+            tried = blocks and self._batches is None and self._tries_blocks
+
+            def found() -> tuple[Checks, bool | None]:
+                return self._checked(tried), self._batches
+
+            self.checks, self._batches = self.shared.once(("checks", tried), found, self.work)
             self._verify = False
+
+    _tries_blocks = True
+    """Whether a block of products is anything but single ones, one after another."""
 
     @abstractmethod
     def _checked(self, blocks: bool) -> Checks:
@@ -184,8 +238,8 @@ class _LossOperator(SymmetricOperator):
         return outputs
 
     def forget(self) -> None:
-        """Let go of the graph that was kept: the weights are others."""
-        self._kept = None
+        """Let go of the graph that was kept, and of what is shared: weights, or chunks, are others."""
+        self._kept, self._counted, self.shared = None, False, ALONE
 
     def twin(self, samples: int, dtype: torch.dtype = torch.float64) -> Self:
         """The same of the first ``samples``, in this precision and unchecked, on a copy of the network.
@@ -203,7 +257,7 @@ class _LossOperator(SymmetricOperator):
         twin.chunk = max(1, min(twin.samples, self.chunk // 2))  # its numbers may be twice as long
         twin.checks, twin._verify, twin._batches = {}, False, True
         graph = twin._graph(twin.inputs[: twin.chunk], twin.targets[: twin.chunk])
-        twin._kept = graph if twin.kept else None
+        twin._kept, twin._counted = (graph, True) if twin.kept else (None, False)
         return twin
 
     def batches_agree(self, agree: bool) -> None:
@@ -214,14 +268,17 @@ class _LossOperator(SymmetricOperator):
         if samples * self.dimension > _SMALL:
             return False
         if self._batches is None:
-            check_blocks(self)
+
+            def agree() -> bool | None:
+                check_blocks(self)
+                return self._batches
+
+            self._batches = self.shared.once("blocks", agree, self.work)
         return bool(self._batches)
 
     def _block(self, vectors: Tensor) -> Tensor:
         if self.kept:
-            if self._kept is None:
-                self._kept = self._graph(self.inputs, self.targets)
-            return self._products(self._kept, vectors, self.samples)
+            return self._products(self._whole(), vectors, self.samples)
         total = torch.zeros_like(vectors)
         for x, y in self._chunks():
             total += self._products(self._graph(x, y), vectors, len(x))
@@ -322,7 +379,9 @@ class _LossOperator(SymmetricOperator):
 
     def guess(self) -> Tensor | None:
         """The gradient, which leans on the leading eigenvectors as training goes on (arXiv:1812.04754)."""
-        return self.gradient()
+        if not self._unmoved:
+            return self.gradient()
+        return self.shared.once("guess", self.gradient, self.work)
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from zip(self.inputs.split(self.chunk), self.targets.split(self.chunk), strict=True)
@@ -379,6 +438,7 @@ class _LossOperator(SymmetricOperator):
 
     def _chunk_size(self, memory_budget: int) -> int:
         """As many samples as fit the budget, from the tensors that a small graph saves."""
+        self._check_deterministic()
         weights = {p.untyped_storage().data_ptr() for p in self.parameters}
         saved: dict[int, int] = {}
 
@@ -416,12 +476,18 @@ class HessianOperator(_LossOperator):
         """As ever, and for nothing where the graph of the whole data is kept."""
         if not self.kept:
             return super().gradient()
-        if self._kept is None:
-            self._kept = self._graph(self.inputs, self.targets)
-        return self.flat([g.detach() for g in self._kept])
+        found = self.flat([g.detach() for g in self._whole()])
+        self._count_whole()
+        return found
+
+    def guess(self) -> Tensor | None:
+        """See `_LossOperator.guess`."""
+        if self.kept:
+            self._count_whole()  # which the gradient is a part of
+        return super().guess()
 
     def _checked(self, blocks: bool) -> Checks:
-        return check_hessian(self, blocks=blocks and self._batches is None)
+        return check_hessian(self, blocks=blocks)
 
     def _graph(self, x: Tensor, y: Tensor) -> Graph:
         return self._gradient(x, y, create_graph=True)
@@ -589,9 +655,8 @@ class GaussNewtonOperator(_LossOperator):
         if not self.kept:
             yield from (self._graph(x, y) for x, y in self._chunks())
             return
-        if self._kept is None:
-            self._kept = self._graph(self.inputs, self.targets)
-        yield self._kept
+        self._count_whole()
+        yield self._whole()
 
     def check_slopes(self, vector: Tensor) -> float:
         """The relative deviation of a random combination of a few `sample_slopes` from ⟨v, its gradient⟩.
@@ -623,6 +688,8 @@ class GaussNewtonOperator(_LossOperator):
             along = self.samples * graph[2].detach() * self._forward(graph, vector)
         self.work.gradient += len(x)
         return along.flatten(1).sum(1)
+
+    _tries_blocks = False
 
     def _checked(self, blocks: bool) -> Checks:
         self._batches = True  # blocks are single products one after the other

@@ -40,6 +40,10 @@ def of_loss_operator(operator: HessianOperator | GaussNewtonOperator) -> float |
     """
     if operator.dtype == torch.float64:
         return 0.0
+    return operator.shared.once("rounding", lambda: _of_twins(operator), operator.work)
+
+
+def _of_twins(operator: HessianOperator | GaussNewtonOperator) -> float | None:
     try:
         found = relative_rounding(
             operator.twin(_FEW, operator.dtype), operator.twin(_FEW, torch.float64)

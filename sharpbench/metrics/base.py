@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -33,6 +33,7 @@ __all__ = [
     "Metric",
     "check_count",
     "measured_points",
+    "place_of_points",
     "sampled",
     "state_hash",
     "torch_dtype",
@@ -229,6 +230,15 @@ def measured_points(
         return inputs.to(dtype), targets
     streams = subject.front is not None and subject.front.batches.streamed
     return inputs.to(dtype), cast(targets, dtype) if streams else targets.to(dtype)
+
+
+def place_of_points(
+    subject: Subject, split: str, samples: Count, dtype: torch.dtype, *, seed: int
+) -> tuple[Hashable, ...]:
+    """By what name `measured_points` with these arguments are the same points, for `sharpbench.shared`."""
+    inputs, _ = subject.data(split)
+    every = samples == "all" or samples >= len(inputs)
+    return ("points", split, None if every else (samples, derive_seed(seed, "points")), dtype)
 
 
 def check_count(key: str, count: Count) -> None:

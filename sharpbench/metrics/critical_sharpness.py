@@ -15,7 +15,6 @@ from sharpbench.change import Change
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.errors import MetricFailed
-from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import (
@@ -24,6 +23,7 @@ from sharpbench.metrics.base import (
     Metric,
     check_count,
     measured_points,
+    place_of_points,
     torch_dtype,
 )
 from sharpbench.metrics.surface import (
@@ -31,9 +31,9 @@ from sharpbench.metrics.surface import (
     Surface,
     complex_parameters,
     length_of,
-    summed_gradient,
+    whole_gradient,
 )
-from sharpbench.network import as_written
+from sharpbench.shared import Shared
 from sharpbench.subject import Subject, batched_outputs
 
 __all__ = ["CriticalSharpness"]
@@ -111,10 +111,14 @@ class CriticalSharpness(Metric):
         dtype, work = torch_dtype(self.dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         line = _Line(subject, inputs, targets, dtype, self.parameters_of, work)
-        of = inputs, targets
+        of, whose = (inputs, targets), (self.split, self.samples)
         if self.gradient_of != "measured":
-            of = measured_points(subject, self.gradient_of, "all", dtype, seed=seed)
-        gradient = line.gradient(*of)
+            whose = self.gradient_of, "all"
+            of = measured_points(subject, *whose, dtype, seed=seed)
+        place = place_of_points(subject, *whose, dtype, seed=seed)
+        alone = ("the others fixed",) if self.parameters_of else ()
+        facts = subject.shared.under(*place, tuple(self.parameters_of), *alone)
+        gradient = line.gradient(*of, facts)
         line.down = gradient.sign() if self.direction == "sign" else gradient
         length = float(line.down.norm())
         if not 0 < length < math.inf:
@@ -182,15 +186,10 @@ class _Line:
         self.size = length_of([p.detach() for p in self._parameters]) or 1.0
         self.down = torch.empty(0)
 
-    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, x: Tensor, y: Tensor, facts: Shared) -> Tensor:
         """Of the mean loss of x and y, (P,)."""
-        batch = len(x) if self._subject.coupled else _BATCH
-        with repeatedly_differentiable(), as_written():
-            shares = [
-                summed_gradient(self._subject, self._model, a, b, self._parameters, self._work)
-                for a, b in zip(x.split(batch), y.split(batch), strict=True)
-            ]
-        return torch.stack(shares).sum(0) / len(x)
+        of = self._subject, self._model, x, y, self._parameters, self._work
+        return whole_gradient(*of, facts) / len(x)
 
     def bracket(self, log: float) -> tuple[float, float]:
         """log η and log 2η between which the loss rises above where it starts. Raises MetricFailed."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sharpbench.curvature.gauss_newton import ExactTrace, gauss_newton_trace
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.curvature.rounding import of_loss_operator
 from sharpbench.curvature.trace import Distribution, TraceResult, squared_frobenius_norm
@@ -22,10 +24,12 @@ from sharpbench.metrics.base import (
     Metric,
     check_count,
     measured_points,
+    place_of_points,
     torch_dtype,
 )
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Subject
+from sharpbench.shared import Shared
+from sharpbench.subject import Loss, Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "ProbeBudget",
     "ProductBudget",
     "check_together",
+    "exact_trace",
     "frobenius_norm",
     "probes_error",
     "with_checks",
@@ -97,6 +102,12 @@ class CurvatureMetric(Metric, ABC):
         dtype = torch_dtype(self.dtype)
         return measured_points(subject, self.split, self.samples, dtype, seed=seed)
 
+    def _facts(self, subject: Subject, seed: int) -> Shared:
+        """What metrics of these points and parameters find alike."""
+        dtype = torch_dtype(self.dtype)
+        place = place_of_points(subject, self.split, self.samples, dtype, seed=seed)
+        return subject.shared.under(*place, tuple(self.parameters_of))
+
     def _population(self, subject: Subject) -> int:
         """How many samples there are to draw from."""
         return len(subject.data(self.split)[0])
@@ -116,6 +127,7 @@ class CurvatureMetric(Metric, ABC):
             work=work,
             memory_budget=self.memory_budget,
             parameters=self.parameters_of,
+            shared=self._facts(subject, seed).under(kind.__name__, self.memory_budget),
         )
         check_together(subject, operator, self._population(subject))
         return operator
@@ -193,6 +205,23 @@ class ProbeBudget(CurvatureMetric, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_budget(self.tolerance, "max_probes", self.max_probes)
+
+
+def exact_trace(
+    facts: Shared,
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+) -> ExactTrace:
+    """`gauss_newton_trace` of a metric's points and parameters, which several metrics take."""
+
+    def found() -> ExactTrace:
+        return gauss_newton_trace(model, loss, inputs, targets, work=work, only=parameters)
+
+    return facts.once("gauss_newton_trace", found, work)
 
 
 def probes_error(

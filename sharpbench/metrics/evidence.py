@@ -130,9 +130,8 @@ class _OfSpectrum(CurvatureMetric, ABC):
         details: dict[str, Any] = {}
         try:
             model = subject.working_model(torch_dtype(self.dtype))
-            gram = gram_where_small(
-                subject, model, *self._data(subject, seed), self.parameters_of, work
-            )
+            data, facts = self._data(subject, seed), self._facts(subject, seed)
+            gram = gram_where_small(subject, model, *data, self.parameters_of, work, facts)
             if gram is not None:
                 return *_whole(population * gram), {"gram_rows": len(gram)}
         except TimeLimitExceeded:
@@ -144,17 +143,16 @@ class _OfSpectrum(CurvatureMetric, ABC):
             unit = torch.eye(operator.dimension, dtype=operator.dtype, device=operator.device)
             whole = operator.matmat(unit).double().cpu()
             return *_whole(population * 0.5 * (whole + whole.T)), with_checks(operator, details)
-        found = []
-        for steps in (self.steps, self.steps // 2):  # from the same starts
-            density = spectral_density(
-                operator,
-                probes=self.probes,
-                steps=steps,
-                generator=torch_generator(derive_seed(seed, "probes")),
-            )
-            nodes = population * density.nodes.clamp_min(0)
-            found.append(_Spectrum(nodes, density.weights, operator.dimension, exact=False))
-        full, half = found
+        density = spectral_density(
+            operator,
+            probes=self.probes,
+            steps=self.steps,
+            generator=torch_generator(derive_seed(seed, "probes")),
+        )
+        full, half = (
+            _Spectrum(population * d.nodes.clamp_min(0), d.weights, operator.dimension, exact=False)
+            for d in (density, density.after(self.steps // 2))
+        )
         return full, half, with_checks(operator, details)
 
 

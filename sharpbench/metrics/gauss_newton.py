@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
+from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_rows
 from sharpbench.curvature.lanczos import extreme_eigenvalues
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.curvature.operator import coordinates
@@ -25,6 +25,7 @@ from sharpbench.metrics.curvature import (
     CurvatureMetric,
     ProbeBudget,
     ProductBudget,
+    exact_trace,
     with_checks,
 )
 from sharpbench.metrics.hessian import trace_by_products
@@ -35,7 +36,8 @@ from sharpbench.metrics.sampling import (
     sampling_error,
 )
 from sharpbench.seeds import derive_seed, torch_generator
-from sharpbench.subject import Subject
+from sharpbench.shared import Shared
+from sharpbench.subject import Loss, Subject
 from sharpbench.truth import Known, Truth
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "GaussNewtonTrace",
     "few_rows",
     "gram_where_small",
+    "shared_rows",
 ]
 
 _GRAM_NUMBERS = 4_000_000
@@ -128,7 +131,8 @@ class GaussNewtonTopEigenvalue(ProductBudget, _GaussNewtonMetric):
         """
         inputs, targets = self._data(subject, seed)
         model = subject.working_model(torch_dtype(self.dtype))
-        gram = gram_where_small(subject, model, inputs, targets, self.parameters_of, work)
+        facts = self._facts(subject, seed)
+        gram = gram_where_small(subject, model, inputs, targets, self.parameters_of, work, facts)
         if gram is None:
             return None
         values, vectors = torch.linalg.eigh(gram)
@@ -148,16 +152,39 @@ def gram_where_small(
     targets: Tensor,
     patterns: Sequence[str],
     work: Work,
+    facts: Shared,
 ) -> Tensor | None:
     """The Gauss-Newton matrix's Gram matrix (N·C, N·C) where it is cheaper than iterating, else None.
 
-    Raises whatever stands in the way of it.
+    ``facts``: of these points and parameters. Raises whatever stands in the way of it.
     """
     parameters = named_subset(model, patterns)
     if not few_rows(model, inputs, parameters, work):
         return None
-    assert subject.loss is not None
-    return gauss_newton_gram(model, subject.loss, inputs, targets, parameters, work=work)
+    loss = subject.loss
+    assert loss is not None
+
+    def found() -> Tensor:
+        return gauss_newton_gram(model, loss, inputs, targets, parameters, work=work)
+
+    return facts.once("gram", found, work)
+
+
+def shared_rows(
+    facts: Shared,
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+) -> Tensor:
+    """`gauss_newton_rows` of a metric's points and parameters, which several metrics take."""
+
+    def found() -> Tensor:
+        return gauss_newton_rows(model, loss, inputs, targets, parameters, work=work)
+
+    return facts.once("rows", found, work)
 
 
 def few_rows(
@@ -204,8 +231,8 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
         assert subject.loss is not None
         parameters = named_subset(model, self.parameters_of)
         try:
-            exact = gauss_newton_trace(
-                model, subject.loss, inputs, targets, work=work, only=parameters
+            exact = exact_trace(
+                self._facts(subject, seed), model, subject.loss, inputs, targets, parameters, work
             )
         except TimeLimitExceeded:
             raise

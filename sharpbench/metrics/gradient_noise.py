@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.gauss_newton import gradient_lengths
+from sharpbench.curvature.gauss_newton import ExactTrace, gradient_lengths
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
@@ -23,19 +23,18 @@ from sharpbench.metrics.base import (
     Metric,
     check_count,
     measured_points,
+    place_of_points,
     torch_dtype,
 )
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.metrics.sampling import random_groups
-from sharpbench.metrics.surface import summed_gradient
+from sharpbench.metrics.surface import summed_gradient, whole_gradient
 from sharpbench.network import TOGETHER, as_written
 from sharpbench.seeds import derive_seed
+from sharpbench.shared import Shared
 from sharpbench.subject import Subject
 
 __all__ = ["GradientNoise"]
-
-_CHUNK = 256
-"""Samples of one backward pass."""
 
 _SURE = 2.5
 """Standard errors by which a noise scale is above 0 if its error is to be told."""
@@ -98,18 +97,20 @@ class GradientNoise(Metric):
             raise MetricFailed(f"{TOGETHER}, so that no sample has a gradient of its own")
         model, work = subject.working_model(dtype), Work()
         parameters = named_subset(model, self.parameters_of)
-        squares, details = self._squares(subject, model, inputs, targets, parameters, work)
-        groups = (
-            list(torch.arange(len(inputs)).split(_CHUNK))
-            if len(inputs) == population
-            else random_groups(len(inputs), seed=derive_seed(seed, "gradients"))
-        )
-        with repeatedly_differentiable(), as_written():
-            sums = [
-                summed_gradient(subject, model, inputs[g], targets[g], parameters, work)
-                for g in (g.to(inputs.device) for g in groups)
-            ]
-        total = torch.stack(sums).sum(0)
+        place = place_of_points(subject, self.split, self.samples, dtype, seed=seed)
+        facts = subject.shared.under(*place, tuple(self.parameters_of))
+        squares, details = self._squares(subject, model, inputs, targets, parameters, work, facts)
+        groups, sums = list[Tensor](), list[Tensor]()
+        if len(inputs) == population:
+            total = whole_gradient(subject, model, inputs, targets, parameters, work, facts)
+        else:
+            groups = random_groups(len(inputs), seed=derive_seed(seed, "gradients"))
+            with repeatedly_differentiable(), as_written():
+                sums = [
+                    summed_gradient(subject, model, inputs[g], targets[g], parameters, work)
+                    for g in (g.to(inputs.device) for g in groups)
+                ]
+            total = torch.stack(sums).sum(0)
         value = self._of(squares.sum(), total, len(inputs), population)
         if value is None:
             raise MetricFailed("the gradient can't be told from its noise: it has no noise scale")
@@ -129,13 +130,17 @@ class GradientNoise(Metric):
         targets: Tensor,
         parameters: Sequence[nn.Parameter],
         work: Work,
+        facts: Shared,
     ) -> tuple[Tensor, dict[str, Any]]:
         """‖gᵢ‖² (n,) and how they were found."""
-        assert subject.loss is not None
+        loss = subject.loss
+        assert loss is not None
+
+        def lengths() -> ExactTrace:
+            return gradient_lengths(model, loss, inputs, targets, work=work, only=parameters)
+
         try:
-            found = gradient_lengths(
-                model, subject.loss, inputs, targets, work=work, only=parameters
-            )
+            found = facts.once("gradient_lengths", lengths, work)
             return found.terms, {"checks": found.checks}
         except TimeLimitExceeded:
             raise

@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from sharpbench.curvature.loss_operators import named_subset
-from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -19,18 +16,15 @@ from sharpbench.metrics.base import (
     Metric,
     check_count,
     measured_points,
+    place_of_points,
     torch_dtype,
 )
 from sharpbench.metrics.sampling import untold_points
-from sharpbench.metrics.surface import summed_gradient
-from sharpbench.network import as_written
+from sharpbench.metrics.surface import whole_gradient
 from sharpbench.subject import Subject, batched_outputs
 from sharpbench.truth import Known, KnownTangentKernel, Truth
 
 __all__ = ["GradientNorm"]
-
-_CHUNK = 256
-"""Samples of one backward pass."""
 
 
 @metrics.register
@@ -79,14 +73,11 @@ class GradientNorm(Metric):
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
         parameters = named_subset(model, self.parameters_of)
-        size = len(inputs) if subject.coupled else _CHUNK
-        with repeatedly_differentiable(), as_written():
-            parts = [
-                summed_gradient(subject, model, x, y, parameters, work)
-                for x, y in zip(inputs.split(size), targets.split(size), strict=True)
-            ]
+        place = place_of_points(subject, self.split, self.samples, dtype, seed=seed)
+        facts = subject.shared.under(*place, tuple(self.parameters_of))
+        total = whole_gradient(subject, model, inputs, targets, parameters, work, facts)
         return Measurement(
-            value=float(torch.stack(parts).sum(0).norm()) / len(inputs),
+            value=float(total.norm()) / len(inputs),
             errors=untold_points(len(inputs), len(subject.data(self.split)[0])),
             samples=len(inputs),
             work=work,

@@ -7,8 +7,6 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
@@ -21,7 +19,13 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.sam import errors_of_batches
-from sharpbench.metrics.surface import Surface, complex_parameters, length_of, random_batches
+from sharpbench.metrics.surface import (
+    Surface,
+    complex_parameters,
+    facts_of_batches,
+    length_of,
+    random_batches,
+)
 from sharpbench.subject import Subject
 
 __all__ = ["MongeSharpness"]
@@ -70,10 +74,12 @@ class MongeSharpness(Metric):
         if not any(p.requires_grad for p in model.parameters()):
             raise MetricFailed("the model has no parameter that requires gradients")
         rises, taken = [], 0
-        for x, y in random_batches(inputs, targets, self.m, seed=seed):
+        facts = facts_of_batches(subject, self.split, self.samples, self.m, dtype, seed=seed)
+        facts = facts.under("logits")
+        for i, (x, y) in enumerate(random_batches(inputs, targets, self.m, seed=seed)):
             taken += len(x)
             surface = Surface(model, lambda: subject.losses(model(x), y), None, len(x), work)  # noqa: B023
-            base, gradient = surface.slope([torch.zeros_like(p) for p in surface.parameters])
+            base, gradient = surface.slope_here(facts.under(i))
             length = length_of(gradient)
             if not 0 < length < math.inf:
                 raise MetricFailed(

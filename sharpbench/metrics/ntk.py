@@ -162,9 +162,8 @@ class NtkAlignment(ProbeBudget, _TangentKernelMetric):
         details: dict[str, Any] = {}
         try:
             model = squared.working_model(torch_dtype(self.dtype))
-            gram = gram_where_small(
-                squared, model, *self._data(squared, seed), self.parameters_of, work
-            )
+            data, facts = self._data(squared, seed), self._facts(squared, seed)
+            gram = gram_where_small(squared, model, *data, self.parameters_of, work, facts)
             if gram is not None:
                 return float(gram.norm()), (), True, {"gram_rows": len(gram)}
         except TimeLimitExceeded:
@@ -190,13 +189,14 @@ def with_squared_error(subject: Subject) -> Subject:
         test_targets=zeros(subject.splits.test_inputs),
         task="regression",
     )
-    return dataclasses.replace(
+    squared = dataclasses.replace(
         subject,
         targets=zeros(subject.inputs),
         loss=per_sample_loss("regression"),
         task="regression",
         splits=splits,
     )
+    return squared.finding_in(subject.shared.under("squared error"))
 
 
 def _targets(subject: Subject, targets: Tensor, outputs: int) -> Tensor:

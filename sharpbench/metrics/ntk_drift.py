@@ -125,9 +125,8 @@ class NtkDrift(ProbeBudget, CurvatureMetric):
         try:
             for subject in (now, then):
                 model = subject.working_model(torch_dtype(self.dtype))
-                gram = gram_where_small(
-                    subject, model, *self._data(subject, seed), self.parameters_of, work
-                )
+                data, facts = self._data(subject, seed), self._facts(subject, seed)
+                gram = gram_where_small(subject, model, *data, self.parameters_of, work, facts)
                 if gram is None:
                     return None
                 kernels.append(gram)  # of Θ/N, both

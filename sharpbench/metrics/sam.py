@@ -28,10 +28,12 @@ from sharpbench.metrics.surface import (
     Pieces,
     Surface,
     complex_parameters,
+    facts_of_batches,
     length_of,
     random_batches,
 )
 from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.shared import Shared
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
@@ -144,14 +146,16 @@ class SamSharpness(Metric):
         scale = self._scale(model)
         rises: list[_Rise] = []
         taken = 0
-        for x, y in random_batches(inputs, targets, self.m, seed=seed):
+        facts = facts_of_batches(subject, self.split, self.samples, self.m, dtype, seed=seed)
+        facts = facts.under("normalized logits" if self.normalize_logits else "logits")
+        for i, (x, y) in enumerate(random_batches(inputs, targets, self.m, seed=seed)):
             taken += len(x)
             losses = partial(self._losses, subject, model, x, y)
             surface = Surface(model, losses, scale, len(x), work)
             rises.append(
                 self._average_rise(surface, generator)
                 if self.case == "average"
-                else self._worst_rise(surface)
+                else self._worst_rise(surface, facts.under(i))
             )
         details: dict[str, Any] = {
             "batches": len(rises),
@@ -227,9 +231,9 @@ class SamSharpness(Metric):
             scales.append(size)
         return scales
 
-    def _worst_rise(self, surface: Surface) -> _Rise:
+    def _worst_rise(self, surface: Surface, facts: Shared) -> _Rise:
         start = [torch.zeros_like(p) for p in surface.parameters]
-        base, gradient = surface.slope(start)
+        base, gradient = surface.slope_here(facts)
         if self.attack == "auto_pgd":
             return _Rise(self._auto_pgd(surface, start, base, gradient) - base)
         length = self.rho if self.steps == 1 else 2.5 * self.rho / self.steps

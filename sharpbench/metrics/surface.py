@@ -9,19 +9,27 @@ from torch import Tensor, nn
 
 from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed
+from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
-from sharpbench.metrics.base import Count
+from sharpbench.metrics.base import Count, place_of_points
+from sharpbench.network import as_written
 from sharpbench.seeds import derive_seed, torch_generator
+from sharpbench.shared import Shared
 from sharpbench.subject import Subject
 
 __all__ = [
     "Pieces",
     "Surface",
     "complex_parameters",
+    "facts_of_batches",
     "length_of",
     "random_batches",
     "summed_gradient",
+    "whole_gradient",
 ]
+
+_BATCH = 256
+"""Samples of one backward pass."""
 
 Pieces = list[Tensor]
 """One tensor a trainable parameter, of its shape."""
@@ -57,14 +65,26 @@ class Surface:
     def slope(self, epsilon: Pieces) -> tuple[float, Pieces]:
         """L(w + Tε) and its gradient in ε, T∇L."""
         self._move(epsilon)
+        height, gradient = self._gradient()
+        self._move(None)
+        return height, self._scaled(gradient)
+
+    def slope_here(self, facts: Shared) -> tuple[float, Pieces]:
+        """`slope` where nothing is moved; ``facts``: of this batch."""
+        height, gradient = facts.once("slope", self._gradient, self.work)
+        return height, self._scaled(gradient)
+
+    def _gradient(self) -> tuple[float, Pieces]:
+        """The loss and its gradient ∇L where the weights are."""
         loss = self.loss().mean()
         gradient = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         self.work.gradient += self.samples
-        self._move(None)
+        return float(loss.detach()), list(gradient)
+
+    def _scaled(self, gradient: Pieces) -> Pieces:
         if self.scale is None:
-            return float(loss.detach()), list(gradient)
-        scaled = [t * g for t, g in zip(self.scale, gradient, strict=True)]
-        return float(loss.detach()), scaled
+            return gradient
+        return [t * g for t, g in zip(self.scale, gradient, strict=True)]
 
     def _move(self, epsilon: Pieces | None) -> None:
         with torch.no_grad():
@@ -89,6 +109,14 @@ def random_batches(
         yield inputs[batch], targets[batch]
 
 
+def facts_of_batches(
+    subject: Subject, split: str, samples: Count, m: Count, dtype: torch.dtype, *, seed: int
+) -> Shared:
+    """What metrics find alike of the `random_batches` of ``m`` of such points; each by its number."""
+    place = place_of_points(subject, split, samples, dtype, seed=seed)
+    return subject.shared.under(*place, "batches", m, derive_seed(seed, "batches"))
+
+
 def complex_parameters(subject: Subject) -> str | None:
     """Why a surface over the parameters can't be had, where some of them are complex."""
     if any(p.is_complex() and p.requires_grad for p in subject.model.parameters()):
@@ -99,6 +127,32 @@ def complex_parameters(subject: Subject) -> str | None:
 def length_of(pieces: Pieces) -> float:
     """‖·‖₂ of all pieces together."""
     return float(torch.stack([p.square().sum() for p in pieces]).sum().sqrt())
+
+
+def whole_gradient(
+    subject: Subject,
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+    facts: Shared,
+) -> Tensor:
+    """The gradient of all samples' summed loss, (P,) in float64; ``facts``: of these points and parameters.
+
+    By passes of 256 samples, or one where they depend on each other.
+    """
+    size = len(inputs) if subject.coupled else _BATCH
+
+    def found() -> Tensor:
+        with repeatedly_differentiable(), as_written():
+            parts = [
+                summed_gradient(subject, model, x, y, parameters, work)
+                for x, y in zip(inputs.split(size), targets.split(size), strict=True)
+            ]
+        return torch.stack(parts).sum(0)
+
+    return facts.once("gradient", found, work)
 
 
 def summed_gradient(

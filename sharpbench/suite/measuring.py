@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,6 +39,7 @@ from sharpbench.results.keys import change_key, figure_key, part_of_figure
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
+from sharpbench.shared import Room, Shared
 from sharpbench.subject import Loss, Splits, Subject, Task
 from sharpbench.suite.asking import Draft, Run, asked_record, explain, meaning, told_of
 from sharpbench.suite.changing import Changed, changed
@@ -62,6 +64,8 @@ class Measuring(Run, ABC):
         """By question: what each metric said of the network as it is."""
         self._changed: dict[str, Changed | Exception] = {}
         """By change: the transformed subject, or why there is none."""
+        self._facts: dict[str, Shared] = {}
+        """By change: what metrics of the network find alike."""
 
     @property
     @abstractmethod
@@ -111,12 +115,15 @@ class Measuring(Run, ABC):
             self.write(self._evaluation_records(subject, weights))
         if left.untold:
             self.write([self._completed(record, subject) for record in left.untold])
+        room = Room()
+        self._facts = defaultdict(lambda: Shared(room))
         for question in left.questions:
             what = f"{question.label} on {self.label}"
             self.notify(what, 0)
             key = figure_key(self.key, weights, question.key)
             self.write([self._measurement_record(key, question, subject)])
             self.notify(what, 1)
+        self._facts = {}
 
     def _measurement_record(self, key: str, question: MeasurementPlan, subject: Subject) -> Record:
         metric = question.metric
@@ -124,17 +131,19 @@ class Measuring(Run, ABC):
 
         def ask(draft: Draft) -> tuple[Measurement, Cost | None]:
             draft.add(unit=metric.unit_on(subject))
-            measured = subject
+            measured, change = subject, ""
             if question.transformation is not None:
                 draft.add(**self._theory(metric, question.transformation))
                 after = self._transformed(question.transformation, question.draw, subject)
                 measured = after.subject
+                change = change_key(question.transformation, question.draw)
                 draft.add(function_change=after.function_change, left_alone=after.left or None)
             with self.limited():
                 if question.transformation is None and self.task.time_costs:
                     return self.timed(metric, subject, self._metric_seed)
                 # The seed is the same before and after a transformation: common random numbers.
-                return metric.checked_measure(measured, seed=self._metric_seed), None
+                with measured.sharing(self._facts[change]):
+                    return metric.checked_measure(measured, seed=self._metric_seed), None
 
         if question.transformation is not None:
             base = dataclasses.replace(

@@ -17,6 +17,7 @@ from sharpbench.results.keys import figure_key
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
+from sharpbench.shared import Room, Shared
 from sharpbench.subject import Subject
 from sharpbench.suite.asking import Draft, Run, asked_record, meaning, told_of
 from sharpbench.suite.plan import MeasurementPlan, ProblemPlan
@@ -47,6 +48,7 @@ class ProblemRun(Run):
         super().__init__(task, folder, notify, watch)
         self.problem = problem
         self._known: dict[tuple[str, bool], dict[str, Any]] = {}
+        self._facts = Shared(Room())
 
     def run(self) -> None:
         """Write the records that are missing."""
@@ -107,7 +109,8 @@ class ProblemRun(Run):
             with self.limited():
                 draft.add(**self._truth(metric, subject, repeated=draw > 0))
                 if draw or not self.task.time_costs:
-                    return metric.checked_measure(subject, seed=seed), None
+                    with subject.sharing(self._facts):
+                        return metric.checked_measure(subject, seed=seed), None
                 measurement, cost = self.timed(metric, subject, seed)
                 if self.plan.cost.memory == "process" and self.device.type == "cpu":
                     peak = peak_in_fresh_process(_prepare, self.problem, metric, seed)

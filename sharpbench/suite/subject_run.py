@@ -27,6 +27,7 @@ from sharpbench.results.keys import (
 from sharpbench.results.record import Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.seeds import derive_seed
+from sharpbench.shared import Room, Shared
 from sharpbench.subject import Splits, Subject, Task
 from sharpbench.suite.asking import Draft, asked_record, explain
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
@@ -165,7 +166,10 @@ class SubjectRun(Measuring):
         def measure_along(epoch: int, current: nn.Module) -> None:
             if trajectory.metrics and trajectory.due(epoch, recipe.epochs):
                 point = self._as_subject(current)
-                along.extend(self._trajectory_record(m, point, epoch) for m in trajectory.metrics)
+                with point.sharing(Shared(Room())):
+                    along.extend(
+                        self._trajectory_record(m, point, epoch) for m in trajectory.metrics
+                    )
 
         training = Step("training", "training", self.plan.training_seconds, trains=True)
         with self.step(training), same_data(recipe.label, data_of_splits(self.splits)):
