@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_leaves
 from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
     Checks,
+    Direction,
+    added,
     check_blocks,
     check_gauss_newton,
     check_hessian,
@@ -54,6 +56,9 @@ _HELD = 4
 _SMALL = 4_000_000
 """Up to so many samples × parameters a block of products is one batched pass: Python's overhead then
 outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
+
+_LEAN = 4_000_000
+"""Beyond so many parameters a check keeps no graph, which is as long as the weights."""
 
 _TOGETHER = 20_000_000
 """Up to so many samples × parameters, and numbers in all their products, groups of samples are one batched
@@ -227,9 +232,10 @@ class _LossOperator(SymmetricOperator):
         """The mean loss as the network is written."""
         return self._share(self.inputs, self.targets)
 
-    def plain_gradient(self) -> Tensor:
-        """The gradient at the weights as they are now, whatever was kept."""
-        return _LossOperator.gradient(self)
+    def plain_gradients(self) -> Iterator[list[Tensor]]:
+        """The parts of the gradient at the weights as they are now, whatever was kept, in pieces."""
+        for x, y in self._chunks():
+            yield [g.detach() for g in self._gradient(x, y, create_graph=False)]
 
     def outputs(self) -> Tensor:
         """The network's outputs at the weights as they are now."""
@@ -257,7 +263,8 @@ class _LossOperator(SymmetricOperator):
         twin.chunk = max(1, min(twin.samples, self.chunk // 2))  # its numbers may be twice as long
         twin.checks, twin._verify, twin._batches = {}, False, True
         graph = twin._graph(twin.inputs[: twin.chunk], twin.targets[: twin.chunk])
-        twin._kept, twin._counted = (graph, True) if twin.kept else (None, False)
+        keep = twin.kept and self.dimension <= _LEAN
+        twin._kept, twin._counted = (graph, True) if keep else (None, False)
         return twin
 
     def batches_agree(self, agree: bool) -> None:
@@ -295,7 +302,8 @@ class _LossOperator(SymmetricOperator):
                         raise
                     self._batches = False
             columns = [self._product(graph, v) for v in vectors.unbind(1)]
-        return torch.stack(columns, 1)
+        # A stack of one would be a copy.
+        return columns[0].unsqueeze(1) if len(columns) == 1 else torch.stack(columns, 1)
 
     def group_products(self, vectors: Tensor, groups: Sequence[Tensor]) -> Iterator[Tensor]:
         """What each group of samples adds to A·V (P, K): together they are ``matmat``.
@@ -493,20 +501,54 @@ class HessianOperator(_LossOperator):
         return self._gradient(x, y, create_graph=True)
 
     def _product(self, graph: Graph, vector: Tensor) -> Tensor:
-        active = [
-            (g, v) for g, v in zip(graph, self.pieces(vector), strict=True) if g.requires_grad
-        ]
+        return self.flat(self._in_pieces(graph, self.pieces(vector)))
+
+    def _in_pieces(self, graph: Graph, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+        active = [(g, v) for g, v in zip(graph, pieces, strict=True) if g.requires_grad]
         if not active:  # the loss is linear in every parameter
-            return torch.zeros_like(vector)
-        return self.flat(
-            torch.autograd.grad(
-                [g for g, _ in active],
-                self.parameters,
-                [v for _, v in active],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            return [torch.zeros_like(v) for v in pieces]
+        return torch.autograd.grad(
+            [g for g, _ in active],
+            self.parameters,
+            [v for _, v in active],
+            retain_graph=True,
+            materialize_grads=True,
         )
+
+    def product_of(self, direction: Direction) -> list[Tensor]:
+        """The product with a vector in pieces of the parameters' shapes, in such pieces; of a large network
+        it holds no more than three vectors of the weights' length beside them."""
+        total: list[Tensor] = []
+        if self.dimension > _LEAN:
+            for x, y in self._chunks():
+                total = added(total, self._lean_product(x, y, direction))
+        else:
+            pieces = list(direction())
+            if self.kept:
+                self._count_whole()
+            graphs = [self._whole()] if self.kept else (self._graph(*c) for c in self._chunks())
+            for graph in graphs:
+                with _products():
+                    found = list(self._in_pieces(graph, pieces))
+                total = added(total, found)
+        self.work.hessian_vector += self.samples
+        for piece in total:
+            self.check_product(piece)
+        return total
+
+    def _lean_product(self, x: Tensor, y: Tensor, direction: Direction) -> list[Tensor]:
+        """What samples add to it: the derivative of ⟨∇L, v⟩, of which no ∇L is kept."""
+        with _products(), torch.enable_grad():
+            gradient = list(self._gradient(x, y, create_graph=True))
+            nothing, terms = gradient[0].new_empty(0), []
+            for i, v in enumerate(direction()):
+                if gradient[i].requires_grad:
+                    terms.append((coordinates(gradient[i]) * coordinates(v)).sum())
+                gradient[i] = nothing
+            if not terms:
+                return [torch.zeros_like(p) for p in self.parameters]
+            along = torch.stack(terms).sum()
+            return list(torch.autograd.grad(along, self.parameters, materialize_grads=True))
 
     def _batched(self, graph: Graph, vectors: Tensor) -> Tensor:
         rows = self.pieces(vectors.T)

@@ -8,7 +8,7 @@ the one that backward() gives, is held to plain backward passes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,9 +27,12 @@ from sharpbench.subject import Loss
 
 __all__ = [
     "Checks",
+    "Direction",
     "LinearPart",
     "OfInputs",
     "OfParameters",
+    "OfSecondOrder",
+    "added",
     "check_blocks",
     "check_gauss_newton",
     "check_hessian",
@@ -66,6 +69,9 @@ _FULL = _Accuracy(
 _SINGLE = _Accuracy((1e-2, 3e-3, 1e-3, 3e-2), 1e-2, 1e2 * torch.finfo(torch.float32).eps)
 """Of a network in float64 that computes in float32 by its own wish."""
 _HALF = _Accuracy((0.1, 0.2, 0.05), 0.2, 2 * torch.finfo(torch.bfloat16).eps)
+
+Direction = Callable[[], Iterator[Tensor]]
+"""A vector in pieces of the parameters' shapes, drawn anew each time it is asked for."""
 
 _ASIDE = (0.0, 1e-3)
 """Where the product is checked: at the weights, and a little aside, since zero biases sit on kinks."""
@@ -107,8 +113,8 @@ class OfParameters(_Checkable, Protocol):
         """The mean loss as the network is written."""
         ...
 
-    def plain_gradient(self) -> Tensor:
-        """Its gradient (P,) at the weights as they are now, whatever was kept."""
+    def plain_gradients(self) -> Iterator[list[Tensor]]:
+        """Parts of its gradient, in pieces, at the weights as they are now, whatever was kept."""
         ...
 
     def forget(self) -> None:
@@ -119,12 +125,20 @@ class OfParameters(_Checkable, Protocol):
         """(P,) cut into the shapes of the parameters."""
         ...
 
-    def flat(self, pieces: Sequence[Tensor]) -> Tensor:
+    def flat(self, pieces: Iterable[Tensor]) -> Tensor:
         """One vector (P,) of such pieces."""
         ...
 
     def batches_agree(self, agree: bool) -> None:
         """Whether products may be taken a block at a time."""
+        ...
+
+
+class OfSecondOrder(OfParameters, Protocol):
+    """A Hessian."""
+
+    def product_of(self, direction: Direction) -> list[Tensor]:
+        """The product with a vector in pieces."""
         ...
 
 
@@ -161,7 +175,7 @@ class OfInputs(_Checkable, Protocol):
         ...
 
 
-def check_hessian(operator: OfParameters, *, blocks: bool) -> Checks:
+def check_hessian(operator: OfSecondOrder, *, blocks: bool) -> Checks:
     """Hv against central differences of the gradient, and uᵀHv against vᵀHu.
 
     ``blocks``: tell the operator, too, whether a block of products is that of single ones.
@@ -172,34 +186,46 @@ def check_hessian(operator: OfParameters, *, blocks: bool) -> Checks:
     if isinstance(twin, str):
         return {"product": f"not made: {twin}"}
     skipped, scale = _silent(twin)
-    checks = _check_silent(twin, skipped)
+    weights = _Weights(twin, operator)
+    checks = _check_silent(twin, skipped, weights)
     u, v = (_direction(twin, skipped, seed) for seed in (1, 2))
-    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
     if blocks:
-        operator.batches_agree(_block_agrees(twin, u, v, single))
+        operator.batches_agree(_block_agrees(twin, u, v))
+    # Of a large network each vector takes as much memory as its weights: as few as can be are held at once,
+    # and directions are drawn anew where they are needed.
+    held: list[tuple[list[Tensor], float]] = []
 
-    def compare(shift: float, accuracy: _Accuracy) -> tuple[float, Tensor, float]:
-        first, second = (twin.matvec(u), twin.matvec(v)) if shift else single.unbind(1)
-        uneven = abs(float(u @ second) - float(v @ first))
-        size = float(u.norm() * second.norm() + v.norm() * first.norm())
+    def products() -> tuple[list[Tensor], float]:
+        """H·v in pieces, and how uneven uᵀHv and vᵀHu are."""
+        image = twin.product_of(u)
+        across, size = _inner(image, v()), _length(u()) * _length(image)
+        del image
+        image = twin.product_of(v)
+        uneven = abs(_inner(image, u()) - across)
+        return image, uneven / max(size + _length(v()) * _length(image), 1e-300)
 
-        def difference(h: float) -> Tensor:
-            with _moved(twin, v, h):
-                ahead = twin.plain_gradient()
-            with _moved(twin, v, -h):
-                behind = twin.plain_gradient()
-            found = (ahead - behind) / (2 * h)
-            kept: Tensor = found.where(_reached(twin, skipped), torch.zeros_like(found))
-            return kept
+    def compare(shift: float, accuracy: _Accuracy) -> tuple[float, list[float], float]:
+        if shift:
+            held.clear()
+        image, uneven = held[0] if held else products()
+        if not shift:
+            held[:] = [(image, uneven)]
 
-        apart, where = _least(difference, second, scale, accuracy)
-        return apart, where, uneven / max(size, 1e-300)
+        def difference(h: float) -> list[Tensor]:
+            total: list[Tensor] = []
+            for sign in (1, -1):
+                with weights.moved(v, sign * h):
+                    for gradient in twin.plain_gradients():
+                        total = added(total, gradient, sign)
+            return [p.zero_() if i in skipped else p.div_(2 * h) for i, p in enumerate(total)]
+
+        return *_least(difference, image, scale, accuracy), uneven
 
     apart, _, uneven = compare(0.0, _FULL)
     if not (apart <= _FULL.allowed and uneven <= 1e-3 * _FULL.allowed):
-        accuracy = _accuracy_of(twin.plain_gradient)
+        accuracy = _accuracy_of(lambda: next(iter(twin.plain_gradients())))
         asked = partial(compare, accuracy=accuracy)
-        apart, uneven = _settled(twin, asked, accuracy, "the Hessian's")
+        apart, uneven = _settled(twin, weights, asked, accuracy, "the Hessian's")
     return {**checks, "product": apart, "symmetry": uneven}
 
 
@@ -210,8 +236,7 @@ def check_blocks(operator: OfParameters) -> None:
         operator.batches_agree(True)
         return
     u, v = (_direction(twin, [], seed) for seed in (1, 2))
-    single = torch.stack([twin.matvec(u), twin.matvec(v)], 1)
-    operator.batches_agree(_block_agrees(twin, u, v, single))
+    operator.batches_agree(_block_agrees(twin, u, v))
 
 
 def check_gauss_newton(operator: LinearPart) -> Checks:
@@ -223,8 +248,8 @@ def check_gauss_newton(operator: LinearPart) -> Checks:
     if isinstance(twin, str):
         return {"product": f"not made: {twin}"}
     skipped, _ = _silent(twin)
-    checks = _check_silent(twin, skipped)
-    v = _direction(twin, skipped, 1)
+    checks = _check_silent(twin, skipped, _Weights(twin, operator))
+    v = twin.flat(_direction(twin, skipped, 1)())
     with torch.enable_grad():
         outputs = twin.outputs()
         generator = torch_generator(6)
@@ -252,10 +277,10 @@ def check_gauss_newton(operator: LinearPart) -> Checks:
             z = here + shift * c
             own = image if shift == 0 else twin.curvature(z, along)
 
-            def difference(h: float, z: Tensor = z) -> Tensor:
-                return (slope(z + h * step) - slope(z - h * step)) / (2 * h * scale)
+            def difference(h: float, z: Tensor = z) -> list[Tensor]:
+                return [(slope(z + h * step) - slope(z - h * step)) / (2 * h * scale)]
 
-            apart, _ = _least(difference, own, float(slope(z).norm()) / scale, accuracy)
+            apart, _ = _least(difference, [own], float(slope(z).norm()) / scale, accuracy)
             least = min(least, apart)
             if least <= accuracy.allowed:
                 break
@@ -288,10 +313,10 @@ def check_input_hessian(operator: OfInputs) -> Checks:
         product = here.matmat(v.reshape(-1, 1))[:, 0]
         place = here.points
 
-        def difference(h: float) -> Tensor:
-            return ((gradient(place + h * v) - gradient(place - h * v)) / (2 * h)).reshape(-1)
+        def difference(h: float) -> list[Tensor]:
+            return [((gradient(place + h * v) - gradient(place - h * v)) / (2 * h)).reshape(-1)]
 
-        return _least(difference, product, float(here.gradient.norm()), accuracy)[0]
+        return _least(difference, [product], float(here.gradient.norm()), accuracy)[0]
 
     apart = compare(0.0, _FULL)
     if apart <= _FULL.allowed:
@@ -328,12 +353,11 @@ def _silent(twin: OfParameters) -> tuple[list[int], float]:
         if not share.requires_grad:
             return list(range(len(twin.parameters))), 0.0
         found = torch.autograd.grad(share, twin.parameters, allow_unused=True)
-    kept = [g for g in found if g is not None]
-    length = float(twin.flat(kept).norm()) if kept else 0.0
+    length = _length(g for g in found if g is not None)
     return [i for i, g in enumerate(found) if g is None], length
 
 
-def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
+def _check_silent(twin: OfParameters, numbers: Sequence[int], weights: _Weights) -> Checks:
     """Parameters without gradient on which the loss depends: cut off on purpose, or lost on the way?
 
     ``numbers``: those of the parameters without gradient.
@@ -345,7 +369,7 @@ def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
     others = [i for i in range(len(twin.parameters)) if i not in numbers]
     with torch.no_grad():
         before = float(twin.share())
-        with _moved(twin, _direction(twin, others, 4), 1e-3):
+        with weights.moved(_direction(twin, others, 4), 1e-3):
             after = float(twin.share())
     names = {id(p): n for n, p in twin.model.named_parameters()}
     told = ", ".join(names[id(twin.parameters[i])] for i in numbers)
@@ -367,23 +391,59 @@ def _check_silent(twin: OfParameters, numbers: Sequence[int]) -> Checks:
     return {"parameters without gradient": told}
 
 
-def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Tensor:
-    """A random direction (P,) of each parameter's own size, zero in those ``skipped`` and in the row that an
+def _direction(twin: OfParameters, skipped: Sequence[int], seed: int) -> Direction:
+    """A random direction of each parameter's own size here, zero in those ``skipped`` and in the row that an
     embedding has for padding, which takes no gradient and stays."""
     numbers = sum(p.numel() for p in twin.parameters)
-    generator = generator_there(torch_generator(seed), twin.device, numbers)
-    pieces, padding = [], _padding(twin)
+    padding, sizes = _padding(twin), []
     for i, parameter in enumerate(twin.parameters):
         p = coordinates(parameter.detach())
-        # Uniform in float32: normal numbers in float64 would take half of the time of a large check.
-        drawn = torch.rand(p.shape, generator=generator, device=generator.device) - 0.5
-        drawn = drawn.to(p.device, torch.float64)
-        drawn *= math.sqrt(12)
-        if id(parameter) in padding:
-            drawn[padding[id(parameter)]] = 0.0
-        size = p.square().mean().sqrt().clamp_min(1e-2) if p.numel() else 0.0
-        pieces.append((0.0 if i in skipped else size) * drawn.reshape(-1))
-    return torch.cat(pieces)
+        known = p.numel() and i not in skipped
+        # Not p.square(): of a large embedding it would be a second one in memory.
+        size = torch.linalg.vector_norm(p) / math.sqrt(p.numel()) if known else torch.zeros(())
+        sizes.append(size.clamp_min(1e-2) if known else size)
+
+    def drawn() -> Iterator[Tensor]:
+        generator = generator_there(torch_generator(seed), twin.device, numbers)
+        for parameter, size in zip(twin.parameters, sizes, strict=True):
+            p = coordinates(parameter.detach())
+            # Uniform in float32: normal numbers in float64 would take half of the time of a large check.
+            piece = torch.rand(p.shape, generator=generator, device=generator.device) - 0.5
+            piece = piece.to(p.device, torch.float64)
+            piece *= math.sqrt(12)
+            if id(parameter) in padding:
+                piece[padding[id(parameter)]] = 0.0
+            piece *= size.to(piece)
+            yield torch.view_as_complex(piece) if parameter.is_complex() else piece
+
+    return drawn
+
+
+def added(total: list[Tensor], more: list[Tensor], sign: int = 1) -> list[Tensor]:
+    """``total`` ± ``more``, both in pieces and used up; ``more`` itself where the total is empty.
+
+    Not in place, for a gradient may be anybody's; the largest piece last, when the others are gone.
+    """
+    if not total:
+        return more if sign > 0 else [-piece for piece in more]
+    nothing = more[0].new_empty(0)
+    for i in sorted(range(len(more)), key=lambda i: more[i].numel()):
+        total[i] = torch.add(total[i], more[i], alpha=sign)
+        more[i] = nothing
+    return total
+
+
+def _inner(some: Iterable[Tensor], others: Iterable[Tensor]) -> float:
+    """⟨a, b⟩ of two vectors in pieces."""
+    found = []
+    for a, b in zip(some, others, strict=True):
+        found.append(float(coordinates(a).reshape(-1) @ coordinates(b).reshape(-1)))
+    return math.fsum(found)
+
+
+def _length(pieces: Iterable[Tensor]) -> float:
+    """‖a‖ of a vector in pieces."""
+    return math.hypot(*(float(torch.linalg.vector_norm(coordinates(a))) for a in pieces))
 
 
 def _padding(twin: OfParameters) -> dict[int, int]:
@@ -392,49 +452,62 @@ def _padding(twin: OfParameters) -> dict[int, int]:
     return {id(m.weight): m.padding_idx for m in layers if m.padding_idx is not None}
 
 
-def _reached(twin: OfParameters, skipped: Sequence[int]) -> Tensor:
-    sizes = [coordinates(p).numel() for p in twin.parameters]
-    return torch.cat(
-        [
-            torch.full((n,), i not in skipped, dtype=torch.bool, device=twin.device)
-            for i, n in enumerate(sizes)
-        ]
-    )
+class _Weights:
+    """Those of a twin, which are moved and come back from the network that it is a copy of: no second copy
+    of them is kept."""
 
+    def __init__(self, twin: OfParameters, operator: OfParameters) -> None:
+        self._twin, self._origin = twin, operator.parameters
+        self._moves: list[tuple[Direction, float]] = []
 
-@contextmanager
-def _moved(twin: OfParameters, direction: Tensor, length: float) -> Iterator[None]:
-    """The weights at w + length·direction, within; what was kept at w is forgotten."""
-    kept = [p.detach().clone() for p in twin.parameters]
-    twin.forget()
-    try:
+    @contextmanager
+    def moved(self, direction: Direction, length: float) -> Iterator[None]:
+        """At w + length·direction, within; what was kept at w is forgotten."""
+        self._twin.forget()
+        try:
+            self._step(direction, length)
+            self._moves.append((direction, length))
+            yield
+        finally:
+            self._moves = self._moves[:-1]
+            with torch.no_grad():
+                for p, original in zip(self._twin.parameters, self._origin, strict=True):
+                    p.copy_(original)
+            for move in self._moves:
+                self._step(*move)
+            self._twin.forget()
+
+    def _step(self, direction: Direction, length: float) -> None:
         with torch.no_grad():
-            for p, step in zip(twin.parameters, twin.pieces(direction), strict=True):
+            for p, step in zip(self._twin.parameters, direction(), strict=True):
                 p.add_(step.to(p.dtype), alpha=length)
-        yield
-    finally:
-        with torch.no_grad():
-            for p, original in zip(twin.parameters, kept, strict=True):
-                p.copy_(original)
-        twin.forget()
 
 
 def _least(
-    difference: Callable[[float], Tensor], product: Tensor, slope: float, accuracy: _Accuracy
-) -> tuple[float, Tensor]:
-    """The least relative deviation of a difference from the product over the steps, and where it is.
+    difference: Callable[[float], list[Tensor]],
+    product: Sequence[Tensor],
+    slope: float,
+    accuracy: _Accuracy,
+) -> tuple[float, list[float]]:
+    """The least relative deviation of a difference from the product over the steps, and how far they are
+    apart there in each piece. What ``difference`` gives is used up.
 
     What rounding of the ``slope`` may add to a difference counts as none.
     """
-    best, where = math.inf, torch.zeros_like(product)
-    seen = accuracy.rounding * slope / (accuracy.allowed * max(float(product.norm()), 1e-300))
+    length = _length(product)
+    best, where = math.inf, [0.0] * len(product)
+    seen = accuracy.rounding * slope / (accuracy.allowed * max(length, 1e-300))
     for h in (*accuracy.steps, *(fine for fine in accuracy.fine if fine >= seen)):
-        gap = difference(h) - product
-        size = max(float(product.norm()), float((gap + product).norm()))
-        excess = max(float(gap.norm()) - accuracy.rounding * slope / h, 0.0)
+        gap = difference(h)
+        size = max(length, _length(gap))
+        for piece, own in zip(gap, product, strict=True):
+            piece.sub_(own)
+        apart_in = [_length([piece]) for piece in gap]
+        del gap
+        excess = max(math.hypot(*apart_in) - accuracy.rounding * slope / h, 0.0)
         apart = excess / size if size > 0 else 0.0
         if apart < best:
-            best, where = apart, gap
+            best, where = apart, apart_in
         if best <= accuracy.allowed:
             break
     return best, where
@@ -442,24 +515,24 @@ def _least(
 
 def _settled(
     twin: OfParameters,
-    compare: Callable[[float], tuple[float, Tensor, float]],
+    weights: _Weights,
+    compare: Callable[[float], tuple[float, list[float], float]],
     accuracy: _Accuracy,
     whose: str,
 ) -> tuple[float, float]:
     """Deviation and asymmetry, each the better of the two places. Raises MetricFailed."""
     allowed = accuracy.allowed
-    best, uneven, where = math.inf, math.inf, torch.empty(0)
+    best, uneven, sizes = math.inf, math.inf, [0.0]
     for shift in _ASIDE:
-        with _moved(twin, _direction(twin, [], 5), shift) if shift else nullcontext():
+        with weights.moved(_direction(twin, [], 5), shift) if shift else nullcontext():
             apart, gap, asymmetry = compare(shift)
         if apart < best:
-            best, where = apart, gap
+            best, sizes = apart, gap
         uneven = min(uneven, asymmetry)
         if best <= allowed and uneven <= 1e-3 * allowed:
             return best, uneven
     if best <= allowed and uneven <= allowed:
         return best, uneven
-    sizes = [float(piece.norm()) for piece in twin.pieces(where)]
     names = {id(p): n for n, p in twin.model.named_parameters()}
     most = names[id(twin.parameters[sizes.index(max(sizes))])] if max(sizes) > 0 else None
     if best <= allowed:
@@ -497,7 +570,7 @@ def _suspects(run: Callable[[], Any]) -> str:
     return f" (its autograd.Functions: {', '.join(names)})" if names else ""
 
 
-def _accuracy_of(run: Callable[[], Tensor]) -> _Accuracy:
+def _accuracy_of(run: Callable[[], object]) -> _Accuracy:
     """What can be told of a network in float64 that computes on the way as ``run`` does: looked for where
     what is asked of float64 is not met."""
     precisions = Precisions()
@@ -508,8 +581,10 @@ def _accuracy_of(run: Callable[[], Tensor]) -> _Accuracy:
     return _SINGLE if torch.float32 in precisions.dtypes else _FULL
 
 
-def _block_agrees(twin: OfParameters, u: Tensor, v: Tensor, single: Tensor) -> bool:
-    block = twin.matmat(torch.stack([u, v], 1))
+def _block_agrees(twin: OfParameters, u: Direction, v: Direction) -> bool:
+    vectors = torch.stack([twin.flat(u()), twin.flat(v())], 1)
+    single = torch.stack([twin.matvec(vector) for vector in vectors.unbind(1)], 1)
+    block = twin.matmat(vectors)
     return bool((block - single).norm() <= 1e-7 * single.norm().clamp_min(1e-300))
 
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
+from sharpbench.subject import Subject
 
 
 @pytest.fixture(params=["trained_mlp", "trained_cnn"])
@@ -346,3 +347,34 @@ def test_the_negative_share_of_a_part_of_the_data_has_an_unknown_error(tiny):
     whole = sb.measure(tiny, "hessian_spectral_density", seed=0)
     assert [e.source for e in whole.errors] == ["probes"]
     assert whole.standard_error > 0
+
+
+class AsOnGpu(nn.Module):
+    """The last digits of its gradients differ each time, as where kernels add up in another order."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.first, self.last, self.share = nn.Linear(6, 8), nn.Linear(8, 3), share
+        self.generator = [torch.Generator().manual_seed(0)]
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        noise = torch.randn(h.shape, generator=self.generator[0]).to(h)
+        return self.last(h + self.share * noise * (h - h.detach()))
+
+
+@pytest.mark.parametrize("metric", ["hessian_top_eigenvalue", "gauss_newton_top_eigenvalue"])
+def test_curvlinops_is_asked_where_kernels_add_up_in_another_order(metric):
+    """Its own check wants five digits of every number, of which small ones among large ones have fewer."""
+    x, y = torch.randn(40, 6), torch.arange(40) % 3
+    asked = {"implementation": "curvlinops", "dtype": "float32"}
+    torch.manual_seed(1)
+    model = AsOnGpu(6e-5)
+    found = sb.measure(Subject(model, x, y), metric, **asked)
+    model.share = 0.0
+    steady = sb.measure(Subject(model, x, y), metric, **asked)
+    assert found.value == pytest.approx(steady.value, rel=2e-3)
+    assert found.value != steady.value
+    model.share = 0.05  # what a random layer does
+    with pytest.raises(MetricUnsupported, match="deterministic"):
+        sb.measure(Subject(model, x, y), metric, **asked)
