@@ -456,6 +456,9 @@ class _Fit:
         if isinstance(error, IndexError) and whole:
             least, most = min(int(t.min()) for t in whole), max(int(t.max()) for t in whole)
             return f"the batch's integers go from {least} to {most}: is each of them embedded?"
+        kinds = {str(p.dtype)[6:] for p in self.copy.parameters() if p.is_floating_point()}
+        if len(kinds) > 1 and _of_dtypes(error):
+            return f"the network's own parameters are {' and '.join(sorted(kinds))}: give model.float()"
         path, leaf = tensors[0]
         place, inside = "", self.found[0]
         for key in path:

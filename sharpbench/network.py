@@ -39,7 +39,7 @@ TRIED = 3
 
 TOGETHER = (
     "a sample's outputs depend on the other samples of its batch (batch norm without running "
-    "statistics, a random layer left on?)"
+    "statistics, a recurrent layer without batch_first, a random layer left on?)"
 )
 """How a network whose samples don't pass through it apart is told; what follows from it comes behind."""
 
@@ -255,6 +255,11 @@ class Network:
         torch.manual_seed(0)
         with torch.enable_grad():
             raw = self._run(duplicate, given)
+        if any(p.grad is not None for p in duplicate.parameters()):
+            raise InputError(
+                "the network or its loss calls backward() itself: return the loss, and leave derivatives to "
+                "the metric"
+            )
         found = tensor_of(raw)
         self.detached = not found.requires_grad and any(
             p.requires_grad for p in duplicate.parameters()
@@ -555,6 +560,16 @@ def refuse_unusual(model: nn.Module) -> None:
             raise InputError(
                 f"the parameter {name!r} is a DTensor, sharded over processes: gather it "
                 "(tensor.full_tensor()), load it into a plain copy and measure that"
+            )
+        if isinstance(tensor, nn.Parameter) and tensor.layout != torch.strided:
+            raise InputError(
+                f"the parameter {name!r} is {tensor.layout}, and derivatives are taken in dense ones: make "
+                "it dense, or a buffer"
+            )
+        if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
+            raise InputError(
+                f"the parameter {name!r} is {str(tensor.dtype).removeprefix('torch.')}, in which nothing is "
+                "computed: measure the network in float32"
             )
         if tensor.is_quantized or _of_quantisation(kind) or hasattr(tensor, "quant_state"):
             raise InputError(

@@ -30,7 +30,7 @@ from sharpbench.loss import (
     resolve_loss,
 )
 from sharpbench.measurement import Work
-from sharpbench.network import Network
+from sharpbench.network import TOGETHER, Network
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
@@ -171,7 +171,16 @@ class Subject:
             None if splits is not None else targets,
             flat=network.flat,
         )
-        checked = {"inputs": inputs, "targets": targets, "loss": loss, "task": task}
+        said = self.said
+        if network.coupled and TOGETHER not in said:
+            said = (*said, TOGETHER)
+        checked: dict[str, Any] = {
+            "said": said,
+            "inputs": inputs,
+            "targets": targets,
+            "loss": loss,
+            "task": task,
+        }
         checked |= {"splits": splits, "ignored": self.ignored + ignored, "_network": network}
         for key, value in checked.items():
             object.__setattr__(self, key, value)

@@ -840,6 +840,43 @@ def test_everyday_forms_are_taken_and_said():
     assert one.value == two.value
 
 
+def test_numbers_that_nothing_is_computed_in_and_losses_that_differentiate_are_told():
+    def backward(model, batch):
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        return loss
+
+    with pytest.raises(InputError, match=r"calls backward\(\) itself"):
+        Subject.from_batches(nn.Linear(3, 2), [(X, Y)], loss=backward)
+    small = nn.Linear(3, 2)
+    small.weight = nn.Parameter(small.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(InputError, match="'weight' is float8_e4m3fn"):
+        Subject.from_batches(small, [(X, Y)])
+    mixed = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2).half())
+    with pytest.raises(InputError, match=r"float16 and float32: give model\.float\(\)"):
+        Subject.from_batches(mixed, [(X, Y)])
+    sparse = nn.Linear(3, 2)
+    sparse.register_buffer("links", torch.eye(3).to_sparse())
+    assert sb.measure(Subject.from_batches(sparse, [(X, Y)]), "margin").exact
+    sparse.register_parameter("more", nn.Parameter(torch.eye(3).to_sparse()))
+    with pytest.raises(InputError, match=r"'more' is torch\.sparse_coo"):
+        Subject.from_batches(sparse, [(X, Y)])
+
+
+def test_samples_that_meet_in_the_network_are_told():
+    """A recurrent layer that takes the batch for time."""
+
+    class Mixed(Tagger):
+        def __init__(self):
+            super().__init__()
+            self.lstm.batch_first = False
+
+    alone = Subject.from_batches(seeded(Tagger), tagged()[:1])
+    mixed = Subject.from_batches(seeded(Mixed), tagged()[:1])
+    assert not any("other samples" in sentence for sentence in alone.said)
+    assert "a recurrent layer without batch_first" in mixed.said[-1]
+
+
 def test_inside_inference_mode_nothing_is_measured():
     subject = Subject(nn.Linear(3, 2), X, Y)
     with torch.inference_mode():
