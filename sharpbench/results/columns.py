@@ -62,7 +62,7 @@ _ROWS = 50_000
 _SMALL_FILES = 8
 _OPENED = _SMALL_FILES + 4
 """Files whose columns are kept while the next piece is read: a piece may need every small one."""
-_AT_ONCE = 16
+_AT_ONCE = 8
 """Columns that are read together."""
 _LARGE = frozenset({"text", "long nested"})
 _SETTLING = 2_000_000_000

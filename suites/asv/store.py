@@ -1,4 +1,5 @@
-"""A results folder of many networks: what it takes to read, to resume, to foretell and to export.
+"""A results folder of many networks: what it takes to read, to resume, to foretell and to export, and what
+the command takes to find that nothing is left to do.
 
 The folder is synthetic and true to form: two small networks are trained and measured for real, and every
 other subject gets their records under its own content keys with other values, so that every reader takes
@@ -8,8 +9,11 @@ them for what they look like.
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -210,3 +214,38 @@ class Folder:
             write_table(record_pieces(folder / "results"), folder / "all.parquet")
 
         return self._timed(act, folders, subjects)
+
+
+class Command:
+    """CPU seconds of ``sharpbench run`` where all is done and the plan is remembered, each in a process of
+    its own: its start, what it imports, and, but for a dry run, the comparison of every byte."""
+
+    params = ([20, 100],)
+    param_names = ("subjects",)
+    unit = "seconds"
+    timeout = 1200
+
+    def setup_cache(self) -> dict[int, str]:
+        folders = {}
+        for subjects in self.params[0]:
+            folder = Path(tempfile.mkdtemp())
+            build(folder, subjects)
+            _cpu_seconds(folder, "--no-report", "-q")  # makes the columns, and remembers the plan
+            folders[subjects] = str(folder)
+        return folders
+
+    def track_dry_run(self, folders: dict[int, str], subjects: int) -> float:
+        return _cpu_seconds(Path(folders[subjects]), "--dry-run")
+
+    def track_nothing_to_do(self, folders: dict[int, str], subjects: int) -> float:
+        return _cpu_seconds(Path(folders[subjects]), "--no-report", "-q")
+
+
+def _cpu_seconds(folder: Path, *options: str) -> float:
+    command = [sys.executable, "-m", "sharpbench", "run", "many.toml", *options]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command} exited with {process.returncode}")
+    return used.ru_utime + used.ru_stime
