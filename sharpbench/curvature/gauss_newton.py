@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.curvature.operator import coordinates
-from sharpbench.curvature.sample_gradients import Layout, SampleGradients, Use, arranged, disjoint
+from sharpbench.curvature.sample_gradients import (
+    Layout,
+    SampleGradients,
+    TooMany,
+    Use,
+    arranged,
+    disjoint,
+)
 from sharpbench.curvature.taps import Taps
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
@@ -175,9 +182,17 @@ def _summed(
     parameters = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
     with as_written():
         plan = _verified(model, loss, inputs, targets, parameters, work)
-        terms, start = [], 0
-        for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True):
-            terms.append(_terms(model, x, y, parameters, cotangents, plan, start, work))
+        terms, start, end = [], 0, len(inputs)
+        while start < end:
+            here = slice(start, start + chunk)
+            x, y = inputs[here], targets[here]
+            try:
+                terms.append(_terms(model, x, y, parameters, cotangents, plan, start, work))
+            except TooMany:
+                if len(x) == 1:
+                    raise
+                chunk = max(1, len(x) // 2)
+                continue
             start += len(x)
     return ExactTrace(torch.cat(terms), plan.checks)
 

@@ -24,6 +24,7 @@ __all__ = [
     "Product",
     "SampleGradients",
     "Term",
+    "TooMany",
     "Use",
     "arranged",
     "disjoint",
@@ -302,6 +303,10 @@ def _squared_length(shares: Sequence[_Outer | Tensor]) -> Tensor:
 # --- the parameters' shares of a call ---------------------------------------------------------------
 
 
+class TooMany(MetricFailed):
+    """Of fewer samples at a time it would be found."""
+
+
 @dataclass
 class Term:
     """One parameter's share of a call's output. ``data``: what it was combined with."""
@@ -393,7 +398,7 @@ class Embedding(Term):
         assert self.data is not None
         kinds = len(self.alias.tensor)
         if self.data.numel() * kinds > _MOST_CODES:
-            raise MetricFailed("an embedding's one-hot codes are too many")
+            raise TooMany("an embedding's one-hot codes are too many")
         hot = F.one_hot(self.data, kinds).to(slope.delta.dtype)
         if self.padding is not None:
             hot[..., self.padding] = 0

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import sharpbench as sb
+from sharpbench.curvature import sample_gradients
 from sharpbench.curvature.gauss_newton import gauss_newton_trace
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
@@ -770,3 +771,28 @@ def test_the_reason_names_the_functions_without_a_rule():
     net, x, _ = built(PROBED, "an autograd.Function of the weight")
     with pytest.raises(MetricFailed, match="no function of torch's"):
         gauss_newton_trace(net, CROSS_ENTROPY, x, torch.arange(N) % C, work=Work())
+
+
+def test_an_embedding_of_many_words_is_taken_by_fewer_samples(monkeypatch):
+    """Sixty-four sentences of a large vocabulary have more one-hot codes than are held at once."""
+    torch.manual_seed(0)
+
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, C)
+
+        def forward(self, x):
+            return self.head(self.words(x.long()).tanh().mean(1))
+
+    model = Bag().double()
+    x, y = torch.randint(7, (N, 5)).double(), torch.arange(N) % C
+    whole = gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=Work())
+    assert whole.value == pytest.approx(float(dense_gauss_newton(model, x, y).trace()), rel=1e-10)
+    few = Work()
+    monkeypatch.setattr(sample_gradients, "_MOST_CODES", 4 * 5 * 7)
+    parts = gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=few)
+    assert torch.allclose(parts.terms, whole.terms, rtol=1e-12, atol=0)
+    monkeypatch.setattr(sample_gradients, "_MOST_CODES", 5 * 7 - 1)
+    with pytest.raises(MetricFailed, match="too many"):
+        gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=Work())
