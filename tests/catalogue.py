@@ -103,11 +103,12 @@ def table() -> str:
             costs[name],
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    commits = [f"`{commit[:7]}`" for commit in told["commits"]]
     head = HEAD.format(
         networks=told["networks"],
         alone=prediction([told["hyperparameters alone"]]),
         oracle=prediction([told["oracle"]]),
-        commits=" and ".join(f"`{commit[:7]}`" for commit in told["commits"]),
+        commits=" and ".join(", ".join(part) for part in (commits[:-1], commits[-1:]) if part),
         but=_not_asked(),
     )
     return f"{head}\n" + "\n".join(lines) + "\n"
