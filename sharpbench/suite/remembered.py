@@ -252,15 +252,26 @@ def _is_the_command() -> bool:
 
 
 def _loaded() -> list[str]:
-    """The files of all modules that this process has loaded, none of which changed since it began."""
+    """The files of all modules that this process has loaded.
+
+    Raises Unproven if one of them, or what is found in a folder that Python looks into, changed since the
+    process began: it may have worked by what was there before.
+    """
     found = set()
     for name, module in list(sys.modules.items()):
         spec = getattr(module, "__spec__", None)  # what other modules made has none
         if name != "__main__" and spec is not None and spec.has_location and spec.origin:
             found.add(os.path.abspath(spec.origin))
     began = psutil.Process().create_time() - _SETTLING
-    for path in found:
-        if os.stat(path).st_ctime >= began:
+    places = set(found)
+    for folder, own, _ in _found(frozenset(_sought())):
+        places.update(os.path.join(folder, name) for name in own)
+        if any(
+            name.endswith(_INSTALLED) for name in own
+        ):  # what is removed from there is seen, too
+            places.add(folder)
+    for path in places:
+        if os.lstat(path).st_ctime >= began or os.stat(path).st_ctime >= began:
             raise Unproven(f"{path} changed after this process had begun")
     return sorted(found)
 
@@ -304,12 +315,19 @@ def _found(names: frozenset[str]) -> list[list[Any]]:
         if os.path.isfile(folder):
             raise Unproven(f"{folder} is an archive")
         try:
-            there = os.listdir(folder)
+            with os.scandir(folder) as there:
+                own = sorted(entry.name for entry in there if _is_found(entry, names))
         except OSError:  # Python finds nothing there, either
             continue
-        own = sorted(n for n in there if n.partition(".")[0] in names or n.endswith(_INSTALLED))
         if own:
             # What a path file says is executed when Python starts.
             paths = [_state(os.path.join(folder, n)) for n in own if n.endswith(".pth")]
             found.append([folder, own, paths])
     return found
+
+
+def _is_found(entry: os.DirEntry[str], names: frozenset[str]) -> bool:
+    """Whether Python takes it for one of ``names``, or it says what is installed. A program of the same name
+    is neither."""
+    name, dot, _ = entry.name.partition(".")
+    return entry.name.endswith(_INSTALLED) or (name in names and bool(dot or entry.is_dir()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -327,13 +329,32 @@ def test_a_plug_in_of_ones_own_is_not_remembered(here, monkeypatch):
         outline_of(make_plan(load_suite(here / "small.toml")), here)
 
 
-def test_a_file_that_changed_while_the_process_ran_is_not_remembered(here, monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.syspath_prepend(here)
-    (here / "changed_meanwhile.py").write_text("")
-    __import__("changed_meanwhile")
-    with pytest.raises(Unproven, match="changed after this process had begun"):
+def test_a_file_that_changed_while_the_process_ran_is_a_doubt(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changed_meanwhile.py").write_text("")
+    loaded = {"changed_meanwhile": importlib.import_module("changed_meanwhile")}
+    monkeypatch.setattr(remembered, "sys", SimpleNamespace(modules=loaded, path=[]))
+    with pytest.raises(Unproven, match=r"changed_meanwhile\.py changed after this process"):
         remembered._loaded()
+
+
+def test_what_was_installed_while_the_process_ran_is_a_doubt(tmp_path, monkeypatch):
+    """It may have been asked for before: then the plan says that it is missing."""
+    (tmp_path / "site" / "curvlinops").mkdir(parents=True)
+    place = [str(tmp_path / "site")]
+    monkeypatch.setattr(remembered, "sys", SimpleNamespace(modules={}, path=place))
+    with pytest.raises(Unproven, match="curvlinops changed after this process had begun"):
+        remembered._loaded()
+
+
+def test_a_program_of_a_modules_name_is_no_module(here, monkeypatch):
+    outline = kept(here)
+    (here / "bin").mkdir()
+    (here / "bin" / "torch").write_text("#!/bin/sh\n")
+    monkeypatch.syspath_prepend(here / "bin")
+    assert memory(here).recall() == outline
+    (here / "bin" / "torch.py").write_text("")
+    assert memory(here).recall() is None
 
 
 def test_a_results_folder_remembers_few_plans_and_needs_no_room(here, monkeypatch):
