@@ -51,13 +51,14 @@ repeats = 1
 """
 
 
+torch.set_num_threads(1)  # fixtures of modules and of the session are made before any of a test
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Small tensors are faster on one thread, and sums keep their order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

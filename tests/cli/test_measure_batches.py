@@ -231,7 +231,10 @@ def test_ctrl_c_keeps_what_was_measured_and_writes_its_report(mine):
     command = [sys.executable, "-m", "sharpbench", "measure", "--model", "mine_of_measure:build"]
     command += ["--data", "mine_of_measure:batches", "--plugin", "slow_metric.py", "--csv"]
     command += ["--metric", "parameter_norm", "endless_of_mine", "--output", "out"]
-    process = subprocess.Popen(command, cwd=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=mine, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     shown = [process.stdout.readline() for _ in range(2)]  # the second metric runs
     assert shown[1].startswith(b"parameter_norm,")
     process.send_signal(signal.SIGINT)
