@@ -128,8 +128,20 @@ def _flush(device: torch.device) -> None:
         torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device).zero_()
 
 
+class _NoModules:
+    """In the place of torch's tracker of modules, whose hooks fail on a gradient in the inputs."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
 def _flops(call: Callable[[], object]) -> int | None:
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    with counter:
         call()
     return int(counter.get_total_flops()) or None
 

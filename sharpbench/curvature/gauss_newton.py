@@ -234,7 +234,8 @@ def gauss_newton_rows(
         if outputs.ndim != 2:
             raise MetricFailed(f"needs outputs (N, C), got {tuple(outputs.shape)}")
         values, vectors = output_curvature(loss, outputs, targets)
-        if float(values.min()) < -1e-10 * float(values.abs().max()):
+        rounding = max(1e-10, 64 * torch.finfo(values.dtype).eps)
+        if float(values.min()) < -rounding * float(values.abs().max()):
             raise MetricFailed("the loss is not convex in the outputs: Λ has no square root")
         factors = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
         rows = []

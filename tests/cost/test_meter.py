@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from sharpbench.cost import Cost, measure_cost
 from sharpbench.measurement import Work
@@ -109,3 +110,15 @@ def test_memory_of_a_fresh_process():
     peak = peak_in_fresh_process(_allocation, 96)
     assert 90 << 20 < peak < 130 << 20
     assert peak_in_fresh_process(_failing) is None
+
+
+def test_flops_of_a_gradient_in_the_inputs_are_counted():
+    """torch's own tracker of modules fails there."""
+    model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.ReLU())
+    x = torch.randn(5, 8, requires_grad=True)
+
+    def call():
+        return torch.autograd.grad(model(x).sum(), x)
+
+    _, cost = measure_cost(call, repeats=0, device=torch.device("cpu"), count_flops=True)
+    assert cost.flops == 2 * (2 * 5 * 8 * 4)

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 import sharpbench as sb
 from sharpbench.curvature import sample_gradients
-from sharpbench.curvature.gauss_newton import gauss_newton_trace
+from sharpbench.curvature.gauss_newton import gauss_newton_rows, gauss_newton_trace
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
@@ -796,3 +796,18 @@ def test_an_embedding_of_many_words_is_taken_by_fewer_samples(monkeypatch):
     monkeypatch.setattr(sample_gradients, "_MOST_CODES", 5 * 7 - 1)
     with pytest.raises(MetricFailed, match="too many"):
         gauss_newton_trace(model, CROSS_ENTROPY, x, y, work=Work())
+
+
+def test_rows_in_float32_allow_for_its_rounding():
+    """Λ of a cross-entropy has an eigenvalue of zero, which comes out as ±1e-8."""
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(6, 10), torch.randn(40, 6), torch.arange(40) % 10
+
+    def loss(outputs, targets):
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    rows = gauss_newton_rows(model, loss, x, y, list(model.parameters()), work=Work())
+    exact = model.double()
+    expected = gauss_newton_rows(exact, loss, x.double(), y, list(exact.parameters()), work=Work())
+    found = rows.double().T @ rows.double()  # eigenvectors have either sign
+    assert torch.allclose(found, expected.T @ expected, atol=1e-4)
