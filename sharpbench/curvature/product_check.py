@@ -189,18 +189,21 @@ def check_hessian(operator: OfSecondOrder, *, blocks: bool) -> Checks:
     weights = _Weights(twin, operator)
     checks = _check_silent(twin, skipped, weights)
     u, v = (_direction(twin, skipped, seed) for seed in (1, 2))
+    known = [twin.product_of(along) for along in (u, v)] if blocks else []
     if blocks:
-        operator.batches_agree(_block_agrees(twin, u, v))
+        single = torch.stack([twin.flat(image) for image in known], 1)
+        operator.batches_agree(_block_agrees(twin, u, v, single))
+        del single
     # Of a large network each vector takes as much memory as its weights: as few as can be are held at once,
     # and directions are drawn anew where they are needed.
     held: list[tuple[list[Tensor], float]] = []
 
     def products() -> tuple[list[Tensor], float]:
         """H·v in pieces, and how uneven uᵀHv and vᵀHu are."""
-        image = twin.product_of(u)
+        image = known.pop(0) if known else twin.product_of(u)
         across, size = _inner(image, v()), _length(u()) * _length(image)
         del image
-        image = twin.product_of(v)
+        image = known.pop() if known else twin.product_of(v)
         uneven = abs(_inner(image, u()) - across)
         return image, uneven / max(size + _length(v()) * _length(image), 1e-300)
 
@@ -236,7 +239,8 @@ def check_blocks(operator: OfParameters) -> None:
         operator.batches_agree(True)
         return
     u, v = (_direction(twin, [], seed) for seed in (1, 2))
-    operator.batches_agree(_block_agrees(twin, u, v))
+    single = torch.stack([twin.matvec(twin.flat(along())) for along in (u, v)], 1)
+    operator.batches_agree(_block_agrees(twin, u, v, single))
 
 
 def check_gauss_newton(operator: LinearPart) -> Checks:
@@ -581,10 +585,9 @@ def _accuracy_of(run: Callable[[], object]) -> _Accuracy:
     return _SINGLE if torch.float32 in precisions.dtypes else _FULL
 
 
-def _block_agrees(twin: OfParameters, u: Direction, v: Direction) -> bool:
-    vectors = torch.stack([twin.flat(u()), twin.flat(v())], 1)
-    single = torch.stack([twin.matvec(vector) for vector in vectors.unbind(1)], 1)
-    block = twin.matmat(vectors)
+def _block_agrees(twin: OfParameters, u: Direction, v: Direction, single: Tensor) -> bool:
+    """Whether the products with a block of two are the ``single`` ones, (P, 2)."""
+    block = twin.matmat(torch.stack([twin.flat(u()), twin.flat(v())], 1))
     return bool((block - single).norm() <= 1e-7 * single.norm().clamp_min(1e-300))
 
 
