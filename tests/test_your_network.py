@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,6 @@ class Reader:
         language, key, value, text = BLOCKS[number]
         if key == "file":
             (self.folder / value).write_text(text, encoding="utf-8")
-            monkeypatch.delitem(sys.modules, Path(value).stem, raising=False)  # another test's
         elif language == "python":
             torch.manual_seed(number)
             exec(compile(text, f"{DOCUMENT.name}, block {number}", "exec"), self.session)

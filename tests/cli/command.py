@@ -30,12 +30,23 @@ class Told(NamedTuple):
 
 
 def in_process(capsys, monkeypatch, *arguments: str) -> Told:
-    """The command in this process, which has imported everything; an exception it lets out is raised."""
+    """The command in this process, which has imported everything; an exception it lets out is raised.
+
+    A module that it imports from the current folder goes with it, as with a process: another
+    test's file of the same name would be taken for it.
+    """
     from sharpbench import cli
 
+    before = {*sys.modules}
     monkeypatch.setattr(sys, "argv", ["sharpbench", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        for name in sys.modules.keys() - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).is_relative_to(Path.cwd()):
+                del sys.modules[name]
     return Told(ended.value.code, *capsys.readouterr())
