@@ -46,6 +46,12 @@ NOT_ASKED = {
 }
 """Why a metric has no row in a suite that asks all others; in `cost` those have none that take no pass."""
 
+NOT_BY_PARTS = {
+    "path_norm": "a path runs through every layer",
+    "random_number": "it knows nothing of any",
+}
+"""Why a metric of the parameters takes no ``parameters_of``."""
+
 HEAD = """\
 # Every metric
 
@@ -57,13 +63,15 @@ show metric NAME` prints a metric's whole documentation and its parameters.
   forms or dense references besides.
 - *Stays under*: the changes under which theory promises the same figure, with default parameters; a kind
   stands for all of its transformations. The suite `invariance` checks the promises.
+- *Parts*: every metric of the parameters can be asked of some of them, by name (`parameters_of`), but:
+  {parts}.
 - *Also by*: other libraries that compute it, for comparison.
 - *Prediction*: Ψ of the test error on the {networks} trained networks of the suite `generalization_quick`
   with its 95% interval (the rank correlation of networks that differ in one setting, averaged over the
   settings: 0 tells nothing, 1 all), with the parameters that the suite asks where there are several; "–":
   not asked there, or in a version that has changed since. There the hyperparameters alone have {alone}, an
   oracle with noise of the size of the target's own spread {oracle}, and a metric whose interval holds 0 has
-  shown nothing. Measured at {commits}.
+  shown nothing. `tests/metric_predictions.json` names the version of each metric that was measured.
 - *Cost*: work with default parameters in gradients over the samples measured, counted on a ReLU network of
   2410 parameters on digits; "–" for none. Derivatives of higher order and products are converted as
   `sharpbench.measurement.Work` says.
@@ -99,17 +107,16 @@ def table() -> str:
             "; ".join(known_answers(name)) or "–",
             ", ".join(promised(metric)) or "nothing",
             ", ".join(others(name)) or "–",
-            prediction(told["metrics"].get(name, [])),
+            prediction(of_this_version(metric, told["metrics"])),
             costs[name],
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    commits = [f"`{commit[:7]}`" for commit in told["commits"]]
     head = HEAD.format(
         networks=told["networks"],
         alone=prediction([told["hyperparameters alone"]]),
         oracle=prediction([told["oracle"]]),
-        commits=" and ".join(", ".join(part) for part in (commits[:-1], commits[-1:]) if part),
         but=_not_asked(),
+        parts="; ".join(f"`{name}` ({why})" for name, why in NOT_BY_PARTS.items()),
     )
     return f"{head}\n" + "\n".join(lines) + "\n"
 
@@ -124,6 +131,13 @@ def _not_asked() -> str:
     return ".\n".join(left_out) + "."
 
 
+def of_this_version(metric: Metric, told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the metric as it is now predicted; nothing where its figures have changed since."""
+    found = told.get(metric.name, {})
+    rows: list[dict[str, Any]] = found["rows"] if found.get("version") == metric.version else []
+    return rows
+
+
 def prediction(rows: list[dict[str, Any]]) -> str:
     """Ψ with its interval, of each of the ``rows``."""
     found = []
@@ -135,7 +149,7 @@ def prediction(rows: list[dict[str, Any]]) -> str:
 
 
 def predicted(root: Path, suite: str) -> dict[str, Any]:
-    """Ψ of the test error by metric, of figures of the metrics' present versions, and where it comes from."""
+    """Ψ of the test error by metric, of figures of the metrics' present versions."""
     from sharpbench.analysis.generalization import grid, scores
     from sharpbench.analysis.results import Results
 
@@ -144,9 +158,8 @@ def predicted(root: Path, suite: str) -> dict[str, Any]:
     assert population is not None, "no grid of networks"
     rows = results.measured
     of = rows.drop_duplicates("metric_short").set_index("metric_short")
-    kept: dict[str, list[dict[str, Any]]] = {}
+    kept: dict[str, dict[str, Any]] = {}
     others: dict[str, dict[str, Any]] = {}
-    runs: set[str] = set()
     for score in scores(results):
         if score.target != "test_error" or score.mean is None:
             continue
@@ -158,16 +171,16 @@ def predicted(root: Path, suite: str) -> dict[str, Any]:
             others[score.row] = told
             continue
         name, title = str(of["name"][score.row]), str(of["title"][score.row])
-        if int(of["version"][score.row]) != metrics.get(name).version:
+        version = metrics.get(name).version
+        if int(of["version"][score.row]) != version:
             continue
         asked = score.row.removeprefix(title).strip(" ()")
-        kept.setdefault(name, []).append({"asked": asked, **told})
-        runs |= set(rows.loc[rows["metric_short"] == score.row, "run"].astype(str))
-    of_runs = [(results.runs.get(run, {}).get("git") or {}).get("commit") for run in sorted(runs)]
+        kept.setdefault(name, {"version": version, "rows": []})["rows"].append(
+            {"asked": asked, **told}
+        )
     return {
         "suite": suite,
         "networks": len(population.subjects),
-        "commits": sorted({commit for commit in of_runs if commit}),
         "hyperparameters alone": others["hyperparameters alone"],
         "oracle": others["target + 1 sd of noise"],
         "metrics": {name: kept[name] for name in builtin(metrics) if name in kept},

@@ -10,9 +10,11 @@ from sharpbench.suite.spec import find_suite, load_suite
 from tests.catalogue import (
     COSTS,
     NOT_ASKED,
+    NOT_BY_PARTS,
     PREDICTIONS,
     builtin,
     known_answers,
+    of_this_version,
     prediction,
     promised,
     table,
@@ -47,12 +49,32 @@ def test_every_metric_is_asked_in_the_suites_that_ask_all(suite):
 def test_what_metrics_predict_has_its_source():
     told = json.loads(PREDICTIONS.read_text("utf-8"))
     assert set(told["metrics"]) <= set(builtin(metrics))
-    assert all(len(commit) == 40 for commit in told["commits"])
-    for rows in told["metrics"].values():
+    for of_metric in told["metrics"].values():
+        rows = of_metric["rows"]
+        assert of_metric["version"] >= 1
         assert all(-1 <= row["low"] <= row["psi"] <= row["high"] <= 1 for row in rows)
         assert len({row["asked"] for row in rows}) == len(rows)
     assert prediction([{"psi": 0.316, "low": -0.02, "high": 0.5}]) == "+0.32 [−0.02, +0.50]"
     assert prediction([]) == "–"
+
+
+def test_what_an_older_version_predicted_is_not_told():
+    metric = metrics.create("curvature_rate")
+    rows = [{"asked": "", "psi": 0.3, "low": 0.1, "high": 0.5}]
+    for version, told in ((metric.version, rows), (metric.version - 1, [])):
+        assert of_this_version(metric, {metric.name: {"version": version, "rows": rows}}) == told
+    assert of_this_version(metric, {}) == []
+
+
+def test_every_metric_of_the_parameters_is_asked_of_parts_or_says_why_not():
+    without = {
+        name
+        for name in builtin(metrics)
+        if metrics.get(name).space == "parameter"
+        and "parameters_of" not in metrics.parameter_types(name)
+    }
+    assert without == set(NOT_BY_PARTS)
+    assert all(len(why) > 10 for why in NOT_BY_PARTS.values())
 
 
 def test_known_answers_are_found_by_the_parameters_that_they_take():

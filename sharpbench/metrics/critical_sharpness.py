@@ -12,7 +12,6 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from sharpbench.change import Change
-from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.trace import degrees_of_freedom
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -31,6 +30,7 @@ from sharpbench.metrics.surface import (
     Surface,
     complex_parameters,
     length_of,
+    moved_alone,
     whole_gradient,
 )
 from sharpbench.shared import Shared
@@ -167,9 +167,7 @@ class _Line:
         work: Work,
     ) -> None:
         model = subject.working_model(dtype)
-        meant = {id(p) for p in named_subset(model, patterns)}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in meant)
+        moved_alone(model, patterns)
         self._subject, self._model, self._work = subject, model, work
         self._batch = len(inputs) if subject.coupled else _BATCH
 

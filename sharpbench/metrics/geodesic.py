@@ -26,8 +26,15 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.sam import errors_of_batches
-from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, random_batches
+from sharpbench.metrics.surface import (
+    Pieces,
+    Surface,
+    complex_parameters,
+    moved_alone,
+    random_batches,
+)
 from sharpbench.network import as_written, private_copy
+from sharpbench.registry import added_later
 from sharpbench.subject import Subject
 
 __all__ = [
@@ -68,7 +75,8 @@ class GeodesicSharpness(Metric):
 
     Taken on batches of ``m`` samples and averaged, with the errors of `sam_sharpness` in the worst case.
     Parameters: ``rho`` the length; ``geometry`` the metric; ``samples`` of ``split`` drawn without
-    replacement.
+    replacement; ``parameters_of``: names or shell patterns of the parameters that are moved, all if empty. A
+    pair (G, H) is moved or stays as one: naming a part of it is refused, and so is freezing it.
     """
 
     name = "geodesic_sharpness"
@@ -85,6 +93,7 @@ class GeodesicSharpness(Metric):
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     dtype: Dtype = "float64"
+    parameters_of: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -103,8 +112,7 @@ class GeodesicSharpness(Metric):
         dtype, work = torch_dtype(self.dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise MetricFailed("the model has no parameter that requires gradients")
+        moved_alone(model, self.parameters_of)
         geometry = _Geometry(model, dtype, GEOMETRIES[self.geometry])
         rises, taken = [], 0
         for x, y in random_batches(inputs, targets, self.m, seed=seed):
@@ -199,9 +207,14 @@ class _Geometry:
     ) -> None:
         self._gradient, self._acceleration = of_pairs
         self._holder = private_copy(model, dtype)
-        self.count = sum(len(g[0]) for g, _ in _pairs(attentions(model)))
-        """Two a head."""
         self._weights = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+        self._moved = self._moved_pairs()
+        self.count = sum(
+            len(g[0])
+            for (g, _), moved in zip(_pairs(attentions(model)), self._moved, strict=True)
+            if moved
+        )
+        """Two a head, of those that are moved."""
         self._others = (
             self._outside() if self.count else [torch.ones_like(w) for w in self._weights]
         )
@@ -219,17 +232,33 @@ class _Geometry:
         """1 for each weight that is in no pair, else 0. Raises MetricFailed for pairs without geometry."""
         counts = self._holding([torch.zeros_like(w) for w in self._weights])
         with torch.no_grad():
-            for pair in _pairs(attentions(counts)):
+            for pair in self._pairs_of(counts):
                 for tensor in (*pair[0], *pair[1]):
                     tensor += 1
-        each = [(p.requires_grad, p.detach()) for p in counts.parameters()]
-        if any(bool((c > 1).any()) for _, c in each):
+        each = [p.detach() for p in counts.parameters() if p.requires_grad]
+        if any(bool((c > 1).any()) for c in each):
             raise MetricFailed("attention layers share weights, which have no geometry by heads")
-        if any(bool((c > 0).any()) for trained, c in each if not trained):
-            raise MetricFailed(
-                "some weights of an attention layer are frozen, which no symmetry keeps"
-            )
-        return [(c == 0).to(c) for trained, c in each if trained]
+        return [(c == 0).to(c) for c in each]
+
+    def _moved_pairs(self) -> list[bool]:
+        """Whether each pair is moved. Raises MetricFailed for one of which a part is."""
+        marked = self._holding([torch.ones_like(w) for w in self._weights])
+        moved = []
+        for pair in _pairs(attentions(marked)):
+            marks = torch.cat([t.detach().reshape(-1) for side in pair for t in side]) != 0
+            if bool(marks.any()) and not bool(marks.all()):
+                raise MetricFailed(
+                    "some weights of an attention layer are frozen, which no symmetry keeps, or not named "
+                    "in parameters_of: queries with keys, and values with outputs, belong together, with "
+                    "their biases"
+                )
+            moved.append(bool(marks.all()))
+        return moved
+
+    def _pairs_of(self, holder: nn.Module) -> list[_Pair]:
+        """Those that are moved."""
+        pairs = _pairs(attentions(holder))
+        return [pair for pair, moved in zip(pairs, self._moved, strict=True) if moved]
 
     def steepest(self, gradient: Pieces) -> tuple[Pieces, float]:
         """The Riemannian gradient and its squared length."""
@@ -271,14 +300,14 @@ class _Geometry:
         if not self.count:
             return []
         with torch.no_grad():
-            return [(_joined(g), _joined(h)) for g, h in _pairs(attentions(self._holding(pieces)))]
+            return [(_joined(g), _joined(h)) for g, h in self._pairs_of(self._holding(pieces))]
 
     def _put(self, found: Sequence[tuple[Tensor, Tensor]], rest: Pieces) -> Pieces:
         if not self.count:
             return rest
         holder = self._holding(rest)
         with torch.no_grad():
-            for places, values in zip(_pairs(attentions(holder)), found, strict=True):
+            for places, values in zip(self._pairs_of(holder), found, strict=True):
                 for tensors, value in zip(places, values, strict=True):
                     for tensor, part in zip(
                         tensors, value.split([_width(t) for t in tensors], 1), strict=True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from sharpbench.change import Change
 from sharpbench.curvature.lanczos import extreme_eigenvalues
+from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Dtype, Metric, torch_dtype
 from sharpbench.network import as_written
+from sharpbench.registry import added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 
@@ -47,6 +49,9 @@ class LayerNorms(Metric):
     the weights as they are used. Scales of batch norm are no layer here: fold them first. Refused where
     another weight matrix takes part otherwise, by name. ``error_bound``: of the iteration for a convolution's
     spectral norm, wrong with a chance of 1 in 1000 a layer at the default ``tolerance``.
+
+    ``parameters_of``: names or shell patterns of the parameters whose layers are meant, all if empty; other
+    weight matrices may then take part as they will.
     """
 
     name = "layer_norms"
@@ -59,6 +64,7 @@ class LayerNorms(Metric):
     combine: Literal["product", "log_product", "sum", "total", "stable_rank"] = "log_product"
     tolerance: float = 1e-6
     dtype: Dtype = "float64"
+    parameters_of: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         if not 0 < self.tolerance < 1:
@@ -86,8 +92,8 @@ class LayerNorms(Metric):
         model, work = subject.working_model(dtype), Work()
         few = subject.inputs[:2].to(dtype)
         with as_written():
-            layers = _layers(model, few)
-            others = _layers(model, subject.inputs[-2:].to(dtype))
+            layers = _layers(model, few, self.parameters_of)
+            others = _layers(model, subject.inputs[-2:].to(dtype), self.parameters_of)
         work.forward += 2 * len(few)
         if [x.weight.shape for x in layers] != [x.weight.shape for x in others] or not all(
             torch.equal(x.weight, y.weight) for x, y in zip(layers, others, strict=True)
@@ -231,26 +237,38 @@ class _Calls(TorchFunctionMode):
             self.layers.append((weight, layer))
 
 
-def _layers(model: nn.Module, few: Tensor) -> list[_Layer]:
-    """The layers in the order of their calls. Raises MetricUnsupported where there are others."""
+def _layers(model: nn.Module, few: Tensor, patterns: Sequence[str]) -> list[_Layer]:
+    """The layers in the order of their calls, of those whose weights ``patterns`` name, all if there is none.
+    Raises MetricUnsupported where there are others."""
     matrices = {n: p for n, p in model.named_parameters() if p.ndim > 1}
     for parameter in matrices.values():
         parameter.requires_grad_()
+    if patterns:
+        named = {id(p) for p in named_subset(model, patterns)}
+        matrices = {n: p for n, p in matrices.items() if id(p) in named}
+        if not matrices:
+            raise MetricFailed("parameters_of names no weight matrix")
     with torch.enable_grad(), _Calls() as calls:
         model(few)
     reached: set[int] = set()
-    for weight, _ in calls.layers:
+    layers = []
+    for weight, layer in calls.layers:
+        meant = not patterns
         if weight.requires_grad and matrices:
             found = torch.autograd.grad(
                 weight.sum(), [*matrices.values()], retain_graph=True, allow_unused=True
             )
-            reached |= {
+            made_of = {
                 id(p) for p, g in zip(matrices.values(), found, strict=True) if g is not None
             }
+            reached |= made_of
+            meant = meant or bool(made_of)
+        if meant:
+            layers.append(layer)
     left = [name for name, p in matrices.items() if id(p) not in reached]
-    if left or not calls.layers:
+    if left or not layers:
         raise MetricUnsupported(
             f"not every weight matrix is seen as that of a linear layer or a convolution: "
             f"{', '.join(left[:3]) or 'there is no such layer'}"
         )
-    return [layer for _, layer in calls.layers]
+    return layers

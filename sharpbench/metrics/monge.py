@@ -24,8 +24,10 @@ from sharpbench.metrics.surface import (
     complex_parameters,
     facts_of_batches,
     length_of,
+    moved_alone,
     random_batches,
 )
+from sharpbench.registry import added_later
 from sharpbench.subject import Subject
 
 __all__ = ["MongeSharpness"]
@@ -42,7 +44,9 @@ class MongeSharpness(Metric):
     I is not transformed with the weights: under a rescaling it moves as SAM's does.
 
     Taken on batches of ``m`` samples and averaged, with the errors of `sam_sharpness` in the worst case.
-    Parameters: ``rho`` the length on the surface; ``samples`` of ``split`` drawn without replacement.
+    Parameters: ``rho`` the length on the surface; ``samples`` of ``split`` drawn without replacement;
+    ``parameters_of``: names or shell patterns of the parameters that are moved, all if empty (g is then the
+    gradient in them).
     """
 
     name = "monge_sharpness"
@@ -57,6 +61,7 @@ class MongeSharpness(Metric):
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     dtype: Dtype = "float64"
+    parameters_of: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -71,11 +76,10 @@ class MongeSharpness(Metric):
         dtype, work = torch_dtype(self.dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise MetricFailed("the model has no parameter that requires gradients")
+        moved_alone(model, self.parameters_of)
         rises, taken = [], 0
-        facts = facts_of_batches(subject, self.split, self.samples, self.m, dtype, seed=seed)
-        facts = facts.under("logits")
+        of = subject, self.split, self.samples, self.m, dtype, self.parameters_of
+        facts = facts_of_batches(*of, seed=seed).under("logits")
         for i, (x, y) in enumerate(random_batches(inputs, targets, self.m, seed=seed)):
             taken += len(x)
             surface = Surface(model, lambda: subject.losses(model(x), y), None, len(x), work)  # noqa: B023

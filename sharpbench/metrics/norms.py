@@ -17,6 +17,7 @@ from sharpbench.measurement import Measurement
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Metric, torch_dtype
 from sharpbench.network import unwrapped
+from sharpbench.registry import added_later
 from sharpbench.subject import Subject
 
 __all__ = ["DistanceFromInitialization", "ParameterCount", "ParameterNorm", "initial_values"]
@@ -27,7 +28,8 @@ __all__ = ["DistanceFromInitialization", "ParameterCount", "ParameterNorm", "ini
 class ParameterCount(Metric):
     """Number of trainable parameters: a control, which knows nothing of what training found.
 
-    Shared ones count once, a complex one as two.
+    Shared ones count once, a complex one as two. ``parameters_of``: names or shell patterns of those meant;
+    all if empty.
     """
 
     name = "parameter_count"
@@ -38,8 +40,12 @@ class ParameterCount(Metric):
     # All but other coordinates and growth, which may bring more of them.
     invariant_under = frozenset({"permutation", "linear_gauge", "units", "decision", "control"})
 
+    parameters_of: tuple[str, ...] = added_later(())
+
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        trainable = (p for p in subject.model.parameters() if p.requires_grad)
+        trainable = [p for p in subject.model.parameters() if p.requires_grad]
+        if self.parameters_of:
+            trainable = named_subset(subject.model, self.parameters_of)
         count = sum(coordinates(p).numel() for p in trainable)
         return Measurement(count, samples=len(subject.inputs))
 

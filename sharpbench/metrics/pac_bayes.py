@@ -24,7 +24,14 @@ from sharpbench.metrics.base import (
     measured_points,
     torch_dtype,
 )
-from sharpbench.metrics.surface import Pieces, Surface, complex_parameters, length_of
+from sharpbench.metrics.surface import (
+    Pieces,
+    Surface,
+    complex_parameters,
+    length_of,
+    moved_alone,
+)
+from sharpbench.registry import added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject, batched_outputs
 from sharpbench.truth import Known, KnownHessian, Truth
@@ -63,7 +70,8 @@ class PacBayesFlatness(Metric):
     some of the samples are drawn, from the samples' own changes. ``error_bound``: that of the search, which
     ends within ``resolution`` of σ.
 
-    Parameters: ``samples`` of ``split`` drawn without replacement.
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``: names or shell patterns
+    of the parameters that bear the noise, all if empty.
     """
 
     name = "pac_bayes_flatness"
@@ -84,6 +92,7 @@ class PacBayesFlatness(Metric):
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     dtype: Dtype = "float64"
+    parameters_of: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         if not self.drop > 0 or (self.criterion == "accuracy" and not self.drop < 1):
@@ -116,7 +125,7 @@ class PacBayesFlatness(Metric):
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
         """Of a quadratic loss, which rises by ½σ² tr H: 1/σ² = tr H/(2 ``drop``)."""
-        if not isinstance(truth, KnownHessian) or not truth.quadratic:
+        if not isinstance(truth, KnownHessian) or not truth.quadratic or self.parameters_of:
             return None
         trace = float(truth.eigenvalues(subject).sum())
         if self.criterion != "loss" or self.magnitude_aware or not trace > 0:
@@ -167,6 +176,7 @@ class _Search:
         dtype = torch_dtype(metric.dtype)
         inputs, targets = measured_points(subject, metric.split, metric.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
+        moved_alone(model, metric.parameters_of)
         self.metric, self.work, self.tried = metric, Work(), 0
         self._known: dict[float, float] = {}
         batch = len(inputs) if subject.coupled else 1024
@@ -179,8 +189,6 @@ class _Search:
             return (wrong | ~outputs.isfinite().flatten(1).all(1)).to(dtype)
 
         self._surface = Surface(model, each, None, len(inputs), self.work)
-        if not self._surface.parameters:
-            raise MetricFailed("the model has no parameter that requires gradients")
         self._weights = [p.detach().clone() for p in self._surface.parameters]
         self._seeds = [
             derive_seed(seed, "perturbations", pair) for pair in range(-(-metric.draws // 2))

@@ -30,8 +30,10 @@ from sharpbench.metrics.surface import (
     complex_parameters,
     facts_of_batches,
     length_of,
+    moved_alone,
     random_batches,
 )
+from sharpbench.registry import added_later
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.shared import Shared
 from sharpbench.subject import Subject
@@ -85,7 +87,8 @@ class SamSharpness(Metric):
     With a smaller ``m`` there are batches to compare.
 
     Parameters: ``rho`` the radius; ``ball`` l2 or linf; ``eta`` of asam; ``samples`` of ``split`` drawn
-    without replacement.
+    without replacement; ``parameters_of``: names or shell patterns of the parameters that are moved, all if
+    empty (ε is then in their space alone, and the others stay).
     """
 
     name = "sam_sharpness"
@@ -109,6 +112,7 @@ class SamSharpness(Metric):
     split: Literal["train", "test"] = "train"
     samples: Count = "all"
     dtype: Dtype = "float64"
+    parameters_of: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -139,14 +143,14 @@ class SamSharpness(Metric):
         dtype = torch_dtype(self.dtype)
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         model = subject.working_model(dtype)
-        if not any(p.requires_grad for p in model.parameters()):
-            raise MetricFailed("the model has no parameter that requires gradients")
+        moved_alone(model, self.parameters_of)
         generator = torch_generator(derive_seed(seed, "perturbations"))
         work = Work()
         scale = self._scale(model)
         rises: list[_Rise] = []
         taken = 0
-        facts = facts_of_batches(subject, self.split, self.samples, self.m, dtype, seed=seed)
+        of = subject, self.split, self.samples, self.m, dtype, self.parameters_of
+        facts = facts_of_batches(*of, seed=seed)
         facts = facts.under("normalized logits" if self.normalize_logits else "logits")
         for i, (x, y) in enumerate(random_batches(inputs, targets, self.m, seed=seed)):
             taken += len(x)
@@ -202,7 +206,7 @@ class SamSharpness(Metric):
 
     def known(self, truth: Truth, subject: Subject) -> Known | None:
         """The average rise of a quadratic loss: ½ tr H times the mean square of a perturbation's entry."""
-        if not isinstance(truth, KnownHessian) or not truth.quadratic:
+        if not isinstance(truth, KnownHessian) or not truth.quadratic or self.parameters_of:
             return None
         if self.case != "average" or self.adaptive != "none" or self.normalize_logits:
             return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
@@ -23,6 +24,7 @@ __all__ = [
     "complex_parameters",
     "facts_of_batches",
     "length_of",
+    "moved_alone",
     "random_batches",
     "summed_gradient",
     "whole_gradient",
@@ -98,6 +100,16 @@ class Surface:
                 parameter.copy_(original + step)
 
 
+def moved_alone(model: nn.Module, patterns: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters that ``patterns`` name, by `named_subset`; the others of the working copy ``model`` are
+    frozen, so that a `Surface` moves these alone."""
+    meant = named_subset(model, patterns)
+    moved = {id(p) for p in meant}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in moved)
+    return meant
+
+
 def random_batches(
     inputs: Tensor, targets: Tensor, m: Count, *, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -110,11 +122,19 @@ def random_batches(
 
 
 def facts_of_batches(
-    subject: Subject, split: str, samples: Count, m: Count, dtype: torch.dtype, *, seed: int
+    subject: Subject,
+    split: str,
+    samples: Count,
+    m: Count,
+    dtype: torch.dtype,
+    patterns: Sequence[str],
+    *,
+    seed: int,
 ) -> Shared:
-    """What metrics find alike of the `random_batches` of ``m`` of such points; each by its number."""
+    """What metrics that move the parameters of ``patterns`` find alike of the `random_batches` of ``m`` of
+    such points; each by its number."""
     place = place_of_points(subject, split, samples, dtype, seed=seed)
-    return subject.shared.under(*place, "batches", m, derive_seed(seed, "batches"))
+    return subject.shared.under(*place, tuple(patterns), "batches", m, derive_seed(seed, "batches"))
 
 
 def complex_parameters(subject: Subject) -> str | None:

@@ -197,6 +197,35 @@ def test_torchs_own_attention_is_found():
     assert after.value == pytest.approx(before.value, rel=1e-9)
 
 
+def test_a_part_of_the_network_keeps_its_geometry(digits):
+    """Without heads it is elementwise SAM of these weights; of a head's pair it stays under its symmetry."""
+    subject = transformer(digits)
+    found, sam = (
+        sb.measure(subject, name, parameters_of=["4"], **AT, **parameters).value
+        for name, parameters in (
+            ("geodesic_sharpness", {}),
+            ("sam_sharpness", {"adaptive": "elementwise"}),
+        )
+    )
+    assert found == pytest.approx(sam, rel=1e-10)
+    turned = subject.with_model(
+        transformations.create("attention_gl", {"condition": 100.0}).apply(subject.model, seed=0)
+    )
+    pair = ["1.attention.query", "1.attention.key"]
+    before, after = (
+        sb.measure(of, "geodesic_sharpness", parameters_of=pair, **AT) for of in (subject, turned)
+    )
+    assert before.details["attention_pairs"] == 2  # one a head
+    assert after.value == pytest.approx(before.value, rel=1e-9)
+    for part in (["1.attention.query"], ["1.attention.query.weight", "1.attention.key"]):
+        with pytest.raises(sb.MetricFailed, match="belong together"):
+            sb.measure(subject, "geodesic_sharpness", parameters_of=part, **AT)
+    for name in ("query", "key", "value", "output"):
+        getattr(subject.model[1].attention, name).requires_grad_(False)
+    frozen = sb.measure(subject, "geodesic_sharpness", **AT)
+    assert frozen.details["attention_pairs"] == 0
+
+
 def test_what_has_no_geometry_by_heads_is_told(digits):
     frozen = transformer(digits)
     frozen.model[1].attention.key.weight.requires_grad_(False)
