@@ -34,7 +34,10 @@ try:
         BertForSequenceClassification,
         BertForTokenClassification,
         GPT2Config,
+        GPT2ForSequenceClassification,
         GPT2LMHeadModel,
+        T5Config,
+        T5ForSequenceClassification,
     )
 except Exception as error:
     pytest.skip(
@@ -81,6 +84,36 @@ def check(subject, hessian):
     assert trace.value == pytest.approx(float(hessian.trace()), rel=1e-7)
 
 
+def check_exact(subject):
+    """The Gauss-Newton trace and the gradients' noise, sample by sample, against the whole Jacobian."""
+    model = subject.working_model(torch.float64)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH):
+        outputs = model(subject.inputs)
+        each = subject.loss(outputs, subject.targets)
+        rows = [torch.autograd.grad(v, parameters, retain_graph=True) for v in outputs.flatten()]
+        noise = [torch.autograd.grad(v, parameters, retain_graph=True) for v in each]
+    jacobian, noise = (
+        torch.stack([torch.cat([p.reshape(-1) for p in row]) for row in found])
+        for found in (rows, noise)
+    )
+    shape = outputs.shape
+
+    def mean(flat):
+        return subject.loss(flat.view(shape), subject.targets).mean()
+
+    curvature = torch.autograd.functional.hessian(mean, outputs.detach().flatten())
+    found = sb.measure(subject, "gauss_newton_trace")
+    assert found.value == pytest.approx(float((jacobian * (curvature @ jacobian)).sum()), rel=1e-9)
+    assert found.exact
+    assert found.details["method"] == "exact"
+    found = sb.measure(subject, "gradient_noise")
+    assert found.value == pytest.approx(
+        float((noise - noise.mean(0)).square().sum(1).mean()), rel=1e-9
+    )
+    assert "why" not in found.details
+
+
 @pytest.fixture(scope="module")
 def bert():
     torch.manual_seed(0)
@@ -105,8 +138,7 @@ def test_a_bert_classifies_sentences(bert):
     subject = Subject.from_batches(bert, batches)
     assert "logits" in subject.said[0]
     check(subject, dense(bert, batches, lambda b: len(b["labels"]) / 5))
-    trace = sb.measure(subject, "gauss_newton_trace")
-    assert trace.value > 0
+    check_exact(subject)
     with pytest.raises(sb.MetricFailed, match=r"bert\.embeddings\.word_embeddings"):
         sb.measure(Subject.from_batches(bert, batches[:1]), "curvature_rate")
 
@@ -161,6 +193,7 @@ def test_a_gpt_predicts_the_next_token():
     loader = DataLoader(texts, batch_size=3)
     subject = Subject.from_batches(model, loader, normaliser="tokens")
     assert any("next token" in one for one in subject.said)
+    check_exact(subject)
     batches = list(loader)
     check(subject, dense(model, batches, lambda b: len(b["labels"]) / 4))
     rate = sb.measure(
@@ -169,6 +202,27 @@ def test_a_gpt_predicts_the_next_token():
         orders=(1, 2),
     )
     assert rate.details["points_kept"] == 4
+
+
+def test_a_gpt_classifies():
+    torch.manual_seed(4)
+    shape = {"n_embd": 4, "n_layer": 2, "n_head": 2, "n_positions": 6, "vocab_size": 12}
+    ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2ForSequenceClassification(
+        GPT2Config(**shape, **ends, initializer_range=0.3, num_labels=3)
+    )
+    check_exact(
+        Subject.from_batches(model, [{"input_ids": tokens(9, 5), "labels": torch.arange(9) % 3}])
+    )
+
+
+def test_a_t5_looks_its_relative_positions_up_once():
+    torch.manual_seed(5)
+    shape = {"d_model": 4, "d_kv": 2, "d_ff": 4, "num_layers": 1, "num_heads": 2}
+    ends = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    model = T5ForSequenceClassification(T5Config(vocab_size=12, **shape, **ends, num_labels=3))
+    texts = torch.cat([tokens(9, 5).clamp(min=2), torch.ones(9, 1, dtype=torch.long)], 1)
+    check_exact(Subject.from_batches(model, [{"input_ids": texts, "labels": torch.arange(9) % 3}]))
 
 
 @pytest.mark.parametrize(

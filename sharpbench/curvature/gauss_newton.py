@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from sharpbench.curvature.operator import coordinates
 from sharpbench.curvature.sample_gradients import (
     Layout,
     SampleGradients,
+    Spread,
     TooMany,
     Use,
     arranged,
     disjoint,
 )
 from sharpbench.curvature.taps import Taps
-from sharpbench.errors import MetricFailed
+from sharpbench.errors import MetricFailed, TimeLimitExceeded
 from sharpbench.formulas.context import repeatedly_differentiable
+from sharpbench.front import calls
 from sharpbench.measurement import Work
 from sharpbench.network import as_written
 from sharpbench.seeds import torch_generator
@@ -41,6 +43,9 @@ __all__ = [
 
 _CHECKED = 32
 """At most so many samples show where the samples stand in each tensor and that they stay apart."""
+
+_MOST_OUTPUTS = 64
+"""Numbers of a sample's outputs, where these are of several tokens or pixels."""
 
 _REFERENCE = 2
 """Samples whose gradients are compared with autograd's, one by one."""
@@ -119,6 +124,9 @@ def gauss_newton_trace(
 
     In every batch: no parameter reaches the outputs otherwise than through a tapped call.
 
+    A call that is made once for all samples, as of positions (1, T), is taken to have a row for each of them
+    (`Spread`), if the outputs are the same then and this holds: its gradients are verified like all others'.
+
     ``only``: the parameters meant, all trainable ones if None.
 
     Raises MetricFailed, with the reason, where one of this does not hold.
@@ -126,7 +134,13 @@ def gauss_newton_trace(
 
     def square_roots(outputs: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Columns of √|Λ|, with the signs of their eigenvalues."""
-        values, vectors = output_curvature(loss, outputs, y)
+        shape, flat = outputs.shape, outputs.detach().flatten(1)
+        if outputs.ndim > 2 and flat.shape[1] > _MOST_OUTPUTS:
+            raise MetricFailed(
+                f"outputs {tuple(shape)} have {flat.shape[1]} numbers a sample, each of which takes a "
+                f"backward pass: for at most {_MOST_OUTPUTS}"
+            )
+        values, vectors = output_curvature(lambda z, t: loss(z.reshape(shape), t), flat, y)
         sizes = values.abs().amax(0)
         # Cross-entropy does not see a common shift of the logits.
         seen = (~(sizes <= 1e-14 * sizes.max())).nonzero().flatten().tolist()
@@ -134,7 +148,8 @@ def gauss_newton_trace(
         # where a network lines its samples up in another order than in the check.
         roots, signs = values.abs().sqrt(), values.sign().double()
         for column in seen:
-            yield signs[:, column], vectors[:, :, column] * roots[:, column : column + 1]
+            cotangent = vectors[:, :, column] * roots[:, column : column + 1]
+            yield signs[:, column], cotangent.view(shape)
 
     return _summed(model, loss, inputs, targets, square_roots, work, chunk, only)
 
@@ -165,7 +180,7 @@ def gradient_lengths(
 
 
 _Cotangents = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
-"""From outputs and targets of a batch: signs (N,) and cotangents (N, C), one after the other."""
+"""From outputs and targets of a batch: signs (N,) and cotangents (N, …), one after the other."""
 
 
 def _summed(
@@ -180,20 +195,51 @@ def _summed(
 ) -> ExactTrace:
     """Σ sign·‖Jᵢᵀv‖² over the cotangents v of each sample."""
     parameters = [p for p in (model.parameters() if only is None else only) if p.requires_grad]
+    places = calls(model, inputs)
+    if len(places) == 1:
+        alike = [(inputs, targets)]
+    else:
+        alike = [(inputs[where], targets[where.to(targets.device)]) for where in places]
     with as_written():
-        plan = _verified(model, loss, inputs, targets, parameters, work)
-        terms, start, end = [], 0, len(inputs)
-        while start < end:
-            here = slice(start, start + chunk)
-            x, y = inputs[here], targets[here]
-            try:
-                terms.append(_terms(model, x, y, parameters, cotangents, plan, start, work))
-            except TooMany:
-                if len(x) == 1:
-                    raise
+        found = [_of_calls(model, loss, *xy, parameters, cotangents, work, chunk) for xy in alike]
+    terms = torch.cat([each.terms for each in found])
+    checks = {
+        name: max(each.checks[name] for each in found)
+        for name in (found[0].checks if found else {})
+    }
+    return ExactTrace(terms if len(found) == 1 else terms[torch.cat(places).argsort()], checks)
+
+
+def _of_calls(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    cotangents: _Cotangents,
+    work: Work,
+    chunk: int,
+) -> ExactTrace:
+    """`_summed` of samples that the network is called with at once."""
+    plan, checked = None, _CHECKED
+    terms, start, end = [], 0, len(inputs)
+    while start < end:
+        here = slice(start, start + chunk)
+        x, y = inputs[here], targets[here]
+        try:
+            if plan is None:
+                plan = _verified(model, loss, inputs, targets, parameters, checked, work)
+            terms.append(_terms(model, x, y, parameters, cotangents, plan, start, work))
+        except TooMany:
+            if plan is None and checked > _REFERENCE:
+                checked //= 2
+            elif plan is None or len(x) == 1:
+                raise
+            else:
                 chunk = max(1, len(x) // 2)
-                continue
-            start += len(x)
+            continue
+        start += len(x)
+    assert plan is not None
     return ExactTrace(torch.cat(terms), plan.checks)
 
 
@@ -329,6 +375,7 @@ class _Plan:
     calls: list[tuple[Any, ...]]
     shapes: list[tuple[int, ...]]
     layouts: list[Layout | None]  # None: no gradient came through in the check
+    spread: Mapping[int, Spread]
     samples: int
     order: list[int]
     outputs: Tensor
@@ -336,7 +383,11 @@ class _Plan:
 
 
 def _run(
-    model: nn.Module, x: Tensor, parameters: Sequence[nn.Parameter], work: Work
+    model: nn.Module,
+    x: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+    spread: Mapping[int, Spread],
 ) -> tuple[Tensor, list[Use]]:
     """The outputs, with every call of a parameter tapped: its output plus a differentiable zero."""
 
@@ -344,11 +395,11 @@ def _run(
         zero = torch.zeros((), dtype=y.dtype, device=y.device, requires_grad=True).expand_as(y)
         return y + zero, zero
 
-    taps = Taps(parameters, tap)
+    taps = Taps(parameters, tap, samples=len(x), spread=spread)
     with repeatedly_differentiable(), torch.enable_grad(), taps:
         outputs = model(x)
     work.forward += len(x)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(x):
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or len(outputs) != len(x):
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise MetricFailed(f"needs outputs (N, C), got {shape}")
     if reason := taps.unaccounted(outputs):
@@ -366,35 +417,62 @@ def _gradients(outputs: Tensor, uses: Sequence[Use], cotangents: Tensor) -> list
     )
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A run of a few samples, and where those may stand in each call's output."""
+
+    spread: Mapping[int, Spread]
+    outputs: Tensor
+    uses: list[Use]
+    deltas: list[Tensor]
+    fitting: list[list[Layout | None]]
+
+    @property
+    def fault(self) -> Use | None:
+        """The first call whose rows are not the samples."""
+        found = zip(self.uses, self.fitting, strict=True)
+        return next((use for use, fitting in found if not fitting), None)
+
+
 def _verified(
     model: nn.Module,
     loss: Loss,
     inputs: Tensor,
     targets: Tensor,
     parameters: Sequence[nn.Parameter],
+    checked: int,
     work: Work,
 ) -> _Plan:
     """See `gauss_newton_trace`. The samples are taken out of order, so that a network that goes by the
-    place in the batch is found out too."""
+    place in the batch is found out too. At most ``checked`` of them."""
     generator = torch_generator(0)
-    size = min(len(inputs), max(4, min(_CHECKED, len(inputs) // 32)))
+    size = min(len(inputs), checked, max(4, len(inputs) // 32))
     order = torch.randperm(len(inputs), generator=generator)[:size]
     x, y = inputs[order.to(inputs.device)], targets[order.to(targets.device)]
-    outputs, uses = _run(model, x, parameters, work)
+    outputs, uses = _run(model, x, parameters, work, {})
     seen = torch.randperm(size, generator=generator)[: (size + 1) // 2]
     mask = torch.zeros(size, dtype=torch.bool)
     mask[seen] = True
     mask = mask.to(outputs.device)
-    cotangents = _normal(outputs, generator) * mask.unsqueeze(1)
-    deltas = _gradients(outputs, uses, cotangents)
-    work.gradient += size
-    fitting = [_fitting(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
+    cotangents = _normal(outputs, generator) * _of_samples(mask, outputs)
+
+    def tried(outputs: Tensor, uses: list[Use], spread: Mapping[int, Spread]) -> _Trial:
+        deltas = _gradients(outputs, uses, cotangents)
+        work.gradient += size
+        fitting = [_fitting(use, delta, mask) for use, delta in zip(uses, deltas, strict=True)]
+        return _Trial(spread, outputs, uses, deltas, fitting)
+
+    def spread_out(spread: Mapping[int, Spread]) -> _Trial:
+        return tried(*_run(model, x, parameters, work, spread), spread)
+
+    trial = _with_rows(tried(outputs, uses, {}), spread_out)
+    outputs, uses, deltas, fitting = trial.outputs, trial.uses, trial.deltas, trial.fitting
     if any(len(each) > 1 for each in fitting):  # the other samples tell these apart
-        others = _gradients(outputs, uses, _normal(outputs, generator) * ~mask.unsqueeze(1))
+        others = _normal(outputs, generator) * _of_samples(~mask, outputs)
         work.gradient += size
         fitting = [
             [layout for layout in each if len(each) == 1 or _apart(delta, layout, ~mask)] or each
-            for each, delta in zip(fitting, others, strict=True)
+            for each, delta in zip(fitting, _gradients(outputs, uses, others), strict=True)
         ]
     layouts = [each[0] for each in fitting]
     found = SampleGradients(uses, layouts, size).squared_lengths(deltas)
@@ -406,7 +484,7 @@ def _verified(
         apart = max(apart, _deviation(loss(outputs, y)[few], loss(plain, y[few])))
     _require(apart, outputs.dtype, "a sample's output depends on the batch that it is in")
     lengths = torch.stack(
-        [found[p][few] if p in found else torch.zeros_like(plain[:, 0]) for p in parameters], 1
+        [found[p][few] if p in found else torch.zeros_like(exact[:, 0]) for p in parameters], 1
     )
     floor = 1e-6 * exact.sum(1, keepdim=True) + torch.finfo(exact.dtype).tiny
     gradients = float(((lengths - exact).abs() / torch.maximum(exact, floor)).max())
@@ -415,6 +493,7 @@ def _verified(
         [use.signature() for use in uses],
         [use.shape for use in uses],
         layouts,
+        trial.spread,
         size,
         order.tolist(),
         outputs.detach(),
@@ -422,19 +501,43 @@ def _verified(
     )
 
 
+def _with_rows(trial: _Trial, spread_out: Callable[[Mapping[int, Spread]], _Trial]) -> _Trial:
+    """The network with rows for the samples in each call, those too that are made once for all of them.
+
+    ``spread_out`` runs it with some calls spread. Raises MetricFailed where that makes another network of
+    it, or leaves a call without rows.
+    """
+    plain = trial.outputs
+    while (fault := trial.fault) is not None:
+        for way in fault.ways():
+            try:
+                found = spread_out({**trial.spread, fault.number: way})
+            except TimeLimitExceeded:
+                raise
+            except Exception:  # the network does not take it so
+                continue
+            same = _deviation(found.outputs, plain) <= _allowed(plain.dtype)
+            further = found.fault is None or found.fault.number > fault.number
+            if same and further:
+                trial = found
+                break
+        else:
+            raise MetricFailed(
+                f"the rows of a {fault.name} of shape {fault.shape} are not the samples, or these do not "
+                "stay apart"
+            )
+    return trial
+
+
+def _of_samples(mask: Tensor, outputs: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (outputs.ndim - 1))
+
+
 def _fitting(use: Use, delta: Tensor, mask: Tensor) -> list[Layout | None]:
     """Where the samples may stand: such that no gradient of the masked outputs is in the others' rows."""
     if not bool((delta != 0).any()):
         return [None]
-    found: list[Layout | None] = [
-        layout for layout in use.layouts(len(mask)) if _apart(delta, layout, mask)
-    ]
-    if not found:
-        raise MetricFailed(
-            f"the rows of a {use.name} of shape {use.shape} are not the samples, or these do not stay "
-            "apart"
-        )
-    return found
+    return [layout for layout in use.layouts(len(mask)) if _apart(delta, layout, mask)]
 
 
 def _apart(delta: Tensor, layout: Layout | None, mask: Tensor) -> bool:
@@ -481,7 +584,7 @@ def _terms(
     start: int,
     work: Work,
 ) -> Tensor:
-    outputs, uses = _run(model, x, parameters, work)
+    outputs, uses = _run(model, x, parameters, work, plan.spread)
     _check_as_planned(outputs, uses, plan, start)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     gradients = SampleGradients(uses, plan.layouts, len(x))

@@ -23,6 +23,7 @@ __all__ = [
     "Layout",
     "Product",
     "SampleGradients",
+    "Spread",
     "Term",
     "TooMany",
     "Use",
@@ -35,6 +36,11 @@ Layout = Literal["first", "folded", "second", "folded_second"]
 other (N·T, …); axis 1, sequence first (T, N, …); axis 0 with all samples of a step together (T·N, …)."""
 
 LAYOUTS: tuple[Layout, ...] = ("first", "folded", "second", "folded_second")
+
+Spread = Literal["numbers", "axis", "new axis"]
+"""How a call that is made once for all samples, which its output is broadcast to, is taken to have rows for
+each: as the numbers of its parameter that it looked up, which the next call takes; by spreading its output
+along axis 0, which has one row; or along a new axis in front."""
 
 _KEPT_PATCHES = 1 << 23
 """A convolution's patches of so many numbers are kept between the backward passes."""
@@ -89,12 +95,14 @@ class Alias:
 
 @dataclass(frozen=True)
 class Use:
-    """One tapped call: what it was, the shape of its output, its tap, and its parameters' shares."""
+    """One tapped call: what it was, the shape of its output, its tap, its parameters' shares, and which of
+    the calls it was."""
 
     name: str
     shape: tuple[int, ...]
     tap: Any
     terms: list[Term]
+    number: int
 
     def layouts(self, samples: int) -> Iterator[Layout]:
         """Those that fit the output's shape, the most common first."""
@@ -111,6 +119,15 @@ class Use:
             return False
         rows = self.shape[0]
         return rows == samples if layout == "first" else rows > samples and rows % samples == 0
+
+    def ways(self) -> Iterator[Spread]:
+        """How it could have rows for each sample, if it is made once for all."""
+        if len(self.terms) == 1 and isinstance(self.terms[0], Embedding):
+            yield "numbers"
+        if self.shape and self.shape[0] == 1:
+            yield "axis"
+        if not any(isinstance(term, Convolution) for term in self.terms):
+            yield "new axis"
 
     def signature(self) -> tuple[Any, ...]:
         """What must be the same in every batch."""
@@ -170,7 +187,7 @@ class SampleGradients:
     ) -> Tensor:
         """The gradients themselves, (N, numbers)."""
         if self.samples * parameter.numel() > _MOST_GRADIENTS:
-            raise MetricFailed("a parameter's parts are used apart and its gradients are too many")
+            raise TooMany("a parameter's parts are used apart and its gradients are too many")
         first = shares[0][1]
         like = first.a.tensor if isinstance(first, _Outer) else first
         total = like.new_zeros(self.samples, parameter.numel())
@@ -327,6 +344,9 @@ class Term:
         if self.data is not None and self.data._version != self.version:
             raise MetricFailed("the input of a layer is changed in place after the call")
 
+    def spread_over(self, samples: int, way: Spread) -> None:
+        """Take the call's output to be spread over the samples, ``axis`` or ``new axis``."""
+
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return layout != "second" or len(shape) > 2
 
@@ -354,6 +374,18 @@ class Product(Term):
         self.inner = "".join(c for c in self.own if c not in self.out)
         self.outer = "".join(c for c in self.own if c not in self.into)
         super().__post_init__()
+
+    def spread_over(self, samples: int, way: Spread) -> None:
+        assert self.data is not None
+        if way == "new axis":
+            self.rows, self.into, self.out = (
+                f"#{each}" for each in (self.rows, self.into, self.out)
+            )
+            self.data = self.data.unsqueeze(0)
+        if self.fits("first", ()):
+            axis = self.into.index(self.out[0])
+            sizes = [samples if a == axis else -1 for a in range(self.data.ndim)]
+            self.data = self.data.expand(sizes)
 
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         used = 2 if layout == "second" else 1
@@ -391,6 +423,18 @@ class Embedding(Term):
 
     padding: int | None = None
 
+    def spread_over(self, samples: int, way: Spread) -> None:
+        assert self.data is not None
+        codes = self.data.unsqueeze(0) if way == "new axis" else self.data
+        self.data = codes.expand(samples, *codes.shape[1:])
+
+    def looked_up(self) -> Tensor:
+        """The codes. Raises MetricFailed if one of them takes no gradient."""
+        assert self.data is not None
+        if self.padding is not None and bool((self.data == self.padding).any()):
+            raise MetricFailed("an embedding looks up its padding")
+        return self.data
+
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return len(shape) > (2 if layout == "second" else 1)
 
@@ -417,6 +461,10 @@ class Convolution(Term):
     groups: int = 1
     transposed: bool = False
     kept: _Factor | None = None
+
+    def spread_over(self, samples: int, way: Spread) -> None:
+        assert self.data is not None
+        self.data = self.data.expand(samples, *self.data.shape[1:])
 
     def fits(self, layout: Layout, shape: tuple[int, ...]) -> bool:
         return layout != "second" and len(shape) == len(self.kernel) + 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from sharpbench.curvature.sample_gradients import (
     Convolution,
     Embedding,
     Product,
+    Spread,
     Term,
     Use,
 )
+from sharpbench.errors import MetricFailed
 from sharpbench.formulas.layers import embedding_bag
 from sharpbench.taylor.dispatch import python_body
 
@@ -39,15 +42,25 @@ class Taps(TorchFunctionMode):
     A view of a parameter, a part of it too, is that parameter's numbers. Functions that torch writes in
     Python are followed inside (multi-head attention), and some that it doesn't by their formula.
 
+    ``spread``: of a call that is made once for all ``samples``, by its number, how each of these gets rows of
+    its own (`Spread`).
+
     What runs under ``torch.no_grad`` is left alone: parameters take no gradient there.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], tap: Callable[[Any], tuple[Any, Any]]
+        self,
+        parameters: Sequence[nn.Parameter],
+        tap: Callable[[Any], tuple[Any, Any]],
+        *,
+        samples: int = 0,
+        spread: Mapping[int, Spread] | None = None,
     ) -> None:
         super().__init__()
         self.parameters, self.tap = list(parameters), tap
+        self.samples, self.spread = samples, spread or {}
         self.uses: list[Use] = []
+        self._calls = 0
         self._known = {id(p): Alias(p, p) for p in parameters}
         self._others: dict[nn.Parameter, dict[str, None]] = {}
 
@@ -69,9 +82,15 @@ class Taps(TorchFunctionMode):
             except TypeError:  # arguments that the rule does not know
                 output = NotImplemented
             if output is not NotImplemented and call.terms:
+                number, self._calls = self._calls, self._calls + 1
+                way = self.spread.get(number)
+                if way == "numbers":
+                    return self._numbers(func(*args, **kwargs), call.terms)
+                if way is not None:
+                    output = _spread_over(output, call.terms, self.samples, way)
                 shape = tuple(output.shape)
                 output, handle = self.tap(output)
-                self.uses.append(Use(_name(func), shape, handle, call.terms))
+                self.uses.append(Use(_name(func), shape, handle, call.terms, number))
                 return output
         formula = _FORMULAS.get(func) or python_body(func)
         if formula is not None and _takes(formula, args, kwargs):
@@ -122,6 +141,17 @@ class Taps(TorchFunctionMode):
                     found.append(self._known[id(one)].parameter)
         return found
 
+    def _numbers(self, output: Tensor, terms: Sequence[Term]) -> Tensor:
+        """What an embedding looked up, from here on numbers of its parameter."""
+        (term,) = terms
+        assert isinstance(term, Embedding)
+        codes = term.looked_up()
+        once = term.alias.once and len(codes.unique()) == codes.numel()
+        self._known[id(output)] = Alias(
+            output, term.alias.parameter, term.alias, lambda numbers: numbers[codes], once
+        )
+        return output
+
     def _note_view(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> bool:
@@ -145,6 +175,22 @@ class Taps(TorchFunctionMode):
                 part, source.parameter, source, view, once, name in _PERMUTES
             )
         return True
+
+
+def _spread_over(output: Tensor, terms: Sequence[Term], samples: int, way: Spread) -> Tensor:
+    """The output of a call that is made once for all samples, and its terms, with rows for each of them.
+
+    Raises MetricFailed where it has several rows already.
+    """
+    for term in terms:
+        term.spread_over(samples, way)
+    if way == "new axis":
+        return output.unsqueeze(0).expand(samples, *output.shape)
+    if output.shape[0] != 1:
+        raise MetricFailed(
+            "a call that is made once for all samples in one batch is not in another"
+        )
+    return output.expand(samples, *output.shape[1:])
 
 
 # --- the rules --------------------------------------------------------------------------------------
@@ -495,6 +541,19 @@ def _mul(call: _Call, first: Any, second: Any) -> Any:
     return parameter.detach() * data
 
 
+def _where(call: _Call, condition: Tensor, input: Any, other: Any) -> Any:  # noqa: A002
+    for each, there in ((input, condition), (other, ~condition)):
+        if (alias := call.alias(each)) is not None:
+            call.spread(each, there.to(alias.tensor.dtype))
+    return torch.where(condition, call.fixed(input), call.fixed(other))
+
+
+def _masked_fill(call: _Call, input: Tensor, mask: Tensor, value: Any) -> Any:  # noqa: A002
+    if call.alias(input) is None or call.alias(value) is not None:
+        return NotImplemented
+    return _where(call, mask, value, input)
+
+
 def _expand(call: _Call, input: Tensor, *sizes: Any) -> Any:  # noqa: A002
     call.spread(input)
     return input.detach().expand(*sizes)
@@ -517,6 +576,7 @@ _BY_FUNCTION: dict[Callable[..., Any], Callable[..., Any]] = {
     F.linear: _linear,
     F.embedding: _embedding,
     torch.einsum: _einsum,
+    torch.where: _where,
     F.prelu: _prelu,
     torch.prelu: _prelu,
     F.batch_norm: _batch_norm,
@@ -544,6 +604,7 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     "rsub": _reversed_sub,
     "mul": _mul,
     "rmul": _mul,
+    "masked_fill": _masked_fill,
     "expand": _expand,
     "expand_as": _expand_as,
     "repeat": _repeat,
@@ -556,9 +617,29 @@ def _bilinear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None
     return F.linear(pairs, weight.flatten(1), bias)
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor,  # a learned bias: without a mask no parameter takes part linearly
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(groups, -3) for x in (key, value))
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    weights = (query @ key.mT * factor + attn_mask).softmax(-1)
+    found: Tensor = F.dropout(weights, dropout_p) @ value
+    return found
+
+
 _FORMULAS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.bilinear: _bilinear,
     F.embedding_bag: embedding_bag,
+    F.scaled_dot_product_attention: _attention,
 }
 
 _PERMUTES = frozenset(

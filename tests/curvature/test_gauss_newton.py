@@ -7,11 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, grad
 from torch.nn.utils import parametrizations, prune
 
 import sharpbench as sb
 from sharpbench.curvature import sample_gradients
-from sharpbench.curvature.gauss_newton import gauss_newton_rows, gauss_newton_trace
+from sharpbench.curvature.gauss_newton import (
+    gauss_newton_rows,
+    gauss_newton_trace,
+    gradient_lengths,
+)
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.seeds import torch_generator
@@ -587,6 +592,192 @@ EXACT |= {
     ),
 }
 
+
+def tokens(x):
+    return (x.abs() * 3).long().clamp(max=6)
+
+
+class Block(nn.Module):
+    """Attention and two layers, of HF's names for neither; ``causal`` before the norms, else behind them."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.causal = causal
+        self.norms = nn.ModuleList([nn.LayerNorm(4), nn.LayerNorm(4)])
+        self.qkv, self.out = nn.Linear(4, 12), nn.Linear(4, 4)
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def mixed(self, z):
+        heads = (h.unflatten(-1, (2, 2)).transpose(1, 2) for h in self.qkv(z).chunk(3, -1))
+        z = F.scaled_dot_product_attention(*heads, is_causal=self.causal)
+        return self.out(z.transpose(1, 2).flatten(2))
+
+    def fed(self, z):
+        return self.down(F.gelu(self.up(z)))
+
+    def forward(self, z):
+        for norm, part in zip(self.norms, (self.mixed, self.fed), strict=True):
+            z = z + part(norm(z)) if self.causal else norm(z + part(z))
+        return z
+
+
+class Bert(nn.Module):
+    """Positions and kinds of tokens looked up once, as (1, T), and a pooled head."""
+
+    def __init__(self, add_in_place=False):
+        super().__init__()
+        self.words = nn.Embedding(7, 4, padding_idx=0)
+        self.places, self.kinds = nn.Embedding(9, 4), nn.Embedding(2, 4)
+        self.ids = nn.Buffer(torch.arange(9).unsqueeze(0))
+        self.norm, self.block = nn.LayerNorm(4), Block(causal=False)
+        self.pool, self.head = nn.Linear(4, 4), nn.Linear(4, C)
+        self.add_in_place = add_in_place
+
+    def forward(self, x):
+        ids = self.ids[:, : x.shape[1]]
+        z = self.words(tokens(x)) + self.kinds(torch.zeros_like(ids))
+        if self.add_in_place:
+            z += self.places(ids)
+        else:
+            z = z + self.places(ids)
+        return self.head(torch.tanh(self.pool(self.block(self.norm(z))[:, 0])))
+
+
+class Gpt(nn.Module):
+    """The next token, by the words' own weights; positions (T,), or (1, T) through dropout."""
+
+    def __init__(self, ahead=False):
+        super().__init__()
+        self.words, self.places, self.ahead = nn.Embedding(7, 4), nn.Embedding(9, 4), ahead
+        self.block, self.norm, self.drop = Block(causal=True), nn.LayerNorm(4), nn.Dropout(0.5)
+
+    def forward(self, x):
+        places = self.places(torch.arange(x.shape[1]))
+        places = self.drop(places.unsqueeze(0)) if self.ahead else places
+        z = self.norm(self.block(self.drop(self.words(tokens(x)) + places)))
+        return F.linear(z[:, -1], self.words.weight)[:, :C]
+
+
+def constant_features(features, use):
+    """A layer of a buffer, made once, which all samples share."""
+    parts = {"a": nn.Linear(D, 6), "b": nn.Linear(6, C), "h": nn.Linear(4, 6)}
+    return Net(
+        lambda s, x: s.b(torch.tanh(use(s.a(x), s.h(s.code)))),
+        code=nn.Buffer(torch.randn(*features)),
+        **parts,
+    )
+
+
+ONCE_FOR_ALL = {
+    "BERT": lambda: (Bert(), (5,)),
+    "BERT, positions added in place": lambda: (Bert(add_in_place=True), (5,)),
+    "BERT, as many positions as are checked": lambda: (Bert(), (4,)),
+    "GPT": lambda: (Gpt(), (5,)),
+    "GPT, positions expanded and through dropout": lambda: (Gpt(ahead=True), (5,)),
+    "GPT, as many positions as are checked": lambda: (Gpt(), (4,)),
+    "a token through Linear": lambda: (constant_features((1, 4), torch.add), (D,)),
+    "a vector through Linear": lambda: (
+        constant_features((4,), torch.mul),
+        (D,),
+    ),
+    "a token through Linear, of each place": lambda: (
+        constant_features((3, 4), lambda h, t: (h + t).mean(1)),
+        (3, D),
+    ),
+    "a token through two layers and a norm": lambda: (
+        Net(
+            lambda s, x: s.b(torch.relu(s.a(x) * s.n(s.g(torch.tanh(s.h(s.code)) + s.p)))),
+            code=nn.Buffer(torch.randn(1, 4)),
+            p=vector(4),
+            h=nn.Linear(4, 4),
+            g=nn.Linear(4, 6),
+            n=nn.LayerNorm(6),
+            a=nn.Linear(D, 6),
+            b=nn.Linear(6, C),
+        ),
+        (D,),
+    ),
+    "a map of constants through a convolution": lambda: (
+        Net(
+            lambda s, x: s.b(torch.tanh(s.a(x) * s.h(s.code)).flatten(1)),
+            code=nn.Buffer(torch.randn(1, 2, 3, 3)),
+            h=nn.Conv2d(2, 2, 3, padding=1, groups=2),
+            a=nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"),
+            b=nn.Linear(18, C),
+        ),
+        (1, 3, 3),
+    ),
+    "constants times a parameter, by einsum": lambda: (
+        Net(
+            lambda s, x: s.b(
+                torch.tanh(s.a(x) + torch.einsum("ted,dh->teh", s.code, s.w).sum(-2)).mean(1)
+            ),
+            code=nn.Buffer(torch.randn(3, 2, 4)),
+            w=vector(4, 6),
+            a=nn.Linear(D, 6),
+            b=nn.Linear(6, C),
+        ),
+        (3, D),
+    ),
+    "a learned scale of a constant": lambda: (
+        Net(
+            lambda s, x: s.b(torch.tanh(s.a(x) * (s.t * s.code) + s.c + s.d)),
+            code=nn.Buffer(torch.randn(1, 6)),
+            t=vector(1),
+            c=vector(6),
+            d=vector(1, 6),
+            a=nn.Linear(D, 6),
+            b=nn.Linear(6, C),
+        ),
+        (D,),
+    ),
+    "two parameters added, then to all": lambda: (
+        Net(
+            lambda s, x: s.b(torch.tanh(s.a(x) + (s.c + s.d))),
+            c=vector(6),
+            d=vector(1, 6),
+            a=nn.Linear(D, 6),
+            b=nn.Linear(6, C),
+        ),
+        (D,),
+    ),
+    "relative positions, looked up and masked": lambda: (
+        Net(
+            lambda s, x: s.b(
+                (
+                    x @ x.mT
+                    + torch.where(s.i <= 2, s.t(s.i).permute(2, 0, 1), -1e3)
+                    + s.u[s.i].masked_fill(s.i > 3, 0.5)
+                )
+                .softmax(-1)
+                .flatten(1)
+            ),
+            t=nn.Embedding(5, 1),
+            u=vector(5),
+            i=nn.Buffer(torch.arange(3)[:, None] - torch.arange(3) + 2),
+            b=nn.Linear(9, C),
+        ),
+        (3, D),
+    ),
+    "attention with a learned bias": lambda: (
+        Net(
+            lambda s, x: s.b(
+                F.scaled_dot_product_attention(
+                    *(h.unflatten(-1, (2, 2)).transpose(1, 2) for h in s.a(x).chunk(3, -1)),
+                    attn_mask=s.t[s.i].permute(2, 0, 1).unsqueeze(0),
+                ).flatten(1)
+            ),
+            a=nn.Linear(D, 12),
+            t=vector(5, 2),
+            i=nn.Buffer(torch.arange(3)[:, None] - torch.arange(3) + 2),
+            b=nn.Linear(12, C),
+        ),
+        (3, D),
+    ),
+}
+
+EXACT |= ONCE_FOR_ALL
+
 PROBED = {
     "a subclass with another forward": lambda: (
         nn.Sequential(Standardized(D, 4), nn.ReLU(), nn.Linear(4, C)),
@@ -599,9 +790,19 @@ PROBED = {
     "pruned": lambda: (pruned(), (D,)),
     "spectral norm": lambda: (parametrized(parametrizations.spectral_norm), (D,)),
     "orthogonal": lambda: (parametrized(parametrizations.orthogonal), (D,)),
-    "a token through Linear": lambda: (
+    "a token through Linear, of a fixed shape": lambda: (
         Net(
-            lambda s, x: s.b(torch.relu(s.a(x) + s.h(s.code))),
+            lambda s, x: s.b(torch.relu(s.a(x) + s.h(s.code).view(1, 6))),
+            code=nn.Buffer(torch.randn(1, 4)),
+            h=nn.Linear(4, 6),
+            a=nn.Linear(D, 6),
+            b=nn.Linear(6, C),
+        ),
+        (D,),
+    ),
+    "a token that one sample alone reads": lambda: (
+        Net(
+            lambda s, x: s.b(torch.relu(s.a(x) + F.pad(s.h(s.code), (0, 0, 0, len(x) - 1)))),
             code=nn.Buffer(torch.randn(1, 4)),
             h=nn.Linear(4, 6),
             a=nn.Linear(D, 6),
@@ -696,6 +897,21 @@ def test_an_exact_trace_is_that_of_the_dense_matrix(name):
         assert found.value == pytest.approx(exact, rel=1e-9)
     assert found.checks["sample_gradients"] < 1e-9
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ONCE_FOR_ALL)
+def test_the_gradients_of_samples_that_share_a_call_are_those_of_each_alone(name):
+    net, x, y = built(EXACT, name)
+    parameters = {k: p.detach() for k, p in net.named_parameters()}
+
+    def alone(parameters, x, y):
+        return CROSS_ENTROPY(functional_call(net, parameters, x[None]), y[None]).sum()
+
+    each = [grad(alone)(parameters, *xy) for xy in zip(x, y, strict=True)]
+    lengths = [sum(float(g.square().sum()) for g in gradient.values()) for gradient in each]
+    for chunk in (256, 5):
+        found = gradient_lengths(net, CROSS_ENTROPY, x, y, work=Work(), chunk=chunk)
+        assert found.terms.tolist() == pytest.approx(lengths, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", PROBED)
