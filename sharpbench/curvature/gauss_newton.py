@@ -27,6 +27,7 @@ from sharpbench.front import calls
 from sharpbench.measurement import Work
 from sharpbench.network import as_written
 from sharpbench.seeds import torch_generator
+from sharpbench.shared import ALONE, Shared
 from sharpbench.subject import Loss
 from sharpbench.taylor.expansion import propagated
 from sharpbench.taylor.jet import Jet, Tally
@@ -107,6 +108,7 @@ def gauss_newton_trace(
     work: Work,
     chunk: int = 256,
     only: Sequence[nn.Parameter] | None = None,
+    shared: Shared = ALONE,
 ) -> ExactTrace:
     """(1/N) Σᵢ tr(JᵢᵀΛᵢJᵢ), exactly.
 
@@ -127,7 +129,7 @@ def gauss_newton_trace(
     A call that is made once for all samples, as of positions (1, T), is taken to have a row for each of them
     (`Spread`), if the outputs are the same then and this holds: its gradients are verified like all others'.
 
-    ``only``: the parameters meant, all trainable ones if None.
+    ``only``: the parameters meant, all trainable ones if None. ``shared``: of these points and parameters.
 
     Raises MetricFailed, with the reason, where one of this does not hold.
     """
@@ -151,7 +153,10 @@ def gauss_newton_trace(
             cotangent = vectors[:, :, column] * roots[:, column : column + 1]
             yield signs[:, column], cotangent.view(shape)
 
-    return _summed(model, loss, inputs, targets, square_roots, work, chunk, only)
+    def found() -> ExactTrace:
+        return _summed(model, loss, inputs, targets, square_roots, work, chunk, only)
+
+    return shared.once("gauss_newton_trace", found, work)
 
 
 def gradient_lengths(
@@ -163,6 +168,7 @@ def gradient_lengths(
     work: Work,
     chunk: int = 256,
     only: Sequence[nn.Parameter] | None = None,
+    shared: Shared = ALONE,
 ) -> ExactTrace:
     """‖∇ℓᵢ‖² of each sample as the terms, exactly, by one backward pass; as `gauss_newton_trace`.
 
@@ -176,7 +182,10 @@ def gradient_lengths(
             (found,) = torch.autograd.grad(each.sum(), free, materialize_grads=True)
         yield torch.ones(len(found), dtype=torch.float64, device=found.device), found
 
-    return _summed(model, loss, inputs, targets, slope, work, chunk, only)
+    def found() -> ExactTrace:
+        return _summed(model, loss, inputs, targets, slope, work, chunk, only)
+
+    return shared.once("gradient_lengths", found, work)
 
 
 _Cotangents = Callable[[Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
@@ -251,13 +260,18 @@ def gauss_newton_gram(
     parameters: Sequence[nn.Parameter],
     *,
     work: Work,
+    shared: Shared = ALONE,
 ) -> Tensor:
     """The Gram matrix (N·C, N·C) of √Λ·J/√N, with the non-zero eigenvalues of the Gauss-Newton matrix.
 
     Dangel, Tatzel & Hennig, arXiv:2106.02624 (ViViT). Raises what `gauss_newton_rows` raises.
     """
-    rows = gauss_newton_rows(model, loss, inputs, targets, parameters, work=work)
-    return rows @ rows.T / len(inputs)
+
+    def found() -> Tensor:  # the rows, of which there are as many as parameters, are not kept
+        rows = gauss_newton_rows(model, loss, inputs, targets, parameters, work=work)
+        return rows @ rows.T / len(inputs)
+
+    return shared.once("gram", found, work)
 
 
 def gauss_newton_rows(
@@ -268,12 +282,28 @@ def gauss_newton_rows(
     parameters: Sequence[nn.Parameter],
     *,
     work: Work,
+    shared: Shared = ALONE,
 ) -> Tensor:
     """√Λ·J (N·C, P) in float64, whose square is N times the Gauss-Newton matrix: a sample's rows follow one
     another, as the eigenvalues of its Λ rise. For small N·C.
 
     Raises MetricFailed for a loss that is not convex in the outputs, and for outputs that are not (N, C).
     """
+
+    def found() -> Tensor:
+        return _rows(model, loss, inputs, targets, parameters, work)
+
+    return shared.once("rows", found, work)
+
+
+def _rows(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    parameters: Sequence[nn.Parameter],
+    work: Work,
+) -> Tensor:
     with repeatedly_differentiable(), torch.enable_grad():
         outputs = model(inputs)
         work.forward += len(inputs)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sharpbench.curvature.gauss_newton import ExactTrace, gauss_newton_trace
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
 from sharpbench.curvature.rounding import of_loss_operator
 from sharpbench.curvature.trace import Distribution, TraceResult, squared_frobenius_norm
@@ -29,7 +27,7 @@ from sharpbench.metrics.base import (
 )
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.shared import Shared
-from sharpbench.subject import Loss, Subject
+from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownHessian, Truth
 
 __all__ = [
@@ -38,7 +36,6 @@ __all__ = [
     "ProbeBudget",
     "ProductBudget",
     "check_together",
-    "exact_trace",
     "frobenius_norm",
     "probes_error",
     "with_checks",
@@ -205,23 +202,6 @@ class ProbeBudget(CurvatureMetric, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_budget(self.tolerance, "max_probes", self.max_probes)
-
-
-def exact_trace(
-    facts: Shared,
-    model: nn.Module,
-    loss: Loss,
-    inputs: Tensor,
-    targets: Tensor,
-    parameters: Sequence[nn.Parameter],
-    work: Work,
-) -> ExactTrace:
-    """`gauss_newton_trace` of a metric's points and parameters, which several metrics take."""
-
-    def found() -> ExactTrace:
-        return gauss_newton_trace(model, loss, inputs, targets, work=work, only=parameters)
-
-    return facts.once("gauss_newton_trace", found, work)
 
 
 def probes_error(

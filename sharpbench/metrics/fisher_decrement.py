@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.gauss_newton import output_curvature
+from sharpbench.curvature.gauss_newton import gauss_newton_rows, output_curvature
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Count, torch_dtype
 from sharpbench.metrics.curvature import CurvatureMetric
-from sharpbench.metrics.gauss_newton import few_rows, shared_rows
+from sharpbench.metrics.gauss_newton import few_rows
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
@@ -78,7 +78,9 @@ class FisherDecrement(CurvatureMetric):
             )
         assert subject.loss is not None
         facts = self._facts(subject, seed)
-        rows = shared_rows(facts, model, subject.loss, inputs, targets, parameters, work)
+        rows = gauss_newton_rows(
+            model, subject.loss, inputs, targets, parameters, work=work, shared=facts
+        )
         with torch.no_grad():
             outputs = model(inputs)
         work.forward += len(inputs)

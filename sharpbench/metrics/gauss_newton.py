@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_rows
+from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
 from sharpbench.curvature.lanczos import extreme_eigenvalues
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.curvature.operator import coordinates
@@ -25,7 +25,6 @@ from sharpbench.metrics.curvature import (
     CurvatureMetric,
     ProbeBudget,
     ProductBudget,
-    exact_trace,
     with_checks,
 )
 from sharpbench.metrics.hessian import trace_by_products
@@ -37,7 +36,7 @@ from sharpbench.metrics.sampling import (
 )
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.shared import Shared
-from sharpbench.subject import Loss, Subject
+from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "GaussNewtonTrace",
     "few_rows",
     "gram_where_small",
-    "shared_rows",
 ]
 
 _GRAM_NUMBERS = 4_000_000
@@ -163,28 +161,7 @@ def gram_where_small(
         return None
     loss = subject.loss
     assert loss is not None
-
-    def found() -> Tensor:
-        return gauss_newton_gram(model, loss, inputs, targets, parameters, work=work)
-
-    return facts.once("gram", found, work)
-
-
-def shared_rows(
-    facts: Shared,
-    model: nn.Module,
-    loss: Loss,
-    inputs: Tensor,
-    targets: Tensor,
-    parameters: Sequence[nn.Parameter],
-    work: Work,
-) -> Tensor:
-    """`gauss_newton_rows` of a metric's points and parameters, which several metrics take."""
-
-    def found() -> Tensor:
-        return gauss_newton_rows(model, loss, inputs, targets, parameters, work=work)
-
-    return facts.once("rows", found, work)
+    return gauss_newton_gram(model, loss, inputs, targets, parameters, work=work, shared=facts)
 
 
 def few_rows(
@@ -231,8 +208,14 @@ class GaussNewtonTrace(ProbeBudget, _GaussNewtonMetric):
         assert subject.loss is not None
         parameters = named_subset(model, self.parameters_of)
         try:
-            exact = exact_trace(
-                self._facts(subject, seed), model, subject.loss, inputs, targets, parameters, work
+            exact = gauss_newton_trace(
+                model,
+                subject.loss,
+                inputs,
+                targets,
+                work=work,
+                only=parameters,
+                shared=self._facts(subject, seed),
             )
         except TimeLimitExceeded:
             raise

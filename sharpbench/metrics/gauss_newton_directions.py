@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sharpbench.curvature.gauss_newton import gauss_newton_rows
 from sharpbench.curvature.lanczos import extreme_eigenvalues
 from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.curvature.operator import coordinates
@@ -19,7 +20,7 @@ from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import torch_dtype
 from sharpbench.metrics.curvature import CurvatureMetric, ProductBudget, with_checks
-from sharpbench.metrics.gauss_newton import few_rows, shared_rows
+from sharpbench.metrics.gauss_newton import few_rows
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.network import as_written
 from sharpbench.seeds import derive_seed, torch_generator
@@ -143,7 +144,9 @@ class GaussNewtonDirections(ProductBudget, CurvatureMetric):
         assert subject.loss is not None
         try:
             facts = self._facts(subject, seed)
-            rows = shared_rows(facts, model, subject.loss, inputs, targets, parameters, work)
+            rows = gauss_newton_rows(
+                model, subject.loss, inputs, targets, parameters, work=work, shared=facts
+            )
         except TimeLimitExceeded:
             raise
         except Exception as reason:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.gauss_newton import ExactTrace, gradient_lengths
+from sharpbench.curvature.gauss_newton import gradient_lengths
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
@@ -135,12 +135,10 @@ class GradientNoise(Metric):
         """‖gᵢ‖² (n,) and how they were found."""
         loss = subject.loss
         assert loss is not None
-
-        def lengths() -> ExactTrace:
-            return gradient_lengths(model, loss, inputs, targets, work=work, only=parameters)
-
         try:
-            found = facts.once("gradient_lengths", lengths, work)
+            found = gradient_lengths(
+                model, loss, inputs, targets, work=work, only=parameters, shared=facts
+            )
             return found.terms, {"checks": found.checks}
         except TimeLimitExceeded:
             raise

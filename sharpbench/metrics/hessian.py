@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.gauss_newton import affine_in_each_parameter
+from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
 from sharpbench.curvature.lanczos import Which, extreme_eigenvalues, spectral_density
 from sharpbench.curvature.loss_operators import (
     GaussNewtonOperator,
@@ -32,7 +32,6 @@ from sharpbench.metrics.curvature import (
     BackendMetric,
     ProbeBudget,
     ProductBudget,
-    exact_trace,
     frobenius_norm,
     probes_error,
     with_checks,
@@ -246,14 +245,14 @@ class HessianTrace(ProbeBudget, _TraceMethod):
         return trace_by_products(self, operator, population, seed, method=method, details=details)
 
     def _split_trace(self, subject: Subject, operator: HessianOperator, seed: int) -> Measurement:
-        known = exact_trace(
-            self._facts(subject, seed),
+        known = gauss_newton_trace(
             operator.model,
             operator.loss,
             operator.inputs,
             operator.targets,
-            operator.parameters,
-            operator.work,
+            work=operator.work,
+            only=operator.parameters,
+            shared=self._facts(subject, seed),
         )
         checks: dict[str, float | str] = {**known.checks}
         details: dict[str, Any] = {
