@@ -97,11 +97,15 @@ def main() -> NoReturn:
     lasting_streams()
     speak(quiet=False, verbose=False, log_file=None)
     warnings.showwarning = _told(warnings.showwarning)
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+    ending = [n for name in ("SIGTERM", "SIGHUP") if (n := getattr(signal, name, None))]
+    for number in ending:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
             signal.signal(number, _terminated)
     code = _run()
+    if code > BAD_INPUT:  # by a signal: nothing is left to do that a second one could disturb
+        for number in (signal.SIGINT, *ending):
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
     if code == DONE and (lost := lost_output()):
         _say(f"standard output: {lost.strerror}")
         code = BAD_INPUT

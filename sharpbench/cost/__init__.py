@@ -2,7 +2,7 @@
 
 from sharpbench.cost.allocator import keep_freed_memory
 from sharpbench.cost.meter import Cost, measure_cost
-from sharpbench.cost.orphans import end_with_parent
+from sharpbench.cost.orphans import end_with_parent, without_main
 from sharpbench.cost.process_memory import peak_in_fresh_process
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "keep_freed_memory",
     "measure_cost",
     "peak_in_fresh_process",
+    "without_main",
 ]

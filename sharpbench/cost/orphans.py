@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it."""
+"""A process that ends with the one that started it, and leaves its main program alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import signal
 import sys
 import threading
 import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["end_with_parent"]
+__all__ = ["end_with_parent", "without_main"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -29,3 +32,15 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that are started here leave the main program alone: a script that calls for a run, without a
+    guard, would begin anew in each of them. What they need stands in modules."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 from sharpbench.cost.meter import measure_cost
-from sharpbench.cost.orphans import end_with_parent
+from sharpbench.cost.orphans import end_with_parent, without_main
 
 __all__ = ["peak_in_fresh_process"]
 
@@ -24,23 +24,26 @@ def peak_in_fresh_process(
     died or took longer than ``timeout`` seconds.
     """
     context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
+    answer, theirs = context.Pipe(duplex=False)
     process = context.Process(
-        target=_measure, args=(answers, os.getpid(), prepare, arguments), daemon=True
+        target=_measure, args=(theirs, os.getpid(), prepare, arguments), daemon=True
     )
-    process.start()
+    with without_main():
+        process.start()
+    theirs.close()
     try:
-        peak: int | None = answers.get(timeout=timeout)
-    except queue.Empty:
+        peak: int | None = answer.recv() if answer.poll(timeout) else None
+    except EOFError:
         peak = None
     finally:
         process.terminate()
         process.join()
+        answer.close()
     return peak
 
 
 def _measure(
-    answers: Any, parent: int, prepare: Callable[..., Callable[[], object]], arguments: Any
+    answer: Connection, parent: int, prepare: Callable[..., Callable[[], object]], arguments: Any
 ) -> None:
     import torch
 
@@ -49,6 +52,6 @@ def _measure(
     try:
         call = prepare(*arguments)
         _, cost = measure_cost(call, repeats=0, device=torch.device("cpu"))
-        answers.put(cost.peak_bytes)
+        answer.send(cost.peak_bytes)
     except Exception:
-        answers.put(None)
+        answer.send(None)

@@ -188,6 +188,14 @@ def _mind_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    """The command in a session of its own, as at a terminal."""
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+        preexec_fn=_mind_signals,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "number", "times"),
@@ -201,14 +209,7 @@ def _mind_signals() -> None:
 )
 def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, workers, number, times):
     results = tmp_path / "results"
-    process = subprocess.Popen(
-        command_line(mini_suite, results, workers),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_mind_signals,
-    )
+    process = _started(command_line(mini_suite, results, workers))
     while not _lines(results) and process.poll() is None:
         time.sleep(0.01)
     if number == signal.SIGTERM:
@@ -227,6 +228,54 @@ def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, worker
     while _members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _members(process.pid)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_while_workers_begin_is_told_in_one_line(mini_suite, tmp_path, workers):
+    """What workers are forked from imports for a second, and gets a terminal's Ctrl-C like all others."""
+    process = _started(command_line(mini_suite, tmp_path / "results", workers))
+    while not any(_begun_by(pid, b"multiprocessing.forkserver") for pid in _members(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == "interrupted: what was recorded is kept, the same command resumes\n"
+
+
+LOCKED = """
+import multiprocessing, time
+from dataclasses import dataclass
+from pathlib import Path
+from sharpbench.metrics import Metric
+
+@dataclass(frozen=True)
+class Locked(Metric):
+    \"""Keeps a semaphore of the system's.\"""
+    name, space = "locked", "parameter"
+
+    def measure(self, subject, *, seed):
+        held = multiprocessing.get_context("spawn").Lock()
+        Path("locked").touch()
+        time.sleep(600)
+"""
+
+
+def test_what_an_ended_worker_held_is_cleared_up_in_silence(mini_suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("locked.py").write_text(LOCKED)
+    mini_suite.write_text(
+        MINI_SUITE.partition("[[metrics]]")[0] + '[[metrics]]\nname = "locked.py:Locked"\n'
+    )
+    process = _started(command_line(mini_suite, tmp_path / "results", 1))
+    while not Path("locked").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.endswith("interrupted: what was recorded is kept, the same command resumes\n")
+    assert "leaked" not in told
 
 
 def test_a_diverged_training_is_a_record(mini_suite, tmp_path):
@@ -383,6 +432,13 @@ def test_a_killed_parent_takes_its_workers_along(mini_suite, tmp_path):
     while _members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _members(process.pid)
+
+
+def _begun_by(pid: str, program: bytes) -> bool:
+    try:
+        return program in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it is over
+        return False
 
 
 def _members(session: int) -> list[str]:

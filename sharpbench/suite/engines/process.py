@@ -8,15 +8,16 @@ import pickle
 import signal
 import sys
 import time
-import types
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import psutil
 
+from sharpbench.cost import without_main
 from sharpbench.errors import InputError, first_line, guarded
 from sharpbench.streams import lasting_streams
 from sharpbench.suite.engines.base import Engine
@@ -128,8 +129,12 @@ class _Worker:
         self.clock = clock
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs,))
-        with _without_main():
-            self.process.start()
+        try:
+            with without_main():
+                self.process.start()
+        except BaseException:  # most likely Ctrl-C, while the server imports
+            _end_server()
+            raise
         theirs.close()
         try:
             self.system: psutil.Process | None = psutil.Process(self.process.pid)
@@ -244,19 +249,43 @@ def _context(imports: Sequence[str]) -> Any:
     imported = [name for name in sys.modules if name.startswith("sharpbench.")]
     own = [name for name in imported if not name.endswith("__main__")]
     context.set_forkserver_preload(list(dict.fromkeys([*own, _WORKS, *imports])))
+    _start_server()
     return context
 
 
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Processes that are started here leave the main program alone: a script that calls for a run, without a
-    guard, would begin anew in each of them. What they need stands in modules."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+def _start_server() -> None:
+    """Start what workers are forked from, and what clears up after those that are ended, unless they run.
+
+    The one takes a terminal's Ctrl-C, which all processes get, for its own end until it has imported what it
+    is to hold; it inherits from here that the signal waits. The other warns of what it clears up, which a
+    worker that was ended could not do itself.
+    """
+    sys.warnoptions.append(_CLEARED_UP)
     try:
-        yield
+        resource_tracker.ensure_running()
     finally:
-        sys.modules["__main__"] = main
+        sys.warnoptions.remove(_CLEARED_UP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_CLEARED_UP = "ignore:resource_tracker"
+
+
+def _end_server() -> None:
+    """End what workers are forked from, with those that it was forking: one that never learns what it is to
+    do would tell of it in a traceback."""
+    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if pid is None:
+        return
+    with suppress(psutil.Error):
+        server = psutil.Process(pid)
+        server.suspend()
+        for process in (*server.children(), server):
+            process.kill()
 
 
 def _kill(crew: list[_Worker]) -> None:
@@ -305,6 +334,8 @@ def _serve(pipe: Connection) -> None:
     from sharpbench.suite.run import run_subject
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `_start_server`
     end_with_parent(os.getppid())
     lasting_streams()
 
