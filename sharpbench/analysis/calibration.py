@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from sharpbench.analysis.results import Results, computed_once
-from sharpbench.analysis.statistics import CONFIDENCE, NORMAL, binomial_interval
+from sharpbench.analysis.statistics import CONFIDENCE, NORMAL, ROUNDING, binomial_interval
 from sharpbench.measurement import ErrorComponent, Measurement
 
 __all__ = ["BAND", "STATED", "WIDE", "coverage", "stated_errors"]
@@ -30,9 +30,6 @@ _FALSE_ADVERSARIAL = 0.05
 _FALSE_RANDOM = 1 - BAND[0]
 """Shares of false claims to have converged that are let pass: of iterations, of iterations on spectra made
 to be hard, and of random estimators, whose claim is that the standard error is at most the tolerance."""
-
-_ROUNDING = {"float64": 1e-8, "float32": 1e-4}
-"""What an answer that is called exact may be off, relatively."""
 
 
 @computed_once
@@ -102,7 +99,7 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     )
     truth, parameters = row["truth"], row["parameters"]
     off = abs(measurement.value - truth)
-    rounding = _ROUNDING[parameters.get("dtype", "float64")] * max(abs(truth), 1e-12)
+    rounding = ROUNDING[parameters.get("dtype", "float64")] * max(abs(truth), 1e-12)
     bound, interval = measurement.error_bound, measurement.interval(STATED)
     # An error of zero is a claim to be exact.
     states = any(e.size is None or e.size > rounding for e in measurement.errors)

@@ -89,7 +89,7 @@ def names_but_for(
 def change_in_words(label: str) -> str:
     """A transformation as it is read: of ``layer_rescaling(alpha=100)`` it is ``layer rescaling (α 100)``."""
     name, _, settings = label.partition("(")
-    told = name.replace("_", " ")
+    told = _in_words(name)
     if not settings:
         return told
     inner = re.sub(r"(\w+)=", lambda m: f"{symbol(m[1])} ", settings.removesuffix(")"))
@@ -112,9 +112,17 @@ def changes_in_words(entries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> di
         ]
         told = change_in_words(label)
         if len(namesakes) > 1 and differing:
-            told = f"{name.replace('_', ' ')} ({', '.join(differing)})"
+            told = f"{_in_words(name)} ({', '.join(differing)})"
         found[label] = told
     return found
+
+
+_WRITTEN = {"gl": "GL"}
+"""Parts of a change's name that are no words: the general linear group."""
+
+
+def _in_words(name: str) -> str:
+    return " ".join(_WRITTEN.get(part, part) for part in name.split("_"))
 
 
 def in_reading_order(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from sharpbench.analysis.names import names_but_for
 from sharpbench.analysis.numbers import number
 from sharpbench.analysis.results import Results, computed_once, random_error, scatter_of_error
-from sharpbench.analysis.statistics import beyond
+from sharpbench.analysis.statistics import ROUNDING, beyond
 
 __all__ = [
     "accuracy",
@@ -108,9 +108,9 @@ def accuracy(results: Results) -> pd.DataFrame:
 
     ``family``: its implementation and method. ``error`` and ``worst``: median and largest
     |value − exact|/|exact| over ``n`` seeds (|value| where the exact value is 0); ``beyond``: the
-    share beyond three standard errors told, or as many more as few random numbers excuse (NaN where none
-    is told); ``converged``: the share that said so; ``gradients`` and ``seconds``: medians (seconds where
-    timed).
+    share beyond three standard errors told, or as many more as few random numbers excuse, and beyond
+    rounding, to which probes can agree by luck (NaN where none is told); ``converged``: the share that said
+    so; ``gradients`` and ``seconds``: medians (seconds where timed).
     """
     rows = _answered(results)
     rows = rows[~_is_growth(rows) & rows["expected"].notna()]
@@ -119,6 +119,8 @@ def accuracy(results: Results) -> pd.DataFrame:
     off = (rows["value"] - rows["expected"]).abs()
     timed = "cost.median_seconds" in rows
     needed = beyond(rows["standard_error"], scatter_of_error(rows, random_error))
+    rounding = rows["parameters"].map(lambda own: ROUNDING[own.get("dtype", "float64")])
+    allowed = np.fmax(needed * rows["standard_error"], rounding * rows["expected"].abs())
     errors = pd.DataFrame(
         {
             "name": rows["name"],
@@ -126,7 +128,7 @@ def accuracy(results: Results) -> pd.DataFrame:
             "family": rows["parameters"].map(_family),
             "problem": rows["problem_short"],
             "error": off / rows["expected"].abs().replace(0.0, 1.0),
-            "beyond": (off > needed * rows["standard_error"]).where(rows["standard_error"].notna()),
+            "beyond": (off > allowed).where(rows["standard_error"].notna()),
             "converged": rows["converged"].astype(bool),
             "gradients": rows["gradient_equivalents"],
             "seconds": rows["cost.median_seconds"] if timed else np.nan,

@@ -14,6 +14,7 @@ __all__ = [
     "CONFIDENCE",
     "LEVEL",
     "NORMAL",
+    "ROUNDING",
     "Estimate",
     "beyond",
     "binomial_interval",
@@ -45,6 +46,10 @@ NORMAL = 1.96
 BEYOND = 3.0
 """Standard errors by which a single difference must exceed what is allowed to count as one, where these are
 known; see `beyond` for estimated ones."""
+
+
+ROUNDING = {"float64": 1e-8, "float32": 1e-4}
+"""What a figure that is called exact in that precision may be off, relatively."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ _DOUBLINGS = 60
 
 _BATCH = 256
 
+_ROUNDINGS = 4
+"""By how many units in the last place of loss and outputs it must fall somewhere on the way."""
+
 _FIRST_ORDER = 0.15
 """Of the value: a larger error is not told."""
 
@@ -58,17 +61,21 @@ class CriticalSharpness(Metric):
     step of sign descent (there λ_c is in the inverse unit of a weight). ``gradient_of``: of which split's
     loss, all of its samples, the gradient is taken, where not of the samples measured: the relative form, how
     sharp one loss is along the way down another. On a quadratic loss λ_c = gᵀHg/gᵀg (with the sign
-    DᵀHD/gᵀD), at most the largest eigenvalue; it takes one gradient and forward passes else, no second
-    derivative.
+    DᵀHD/gᵀD), at most the largest eigenvalue; it takes one gradient (of another split one more, by which the
+    measured loss falls along D) and forward passes else, no second derivative.
 
     η is doubled, from 1% of the weights' length, or halved until the loss is higher at one of two steps,
     and Brent's method finds the place; where the loss rises and falls more than once it is one of its
-    crossings. It fails with a reason where the loss falls along D nowhere, or without end.
+    crossings. It fails with a reason where the loss falls along D nowhere, by no more than it is rounded, or
+    without end.
 
     Errors: ``error_bound`` of the search, which ends within ``resolution`` of η_c; ``points`` where some of
     the samples are drawn, from each sample's own rise at η_c. It is told where D is another split's and the
     error is at most 15% of λ_c, since it is known to first order: near a minimum the gradient of a part of
     the samples is mostly its own noise, and λ_c along it may be many times that of all.
+
+    Parameters: ``samples`` of ``split`` drawn without replacement; ``parameters_of``: names or shell patterns
+    of the parameters that are moved, all if empty.
     """
 
     name = "critical_sharpness"
@@ -111,20 +118,35 @@ class CriticalSharpness(Metric):
         dtype, work = torch_dtype(self.dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
         line = _Line(subject, inputs, targets, dtype, self.parameters_of, work)
-        of, whose = (inputs, targets), (self.split, self.samples)
-        if self.gradient_of != "measured":
-            whose = self.gradient_of, "all"
-            of = measured_points(subject, *whose, dtype, seed=seed)
-        place = place_of_points(subject, *whose, dtype, seed=seed)
         alone = ("the others fixed",) if self.parameters_of else ()
-        facts = subject.shared.under(*place, tuple(self.parameters_of), *alone)
-        gradient = line.gradient(*of, facts)
+
+        def slope(split: str, samples: Count, x: Tensor, y: Tensor) -> Tensor:
+            place = place_of_points(subject, split, samples, dtype, seed=seed)
+            facts = subject.shared.under(*place, tuple(self.parameters_of), *alone)
+            return line.gradient(x, y, facts)
+
+        relative = self.gradient_of != "measured"
+        gradient = (
+            slope(
+                self.gradient_of,
+                "all",
+                *measured_points(subject, self.gradient_of, "all", dtype, seed=seed),
+            )
+            if relative
+            else slope(self.split, self.samples, inputs, targets)
+        )
         line.down = gradient.sign() if self.direction == "sign" else gradient
         length = float(line.down.norm())
         if not 0 < length < math.inf:
             raise MetricFailed(
                 f"the gradient's length is {float(gradient.norm())}: no way leads down"
             )
+        if relative:
+            own = slope(self.split, self.samples, inputs, targets)
+            if not float(own @ line.down) > 0:
+                raise MetricFailed(
+                    f"the loss measured rises along the way down the {self.gradient_of} loss"
+                )
         low, high = line.bracket(math.log(_START * line.size / length))
         log = brentq(line.rise, low, high, xtol=self.resolution)
         value = 2 * math.exp(-log)
@@ -173,6 +195,7 @@ class _Line:
 
         def each() -> Tensor:
             outputs = batched_outputs(model, inputs, self._batch)
+            self._largest = float(outputs.abs().max())
             return subject.losses(outputs, targets).nan_to_num(math.inf, math.inf)
 
         self.inputs, self.targets, self.tried = inputs, targets, 0
@@ -180,6 +203,8 @@ class _Line:
         self._parameters = self._surface.parameters
         self._base = self._surface.height(None)
         self._each = self._surface.each.clone()
+        unit = torch.finfo(self._each.dtype).eps
+        self._rounding = _ROUNDINGS * unit * (abs(self._base) + self._largest)
         self._known: dict[float, float] = {}
         self.size = length_of([p.detach() for p in self._parameters]) or 1.0
         self.down = torch.empty(0)
@@ -195,6 +220,10 @@ class _Line:
         for _ in range(_DOUBLINGS):
             following = log + (-1 if above else 1) * math.log(2)
             if (self.rise(following) > 0) != above:
+                if min(self._known.values()) > -self._rounding:
+                    raise MetricFailed(
+                        "the loss falls along the direction by no more than it is rounded"
+                    )
                 return min(log, following), max(log, following)
             log = following
         if above:

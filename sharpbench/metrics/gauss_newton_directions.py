@@ -52,9 +52,9 @@ class GaussNewtonDirections(ProductBudget, CurvatureMetric):
 
     P projects on the eigenvectors e_k of the ``count`` largest eigenvalues of (1/N) Σ JᵢᵀΛᵢJᵢ, as many as
     there are outputs if None; at most as many as its rank. ``quantity`` ``signal_to_noise``: Σ γ̄_k²/Σ s_k²
-    with the mean γ̄_k and the variance s_k² over the samples of the slopes γ_nk = ⟨e_k, ∇ℓₙ⟩. Neither depends
-    on the choice of a basis in that space. The details have the shares, signal-to-noise ratios and
-    curvatures e_kᵀGe_k, with their spread over the samples, of each direction.
+    with the mean γ̄_k and the variance s_k², by N − 1, over the samples of the slopes γ_nk = ⟨e_k, ∇ℓₙ⟩.
+    Neither depends on the choice of a basis in that space. The details have the shares, signal-to-noise
+    ratios and curvatures e_kᵀGe_k, with their spread over the samples, of each direction.
 
     The e_k come from the Gram matrix where samples × outputs are few, else from Lanczos: then ``error_bound``
     is the sine of the angle by which the space may be off (Davis and Kahan: residual over gap), and

@@ -76,7 +76,7 @@ class GeodesicSharpness(Metric):
     Taken on batches of ``m`` samples and averaged, with the errors of `sam_sharpness` in the worst case.
     Parameters: ``rho`` the length; ``geometry`` the metric; ``samples`` of ``split`` drawn without
     replacement; ``parameters_of``: names or shell patterns of the parameters that are moved, all if empty. A
-    pair (G, H) is moved or stays as one: naming a part of it is refused, and so is freezing it.
+    pair (G, H) is moved or stays as one: naming a part of it is refused, as one that is partly frozen.
     """
 
     name = "geodesic_sharpness"

@@ -84,6 +84,16 @@ def test_another_metric_stands_among_the_accuracies():
     assert (row["name"], row["error"], row["n"]) == ("trace", 0.5, 1)
 
 
+def test_probes_that_agree_but_for_rounding_are_not_beyond_their_error():
+    def of(seed, value):
+        own = answer(value, 1.0, name="trace") | {"parameters": {"probes": 4}, "seed": seed}
+        return own | {"standard_error": 1e-17}
+
+    view = results(of(0, 1 + 3e-15), of(1, 1.0), of(2, 1.01), of(3, 1 - 1e-12))
+    (row,) = accuracy(view).to_dict("records")
+    assert (row["n"], row["beyond"]) == (4, 0.25)
+
+
 def test_a_problem_of_which_nothing_is_known_is_not_solved():
     assert solved(results(answer(1.0, math.nan))).empty
 

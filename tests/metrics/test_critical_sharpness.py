@@ -59,6 +59,30 @@ def test_the_way_down_another_loss():
     assert [(e.source, e.size) for e in some.errors] == [("points", None)]
 
 
+def test_where_the_loss_does_not_fall_no_rounding_is_taken_for_a_fall():
+    """Test data that pull the weights the other way, and a minimum that is one to the last digits."""
+    generator = torch_generator(3)
+    x = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    truth = torch.randn(4, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(4, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(truth.T + 0.1)
+    splits = Splits(x, x @ truth, x, x @ (truth + 1), outputs=1, task="regression")
+    subject = sb.Subject(model, x, x @ truth, splits=splits)
+    found = sb.measure(subject, "critical_sharpness")
+    assert found.work.gradient == 50
+    for direction in ("gradient", "sign"):
+        with pytest.raises(sb.MetricFailed, match="rises along the way down the test loss"):
+            sb.measure(subject, "critical_sharpness", gradient_of="test", direction=direction)
+    noisy = x @ truth + torch.randn(50, 1, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, noisy).solution.T)
+    minimum = sb.Subject(model, x, noisy)
+    assert 0 < sb.measure(minimum, "gradient_norm").value < 1e-14
+    with pytest.raises(sb.MetricFailed, match="by no more than it is rounded"):
+        sb.measure(minimum, "critical_sharpness")
+
+
 class Potential(nn.Module):
     """The loss is a function of one parameter, whatever the input."""
 

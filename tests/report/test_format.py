@@ -213,6 +213,7 @@ def test_work_that_was_not_counted_is_no_zero():
     ("label", "words"),
     [
         ("neuron_permutation", "neuron permutation"),
+        ("attention_gl(condition=5)", "attention GL (condition 5)"),
         ("layer_rescaling(alpha=100)", "layer rescaling (α 100)"),
         ("weight_noise(scale=0.1, of=all_layers)", "weight noise (scale 0.1, of all layers)"),
     ],
