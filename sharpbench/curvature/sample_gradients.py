@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sharpbench.errors import MetricFailed
+from sharpbench.shared import Room
 
 __all__ = [
     "LAYOUTS",
@@ -42,8 +43,8 @@ Spread = Literal["numbers", "axis", "new axis"]
 each: as the numbers of its parameter that it looked up, which the next call takes; by spreading its output
 along axis 0, which has one row; or along a new axis in front."""
 
-_KEPT_PATCHES = 1 << 23
-"""A convolution's patches of so many numbers are kept between the backward passes."""
+_KEPT_PATCHES = 256 << 20
+"""Bytes that the patches of a batch's convolutions may take that are kept between the backward passes."""
 
 _MOST_CODES = 50_000_000
 """Numbers of an embedding's one-hot codes."""
@@ -154,6 +155,7 @@ class SampleGradients:
 
     def __init__(self, uses: Sequence[Use], layouts: Sequence[Layout | None], samples: int) -> None:
         self.uses, self.layouts, self.samples = uses, layouts, samples
+        self._room = Room(_KEPT_PATCHES)
         self._terms: dict[nn.Parameter, list[tuple[int, Term]]] = {}
         for number, (use, layout) in enumerate(zip(uses, layouts, strict=True)):
             for term in use.terms if layout is not None else ():
@@ -166,7 +168,9 @@ class SampleGradients:
         for use, layout, delta in zip(self.uses, self.layouts, deltas, strict=True):
             if layout is None and bool((delta != 0).any()):
                 raise MetricFailed(f"a {use.name} had no gradient to check its rows by")
-            slopes.append(None if layout is None else _Slope(delta, layout, self.samples))
+            slopes.append(
+                None if layout is None else _Slope(delta, layout, self.samples, self._room)
+            )
         return {p: self._squared_length(p, slopes) for p in self._terms}
 
     def _squared_length(self, parameter: nn.Parameter, slopes: Sequence[_Slope | None]) -> Tensor:
@@ -252,8 +256,8 @@ class _Factor:
 class _Slope:
     """The gradient at a tap, in the layout of its samples; its rows serve all terms of the use."""
 
-    def __init__(self, delta: Tensor, layout: Layout, samples: int) -> None:
-        self.delta, self.layout, self.samples = delta, layout, samples
+    def __init__(self, delta: Tensor, layout: Layout, samples: int, room: Room) -> None:
+        self.delta, self.layout, self.samples, self.room = delta, layout, samples, room
 
     def arranged(self, tensor: Tensor) -> Tensor:
         """(N, T, …) of a tensor in this layout."""
@@ -475,7 +479,8 @@ class Convolution(Term):
         patches = self.kept
         if patches is None:
             patches = _Factor(self._grouped(self._patches(cut, whole.shape[2:]), slope))
-            if not self.transposed and patches.tensor.numel() <= _KEPT_PATCHES:
+            size = patches.tensor.numel() * patches.tensor.element_size()
+            if not self.transposed and slope.room.taken(size):
                 self.kept = patches
         return _Outer(_Factor(self._grouped(whole.flatten(2), slope)), patches)
 
