@@ -217,11 +217,11 @@ class Batches:
     def take(
         self,
         numbers: Tensor,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         put: Mapping[Path, Tensor] | None = None,
     ) -> Iterator[Take]:
-        """The samples of these ``numbers`` (n,), real tensors in ``dtype``, in as few batches as their
-        shapes allow. ``put``: what stands in the place of some of their tensors."""
+        """The samples of these ``numbers`` (n,) in as few batches as their shapes allow, real tensors in
+        ``dtype`` (None: as given). ``put``: what stands in the place of some of their tensors."""
         if self.whole:
             for place, number in enumerate(numbers.tolist()):
                 where = torch.tensor([place], device=numbers.device)
@@ -250,7 +250,7 @@ class Batches:
         kind: _Kind,
         places: Tensor,
         numbers: Tensor,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         put: Mapping[Path, Tensor],
     ) -> Any:
         """The batch of samples of one kind: by their places in it, or by their numbers where streamed."""
@@ -263,6 +263,8 @@ class Batches:
                 return put[path]
             if path in read:  # a copy already
                 fresh = read.pop(path)
+                if dtype is None:
+                    return fresh
                 return fresh.to(dtype) if fresh.is_floating_point() else _cast(fresh, dtype)
             if path in kind.stacked:
                 return _cast(kind.stacked[path][places], dtype)
@@ -380,10 +382,12 @@ def size_of(batch: Any, targets: Any) -> int | None:
     return next(iter(lengths)) if len(lengths) == 1 else None
 
 
-def _cast(leaf: Any, dtype: torch.dtype) -> Any:
+def _cast(leaf: Any, dtype: torch.dtype | None) -> Any:
     """A copy, which a network may write into."""
     if not isinstance(leaf, Tensor):
         return leaf
+    if dtype is None:
+        return leaf.clone()
     if leaf.is_floating_point():
         return leaf.to(dtype, copy=True)
     return leaf.to(dtype.to_complex()) if leaf.is_complex() else leaf.clone()

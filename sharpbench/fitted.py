@@ -24,7 +24,8 @@ from sharpbench.loss import (
     is_tensor_like,
 )
 from sharpbench.nest import Path, at, described, leaves, named, parsed
-from sharpbench.network import own_copy, quiet, refuse_unusual, unwrapped
+from sharpbench.network import copies, quiet, refuse_unusual, stopped_by_a_cast, unwrapped
+from sharpbench.precision import real_dtypes
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]
@@ -116,7 +117,9 @@ class _Fit:
         self.loss, self.normaliser, self.task = as_module(loss), normaliser, task
         self.said: list[str] = []
         self.test_fault = ""
-        self.copy = own_copy(model)
+        self.mixed = len(real_dtypes(model)) > 1
+        self._ways = copies(model)
+        self.copy, self.dtype = next(self._ways)
         devices = [t.device for t in (*self.copy.parameters(), *self.copy.buffers())]
         self.device = devices[0] if devices else torch.device("cpu")
         self.path = targets_of(found[0], where)[1]
@@ -178,7 +181,9 @@ class _Fit:
             )
         every = Batches(self.found, self.device, whole=whole, sizes=sizes)
         weights = self._weights(whole, sizes or [1] * len(self.found))
-        front = Front(every, self.forward, loss=self.loss, weights=weights, **self._varied(every))
+        front = Front(
+            every, self.forward, loss=self.loss, weights=weights, **self._of_network(every)
+        )
         train = self.parts[0] if whole else sum((sizes or [])[: self.parts[0]])
         rows = _rows(every)
         empty = torch.zeros(len(rows), 1, dtype=torch.float64, device=self.device)
@@ -189,12 +194,16 @@ class _Fit:
     def _losses_of(self, batch: Any, size: int) -> Literal["whole", "samples", "coupled"]:
         """Whether the loss of model and batch gives one value, or one a sample, and that its own or not."""
         one = Batches([batch], self.device, whole=True, sizes=None)
-        front = Front(one, self.forward, loss=self.loss)
+        front = Front(one, self.forward, loss=self.loss, mixed=self.mixed)
         rows = torch.zeros(1, 1, dtype=torch.float64, device=self.device)
-        (_, given), *_ = one.take(rows[:, 0].long(), _dtype(self.copy))
-        try:
+
+        def loss_of_batch() -> Any:
+            (_, given), *_ = one.take(rows[:, 0].long(), self.dtype)
             with quiet(self.device), torch.enable_grad():
-                loss = self.loss(self.copy, given)
+                return self.loss(self.copy, given), given
+
+        try:
+            loss, given = self._in_its_precision(loss_of_batch)
         except InputError:
             raise
         except Exception as error:
@@ -215,7 +224,7 @@ class _Fit:
             return "samples"
         part = Batches([batch], self.device, whole=False, sizes=[size])
         half = torch.arange((size + 1) // 2, device=self.device)
-        (_, few), *_ = part.take(half, _dtype(self.copy))
+        (_, few), *_ = part.take(half, self.dtype)
         try:
             with quiet(self.device), torch.enable_grad():
                 fewer = self.loss(self.copy, few)
@@ -310,7 +319,7 @@ class _Fit:
             return Fitted(
                 inputs, targets, train, loss, task, None, summed, tuple(self.said), self.test_fault
             )
-        front, rows = Front(every, self.forward, **self._varied(every)), _rows(every)
+        front, rows = Front(every, self.forward, **self._of_network(every)), _rows(every)
         return Fitted(
             rows, targets, train, loss, task, front, summed, tuple(self.said), self.test_fault
         )
@@ -352,7 +361,7 @@ class _Fit:
         scale = self._scale(train, filler, weight)
         loss = TokenLoss(scale, None, filler, weight, smoothing, module)
         front = Front(
-            every, self.forward, form=form, tokens=longest, shift=shift, **self._varied(every)
+            every, self.forward, form=form, tokens=longest, shift=shift, **self._of_network(every)
         )
         classes = self._classes
         low, high = min(int(s.min) for s in spans), max(int(s.max) for s in spans)
@@ -425,18 +434,22 @@ class _Fit:
     def _outputs_of(self, every: Batches, batch_number: int) -> Any:
         before = sum(size or 0 for size in self.sizes[:batch_number])
         numbers = before + torch.arange(self.sizes[batch_number] or 1, device=self.device)
-        (_, batch), *_ = every.take(numbers, _dtype(self.copy))
-        try:
+
+        def outputs() -> Any:
+            (_, batch), *_ = every.take(numbers, self.dtype)
             with quiet(self.device), torch.no_grad():
                 return self.forward(self.copy, batch)
+
+        try:
+            return self._in_its_precision(outputs)
         except InputError:
             raise
         except Exception as error:
-            hint = (
-                self._how_to_call(error)
-                if self.custom is None
-                else "forward(model, batch) must give the outputs"
-            )
+            hint = "forward(model, batch) must give the outputs"
+            if _of_dtypes(error) and self.mixed:
+                hint = stopped_by_a_cast(self.copy, outputs)
+            elif self.custom is None:
+                hint = self._how_to_call(error)
             if self.loss is not None and not isinstance(self.loss, nn.Module):
                 hint += (
                     "; a loss of model and batch is told by the name of its first argument, model"
@@ -445,6 +458,23 @@ class _Fit:
                 f"the network doesn't run on a batch ({described(self.found[0])}): "
                 f"{first_line(error)}; {hint}"
             ) from error
+
+    def _in_its_precision(self, run: Callable[[], Any]) -> Any:
+        """What ``run()`` gives, ``self.copy`` and ``self.dtype`` being the first of `copies` that let it.
+
+        Raises what it raised with the first of all.
+        """
+        first, failed = (self.copy, self.dtype), None
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                failed = failed or error
+            try:
+                self.copy, self.dtype = next(self._ways)
+            except StopIteration:
+                self.copy, self.dtype = first
+                raise failed from None
 
     def _how_to_call(self, error: Exception) -> str:
         """What to write where the network doesn't take a batch as it is."""
@@ -456,9 +486,6 @@ class _Fit:
         if isinstance(error, IndexError) and whole:
             least, most = min(int(t.min()) for t in whole), max(int(t.max()) for t in whole)
             return f"the batch's integers go from {least} to {most}: is each of them embedded?"
-        kinds = {str(p.dtype)[6:] for p in self.copy.parameters() if p.is_floating_point()}
-        if len(kinds) > 1 and _of_dtypes(error):
-            return f"the network's own parameters are {' and '.join(sorted(kinds))}: give model.float()"
         path, leaf = tensors[0]
         place, inside = "", self.found[0]
         for key in path:
@@ -546,6 +573,11 @@ class _Fit:
                 "the batch, loss=lambda model, batch: …"
             )
         return targets
+
+    # --- what the front is told of the network ------------------------------------------------------
+
+    def _of_network(self, every: Batches) -> dict[str, Any]:
+        return {"mixed": self.mixed, **self._varied(every)}
 
     # --- what input metrics differentiate in --------------------------------------------------------
 
@@ -742,13 +774,6 @@ def _rows(every: Batches) -> Tensor:
     if every.count >= 1 << 24:
         raise InputError(f"{every.count:,} samples are more than can be numbered in float32")
     return torch.arange(every.count, dtype=torch.float64, device=every.device).unsqueeze(1)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() or tensor.is_complex():
-            return tensor.dtype.to_real()
-    return torch.get_default_dtype()
 
 
 def _shape(tensor: Tensor) -> str:

@@ -16,6 +16,7 @@ from sharpbench.batches import Batches
 from sharpbench.errors import InputError
 from sharpbench.loss import is_tensor_like
 from sharpbench.nest import Path, described
+from sharpbench.precision import first_dtype, real_dtypes
 
 __all__ = ["AtInputs", "Form", "Front", "calls", "fronted", "tensor_of"]
 
@@ -74,6 +75,7 @@ class Front:
     differ in length; ``shift``: without the last so many. ``loss``: of model and batch in the outputs'
     place, one value a sample or, where `Batches.whole`, a batch, each multiplied by ``weights``.
     ``varied``: what `points` shows: the path of a tensor of the batch, or the name of a submodule.
+    ``mixed``: the network that is given may have weights in several precisions.
     """
 
     def __init__(
@@ -88,19 +90,32 @@ class Front:
         weights: Tensor | None = None,
         varied: Path | str | None = None,
         no_points: str = "",
+        mixed: bool = False,
     ) -> None:
         self.batches, self.forward, self.loss, self.weights = batches, forward, loss, weights
         self.form, self.tokens, self.shift = form, tokens, shift
-        self.varied, self.no_points = varied, no_points
+        self.varied, self.no_points, self.mixed = varied, no_points, mixed
 
     def __deepcopy__(self, memo: Any) -> Front:
         return self  # nothing in it changes
 
-    def outputs(self, model: nn.Module, rows: Tensor, points: Tensor | None = None) -> Tensor:
-        """Outputs (n, …) of the samples whose numbers are ``rows`` (n, 1), at ``points`` if given."""
+    def outputs(
+        self,
+        model: nn.Module,
+        rows: Tensor,
+        points: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Outputs (n, …) of the samples whose numbers are ``rows`` (n, 1), at ``points`` if given.
+
+        ``dtype``: of the batches' real tensors; None: that of the network's weights, and as they were given
+        where these have several.
+        """
         numbers = rows.reshape(len(rows), -1)[:, 0].long()
         put = {self.varied: points} if points is not None and isinstance(self.varied, tuple) else {}
-        dtype = _real_dtype(model) or (rows.dtype if points is None else points.dtype)
+        if dtype is None and not (self.mixed and len(real_dtypes(model)) > 1):
+            dtype = first_dtype(model) or (rows if points is None else points).dtype
         found: list[tuple[Tensor | None, Tensor]] = []
         for places, batch in self.batches.take(numbers, dtype, put):
             here = points if points is None or places is None else points[places]
@@ -223,7 +238,7 @@ class AtInputs(nn.Module):
         if self.front is None:
             return context
         own = context[:, 1:].reshape(len(context), *self._shape)
-        return own.to(_real_dtype(self.model) or own.dtype) if self._real else own.long()
+        return own.to(first_dtype(self.model) or own.dtype) if self._real else own.long()
 
 
 def calls(model: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -313,10 +328,3 @@ def _together(found: list[tuple[Tensor | None, Tensor]], samples: int) -> Tensor
     stacked = torch.cat([outputs for _, outputs in found])
     assert len(order) == samples
     return stacked[order.argsort()]
-
-
-def _real_dtype(model: nn.Module) -> torch.dtype | None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() or tensor.is_complex():
-            return tensor.dtype.to_real()
-    return None

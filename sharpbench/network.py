@@ -6,31 +6,31 @@ import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.front import Front, fronted, tensor_of
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
+from sharpbench.precision import HALF, Precisions, at_least_single, real_dtypes, told
 
 __all__ = [
     "TOGETHER",
     "TRIED",
     "Network",
-    "Precisions",
     "as_written",
-    "own_copy",
+    "copies",
     "private_copy",
     "quiet",
     "refuse_unusual",
+    "stopped_by_a_cast",
     "unwrapped",
 ]
 
@@ -60,6 +60,10 @@ class Network:
     Outputs: a tensor, or the ``logits`` of a mapping or an object. Outputs (N,) become (N, 1). A network
     that writes into its input gets a copy of it.
 
+    One whose weights are in half precision, or in several, is given inputs in the first precision that it
+    runs in (as they are, then that of each of its weights); everything else is tried on a copy in one
+    precision that holds all of them, float32 at least, where the network runs in it.
+
     Raises InputError, at once, for a network that is no module, has uninitialised parameters or such that
     are not finite, doesn't run on the inputs, or computes something else as a copy.
     """
@@ -83,21 +87,39 @@ class Network:
         original = unwrapped(model)
         _check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
-        self.dtype = _real_dtype(original) or inputs.dtype
-        """The real precision of the weights; that of the inputs for a network without any."""
+        self.dtypes = real_dtypes(original)
+        """The real precisions of the weights."""
+        self.dtype = at_least_single(self.dtypes) if self.dtypes else inputs.dtype
+        """The one that holds them all, float32 at least; that of the inputs for a network without any."""
         devices = [t.device for t in _tensors(original)] or [inputs.device]
         self.device = devices[0]
         if inputs.device not in devices:
             raise InputError(
                 f"the network is on {self.device} and the inputs on {inputs.device}: move one of them"
             )
-        self._few = few if front is not None else few.to(self.dtype)  # numbers stay exact
+        self.takes: torch.dtype | None = self.dtype
+        """The precision of real inputs for the network as it is; None: as they are given."""
+        self.not_as_given = ""
+        """Why the network as it is doesn't run: only copies in one precision do."""
+        self.rounding: float | None = None
+        """max |Δ outputs| / max |outputs| between it and a copy in `dtype`, where weights are no such."""
+        self._tried_in: torch.dtype | None = None
+        """The precision of the copies that are tried; None: as the weights are given."""
+        if not _plain(self.dtypes):
+            self._settle_precision(original, few)
+        # numbers stay exact
+        self._few = (
+            few if front is not None or self.takes is None else few.to(self._tried_in or self.takes)
+        )
         self.outputs = self._examine(original)
         """Outputs of the first samples (repeated where there are fewer), as in a copy."""
 
     def copy(self, dtype: torch.dtype) -> nn.Module:
         """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
-        model = _in_precision(_private(unwrapped(self.model)), dtype)
+        return self._fitted_out(_in_precision(_private(unwrapped(self.model)), dtype))
+
+    def _fitted_out(self, model: nn.Module) -> nn.Module:
+        """In place: a copy that answers with one tensor (N, …), ndim ≥ 2, and leaves its input."""
         if self.front is not None:
             return self.front.dressed(model)
         if self._writes:
@@ -109,22 +131,43 @@ class Network:
     def computes_in(self, dtype: torch.dtype) -> torch.dtype:
         """The least accurate of ``dtype`` and of what a copy in it computes in, by its own wish."""
         if dtype not in self._computes_in:
-            seen = Precisions()
+            seen: set[torch.dtype] = set()
             with suppress(Exception), quiet(self.device), torch.no_grad():
-                model, few = self.copy(dtype), self._few.to(dtype)
-                with seen:
-                    self._run(model, few)
-            found = {dtype, *(seen.dtypes & {torch.float32, torch.bfloat16, torch.float16})}
-            self._computes_in[dtype] = max(found, key=lambda one: torch.finfo(one).eps)
+                seen = self._rounded_to(self.copy(dtype), self._few.to(dtype))
+            self._computes_in[dtype] = max({dtype, *seen}, key=lambda one: torch.finfo(one).eps)
         return self._computes_in[dtype]
+
+    @property
+    def of_precision(self) -> str:
+        """What a reader must know of weights that are not in float32 or float64 throughout, or nothing."""
+        if _plain(self.dtypes):
+            return ""
+        found = f"the weights are {told(self.dtypes)}: metrics measure a copy in the precision asked for"
+        if self._tried_in is None:
+            return f"{found}, and in {told((self.dtype,))} it does not run"
+        if self.not_as_given:
+            return f"{found}, since as it is given {self.not_as_given}"
+        if self.rounding is None:
+            return found
+        by = f"{self.rounding:.1g} of the largest on the first {TRIED} samples"
+        return f"{found}, whose outputs differ from the network's own by {by}"
+
+    def judged(self) -> tuple[nn.Module, torch.dtype]:
+        """A private copy, and the precision of inputs for it: `dtype` where it runs in that."""
+        if _plain(self.dtypes) or self._tried_in is not None:
+            return self.copy(self.dtype), self.dtype
+        return self._fitted_out(_private(unwrapped(self.model))), self.takes or self.dtype
+
+    def stopped_by_a_cast(self, model: nn.Module, dtype: torch.dtype) -> str:
+        """See `stopped_by_a_cast`, of a copy in ``dtype``."""
+        return stopped_by_a_cast(model, lambda: self.tried(model, dtype))
 
     def check_runs(self, inputs: Tensor, what: str) -> None:
         """Raises InputError unless the network gives for ``inputs`` outputs like those for its own."""
-        model, few = own_copy(self.model), inputs[:TRIED]
+        model, few = self._examinee(), inputs[:TRIED]
         try:
             with quiet(self.device), torch.no_grad():
-                given = few if self.front is not None else few.to(self.dtype)
-                outputs = _as_matrix(None, None, self._run(model, given.clone()))
+                outputs = _as_matrix(None, None, self._run(model, few.clone()))
         except InputError as error:
             raise InputError(f"{what}: {error}") from error
         theirs, ours = (tuple(t.shape[1:]) for t in (outputs, self.outputs))
@@ -136,9 +179,9 @@ class Network:
 
     def run_few(self, model: nn.Module) -> Tensor:
         """What a network like this one gives for the few samples, in its own precision."""
-        few, dtype = self._few, _real_dtype(model)
-        few = few if self.front is not None or dtype is None else few.to(dtype)
-        outputs: Tensor = tensor_of(self._run(model, few))
+        if self.not_as_given and real_dtypes(model) == self.dtypes:
+            model = self.copy(self.dtype)
+        outputs: Tensor = tensor_of(self._run(model, self._few))
         return outputs
 
     def tried(self, copied: nn.Module, dtype: torch.dtype) -> Tensor:
@@ -239,7 +282,58 @@ class Network:
         return run, few.to(dtype) if front is None else front.points(model, few, dtype)
 
     def _run(self, model: nn.Module, inputs: Tensor) -> Any:
-        return _run(model, inputs, self.front)
+        """A copy, or the network itself, with inputs in the precision that it takes."""
+        dtypes = real_dtypes(model)
+        takes = self.takes if len(dtypes) > 1 else dtypes[0] if dtypes else None
+        if self.front is None and takes is not None:
+            inputs = inputs.to(takes)
+        return _run(model, inputs, self.front, takes)
+
+    def _settle_precision(self, original: nn.Module, few: Tensor) -> None:
+        """Find out what the network takes, and in which precision copies are tried.
+
+        Raises InputError where it runs in none.
+        """
+        as_it_is = None if self.front is not None else few.dtype
+        asked = self.dtypes if len(self.dtypes) == 1 else (as_it_is, *self.dtypes)
+        with quiet(self.device), torch.no_grad():
+            for self.takes in dict.fromkeys(asked):
+                try:
+                    self._run(_private(original), few)
+                    self.not_as_given = ""
+                    break
+                except InputError as error:
+                    self.not_as_given = self.not_as_given or str(error)
+            try:
+                self._run(_in_precision(_private(original), self.dtype), few)
+                self._tried_in = self.dtype
+            except InputError as error:
+                if self.not_as_given:
+                    raise InputError(
+                        f"{self.not_as_given}; its weights are {told(self.dtypes)}, and in "
+                        f"{told((self.dtype,))} throughout it does not run either"
+                    ) from error
+
+    def _examinee(self) -> nn.Module:
+        """A private copy to be tried."""
+        model = _private(unwrapped(self.model))
+        return model if self._tried_in is None else _in_precision(model, self._tried_in)
+
+    def _rounded_to(self, model: nn.Module, few: Tensor) -> set[torch.dtype]:
+        """The precisions below that of a copy to which it rounds on its way."""
+        seen = Precisions()
+        with seen:
+            self._run(model, few)
+        return (seen.dtypes & set(HALF)) | (seen.rounded_to & {torch.float32})
+
+    def _alike(self, one: Tensor, other: Tensor) -> bool:
+        """Whether outputs are the same but for what rounding allows, in whatever the network computes."""
+        if _close(one, other) or one.shape != other.shape:
+            return one.shape == other.shape
+        coarse: set[torch.dtype] = set()
+        with suppress(Exception), torch.no_grad():
+            coarse = self._rounded_to(self._examinee(), self._few.clone())
+        return any(_close(one, other, torch.finfo(dtype).eps) for dtype in coarse)
 
     def _examine(self, original: nn.Module) -> Tensor:
         """Compare a copy with the original on a few samples, and see what it returns."""
@@ -247,7 +341,7 @@ class Network:
             return self._examined(original)
 
     def _examined(self, original: nn.Module) -> Tensor:
-        duplicate = _private(original)
+        duplicate = self._examinee()
         theirs = {id(p): p for p in original.parameters()}  # held: an id can be given again
         versions = [p._version for p in duplicate.parameters()]
         given = self._few.clone()
@@ -269,7 +363,7 @@ class Network:
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
             fewer = tensor_of(self._run(duplicate, self._few[1:].clone()))
         _check_outputs(fewer, TRIED - 1, self.front)
-        self.coupled = not _close(
+        self.coupled = not self._alike(
             _as_matrix(None, None, fewer), _as_matrix(None, None, found.detach())[1:]
         )
         self._writes = given._version > version
@@ -285,7 +379,7 @@ class Network:
         torch.manual_seed(0)
         with torch.no_grad():
             second = _as_matrix(None, None, self._run(duplicate, self._few.clone()))
-        if not _close(second, found):
+        if not self._alike(second, found):
             raise InputError(
                 "the network gives other outputs when it is called again with the same inputs: its forward "
                 "pass keeps a state (statistics or a counter that it updates in evaluation mode too, a "
@@ -293,20 +387,33 @@ class Network:
             )
         self._check_fused(duplicate, found)
         self._check_follows(original, duplicate)
+        if not self.not_as_given:
+            self._check_copied(original, found)
+        return found
+
+    def _check_copied(self, original: nn.Module, found: Tensor) -> None:
+        """Raises InputError where a copy computes something else than the network itself."""
+        copied = found
+        if self._tried_in is not None:
+            torch.manual_seed(0)
+            with torch.no_grad():
+                copied = _as_matrix(None, None, self._run(_private(original), self._few.clone()))
         torch.manual_seed(0)
         with _evaluated_untouched(original):
             expected = _as_matrix(None, None, self._run(original, self._few.clone()))
-            if not _close(found, expected):
+            if not self._alike(copied, expected):
                 torch.manual_seed(1)
                 again = _as_matrix(None, None, self._run(original, self._few.clone()))
-                if _close(
+                if self._alike(
                     expected, again
                 ):  # else it is random, which metrics refuse in their words
                     raise InputError(
                         "a copy of the network gives other outputs than the network itself: does its "
                         "forward pass read something that copy.deepcopy doesn't bring along?"
                     )
-        return found
+        if self._tried_in is not None:
+            size = float(expected.abs().max())
+            self.rounding = float((found - expected).abs().max()) / size if size > 0 else None
 
     def _check_fused(self, duplicate: nn.Module, found: Tensor) -> None:
         """Raises InputError where torch's fused transformer layers compute another function."""
@@ -319,7 +426,7 @@ class Network:
                 fused = _as_matrix(None, None, self._run(duplicate, self._few.clone()))
         finally:
             torch.backends.mha.set_fastpath_enabled(off)
-        if not _close(fused, found):
+        if not self._alike(fused, found):
             raise InputError(
                 "the network gives other outputs without gradients than with them: torch's fused transformer "
                 "layers put zeros in the place of padded tokens; leave these out of what the network reads, "
@@ -330,7 +437,7 @@ class Network:
         """Raises InputError where a network that ran before gives other outputs than a fresh copy with the
         same, moved parameters: it kept what it had computed from the old ones.
         """
-        fresh, outputs = _private(original), []
+        fresh, outputs = self._examinee(), []
         inner = (m for m in original.modules() if unwrapped(m) is m)
         for theirs, ours in zip(inner, fresh.modules(), strict=True):
             for name, value in vars(theirs).items():
@@ -347,25 +454,12 @@ class Network:
                     outputs.append(_as_matrix(None, None, self._run(model, self._few.clone())))
                 except InputError:  # not defined there
                     return
-        if not _close(*outputs):
+        if not self._alike(*outputs):
             raise InputError(
                 "the network does not follow when its parameters move: its forward pass keeps what it "
                 "computed from them in an earlier call (a merged or cached weight); derive it anew in each "
                 "call"
             )
-
-
-class Precisions(TorchDispatchMode):
-    """Notes of which types everything is that is computed within."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dtypes: set[torch.dtype] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.dtypes |= {leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
-        return result
 
 
 def _apart(difference: Callable[[float], float], slope: float, size: float, noise: float) -> float:
@@ -406,7 +500,7 @@ def _check_unwritten(duplicate: nn.Module, original: nn.Module, versions: Sequen
     """Raises InputError where a forward pass wrote into a parameter of the copy that it was made with."""
     every = zip(duplicate.named_parameters(), original.parameters(), versions, strict=True)
     for (name, now), before, version in every:
-        if now._version != version or not torch.equal(now, before):
+        if now._version != version or not torch.equal(now, before.to(now.dtype)):
             raise InputError(
                 f"the network's forward pass writes into its own parameter {name!r} (an embedding with "
                 "max_norm does that), so that it is no function of its parameters: derive what it needs from "
@@ -423,9 +517,11 @@ def _cloned_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a.clone() if is_tensor_like(a) else a for a in args)
 
 
-def _run(model: nn.Module, inputs: Tensor, front: Front | None = None) -> Any:
+def _run(
+    model: nn.Module, inputs: Tensor, front: Front | None = None, takes: torch.dtype | None = None
+) -> Any:
     try:
-        return model(inputs) if front is None else front.outputs(model, inputs)
+        return model(inputs) if front is None else front.outputs(model, inputs, dtype=takes)
     except InputError:
         raise
     except Exception as error:
@@ -440,12 +536,12 @@ def _run(model: nn.Module, inputs: Tensor, front: Front | None = None) -> Any:
         ) from error
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, eps: float | None = None) -> bool:
     one, other = one.detach(), other.detach()
     if one.shape != other.shape:
         return False
     size = other.abs().nan_to_num(0, 0, 0).max()
-    allowed = torch.finfo(one.dtype).eps ** 0.5 * float(size)
+    allowed = (eps or torch.finfo(one.dtype).eps) ** 0.5 * float(size)
     return torch.allclose(one, other.to(one.dtype), rtol=0, atol=allowed, equal_nan=True)
 
 
@@ -484,13 +580,6 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
-def _real_dtype(model: nn.Module) -> torch.dtype | None:
-    for tensor in _tensors(model):
-        if tensor.is_floating_point() or tensor.is_complex():
-            return tensor.dtype.to_real()
-    return None
-
-
 def _check_initialised(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
@@ -514,11 +603,59 @@ def _check_finite(model: nn.Module) -> None:
                 raise InputError(f"the {kind} {name!r} of the network holds {what} values")
 
 
-def own_copy(model: nn.Module) -> nn.Module:
-    """A copy of a user's network to try things on: evaluation mode, its own precision, without wrappers."""
+def copies(model: nn.Module) -> Iterator[tuple[nn.Module, torch.dtype | None]]:
+    """Copies of a user's network to try things on, in evaluation mode and without wrappers, each with the
+    precision of the inputs for it (None: as they are given).
+
+    One, in its own precision, of a network whose weights are in float32 or float64. Of others first one in a
+    single precision that holds them all, float32 at least, then the network as it is with inputs in each of
+    its precisions: a network may run in none but one of these.
+    """
     original = unwrapped(model)
     _check_initialised(original)
-    return _private(original)
+    dtypes = real_dtypes(original)
+    if not _plain(dtypes):
+        wide = at_least_single(dtypes)
+        yield _in_precision(_private(original), wide), wide
+    if len(dtypes) > 1:
+        yield _private(original), None
+    for dtype in dtypes or (torch.get_default_dtype(),):
+        yield _private(original), dtype
+
+
+def _plain(dtypes: tuple[torch.dtype, ...]) -> bool:
+    """Whether weights in these precisions are tried as they are."""
+    return dtypes in ((), (torch.float32,), (torch.float64,))
+
+
+def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
+    """Why a copy in another precision doesn't run: where, and what to write there."""
+    inside: list[str] = []
+    handles: list[Any] = []
+    for name, module in model.named_modules():
+        enter = partial(_entered, inside, name)
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
+    try:
+        run()
+    except Exception:
+        part = next((name for name in reversed(inside) if name), "")
+    else:
+        return ""
+    finally:
+        for handle in handles:
+            handle.remove()
+    weight = next((n for n, _ in model.get_submodule(part).named_parameters()), "weight")
+    to = f"self.{part}.{weight}.dtype" if part else "weight.dtype"
+    before = f" before {part!r}" if part else ""
+    return (
+        f"the forward pass casts to a fixed precision{before}, as x.to(torch.bfloat16) and x.float() do: let "
+        f"it follow the weights, x.to({to})"
+    )
+
+
+def _entered(inside: list[str], name: str, *_: Any) -> None:
+    inside.append(name)
 
 
 def _of_quantisation(kind: type) -> bool:

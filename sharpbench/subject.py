@@ -33,6 +33,7 @@ from sharpbench.measurement import Work
 from sharpbench.network import TOGETHER, Network
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
+from sharpbench.precision import told
 from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
 from sharpbench.shared import ALONE, Shared
 
@@ -172,8 +173,8 @@ class Subject:
             flat=network.flat,
         )
         said = self.said
-        if network.coupled and TOGETHER not in said:
-            said = (*said, TOGETHER)
+        of_network = (TOGETHER if network.coupled else "", network.of_precision)
+        said = (*said, *(one for one in of_network if one and one not in said))
         checked: dict[str, Any] = {
             "said": said,
             "inputs": inputs,
@@ -196,7 +197,7 @@ class Subject:
             "inputs": shape,
             "loss": getattr(self.loss, "__name__", loss.__name__),
             "task": self.task,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": told(self._network.dtypes or (self.dtype,)),
             "device": self.device,
             "splits": self.splits,
             "ignored": self.ignored or None,
@@ -321,7 +322,18 @@ class Subject:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The precision that holds the network's weights, float32 at least."""
         return self._network.dtype
+
+    @property
+    def weights_in(self) -> tuple[torch.dtype, ...]:
+        """The precisions of the network's weights as they are given."""
+        return self._network.dtypes
+
+    def judged_model(self) -> tuple[nn.Module, torch.dtype]:
+        """A private copy by which the network is judged, and the precision of inputs for it: `dtype` where it
+        runs in that, else as it is given."""
+        return self._network.judged()
 
     def data(self, split: str) -> tuple[Tensor, Tensor]:
         """Inputs and targets of ``"train"`` or ``"test"``; the given data where there are no splits."""
@@ -440,6 +452,23 @@ class Subject:
 
         Raises InputError for weights that are not finite.
         """
+        error = self._stops_in(dtype)
+        if error is None:
+            return None
+        found = f"do not run in {told((dtype,))} ({first_line(error.__cause__ or error)})"
+        others = [one for one in (torch.float64, torch.float32) if one != dtype]
+        runs = next((one for one in others if self._stops_in(one) is None), None)
+        if runs is not None:
+            return (
+                f"the network and its loss {found}: ask for dtype={told((runs,))!r}, or let them follow the "
+                "precision of the inputs"
+            )
+        model = self.working_model(dtype)
+        why = self._network.stopped_by_a_cast(model, dtype)
+        return f"the network and its loss {found}" + (f"; {why}" if why else "")
+
+    def _stops_in(self, dtype: torch.dtype) -> Exception | None:
+        """What network or loss raise on a few samples in ``dtype``."""
         model = self.working_model(dtype)
         try:
             outputs = self._network.tried(model, dtype)
@@ -447,12 +476,7 @@ class Subject:
             targets = self.targets[few]
             self.losses(outputs, targets.to(dtype) if targets.is_floating_point() else targets)
         except Exception as error:
-            own, asked = (str(d).removeprefix("torch.") for d in (self.dtype, dtype))
-            return (
-                f"the network and its loss run in {own} and not in {asked} "
-                f"({first_line(error.__cause__ or error)}): ask for dtype={own!r}, or let them follow the "
-                "precision of the inputs"
-            )
+            return error
         return None
 
     def run_few(self, model: nn.Module) -> Tensor:
@@ -483,11 +507,12 @@ class Subject:
         """The same subject around another network, e.g. a transformed copy; inputs and real targets follow
         its precision, so that ``model(inputs)`` is of one."""
         made = dataclasses.replace(self, model=model)
-        if made.dtype == self.dtype or self.front is not None:
+        takes = made._network.takes
+        if takes is None or takes == self._network.takes or self.front is not None:
             return made
 
         def follow(one: Tensor) -> Tensor:
-            return one.to(made.dtype) if one.is_floating_point() else one
+            return one.to(takes) if one.is_floating_point() else one
 
         splits = self.splits and dataclasses.replace(
             self.splits,

@@ -29,6 +29,7 @@ FLOORS = (
         "formulas",
         "loss",
         "nest",
+        "precision",
         "samples",
         "streamed",
         "batches",

@@ -21,7 +21,7 @@ from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
-from sharpbench.network import Precisions
+from sharpbench.precision import Precisions
 from sharpbench.seeds import generator_there, torch_generator
 from sharpbench.subject import Loss
 

@@ -21,6 +21,7 @@ from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.untouched import data_of, untouched
 from sharpbench.network import as_written
+from sharpbench.precision import HALF, told
 from sharpbench.registry import Plugin
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.streamed import cast
@@ -117,6 +118,10 @@ class Metric(Plugin, ABC):
             found.append("samples that the loss is told to ignore are left out")
         if "parameters without effect" in details.get("checks", {}):
             found.append("the loss does not depend on some of the parameters (unused, or merged)")
+        if given := details.get("weights_in"):
+            found.append(
+                f"the weights are {given['given']}, and were measured in {given['measured']}"
+            )
         if low := details.get("computes_in"):
             found.append(f"a part of the network computes in {low}, whose rounding no error tells")
         return found
@@ -184,16 +189,22 @@ class Metric(Plugin, ABC):
 
 
 def _with_precision(measurement: Measurement, subject: Subject, dtype: torch.dtype) -> Measurement:
-    """A network that computes in half precision on its way rounds by as much as no other component tells."""
+    """What precision means for a figure: weights that are given in another, and a network that rounds on its
+    way. In half precision it rounds by as much as no other component tells; in float32 by what matters where
+    there is no other."""
+    details, errors = dict(measurement.details), measurement.errors
+    given = subject.weights_in
+    if len(given) > 1 or set(given) & set(HALF):
+        details["weights_in"] = {"given": told(given), "measured": told((dtype,))}
     taken = subject.computes_in(dtype)
-    if taken not in (torch.bfloat16, torch.float16):
+    if taken != dtype:
+        details["computes_in"] = told((taken,))
+        if taken in HALF or not errors:
+            errors = (*errors, ErrorComponent("rounding", None))
+    if details == measurement.details:
         return measurement
-    return dataclasses.replace(
-        measurement,
-        details={**measurement.details, "computes_in": str(taken).removeprefix("torch.")},
-        errors=(*measurement.errors, ErrorComponent("rounding", None)),
-        standard_error=None,
-    )
+    error = measurement.standard_error if errors == measurement.errors else None
+    return dataclasses.replace(measurement, details=details, errors=errors, standard_error=error)
 
 
 def unit_of_task(unit: str, task: Task | None) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
 from sharpbench.outputs import Decisions
+from sharpbench.precision import told
 from sharpbench.results.keys import content_key
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Loss, Splits, Subject, Task
@@ -57,6 +58,8 @@ class NetworkRun(Measuring):
         if self.network.given.loss is not None and decisions != Decisions():
             # Once judged by half the squared error, whatever its loss was, and as one that decides nothing.
             parts.append("judged by its loss")
+        if subject.weights_in not in ((), (subject.dtype,)):
+            parts.append(f"judged in {told((subject.judged_model()[1],))}")
         return subject, content_key(parts)
 
     def _subject_built(self) -> Subject:
@@ -87,7 +90,9 @@ class NetworkRun(Measuring):
                 "there are no test data beside those that it is measured on: name batches of them, test = "
                 '"package.module:batches"'
             )
-        return self._subject.splits
+        if self._subject.front is not None:
+            return self._subject.splits
+        return self._subject.splits.to(self._subject.device, self._subject.judged_model()[1])
 
     @property
     def decisions(self) -> Decisions | None:
@@ -106,7 +111,7 @@ class NetworkRun(Measuring):
         return self._subject.front is None
 
     def _judged_model(self, subject: Subject) -> nn.Module:
-        return subject.working_model(subject.dtype)
+        return subject.judged_model()[0]
 
     def _told(self, subject: Subject | None) -> dict[str, Any]:
         labels = {f"{part}_label": label for part, label in self.network.labels.items()}
