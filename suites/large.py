@@ -37,7 +37,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpbench.cost import keep_freed_memory, measure_cost
+from sharpbench.allocator import keep_freed_memory
+from sharpbench.cost import measure_cost
 from sharpbench.curvature.krylov import stored_in
 from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.datasets import datasets

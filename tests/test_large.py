@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.curvature import krylov, product_check
+from sharpbench.curvature import krylov, lanczos, loss_operators, product_check
+from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.errors import MetricFailed
+from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
 from sharpbench.subject import Subject
 from suites.large import EIGENVALUE, SIZES, Bench, Clock, Workload, resnet18, workload
@@ -24,8 +26,12 @@ def tiny():
 
 
 def exact(w):
+    return torch.linalg.eigvalsh(exact_matrix(w))
+
+
+def exact_matrix(w):
     model, x = w.subject.working_model(torch.float64), w.x.double()
-    return torch.linalg.eigvalsh(dense_hessian(model, w.subject.loss, x, w.y))
+    return dense_hessian(model, w.subject.loss, x, w.y)
 
 
 def test_everyone_is_asked_the_same_and_told_by_one_truth(tiny):
@@ -51,22 +57,48 @@ def test_the_networks_have_the_sizes_told_and_a_resnet_its_hessian(monkeypatch):
     assert ours.mean().item() == pytest.approx(plain.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(("dtype", "close"), [("float64", 1e-12), ("float32", 1e-5)])
 def test_vectors_kept_one_by_one_have_the_figures_of_those_kept_together(
-    tiny, monkeypatch, dtype, close
+    tiny, monkeypatch, which, dtype, close, count
 ):
-    metric = metrics.create(
-        "hessian_top_eigenvalue", {"tolerance": 1e-6, "dtype": dtype, "samples": 30, "count": 2}
-    )
+    asked = {"tolerance": 1e-6, "dtype": dtype, "samples": 30, "which": which, "count": count}
+    metric = metrics.create("hessian_top_eigenvalue", asked)
     together = metric.measure(tiny.subject, seed=0)
-    monkeypatch.setattr(krylov, "_LARGE", 10)
-    monkeypatch.setattr(krylov, "_PIECE", 50)
+    for module in (krylov, lanczos):
+        monkeypatch.setattr(module, "LARGE", 10)
+        monkeypatch.setattr(module, "PIECE", 50)
     apart = metric.measure(tiny.subject, seed=0)
-    assert apart.details["eigenvalues"] == pytest.approx(together.details["eigenvalues"], rel=close)
+    assert apart.value == pytest.approx(together.value, rel=close)
+    assert apart.details.get("eigenvalues", [0.0]) == pytest.approx(
+        together.details.get("eigenvalues", [0.0]), rel=close
+    )
     assert apart.converged
     size = sum(e.size for e in together.errors)
     assert sum(e.size for e in apart.errors) == pytest.approx(size, rel=1e-3)
     assert krylov.stored_in(torch.float32, 11) is torch.float32
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_a_large_network_s_chunks_add_up_to_the_product_of_all(tiny, monkeypatch, columns):
+    subject = tiny.subject
+    model, data = subject.working_model(torch.float64), subject.data("train")
+    x, y = data[0].double(), data[1]
+    matrix = exact_matrix(tiny)
+    vectors = torch.randn(len(matrix), columns, dtype=torch.float64)
+    products, works = [], []
+    for lean in (loss_operators._LEAN, 10):
+        monkeypatch.setattr(loss_operators, "_LEAN", lean)
+        works.append(Work())
+        operator = HessianOperator(
+            model, subject.loss, x, y, work=works[-1], memory_budget=40_000
+        )  # fmt: skip
+        assert 1 < operator.chunk < len(x)
+        products.append(operator.matmat(vectors))
+    torch.testing.assert_close(products[0], matrix @ vectors, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(products[1], products[0], rtol=1e-13, atol=1e-15)
+    assert works[0].hessian_vector == works[1].hessian_vector
 
 
 def test_a_network_that_is_bent_at_every_step_but_the_finest_has_a_hessian(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
 import sys
@@ -15,6 +14,8 @@ from typing import TypeVar
 import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from sharpbench.allocator import give_back_freed_memory
 
 __all__ = ["Cost", "measure_cost"]
 
@@ -210,7 +211,7 @@ class _ResidentPeak:
             return
         try:
             # Hand freed memory back first: a call that reuses it would look free of cost.
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            give_back_freed_memory()
             Path("/proc/self/clear_refs").write_text("5")
             self.before = _status_bytes("VmRSS")
         except (OSError, AttributeError):

@@ -19,6 +19,8 @@ from sharpbench.curvature.operator import SymmetricOperator
 __all__ = [
     "ASYMMETRY",
     "DENSE",
+    "LARGE",
+    "PIECE",
     "SETTLED",
     "KrylovSpace",
     "failure_probability",
@@ -42,11 +44,11 @@ _SHORTENED = 0.7
 _ROOM = 8
 """Vectors that there is room for at first."""
 
-_LARGE = 4_000_000
+LARGE = 4_000_000
 """Beyond so many unknowns memory is what is short: vectors are kept one by one, never copied to grow, in the
 precision of the products."""
 
-_PIECE = 1 << 20
+PIECE = 1 << 20
 """Numbers of a vector that are read at once."""
 
 _LEFT = 8
@@ -64,7 +66,7 @@ def stored_in(dtype: torch.dtype, dimension: int) -> torch.dtype:
     float64; of large operators in float32 that is what their products are in, too: such vectors are
     orthogonal to its rounding, and √ε would do for Ritz values to ε (Simon, Linear Algebra Appl. 61 (1984)).
     """
-    return torch.float64 if dimension <= _LARGE else dtype
+    return torch.float64 if dimension <= LARGE else dtype
 
 
 def failure_probability(tolerance: float) -> float:
@@ -112,7 +114,7 @@ class KrylovSpace(Generic[Number]):
         self.steps = 0
         self.diagonal: list[Number] = []
         self.side: list[Number] = []
-        large = start.ndim == 1 and len(start) > _LARGE
+        large = start.ndim == 1 and len(start) > LARGE
         kind = _OneByOne if large else _Together
         self.rows: _Rows = kind(start, most + 1, operator)
 
@@ -291,7 +293,7 @@ class _OneByOne(_Rows):
 
     def _parts(self, row: Tensor, vectors: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Piece by piece of vectors (d, …) and, as a copy in float64, of the row: no second one in memory."""
-        for part, own in zip(vectors.split(_PIECE), row.split(_PIECE), strict=True):
+        for part, own in zip(vectors.split(PIECE), row.split(PIECE), strict=True):
             yield part, own.to(self.device, torch.float64, copy=True)
 
     def _fits(self, vector: Tensor) -> bool:

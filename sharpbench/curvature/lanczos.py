@@ -13,6 +13,8 @@ from torch import Tensor
 from sharpbench.curvature.krylov import (
     ASYMMETRY,
     DENSE,
+    LARGE,
+    PIECE,
     SETTLED,
     KrylovSpace,
     failure_probability,
@@ -114,6 +116,7 @@ def extreme_eigenvalues(
     if size <= min(DENSE * count, max_products):
         return _of_the_whole_matrix(operator, count, which, vectors)
     search = _Search(operator, tolerance, count, which, failure_probability(tolerance))
+    search.vectors_wanted = vectors or count > 1 or size <= LARGE
     search.run(max_products, generator)
     result = search.result()
     if not vectors:
@@ -289,6 +292,8 @@ class _Search:
         """No eigenvalue of the complement of ``found`` exceeds it, in the sense of ``which``."""
         self.rounding = 0.0
         self.done = False
+        self.vectors_wanted = True
+        """Else the Ritz value is taken for what its vector says: of a large operator each vector counts."""
 
     def run(self, most: int, generator: torch.Generator) -> None:
         for krylov in self.wanting(most, generator):
@@ -388,7 +393,10 @@ class _Search:
             if self.done:  # `upper` is found to a thousandth
                 self.beyond = min(self.beyond, self.limit)
             self.stated = 0.0 if self.count == 1 and krylov.exhausted else self.failure
-        if self.count == 1 or not self.done:
+        if not self.vectors_wanted:
+            best = self._key(krylov.ritz).argmax()
+            self.found = replace(self.found, values=krylov.ritz[best].unsqueeze(0))
+        elif self.count == 1 or not self.done:
             best = self._key(krylov.ritz).argsort(descending=True, stable=True)
             if self.count > 1 and krylov.exhausted:
                 # An invariant space: what is left lies in its complement, altogether.
@@ -505,8 +513,9 @@ class _Lanczos(KrylovSpace[float]):
         length = 0.0 if guess is None else float(guess.norm())
         if guess is not None and math.isfinite(length) and length > 0:
             push = min(1.0, _PUSH / math.sqrt(self.free))
-            vector += guess.to(vector, copy=True).mul_(push / length)
-            square = float(vector.square().sum())
+            for part, own in zip(vector.split(PIECE), guess.split(PIECE), strict=True):
+                part += own.to(vector, copy=True).mul_(push / length)
+            square = float(vector @ vector if len(vector) > LARGE else vector.square().sum())
         return vector.div_(math.sqrt(square)), square
 
     def step(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -18,6 +19,7 @@ from torch.func import functional_call, grad, vjp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sharpbench.allocator import give_back_freed_memory
 from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
     Checks,
@@ -58,7 +60,8 @@ _SMALL = 4_000_000
 outweighs what the batching costs (measured on networks of 5e3 to 1e6 parameters)."""
 
 _LEAN = 4_000_000
-"""Beyond so many parameters a check keeps no graph, which is as long as the weights."""
+"""Beyond so many parameters vectors of the weights' length are what takes the memory: a check keeps no graph,
+chunks' products are added up in pieces, and what was freed is given back in between."""
 
 _TOGETHER = 20_000_000
 """Up to so many samples × parameters, and numbers in all their products, groups of samples are one batched
@@ -163,6 +166,8 @@ class _LossOperator(SymmetricOperator):
         return self.check_product(total)
 
     def _anew(self, vectors: Tensor) -> Tensor:
+        if self.dimension > _LEAN:
+            give_back_freed_memory()
         try:
             return self._block(vectors)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -209,6 +214,9 @@ class _LossOperator(SymmetricOperator):
         """
         if self._verify:
             tried = blocks and self._batches is None and self._tries_blocks
+
+            if self.dimension > _LEAN:
+                give_back_freed_memory()
 
             def found() -> tuple[Checks, bool | None]:
                 return self._checked(tried), self._batches
@@ -288,8 +296,11 @@ class _LossOperator(SymmetricOperator):
             return self._products(self._whole(), vectors, self.samples)
         total = torch.zeros_like(vectors)
         for x, y in self._chunks():
-            total += self._products(self._graph(x, y), vectors, len(x))
+            self._add_products(total, x, y, vectors)
         return total
+
+    def _add_products(self, total: Tensor, x: Tensor, y: Tensor, vectors: Tensor) -> None:
+        total += self._products(self._graph(x, y), vectors, len(x))
 
     def _products(self, graph: Graph, vectors: Tensor, samples: int) -> Tensor:
         self.work.hessian_vector += samples * vectors.shape[1]
@@ -536,6 +547,23 @@ class HessianOperator(_LossOperator):
             self.check_product(piece)
         return total
 
+    def _add_products(self, total: Tensor, x: Tensor, y: Tensor, vectors: Tensor) -> None:
+        if self.dimension <= _LEAN or not self._leans:
+            super()._add_products(total, x, y, vectors)
+            return
+        sizes = [coordinates(p).numel() for p in self.parameters]
+        for sums, vector in zip(total.unbind(1), vectors.unbind(1), strict=True):
+            pieces = self._lean_product(x, y, partial(self._given, vector))
+            self.work.hessian_vector += len(x)
+            for own, piece in zip(sums.split(sizes), pieces, strict=True):
+                own += coordinates(piece).reshape(-1)
+
+    def _given(self, vector: Tensor) -> Iterator[Tensor]:
+        yield from self.pieces(vector)
+
+    _leans = True
+    """Whether a product is the derivative of one inner product."""
+
     def _lean_product(self, x: Tensor, y: Tensor, direction: Direction) -> list[Tensor]:
         """What samples add to it: the derivative of ⟨∇L, v⟩, of which no ∇L is kept."""
         with _products(), torch.enable_grad():
@@ -591,6 +619,7 @@ class BlockDiagonalOperator(HessianOperator):
     """
 
     groups: Sequence[Sequence[int]]
+    _leans = False
 
     @classmethod
     def of(cls, hessian: HessianOperator, groups: Sequence[Sequence[int]]) -> Self:

@@ -49,7 +49,7 @@ class _Accuracy:
     """What differences can tell of a network by the lowest precision in which it computes.
 
     ``steps`` in units of the direction; ``allowed`` relative deviation; ``rounding``: what a gradient may be
-    off, relative to its length. ``fine``: further steps, for a network that is bent at each of the others:
+    off, relative to its length. ``fine``: steps after the first, for a network that is bent within it:
     some of a million ReLUs pass their kink on any that is longer. One is taken where rounding leaves a
     deviation of what is allowed to be seen.
     """
@@ -501,7 +501,8 @@ def _least(
     length = _length(product)
     best, where = math.inf, [0.0] * len(product)
     seen = accuracy.rounding * slope / (accuracy.allowed * max(length, 1e-300))
-    for h in (*accuracy.steps, *(fine for fine in accuracy.fine if fine >= seen)):
+    first, *others = accuracy.steps
+    for h in (first, *(fine for fine in accuracy.fine if fine >= seen), *others):
         gap = difference(h)
         size = max(length, _length(gap))
         for piece, own in zip(gap, product, strict=True):

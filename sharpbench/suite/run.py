@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from sharpbench.cost import keep_freed_memory
+from sharpbench.allocator import keep_freed_memory
 from sharpbench.errors import InputError
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.asking import explain

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sharpbench.cost import keep_freed_memory, measure_cost
+from sharpbench.allocator import keep_freed_memory
+from sharpbench.cost import measure_cost
 from sharpbench.models import models
 from sharpbench.taylor.expansion import jet
 from sharpbench.training import recipes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sharpbench.cost import keep_freed_memory
+from sharpbench.allocator import keep_freed_memory
 from sharpbench.datasets import datasets
 from sharpbench.datasets.files import FILE_SETS, data_root
 from sharpbench.errors import MetricFailed

@@ -9,7 +9,8 @@ import pytest
 SCRIPT = """
 import torch
 from pathlib import Path
-from sharpbench.cost import keep_freed_memory, measure_cost
+from sharpbench.allocator import give_back_freed_memory, keep_freed_memory
+from sharpbench.cost import measure_cost
 
 def resident():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in x)
@@ -24,6 +25,8 @@ tensor = torch.ones(50_000_000)  # 191 MiB
 del tensor
 held = resident() - before
 assert (held > 150) == kept, held
+give_back_freed_memory()
+assert resident() - before < 20
 _, cost = measure_cost(lambda: torch.ones(25_000_000).sum(), repeats=0, device=torch.device("cpu"))
 assert 80 < cost.peak_bytes / 2**20 < 130, cost.peak_bytes / 2**20
 """

@@ -1,10 +1,11 @@
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from sharpbench.cost import Cost, measure_cost
+from sharpbench.cost import Cost, measure_cost, meter
 from sharpbench.measurement import Work
 
 CPU = torch.device("cpu")
@@ -70,16 +71,18 @@ def test_cuda_peak_memory_is_the_allocators():
     assert 0 < cost.device_seconds[0] <= cost.seconds[0]
 
 
-def test_repeats_go_on_until_the_spread_is_met():
-    durations = iter([0.0, *[0.001, 0.02] * 2, *[0.005] * 60])
+def test_repeats_go_on_until_the_spread_is_met(monkeypatch):
+    """On a clock that the calls alone turn on."""
+    clock = [0.0]
+    read = SimpleNamespace(perf_counter=lambda: clock[0], process_time=lambda: 0.0)
+    monkeypatch.setattr(meter, "time", read)
+    durations = iter([0.0, *[1.0, 20.0] * 2, *[5.0] * 60])
 
     def uneven():
-        import time
-
-        time.sleep(next(durations))
+        clock[0] += next(durations)
 
     _, cost = measure_cost(uneven, repeats=3, spread=0.3, device=CPU)
-    assert 4 < len(cost.seconds) <= 50
+    assert cost.seconds == (*[1.0, 20.0] * 2, *[5.0] * 5)
     assert cost.spread_seconds <= 0.3 * cost.median_seconds
 
 
