@@ -58,8 +58,6 @@ class Fitted:
     front: Front | None
     summed: bool
     said: tuple[str, ...]
-    test_fault: str = ""
-    """Why losses of the test data are not those of the normaliser."""
 
 
 def fit(
@@ -116,7 +114,6 @@ class _Fit:
         self.model, self.found, self.parts = model, found, parts
         self.loss, self.normaliser, self.task = as_module(loss), normaliser, task
         self.said: list[str] = []
-        self.test_fault = ""
         self.mixed = len(real_dtypes(model)) > 1
         self._ways = copies(model)
         self.copy, self.dtype = next(self._ways)
@@ -286,9 +283,7 @@ class _Fit:
     def _of_samples(self, every: Batches, raw: Any, outputs: Tensor, train: int) -> Fitted:
         several = self.normaliser is not None and self.targets[0].ndim > 1
         loss, summed, task = self.loss, self.normaliser == "sum", self.task
-        if summed:
-            self._one_part("'sum'", lambda part: float(sum(len(t) for t in part)))
-        elif self.normaliser == "tokens" and several:
+        if not summed and self.normaliser == "tokens" and several:
             integers = not self.targets[0].is_floating_point()
             if not integers or loss is None:
                 raise InputError(
@@ -298,7 +293,8 @@ class _Fit:
                 )
         if several and loss is not None and not isinstance(loss, nn.Module):
             # One of the user's own that may give several values a sample.
-            loss = TokenLoss(self._scale(train, -100), loss, original=loss)
+            scale, of_test = self._scales(-100)
+            loss = TokenLoss(scale, loss, original=loss, test_scale=of_test)
             summed = False
             task = task or "regression"
         targets = self._joined(self._equal(self.targets))
@@ -316,13 +312,9 @@ class _Fit:
         )
         if plain:
             inputs = every.leaf((0,))
-            return Fitted(
-                inputs, targets, train, loss, task, None, summed, tuple(self.said), self.test_fault
-            )
+            return Fitted(inputs, targets, train, loss, task, None, summed, tuple(self.said))
         front, rows = Front(every, self.forward, **self._of_network(every)), _rows(every)
-        return Fitted(
-            rows, targets, train, loss, task, front, summed, tuple(self.said), self.test_fault
-        )
+        return Fitted(rows, targets, train, loss, task, front, summed, tuple(self.said))
 
     def _of_tokens(self, every: Batches, form: Form, shift: int, train: int) -> Fitted:
         module = self.loss
@@ -358,8 +350,8 @@ class _Fit:
             "sum": "summed over all tokens",
         }[kind]
         self._note(f"cross-entropy of one class a token (or pixel), {over}")
-        scale = self._scale(train, filler, weight)
-        loss = TokenLoss(scale, None, filler, weight, smoothing, module)
+        scale, of_test = self._scales(filler, weight)
+        loss = TokenLoss(scale, None, filler, weight, smoothing, module, of_test)
         front = Front(
             every, self.forward, form=form, tokens=longest, shift=shift, **self._of_network(every)
         )
@@ -371,9 +363,7 @@ class _Fit:
                 f"outputs a token: class ids must lie in 0 … {classes - 1}"
             )
         rows, said = _rows(every), tuple(self.said)
-        return Fitted(
-            rows, targets, train, loss, "classification", front, False, said, self.test_fault
-        )
+        return Fitted(rows, targets, train, loss, "classification", front, False, said)
 
     def _form(self, outputs: Tensor, target: Tensor, raw: Any) -> Form:
         """Where the classes stand in outputs with one class a token or pixel."""
@@ -509,8 +499,9 @@ class _Fit:
             f"{_shape(outputs)}"
         )
 
-    def _scale(self, train: int, ignore: int, weight: Tensor | None = None) -> float:
-        """What a sample's sum over its tokens is multiplied by, as the normaliser says."""
+    def _scales(self, ignore: int, weight: Tensor | None = None) -> tuple[float, float | None]:
+        """What a sample's sum over its tokens is multiplied by, as the normaliser says: in the training and
+        in the test data, None where there are none."""
 
         def tokens(part: Sequence[Tensor]) -> float:
             if weight is not None:
@@ -521,29 +512,20 @@ class _Fit:
                 return sum(float(of_class[one].sum()) for one in each)
             return float(sum(int((t != ignore).sum()) for t in part))
 
-        if self.normaliser == "sum":
-            self._one_part("'sum'", lambda part: float(sum(len(t) for t in part)))
-            return float(train)
-        if self.normaliser != "tokens":
-            return 1.0
-        self._one_part("'tokens'", lambda part: tokens(part) / sum(len(t) for t in part))
-        count = tokens(self.targets[: self.parts[0]])
-        if not count > 0:
-            raise InputError("no token has a target, or those that have weigh nothing")
-        return train / count
+        def scale(part: Sequence[Tensor], of: str) -> float:
+            samples = float(sum(len(t) for t in part))
+            if self.normaliser == "sum":
+                return samples
+            if self.normaliser != "tokens":
+                return 1.0
+            count = tokens(part)
+            if not count > 0:
+                raise InputError(f"no token{of} has a target, or those that have weigh nothing")
+            return samples / count
 
-    def _one_part(self, what: str, ratio: Callable[[Sequence[Tensor]], float]) -> None:
-        """Notes where training and test data would have to be scaled differently."""
-        start, found = 0, set()
-        for count in self.parts:
-            found.add(round(ratio(self.targets[start : start + count]), 9))
-            start += count
-        if len(found) > 1:
-            self.test_fault = (
-                f"normaliser={what} means another factor for the loss of the training than of the test data "
-                f"({', '.join(f'{one:g}' for one in sorted(found))}): ask for split='train', or make a "
-                "subject of the test data"
-            )
+        first = self.parts[0]
+        test = scale(self.targets[first:], " of the test data") if len(self.parts) > 1 else None
+        return scale(self.targets[:first], ""), test
 
     def _joined(
         self,

@@ -30,6 +30,7 @@ __all__ = [
     "ignore_index",
     "is_tensor_like",
     "labels_of",
+    "on_test_data",
     "per_sample_loss",
     "reads",
     "resolve_loss",
@@ -186,14 +187,15 @@ class PerSampleLoss:
 
     ``original``: what was given. ``function``: its form without reduction. ``mean_over_rest``: what a
     sample's several values become, their mean or their sum; None: several are refused.
-    ``normaliser``: what each value is divided by. ``flat``: the network gives (N,), which metrics see as
-    (N, 1); ``original`` gets what the network gave.
+    ``normaliser``: what each value is divided by, on test data ``test_normaliser``. ``flat``: the network
+    gives (N,), which metrics see as (N, 1); ``original`` gets what the network gave.
     """
 
     original: Any
     function: Any
     over_rest: Literal["mean", "sum"] | None = None
     normaliser: float = 1.0
+    test_normaliser: float | None = None
     flat: bool = False
     _placed: dict[tuple[torch.dtype, torch.device], Any] = field(
         default_factory=dict, repr=False, compare=False
@@ -233,7 +235,8 @@ class PerSampleLoss:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """The sum of the losses of a sample's tokens (or pixels), times ``scale``, (N,).
+    """The sum of the losses of a sample's tokens (or pixels), times ``scale`` (of test data ``test_scale``),
+    (N,).
 
     ``function(outputs, targets)`` gives one value a token: (N, K) or (N, …), 0 where it is to be ignored.
     None: cross-entropy of outputs (N, C, K) and classes (N, K), with ``weight`` (C,) and ``smoothing``, and 0
@@ -246,6 +249,7 @@ class TokenLoss:
     weight: Tensor | None = None
     smoothing: float = 0.0
     original: Any = None
+    test_scale: float | None = None
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.function is not None:
@@ -274,10 +278,11 @@ class TokenLoss:
 
 @dataclass(frozen=True)
 class ScaledLoss:
-    """``factor`` times another per-sample loss (N,)."""
+    """``factor`` times another per-sample loss (N,), of test data ``test_factor`` times."""
 
     loss: Loss
     factor: float
+    test_factor: float | None = None
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.loss(outputs, targets) * self.factor
@@ -293,12 +298,34 @@ class GivenAsLoss:
         return outputs.squeeze(1)
 
 
+def on_test_data(loss: Loss) -> Loss:
+    """The same loss of the test data, whose mean has a normaliser of its own; or ``loss`` itself."""
+    if isinstance(loss, ScaledLoss):
+        inner = on_test_data(loss.loss)
+        factor = loss.factor if loss.test_factor is None else loss.test_factor
+        same = inner is loss.loss and factor == loss.factor
+        return loss if same else ScaledLoss(inner, factor)
+    if isinstance(loss, TokenLoss) and loss.test_scale not in (None, loss.scale):
+        return dataclasses.replace(loss, scale=loss.test_scale, test_scale=None)
+    if isinstance(loss, PerSampleLoss) and loss.test_normaliser not in (None, loss.normaliser):
+        return dataclasses.replace(
+            loss, normaliser=loss.test_normaliser, test_normaliser=None, _placed={}
+        )
+    return loss
+
+
 _OWN = (TokenLoss, ScaledLoss, GivenAsLoss)
 """Losses that are made here, fitted to their data already."""
 
 
 def resolve_loss(
-    loss: Any, outputs: Tensor, targets: Tensor, all_targets: Tensor | None, *, flat: bool
+    loss: Any,
+    outputs: Tensor,
+    targets: Tensor,
+    all_targets: Tensor,
+    test_targets: Tensor | None = None,
+    *,
+    flat: bool,
 ) -> Loss:
     """``loss`` as one value a sample, tried on ``outputs`` and ``targets`` of a few samples.
 
@@ -306,12 +333,14 @@ def resolve_loss(
     - A torch module (or function, or a module of the user's with the attribute ``reduction``) that
       returns a mean is run without reduction; the values of one sample are averaged as its mean does.
       Class weights: each weighted value is divided by the mean weight of ``all_targets``, so that the
-      mean over them is torch's; refused where ``all_targets`` is None (several sets of data).
+      mean over them is torch's, and of the test data by that of ``test_targets``. A loss that has them
+      already keeps its normalisers.
     - Everything else must return (N,), sample by sample; (N, 1) is taken for (N,).
 
     Raises InputError for a scalar, another shape, values that depend on the other samples, a sum, or a
     mean that is not that of single samples.
     """
+    known = loss if isinstance(loss, PerSampleLoss) else None
     loss = as_module(loss)
     if loss is _cross_entropy or loss is _squared_error or isinstance(loss, _OWN):
         own: Loss = loss
@@ -343,21 +372,24 @@ def resolve_loss(
             and isinstance(weight, Tensor)
             and not targets.is_floating_point()
         ):
-            if all_targets is None:
-                raise InputError(
-                    "the mean of a loss with class weights divides by the weights of the data it is "
-                    "taken over, which differ between the splits: give inputs and targets without "
-                    "splits, or reduction='none'"
-                )
             weight = weight.to(outputs.device, torch.float64)
             _check_same(resolved, outputs, targets, float(weight[targets].mean()))
-            normaliser = float(weight[all_targets].mean())
-            if not normaliser > 0:
-                raise InputError("the class weights of the targets add up to nothing")
-            return dataclasses.replace(resolved, normaliser=normaliser)
+            normaliser = known.normaliser if known else _mean_weight(weight, all_targets, "")
+            of_test = known.test_normaliser if known else None
+            if of_test is None and test_targets is not None:
+                of_test = _mean_weight(weight, test_targets, "test ")
+            return dataclasses.replace(resolved, normaliser=normaliser, test_normaliser=of_test)
         _check_same(resolved, outputs, targets, 1.0)
     _check_by_sample(resolved, outputs, targets)
     return resolved
+
+
+def _mean_weight(weight: Tensor, targets: Tensor, of: str) -> float:
+    """Of the classes of ``targets``, which torch's mean is divided by."""
+    found = float(weight[targets].mean())
+    if not found > 0:
+        raise InputError(f"the class weights of the {of}targets add up to nothing")
+    return found
 
 
 def _check_same(

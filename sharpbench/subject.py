@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from sharpbench.loss import (
     check_range,
     ignore_index,
     labels_of,
+    on_test_data,
     per_sample_loss,
     resolve_loss,
 )
@@ -99,7 +101,8 @@ class Subject:
     loss: one value a sample, ``loss(outputs, targets) -> (N,)``; the training loss is their mean.
         None: cross-entropy for class ids, ½ squared error summed over the outputs for reals. torch's loss
         modules and functions can be given as they are: where they return a mean, that mean is measured.
-        Class weights in such a mean divide by the mean weight of all ``targets``.
+        Class weights in such a mean divide by the mean weight of all ``targets``, of the test data by that
+        of theirs.
     task: what the targets are, where that can't be seen.
     splits: training and test data, where known.
     ignored: how many samples were left out since their target is the loss's ``ignore_index``, -100 for
@@ -124,8 +127,6 @@ class Subject:
     """The network before training, for what is measured from there."""
     said: tuple[str, ...] = ()
     """How batches, outputs and loss were read, in sentences."""
-    test_fault: str = ""
-    """Why losses of the test data are not those of the normaliser, which is the training data's."""
     _network: Network = field(init=False, repr=False, compare=False)
     _shared: Shared = field(default=ALONE, init=False, repr=False, compare=False)
 
@@ -169,7 +170,8 @@ class Subject:
             self.loss or per_sample_loss(task),
             outputs,
             targets[few],
-            None if splits is not None else targets,
+            targets if splits is None else splits.train_targets,
+            None if splits is None else splits.test_targets,
             flat=network.flat,
         )
         said = self.said
@@ -289,7 +291,6 @@ class Subject:
             made.task,
             front=made.front,
             said=made.said,
-            test_fault=made.test_fault if n < len(made.inputs) else "",
         )
         if n < len(made.inputs):
             assert subject.task is not None
@@ -301,20 +302,13 @@ class Subject:
 
     def _summed(self) -> Subject:
         """The subject whose mean loss over the samples that count is the sum of all losses."""
-        loss, splits, fault = self.loss, self.splits, self.test_fault
+        loss, splits = self.loss, self.splits
         assert loss is not None
-        if splits is not None and len(splits.test_inputs) != len(self.inputs):
-            fault = fault or (
-                "normaliser='sum' means another factor for the loss of the training than of the test data, "
-                "of which other samples are ignored: ask for split='train', or make a subject of the test "
-                "data"
-            )
         if isinstance(loss, PerSampleLoss):  # what torch's mean divides by, too
             over = "sum" if loss.over_rest == "mean" else loss.over_rest
-            loss = dataclasses.replace(loss, over_rest=over, normaliser=1.0)
-        return dataclasses.replace(
-            self, loss=ScaledLoss(loss, float(len(self.inputs))), test_fault=fault
-        )
+            loss = dataclasses.replace(loss, over_rest=over, normaliser=1.0, test_normaliser=None)
+        of_test = None if splits is None else float(len(splits.test_inputs))
+        return dataclasses.replace(self, loss=ScaledLoss(loss, float(len(self.inputs)), of_test))
 
     @property
     def device(self) -> torch.device:
@@ -345,12 +339,32 @@ class Subject:
             return self.splits.test_inputs, self.splits.test_targets
         raise InputError(f"unknown split {split!r}: 'train' or 'test'")
 
+    def on(self, split: str) -> Subject:
+        """The subject whose loss is that of a split: where the sum of all losses is divided by something else
+        than their number (tokens, weights of classes, nothing), each split has a factor of its own.
+
+        Itself, with the loss of the training data, where it is the same.
+        """
+        assert self.loss is not None
+        if split != "test" or self.splits is None:
+            return self
+        loss = on_test_data(self.loss)
+        if loss is self.loss:
+            return self
+        made = copy.copy(self)
+        object.__setattr__(made, "loss", loss)
+        return made.finding_in(self.shared.under("loss of the test data"))
+
     @property
     def loss_of_samples(self) -> Loss:
         """One value a sample (N,) that is not scaled by a normaliser of all of them."""
         assert self.loss is not None
         loss = self.loss.loss if isinstance(self.loss, ScaledLoss) else self.loss
-        return dataclasses.replace(loss, scale=1.0) if isinstance(loss, TokenLoss) else loss
+        return (
+            dataclasses.replace(loss, scale=1.0, test_scale=None)
+            if isinstance(loss, TokenLoss)
+            else loss
+        )
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The per-sample loss (N,)."""

@@ -250,14 +250,6 @@ def test_unsummed_losses_of_several_outputs_are_refused():
         Subject(network(), x, x[:, :3] * 2, loss=nn.MSELoss(reduction="none"))
 
 
-def test_a_mean_with_class_weights_needs_one_set_of_data():
-    x, y = data()
-    with pytest.raises(InputError, match="differ between the splits"):
-        Subject(
-            network(), x, y, loss=nn.CrossEntropyLoss(WEIGHTS), splits=Splits(x, y, x, y, CLASSES)
-        )
-
-
 def test_squared_error_has_the_hessian_of_least_squares():
     outputs, targets = torch.randn(5, 2), torch.randn(5, 2)
     expected = 0.5 * ((outputs - targets) ** 2).sum(1)

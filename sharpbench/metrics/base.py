@@ -69,6 +69,10 @@ class Metric(Plugin, ABC):
     by_at_inputs: ClassVar[bool] = False
     """Whether a metric of the input differentiates in `Subject.at_inputs`, not in the inputs themselves."""
 
+    takes_each_loss: ClassVar[bool] = False
+    """Whether a metric of training and test data takes the loss of each from `Subject.on`. One of a single
+    split is given a subject with the loss of that."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if unknown := set(cls.invariant_under) - PROPERTIES:
@@ -151,8 +155,14 @@ class Metric(Plugin, ABC):
             )
         if reason := self.unsupported(subject):
             raise MetricUnsupported(f"{self.name} is not defined here: {reason}")
-        if subject.test_fault and self.space != "function" and "test" in self.parameters().values():
-            raise MetricUnsupported(f"{self.name} is not defined here: {subject.test_fault}")
+        if "test" in (given := self.parameters().values()):
+            if "train" not in given:
+                subject = subject.on("test")
+            elif not self.takes_each_loss and subject.on("test") is not subject:
+                raise MetricUnsupported(
+                    f"{self.name} is not defined here: it reads training and test data, and the mean loss of "
+                    "each has a normaliser of its own (subject.on(split) is the subject with it)"
+                )
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         try:
             with as_written(), plain_checkpoints():

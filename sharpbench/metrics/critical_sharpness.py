@@ -83,6 +83,7 @@ class CriticalSharpness(Metric):
     title = "critical sharpness 2/η_c"
     unit = "[loss]/[weight]²"
     reference = "Kalra et al., arXiv:2601.16979"
+    takes_each_loss = True
     invariant_under = frozenset({"isometry"})
 
     direction: Literal["gradient", "sign"] = "gradient"
@@ -117,13 +118,14 @@ class CriticalSharpness(Metric):
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         dtype, work = torch_dtype(self.dtype), Work()
         inputs, targets = measured_points(subject, self.split, self.samples, dtype, seed=seed)
-        line = _Line(subject, inputs, targets, dtype, self.parameters_of, work)
+        line = _Line(subject.on(self.split), inputs, targets, dtype, self.parameters_of, work)
         alone = ("the others fixed",) if self.parameters_of else ()
 
         def slope(split: str, samples: Count, x: Tensor, y: Tensor) -> Tensor:
             place = place_of_points(subject, split, samples, dtype, seed=seed)
-            facts = subject.shared.under(*place, tuple(self.parameters_of), *alone)
-            return line.gradient(x, y, facts)
+            there = subject.on(split)
+            facts = there.shared.under(*place, tuple(self.parameters_of), *alone)
+            return line.gradient(there, x, y, facts)
 
         relative = self.gradient_of != "measured"
         gradient = (
@@ -190,7 +192,7 @@ class _Line:
     ) -> None:
         model = subject.working_model(dtype)
         moved_alone(model, patterns)
-        self._subject, self._model, self._work = subject, model, work
+        self._model, self._work = model, work
         self._batch = len(inputs) if subject.coupled else _BATCH
 
         def each() -> Tensor:
@@ -209,9 +211,9 @@ class _Line:
         self.size = length_of([p.detach() for p in self._parameters]) or 1.0
         self.down = torch.empty(0)
 
-    def gradient(self, x: Tensor, y: Tensor, facts: Shared) -> Tensor:
-        """Of the mean loss of x and y, (P,)."""
-        of = self._subject, self._model, x, y, self._parameters, self._work
+    def gradient(self, subject: Subject, x: Tensor, y: Tensor, facts: Shared) -> Tensor:
+        """Of the mean loss of ``subject`` at x and y, (P,)."""
+        of = subject, self._model, x, y, self._parameters, self._work
         return whole_gradient(*of, facts) / len(x)
 
     def bracket(self, log: float) -> tuple[float, float]:
