@@ -776,6 +776,22 @@ ONCE_FOR_ALL = {
     ),
 }
 
+
+def placed(read):
+    return Net(
+        lambda s, x: s.b(torch.tanh(s.a(x) + s.e(torch.arange(x.shape[1]).unsqueeze(0)))[:, read]),
+        a=nn.Linear(D, 6),
+        e=nn.Embedding(4, 6),
+        b=nn.Linear(6, C),
+    )
+
+
+for read in range(4):
+    ONCE_FOR_ALL[f"as many positions as are checked, that of {read} read"] = lambda read=read: (
+        placed(read),
+        (4, D),
+    )
+
 EXACT |= ONCE_FOR_ALL
 
 PROBED = {
@@ -912,6 +928,15 @@ def test_the_gradients_of_samples_that_share_a_call_are_those_of_each_alone(name
     for chunk in (256, 5):
         found = gradient_lengths(net, CROSS_ENTROPY, x, y, work=Work(), chunk=chunk)
         assert found.terms.tolist() == pytest.approx(lengths, rel=1e-9)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_two_samples_of_two_positions_are_told_from_these(read):
+    """From one sample's gradient it can't be told that the other's stands in its rows, too."""
+    torch.manual_seed(0)
+    net, (x, y) = placed(read).double(), data(2, D, samples=2)
+    found = gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
+    assert found.value == pytest.approx(float(dense_gauss_newton(net, x, y).trace()), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", PROBED)
