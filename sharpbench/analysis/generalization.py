@@ -254,12 +254,21 @@ def scores(results: Results) -> list[Score]:
         figures["number of parameters"] = "control", count.to_numpy()
     confidence = _confidence(results, found, judged, errors)
     figures |= {name: ("control", x) for name, x in _along_training(results, subjects).items()}
+    # A control that is the same everywhere, as of networks of equal size, controls nothing.
+    figures = {
+        name: (kind, x) for name, (kind, x) in figures.items() if kind == "metric" or _varies(x)
+    }
     targets = {
         name: judged[name].to_numpy(float)
         for name in GRID_TARGETS
         if name in judged and judged[name].max() > judged[name].min()
     }
     return scores_of(found, figures, targets, confidence)
+
+
+def _varies(x: np.ndarray) -> bool:
+    told = x[np.isfinite(x)]
+    return bool(len(told) and told.max() > told.min())
 
 
 def _along_training(results: Results, subjects: list[str]) -> dict[str, np.ndarray]:
@@ -348,20 +357,21 @@ def scores_of(
                    "oracle", target, noisy_oracle(found.population, y, size), y, apart)
             for size in _LADDER
         ]  # fmt: skip
-        if (most := ladder[0].mean) is not None:  # below 1 where networks tie: no figure gets more
-            exact = dataclasses.replace(most, low=most.value, high=most.value, p=0.0, adjusted=0.0)
-            ladder[0] = dataclasses.replace(ladder[0], mean=exact)
+        ladder[0] = _exact(ladder[0])
         told += ladder
         rival = from_hyperparameters(found.population, y)
-        others = {"hyperparameters alone": rival, **{row: x for row, (_, x) in figures.items()}}
+        ranking = {row: x for row, (_, x) in figures.items() if _varies(x)}
+        others = {"hyperparameters alone": rival, **ranking}
         differ = told_apart(found.population, others, y)
         one = _score(found, "hyperparameters alone", "rival", target, rival, y, apart)
         told.append(dataclasses.replace(one, apart=differ[one.row]))
         asked = []
         for row, (kind, x) in figures.items():
             one = _score(found, row, kind, target, x, y, apart)
-            beyond = difference_of_tau(found.population, x, rival, y)
-            asked.append(dataclasses.replace(one, beyond=beyond, apart=differ[row]))
+            beyond = difference_of_tau(found.population, x, rival, y) if one.mean else None
+            asked.append(
+                dataclasses.replace(one, beyond=beyond, apart=differ.get(row, frozenset()))
+            )
         told += _with_ties(found, asked, figures, y)
         if (chance := random_choice(found.population, y)) is not None:
             drawn = Choice(*(exactly(v) for v in chance))
@@ -371,6 +381,22 @@ def scores_of(
                       None, None, "", None, drawn)
             )  # fmt: skip
     return _adjusted(told)
+
+
+def _exact(oracle: Score) -> Score:
+    """The target itself, whose scores are what they are by definition, for any other seeds, too."""
+    mean, known, error, picked = oracle.mean, oracle.information, oracle.error, oracle.choice
+    added = oracle.added
+    return dataclasses.replace(
+        oracle,
+        # Below 1 where networks tie: no figure gets more.
+        mean=mean
+        and dataclasses.replace(mean, low=mean.value, high=mean.value, p=0.0, adjusted=0.0),
+        information=known and exactly(known.value, known.n),
+        error=error and dataclasses.replace(error, mean=exactly(error.mean.value, error.mean.n)),
+        choice=picked and Choice(*(exactly(v.value, v.n) for v in (picked.regret, picked.hits))),
+        added=added and dataclasses.replace(added, share=exactly(added.share.value, added.share.n)),
+    )
 
 
 def _score(

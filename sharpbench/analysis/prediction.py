@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.names import in_reading_order, reading_order
-from sharpbench.analysis.rank_correlation import FEWEST, holm, kendall, tau_b
+from sharpbench.analysis.rank_correlation import FEWEST, exchanged, holm, kendall, tau_b
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 
 __all__ = ["KINDS", "TARGETS", "associations", "metric_agreement", "points", "side_by_side"]
@@ -41,9 +41,11 @@ def associations(results: Results) -> pd.DataFrame:
     """
     values, judged = _narrow(results.measured), results.evaluations
     rows = []
+    drawn: dict[bytes, np.ndarray] = {}
     for metric, group in values.groupby("metric_short"):
         joined = group.merge(judged, left_on="subject", right_index=True)
         kinds, blocks, x = _kinds(joined), seeds(joined), joined["value"].to_numpy(float)
+        equal, recipes = _numbered([stratum(joined)]), _numbered([joined["recipe_short"]])
         for target in TARGETS:
             if target not in judged.columns:
                 continue
@@ -55,7 +57,16 @@ def associations(results: Results) -> pd.DataFrame:
                 "target_title": results.title(target),
             }
             for kind, strata in kinds.items():
-                found = kendall(x[there], y[there], strata[there], blocks[there])
+                told = x[there], y[there], strata[there]
+                if (
+                    kind == "pooled"
+                ):  # of these data and models: no others are claimed to be like them
+                    found = kendall(*told, blocks[there])
+                else:
+                    key = np.column_stack([equal, recipes, _coded(blocks)])[there].tobytes()
+                    if key not in drawn:
+                        drawn[key] = exchanged(equal[there], recipes[there], blocks[there])
+                    found = kendall(*told, blocks[there], exchanges=drawn[key])
                 row[kind] = found if found is not None and found.n >= FEWEST else None
             rows.append(row)
     for kind in KINDS:
@@ -80,6 +91,11 @@ def _kinds(rows: pd.DataFrame) -> dict[str, np.ndarray]:
         "between_seeds": [equal, rows["recipe_short"]],
     }
     return {kind: _numbered(parts) for kind, parts in labels.items()}
+
+
+def _coded(columns: np.ndarray) -> np.ndarray:
+    """Each column as whole numbers."""
+    return np.column_stack([_numbered([column]) for column in columns.T])
 
 
 def _numbered(parts: list[Any]) -> np.ndarray:

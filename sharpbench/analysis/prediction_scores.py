@@ -216,7 +216,8 @@ def granulated_tau(
 
     ψ is the mean over the cells of Kendall's τ-a between the networks of a cell, which differ in that axis
     alone and share all seeds; a tie counts 0, and as a pair. None for an axis without such pairs, and Ψ is
-    the mean of the others. NaN in ``x`` or ``y`` leaves a network out.
+    the mean of the others. NaN in ``x`` or ``y`` leaves a network out. A figure that is the same for all
+    networks ranks none of them, and has neither.
 
     Intervals by the jackknife over the seeds. ``p`` of Ψ is the larger of two: the jackknife's, and that of
     permutations of ``x`` among the configurations of equal data and model, the networks of all seeds
@@ -228,9 +229,10 @@ def granulated_tau(
     values = np.array(
         [t[k].mean() if k.any() else math.nan for t, k in zip(cells, told, strict=True)]
     )
-    if not np.isfinite(values).any():
+    told_of = x[np.isfinite(x) & np.isfinite(y)]
+    networks = len(told_of)
+    if not np.isfinite(values).any() or not np.ptp(told_of) > 0:
         return [None] * len(values), None
-    networks = int((np.isfinite(x) & np.isfinite(y)).sum())
     without = [_without_blocks(population, cells, way) for way in population.blocks]
     each: list[Estimate | None] = []
     for axis, value in enumerate(values):
@@ -279,8 +281,8 @@ def _without_blocks(population: Population, cells: list[np.ndarray], way: np.nda
 
 def _widest(value: float, without: list[np.ndarray], cells: int) -> tuple[float, float, float]:
     """The widest interval of a correlation over the streams of seeds, with the largest p."""
-    edge = 1 - 1 / max(cells, 2)
-    ends = [jackknife(value, w, edge=edge) for w in without]
+    step = 2 / max(cells, 2)
+    ends = [jackknife(value, w, step=step, correlation=True) for w in without]
     if not ends:
         return -1.0, 1.0, 1.0
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
@@ -345,22 +347,23 @@ def told_apart(
     return {name: frozenset(others) for name, others in apart.items()}
 
 
-_Psi = tuple[float, list[np.ndarray]]
+_Psi = tuple[float, list[np.ndarray], int]
 
 
 def _psi(population: Population, x: np.ndarray, y: np.ndarray) -> _Psi:
-    """Ψ, and of each stream of seeds what it is without each of them."""
+    """Ψ, of each stream of seeds what it is without each of them, and of how many cells it is the mean."""
     cells = [_cell_tau(pairs, x[None], y)[0] for pairs in population.controlled]
     whole = np.array([mean_of_axes(tau) for tau in cells])
     left = [mean_of_axes(_without_blocks(population, cells, w)) for w in population.blocks]
-    return float(mean_of_axes(whole)), left
+    return float(mean_of_axes(whole)), left, sum(int(np.isfinite(tau).sum()) for tau in cells)
 
 
 def _difference(one: _Psi, other: _Psi, networks: int) -> Tested | None:
     value = one[0] - other[0]
     if not math.isfinite(value):
         return None
-    ends = [jackknife(value, a - b) for a, b in zip(one[1], other[1], strict=True)]
+    step = 2 / max(one[2], 2)
+    ends = [jackknife(value, a - b, step=step) for a, b in zip(one[1], other[1], strict=True)]
     if not ends:
         return None
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
@@ -419,7 +422,7 @@ def conditional_information(
             without[i] = np.minimum(without[i], _normalised(left_out, symmetric))
     if not math.isfinite(least):
         return None
-    ends = [jackknife(least, w) for w in without]
+    ends = [jackknife(least, w, reach=(0.0, 1.0)) for w in without]
     low, high = 0.0, 1.0
     if ends:
         low, high, _ = max(ends, key=lambda end: end[1] - end[0])
@@ -672,7 +675,8 @@ def sign_error(
             _by_environment(found, wrong, np.isfinite(wrong) & (a != s) & (b != s))
             for s in range(way.max() + 1)
         ]
-        ends.append(jackknife(mean, np.array([float(mean_of_axes(e)) for e in left_out])))
+        means = np.array([float(mean_of_axes(e)) for e in left_out])
+        ends.append(jackknife(mean, means, reach=(0.0, 1.0)))
     low, high = (0.0, 1.0)
     if ends:
         low, high, _ = max(ends, key=lambda end: end[1] - end[0])
@@ -974,5 +978,5 @@ def _over_groups(values: np.ndarray, blocks: np.ndarray, networks: int) -> Estim
     if len(names) < 2:
         return Estimate(value, 0.0, 1.0, networks)
     without = np.array([values[blocks != name].mean() for name in names])
-    low, high, _ = jackknife(value, without)
+    low, high, _ = jackknife(value, without, reach=(0.0, 1.0))
     return Estimate(value, max(low, 0.0), min(high, 1.0), networks)

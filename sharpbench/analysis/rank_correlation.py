@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +13,23 @@ import pandas as pd
 from sharpbench.analysis.statistics import LEVEL, Estimate, jackknife
 from sharpbench.seeds import numpy_generator
 
-__all__ = ["FEWEST", "Association", "benjamini_hochberg", "holm", "kendall", "tau_b"]
+__all__ = [
+    "FEWEST",
+    "FEWEST_BLOCKS",
+    "Association",
+    "benjamini_hochberg",
+    "exchanged",
+    "holm",
+    "kendall",
+    "tau_b",
+]
 
 FEWEST = 10
 """Subjects below which a rank correlation with what is judged is not told: there any one is met by chance."""
+
+FEWEST_BLOCKS = 4
+"""Seeds below which the interval of a τ that is near 1 is not told: Student's t of three of them is 4.3, and
+makes [−0.8, 1] of a thousand pairs of which ten disagree."""
 
 _PERMUTED = 60
 """Up to so many subjects the null distribution is that of permutations: it has few values there."""
@@ -49,16 +63,19 @@ def kendall(
     strata: np.ndarray,
     blocks: np.ndarray | None = None,
     *,
+    exchanges: np.ndarray | None = None,
     seed: int = 0,
 ) -> Association | None:
     """Kendall's τ-b over the pairs of subjects within one stratum, pooled over the strata.
 
     τ-b = (concordant − discordant)/√(pairs untied in x · pairs untied in y), each summed over the strata.
     The interval is τ's jackknife over the ``blocks`` (the seeds; each subject its own if None) on the scale
-    artanh τ, with Student's t for their number less one. Where every pair agrees the jackknife sees no
-    spread: the interval then ends where the agreement of all blocks has probability 2.5%. ``p`` is the
-    jackknife's, and up to 60 subjects at least that of permutations within the strata, so that a
-    few pairs are never clear. None if no pair is untied, or with a single block.
+    artanh τ, with Student's t for their number less one. None if no pair is untied,
+    or with a single block.
+
+    ``p`` is at least the jackknife's, which sees only what differs between seeds, and that of permutations:
+    of x by the ``exchanges`` (`exchanged`), which know that networks of one recipe are alike in every seed;
+    without them, up to 60 subjects, within the strata, so that a few pairs are never clear.
 
     ``blocks`` (N, ways): subjects that share a seed of any stream are alike, so the jackknife is taken over
     each column that tells some apart and the widest interval stands, with the largest p. The first column,
@@ -78,12 +95,15 @@ def kendall(
     for way in ways:
         if way.max() > 0:
             without = _tau_b(total - _touching(pairs, x, y, within, way))
-            ends.append(jackknife(tau, without, edge=1 - 1 / max(untied_in_both, 2.0)))
+            step = 2 / max(untied_in_both, 2.0)
+            ends.append(jackknife(tau, without, step=step, correlation=True))
     low, high, _ = max(ends, key=lambda end: end[1] - end[0])
     p = max(end[2] for end in ends)
     sizes = np.bincount(within)
     members = np.flatnonzero(sizes[within] > 1)
-    if len(members) <= _PERMUTED:
+    if exchanges is not None:
+        p = max(p, _by_exchanges(x, y, within, exchanges))
+    elif len(members) <= _PERMUTED:
         p = max(p, _permuted(list(_signs(x, y, strata)), numpy_generator(seed)))
     used = len(np.unique(ways[0][members]))
     return Association(
@@ -97,6 +117,57 @@ def kendall(
         p=p,
         adjusted=p,
     )
+
+
+def exchanged(strata: np.ndarray, recipes: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """From which subject each has its figure when whole recipes and whole seeds change places, (draws, N).
+
+    Where a figure knows nothing of the target its table of recipes by seeds could as well have its rows and
+    its columns in any other order (exchangeable ones: Aldous 1981), whatever networks of one recipe, or of
+    one seed, have in common. An order of the recipes holds for all strata that have the same ones, an order
+    of the seeds of a stream (columns of ``seeds``, (N, streams)) for all. −1 where nobody is in that place.
+
+    All orders but the one that there is, or 999 of them by lot. Three recipes of three seeds have 36, so that
+    no p is below 3%.
+    """
+    within, recipe = _numbered(strata), _numbered(recipes)
+    columns = seeds[:, None] if seeds.ndim == 1 else seeds
+    ways = [np.unique(column, return_inverse=True)[1].ravel() for column in columns.T]
+    # Of several subjects in one place the first changes with the first, the second with the second.
+    place = pd.DataFrame(np.column_stack([within, recipe, *ways]))
+    twin = place.groupby(list(place.columns), sort=False).cumcount().to_numpy()
+    strata_of: dict[tuple[int, ...], list[int]] = {}
+    for one in np.unique(within):
+        strata_of.setdefault(tuple(np.unique(recipe[within == one])), []).append(one)
+    seeds_of = [tuple(np.unique(way)) for way in ways]
+    orders = _orders([*strata_of, *seeds_of])
+    draws = len(orders[0])
+    of_recipe = np.zeros((draws, within.max(initial=0) + 1, recipe.max(initial=0) + 1), np.intp)
+    for (own, alike), order in zip(strata_of.items(), orders, strict=False):
+        of_recipe[:, np.array(alike)[:, None], np.array(own)] = order[:, None]
+    of_seed = [order[:, way] for order, way in zip(orders[len(strata_of) :], ways, strict=True)]
+    there = [within, recipe, *ways, twin]
+    asked = [np.broadcast_to(within, (draws, len(within))), of_recipe[:, within, recipe], *of_seed,
+             np.broadcast_to(twin, (draws, len(twin)))]  # fmt: skip
+    sizes = [column.max(initial=0) + 1 for column in there]
+    own_place = np.ravel_multi_index(there, sizes)
+    wanted = np.ravel_multi_index(asked, sizes)
+    sort = np.argsort(own_place)
+    found = sort[np.searchsorted(own_place[sort], wanted).clip(max=len(sort) - 1)]
+    return np.asarray(np.where(own_place[found] == wanted, found, -1))
+
+
+def _orders(parts: list[tuple[int, ...]]) -> list[np.ndarray]:
+    """Of each of the ``parts`` its orders, (draws, members), those of one draw together: all but the first of
+    all, or 999 by lot."""
+    if math.prod(math.factorial(len(part)) for part in parts) <= _PERMUTATIONS:
+        every = list(itertools.product(*(itertools.permutations(part) for part in parts)))[1:]
+        return [
+            np.array([one[k] for one in every], np.intp).reshape(-1, len(part))
+            for k, part in enumerate(parts)
+        ]
+    rng = numpy_generator(0)
+    return [rng.permuted(np.tile(part, (_PERMUTATIONS, 1)), axis=1) for part in parts]
 
 
 def tau_b(x: np.ndarray, y: np.ndarray, strata: np.ndarray) -> float:
@@ -247,6 +318,31 @@ def _permuted(parts: list[_Signs], rng: np.random.Generator) -> float:
         shuffled = in_x[order[:, :, None], order[:, None, :]]
         drawn += (shuffled * in_y).sum((1, 2), dtype=float)
     return float((1 + (np.abs(drawn) >= abs(found) - 1e-6).sum()) / (1 + _PERMUTATIONS))
+
+
+def _by_exchanges(x: np.ndarray, y: np.ndarray, within: np.ndarray, exchanges: np.ndarray) -> float:
+    """The share of exchanges after which the rank correlation within the strata is at least as far from
+    their mean as the one found; by Spearman's, whose ranks move with the figures.
+
+    Ranks are those among the subjects of a stratum as parts of their number, so that a stratum counts by its
+    pairs."""
+    in_x, in_y = _centred_ranks(x, within), _centred_ranks(y, within)
+    if not len(exchanges):
+        return 1.0
+    there = exchanges >= 0
+    moved = np.where(there, in_x[exchanges], 0.0)
+    size = np.square(moved).sum(1) * (there * np.square(in_y)).sum(1)
+    drawn = (moved * in_y).sum(1) / np.sqrt(np.where(size > 0, size, 1.0))
+    size_found = float(np.square(in_x).sum() * np.square(in_y).sum())
+    found = float(in_x @ in_y) / math.sqrt(size_found) if size_found > 0 else 0.0
+    centre = float((drawn.sum() + found) / (len(drawn) + 1))
+    beyond = np.abs(drawn - centre) >= abs(found - centre) - 1e-9
+    return float((1 + beyond.sum()) / (1 + len(drawn)))
+
+
+def _centred_ranks(values: np.ndarray, within: np.ndarray) -> np.ndarray:
+    ranks = pd.Series(values).groupby(within).rank(pct=True)
+    return (ranks - ranks.groupby(within).transform("mean")).to_numpy(float)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -122,9 +122,9 @@ def scorecard(results: Results) -> list[Entry]:
     - invariant: under the changes that keep the function `invariance_matrix` says of each; the worst
       stands: ``moves``, ``mixed``, ``can't tell``, ``invariant``.
     - predictive: ``predicts`` or ``ranks backwards`` if the rank correlation differs from 0: Ψ with a star of
-      the `scores` where the networks are a grid, else τ within equal data and model after Holm's
-      adjustment; of several settings the clearest. How alike it ranks the networks when it is asked of
-      them again (`noise_ceilings`) is told beside it.
+      the `scores` where the networks are a grid, else τ within equal data and model, over seeds and recipes
+      (`rank_correlation.exchanged`), after Holm's adjustment; of several settings the clearest. How alike it
+      ranks the networks when it is asked of them again (`noise_ceilings`) is told beside it.
     - costly: the median work in gradients by its power of ten; ``not counted`` where none was.
     """
     rows = results.of_kind(*_MEASURED, columns=_NEEDED)
@@ -375,11 +375,15 @@ def _invariant(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[
 
 def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key, Cell]:
     asked: list[tuple[_Key, Cell]] = []
-    of_grid = [s for s in scores(results) if ("measurement", s.row) in short and s.mean]
+    of_grid = [s for s in scores(results) if ("measurement", s.row) in short]
     if of_grid:
         target = of_grid[0].target
         for score in (s for s in of_grid if s.target == target):
-            assert score.mean is not None
+            if score.mean is None:
+                alike = "the same for all networks that differ in one setting alone"
+                none = Cell("can't tell", told=(alike,), evidence="generalization")
+                asked.append((short["measurement", score.row], none))
+                continue
             more = []
             if score.beyond and score.beyond.stars and score.beyond.value > 0:
                 more = ["ranks better than the hyperparameters alone"]
@@ -397,7 +401,10 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
             key = short["measurement", row["metric"]]
             if (within := row["within"]) is not None:
                 cell = _ranked(within, within.clear, "tau", "predictive")
-                told = (row["target_title"], *(("reverses when pooled",) if row["simpson"] else ()))
+                more = ["reverses when pooled"] if row["simpson"] else []
+                if not within.clear and within.low * within.high > 0:
+                    more.append("as often by chance in recipes and seeds, or in so many metrics")
+                told = (row["target_title"], *more)
                 asked.append((key, replace(cell, told=told + _ceiling(results, row["metric"]))))
             else:
                 few = f"fewer than {FEWEST} networks or two seeds that differ in it"

@@ -194,41 +194,57 @@ def over_seeds(
     if not math.isfinite(value):
         return None
     without = np.array([statistic(*table[blocks != name].T) for name in names])
-    edge = 1 - 1 / len(table) ** 2 if correlation else None
-    low, high, _ = jackknife(value, without, edge=edge)
+    step = 2 / len(table) ** 2 if correlation else 0.0
+    low, high, _ = jackknife(value, without, step=step, correlation=correlation)
     return Estimate(value, low, high, len(table))
 
 
 def jackknife(
-    value: float, without: np.ndarray, *, edge: float | None = None
+    value: float,
+    without: np.ndarray,
+    *,
+    step: float = 0.0,
+    correlation: bool = False,
+    reach: tuple[float, float] | None = None,
 ) -> tuple[float, float, float]:
     """The 95% interval of a figure and its two-sided p against 0, from its values ``without`` each block.
 
-    Tukey (1958), with Student's t for the number of blocks less one. ``edge``: of a correlation, whose
-    interval is that of its artanh: how far |r| is told from 1.
+    Tukey (1958), with Student's t for the number of blocks less one. A ``correlation``'s interval is that of
+    its artanh.
+
+    ``step``: by how much the figure changes if a single one of the pairs that it counts does, 2/pairs of a
+    rank correlation. The standard error is no less than it, else blocks that happen to agree would
+    pass for certainty, and 1 would be farther from 0 than any number.
+
+    ``reach``: between which bounds the figure of a block lies. Where every block says the same, and there is
+    no step, another one may still lie at either end: a share of up to 1 − 2.5%^(1/blocks) of them would
+    have gone unseen. A figure without either is then taken for exact.
     """
+    if correlation:
+        reach = (-1.0, 1.0)
     left = without[np.isfinite(without)]
     count = len(left)
     if count < 2:
-        ends = (-1.0, 1.0) if edge is not None else (-math.inf, math.inf)
-        return *ends, 1.0
-    centre, each = value, left
-    if edge is not None:
-        centre = math.atanh(min(max(value, -edge), edge))
+        return *(reach or (-math.inf, math.inf)), 1.0
+    centre, each, least = value, left, step
+    if correlation:
+        edge = 1 - step / 2
+        kept = min(max(value, -edge), edge)
+        centre, least = math.atanh(kept), math.atanh(abs(kept)) - math.atanh(abs(kept) - step)
         each = np.arctanh(np.clip(left, -edge, edge))
     error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
+    error = max(error, least)
     if error < 1e-9 * max(abs(centre), 1e-300):
-        if edge is None:
+        if reach is None:
             return value, value, 0.0 if value else 1.0
-        # Every block says the same: binomial trials without a failure.
-        worst = 2 * (LEVEL / 2) ** (1 / count) - 1
-        low, high = (worst, 1.0) if value > 0 else (-1.0, -worst)
-        return low, high, min(1.0, 2 * 0.5**count)
+        unseen = 1 - (LEVEL / 2) ** (1 / count)  # binomial trials without a failure
+        low, high = (value + unseen * (end - value) for end in reach)
+        return low, high, min(1.0, 2 * 0.5**count) if value else 1.0
     width = students(count - 1) * error
     p = 2 * float(stats.t.sf(abs(centre) / error, count - 1))
-    if edge is None:
+    if not correlation:
         return centre - width, centre + width, p
-    return math.tanh(centre - width), math.tanh(centre + width), p
+    return min(math.tanh(centre - width), value), max(math.tanh(centre + width), value), p
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:

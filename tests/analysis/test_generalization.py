@@ -126,6 +126,19 @@ def test_the_rows_are_rivals_and_controls_and_metrics(table):
     assert (oracle.error.worst, oracle.choice.regret.value, oracle.choice.hits.value) == (0, 0, 1)
 
 
+def test_the_target_itself_is_exact_and_what_never_changes_ranks_nothing():
+    frame = population().frame
+    constant = frame["name"].isin(["noise", "train_loss"])
+    table = scores(Results(frame.assign(value=frame["value"].where(~constant, 0.01))))
+    rows = {s.row: s for s in table if s.target == "test_error"}
+    assert "train loss" not in rows  # a control that controls nothing
+    assert (rows["noise"].mean, rows["noise"].beyond, rows["noise"].kind) == (None, None, "metric")
+    oracle = rows["target itself"]
+    for found in (oracle.mean, oracle.information, oracle.error.mean, oracle.added.share):
+        assert found.low == found.value == found.high
+    assert not any("noise" in s.apart for s in rows.values())
+
+
 def test_what_knows_more_than_the_hyperparameters_is_told_from_their_proxy(table):
     rows = {s.row: s for s in table if s.target == "test_error"}
     assert rows["knows"].added.stars

@@ -98,6 +98,28 @@ def test_each_question_has_the_verdict_and_the_figure_of_its_table(networks):
     assert networks["backwards", "native"].cells["invariant"].word == ""
 
 
+def of_recipes(values, errors, recipes=3, seeds=4, strata=4):
+    """A metric that is one of the recipe's settings, and a test error that is near what the recipe gives."""
+    rng = np.random.default_rng(0)
+    for i, (stratum, recipe, seed) in enumerate(np.ndindex(strata, recipes, seeds)):
+        own = {"title": "Steps", "dataset_short": f"d{stratum}", "recipe_short": f"r{recipe}",
+               "model": "net", "recipe": "r", "seed": seed, "parameters": {}}  # fmt: skip
+        error = errors[recipe] + 0.7 * rng.normal()
+        yield row(i, error, "test_error", kind="evaluation", **own)
+        yield row(i, values[recipe], "steps", **own, converged=True)
+
+
+def test_three_recipes_in_a_lucky_order_are_no_prediction():
+    entries = card(of_recipes([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]))
+    cell = entries["steps", "native"].cells["predictive"]
+    assert cell.word == "can't tell"
+    assert cell.low > 0.3  # over the seeds it is certain, and the recipes are three
+    assert "as often by chance in recipes and seeds, or in so many metrics" in cell.told
+    six = list(range(6))
+    entries = card(of_recipes(six, six, recipes=6))
+    assert entries["steps", "native"].cells["predictive"].word == "predicts"
+
+
 def test_what_cant_be_told_from_the_best_is_tied(networks):
     tied = {key: e.cells["predictive"].tied for key, e in networks.items()}
     assert tied == {key: key[0] != "backwards" for key in networks}

@@ -8,6 +8,7 @@ from sharpbench.analysis.rules import Effect, Level, NoEffect, Sign, Within
 from sharpbench.analysis.statistics import (
     Estimate,
     exactly,
+    jackknife,
     mean,
     over_seeds,
     partial_spearman,
@@ -65,6 +66,34 @@ def test_the_jackknife_leaves_a_seed_out_as_a_whole():
     by_hand = mean(five)
     assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high))
     assert found.n == 60
+
+
+def test_blocks_that_say_the_same_bound_what_another_one_may_say():
+    """With 5 alike, up to 1 − 2.5%^(1/5) = 52% of others, at either end, would have gone unseen."""
+    same, unseen = np.full(5, 0.3), 1 - 0.025 ** (1 / 5)
+    low, high, p = jackknife(0.3, same, reach=(-2.0, 2.0))
+    assert (low, high) == pytest.approx((0.3 - 2.3 * unseen, 0.3 + 1.7 * unseen))
+    assert p == 2 / 32  # five coins that fall alike
+    assert jackknife(0.0, np.zeros(5), reach=(0.0, 1.0)) == (0, pytest.approx(unseen), 1)
+    assert jackknife(0.3, same) == (0.3, 0.3, 0.0)  # without bounds, as a slope: exact
+    assert jackknife(1.0, np.ones(1), reach=(0.0, 1.0)) == (0.0, 1.0, 1.0)
+
+
+def test_a_single_pair_is_what_a_count_of_pairs_is_certain_to():
+    """Agreement throughout says no more than if one of a thousand pairs were turned, and no less."""
+    students = stats.t.ppf(0.975, 4)
+    low, high, p = jackknife(0.3, np.full(5, 0.3), step=0.01)
+    assert (low, high) == pytest.approx((0.3 - 0.01 * students, 0.3 + 0.01 * students))
+    assert p == pytest.approx(2 * stats.t.sf(30, 4))
+    low, high, p = jackknife(1.0, np.ones(5), step=2 / 1000, correlation=True)
+    centre, turned = np.arctanh(1 - 1 / 1000), np.arctanh(1 - 3 / 1000)
+    ends = np.tanh(centre + np.array([-1, 1]) * students * (centre - turned))
+    assert (low, high) == pytest.approx((ends[0], 1), abs=1e-12)
+    assert p == pytest.approx(2 * stats.t.sf(centre / (centre - turned), 4))
+    # It is no leap to what a pair away is judged to be.
+    beside = jackknife(0.998, np.array([0.9975] * 4 + [1.0]), step=2 / 1000, correlation=True)
+    assert beside[0] == pytest.approx(low, abs=0.01)
+    assert max(p, beside[2]) < 0.005
 
 
 @pytest.mark.parametrize(("n", "r"), [(9, 0.0), (9, 0.8), (40, 0.5)])

@@ -24,6 +24,7 @@ from sharpbench.analysis.invariance import (
     reachable,
 )
 from sharpbench.analysis.names import reading_order, symbol
+from sharpbench.analysis.rank_correlation import FEWEST_BLOCKS
 from sharpbench.analysis.results import TRAINED, Results
 from sharpbench.report.drawing import (
     MARKERS,
@@ -89,6 +90,7 @@ class Invariant(Section):
             "reachable": reachable(results),
             "left": left_alone(results),
             "ranking": ranking_survival(results),
+            "fewest_blocks": FEWEST_BLOCKS,
         }
 
     def pictures(self, results: Results) -> Iterable[Picture]:

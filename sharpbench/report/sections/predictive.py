@@ -89,8 +89,8 @@ class Predictive(Section):
             "associations",
             functools.partial(_association_heatmap, table),
             "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
-            "all networks pooled; right: only pairs of equal data and model. A star: p ≤ 5% after Holm's "
-            "adjustment for the number of metrics, with errors over seeds.",
+            "all networks pooled; right: only pairs of equal data and model, where a star is p ≤ 5% over "
+            "seeds and recipes after Holm's adjustment for the number of metrics.",
         )
         each = side_by_side(results)
         if 1 < len(each.columns) - 1 <= _MOST_IN_PAIRS:
@@ -227,7 +227,9 @@ def _association_heatmap(table: pd.DataFrame) -> Figure:
             if found is not None:
                 at = metrics.index(row.metric), targets.index(row.target_title)
                 values[at] = found.value
-                marks[at] = fixed(found.value, 2, sign=True) + ("*" if found.clear else "")
+                marks[at] = fixed(found.value, 2, sign=True) + (
+                    "*" if found.clear and which == "within" else ""
+                )
         sns.heatmap(
             values,
             ax=axis,
