@@ -24,7 +24,7 @@ from sharpbench.nest import (
     same,
     unusual,
 )
-from sharpbench.streamed import HELD, Chained, Streamed, bytes_of, readable_again
+from sharpbench.streamed import HELD, Chained, Reading, Streamed, bytes_of, readable_again
 
 __all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of"]
 
@@ -58,11 +58,12 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
         )
     if isinstance(batches, itertools.cycle):
         raise InputError(f"{what} never end: give what itertools.cycle was given")
-    found, size = [], 0
+    found, size, reading = [], 0, Reading(what)
     try:
         for batch in batches:
             found.append(batch)
-            size += bytes_of(batch)
+            size += (own := bytes_of(batch))
+            reading.note(batch, own)
             if size > HELD:
                 again = readable_again(batches, function)
                 if again is not None:

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +17,31 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from sharpbench.console import aside, escape
 from sharpbench.errors import InputError, first_line
 from sharpbench.nest import described, leaves, unusual
 
-__all__ = ["Again", "Chained", "Shelf", "Streamed", "bytes_of", "cast", "readable_again", "roomy"]
+__all__ = [
+    "Again",
+    "Chained",
+    "Reading",
+    "Shelf",
+    "Streamed",
+    "bytes_of",
+    "cast",
+    "readable_again",
+    "roomy",
+]
 
 Again = Callable[[int], Any]
 """Reads the batch of a number; IndexError behind the last."""
 
 HELD = 256 << 20
 """Batches of more bytes together are not held; of those that are not, so many are kept at hand."""
+
+
+PATIENCE = 10.0
+"""Seconds after which reading is spoken of."""
 
 
 def readable_again(batches: Any, function: Callable[[], Any] | None) -> Again | None:
@@ -52,6 +68,33 @@ def bytes_of(batch: Any) -> int:
     return sum(t.nbytes for t in held if t.layout == torch.strided and not t.is_nested)
 
 
+class Reading:
+    """Says, where reading takes long, how far it is, each time after twice as long: batches that never end
+    would be read without a word."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._begun = what.removeprefix("the "), time.monotonic()
+        self._batches = self._samples = self._bytes = 0
+        self._next = PATIENCE
+
+    def note(self, batch: Any, size: int) -> None:
+        """One batch more, of ``size`` bytes."""
+        held = (t for _, t in leaves(batch) if isinstance(t, Tensor) and t.ndim)
+        self._samples += len(next(held, ()))
+        self._batches, self._bytes = self._batches + 1, self._bytes + size
+        if time.monotonic() - self._begun < self._next:
+            return
+        self._next *= 2
+        count = f"{self._batches:,} so far"
+        if self._samples:
+            count += f" ({self._samples:,} samples, {self._bytes / 2**20:,.0f} MiB)"
+        sentence = (
+            f"reading the {self._what}: {count}, and no end of them is known; if there is none, give the "
+            f"first of them alone, itertools.islice(…, {self._batches})"
+        )
+        aside.print(escape(sentence), soft_wrap=True)
+
+
 class Streamed(Sequence[Any]):
     """A sequence of batches of which few are held: each is read where it is asked for.
 
@@ -64,13 +107,15 @@ class Streamed(Sequence[Any]):
         self._kept: OrderedDict[int, tuple[Any, int]] = OrderedDict()
         self._prints: list[bytes] = []
         self.bytes = 0
+        reading = Reading(what)
         while True:
             try:
                 batch = self._read(len(self._prints))
             except IndexError:
                 break
             self._prints.append(_fingerprint(batch))
-            self.bytes += bytes_of(batch)
+            self.bytes += (size := bytes_of(batch))
+            reading.note(batch, size)
         if len(self) < least:
             raise InputError(
                 f"the {what} can't be read anew: at least {least} were there first, then {len(self)} (does "
@@ -216,7 +261,10 @@ class _Numbered:
         self.loader = loader
         with _generator_of(None):
             sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-            self.order = list(sampler)
+            self.order, reading = [], Reading("numbers of the samples")
+            for members in sampler:
+                self.order.append(members)
+                reading.note((), 0)
 
     def __call__(self, number: int) -> Any:
         members, data = self.order[number], self.loader.dataset

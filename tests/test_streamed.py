@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import sharpbench as sb
+from sharpbench import batches, streamed
+from sharpbench.console import aside
 from sharpbench.errors import InputError
 from sharpbench.subject import Subject
 
@@ -253,3 +255,57 @@ def test_where_no_file_can_be_written_it_is_said(monkeypatch):
     monkeypatch.setattr("sharpbench.streamed._FILE", 1 << 60)
     with pytest.raises(InputError, match="environment variable TMPDIR"):
         Subject.from_batches(network(), pairs())
+
+
+def endless(counted, *, stops_at):
+    def made():
+        while True:
+            counted.append(1)
+            if len(counted) == stops_at:
+                raise KeyboardInterrupt  # the user's
+            yield torch.randn(4, 3), torch.zeros(4).long()
+
+    return made
+
+
+@pytest.mark.parametrize("held", [1 << 20, 0])
+def test_what_never_ends_is_spoken_of_while_it_is_read(monkeypatch, capsys, held):
+    """Held and streamed, from a function and an iterator."""
+    for module in (streamed, batches):
+        monkeypatch.setattr(module, "HELD", held)
+    monkeypatch.setattr(streamed, "PATIENCE", 0.0)
+    monkeypatch.setattr(aside, "quiet", False)
+    model = nn.Linear(3, 2)
+    for made in (lambda b: b, lambda b: b()):
+        with pytest.raises(KeyboardInterrupt):
+            Subject.from_batches(model, made(endless([], stops_at=9)))
+        told = capsys.readouterr().err
+        assert "reading the batches: 1 so far (4 samples, 0 MiB)" in told
+        assert "itertools.islice(…, 1)" in told
+    data = [(torch.randn(4, 3), torch.zeros(4).long())]
+    with pytest.raises(KeyboardInterrupt):
+        Subject.from_batches(model, data, splits={"test": endless([], stops_at=9)})
+    assert "reading the test batches: 1 so far" in capsys.readouterr().err
+
+
+def test_a_sampler_without_end_is_spoken_of(monkeypatch, capsys):
+    class Endless(torch.utils.data.Sampler):
+        def __iter__(self):
+            for number in itertools.count():
+                if number == 50:
+                    raise KeyboardInterrupt  # the user's
+                yield number % 6
+
+    for module in (streamed, batches):
+        monkeypatch.setattr(module, "HELD", 0)
+    monkeypatch.setattr(streamed, "PATIENCE", 0.0)
+    monkeypatch.setattr(aside, "quiet", False)
+    data = TensorDataset(torch.randn(6, 3), torch.zeros(6).long())
+    with pytest.raises(KeyboardInterrupt):
+        Subject.from_batches(nn.Linear(3, 2), DataLoader(data, batch_size=3, sampler=Endless()))
+    assert "reading the numbers of the samples: 1 so far, and" in capsys.readouterr().err
+
+
+def test_reading_that_is_quick_is_not_spoken_of(capsys):
+    Subject.from_batches(nn.Linear(3, 2), [(torch.randn(4, 3), torch.zeros(4).long())] * 3)
+    assert capsys.readouterr().err == ""
