@@ -158,13 +158,13 @@ def test_the_page_shows_every_benchmark_and_asks_no_other_host(measured, tmp_pat
     page = write_perf_page(history(measured), tmp_path / "perf").read_text()
     assert page.count("<figure>") == 2
     assert "<b>8</b> commits" in page
-    assert "×2<" in page
+    assert "×2.00<" in page
     assert "<code>00000003</code> and <code>00000004</code>" in page
     first = json.loads(html.unescape(re.search("<metadata>(.*?)</metadata>", page)[1]))
     points = first["panels"][0]["series"][0]
     assert points["name"] == "size 10"
     assert points["xs"][0].startswith("00000000 of 2026-")
-    assert points["ys"][0] == "10 ms"
+    assert points["ys"][0] == "10.0 ms"
     assert not re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']https?:""", page)
 
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from sharpbench.report.format import number, times
+from sharpbench.report.format import number
 
 __all__ = [
     "DIVERGING",
@@ -109,7 +109,7 @@ def of_change(axes: Axes, low: float, high: float) -> None:
             if low <= tick <= high and all(abs(place(tick) - place(t)) >= room for t in ticks):
                 ticks.append(tick)
     axes.xaxis.set_major_locator(mpl.ticker.FixedLocator(sorted(ticks)))
-    axes.xaxis.set_major_formatter(lambda value, _: times(value))
+    axes.xaxis.set_major_formatter(lambda value, _: f"×{number(value)}")
 
 
 def wrapped(text: str, width: int = 30) -> str:

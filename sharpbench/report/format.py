@@ -85,7 +85,7 @@ def interval(estimate: Estimate, places: int | None = None, *, sign: bool = Fals
     if places is None and math.isfinite(width):
         places = max(0, 1 - math.floor(math.log10(width)))
     if places is None or places > 6 or not math.isfinite(width):
-        told = [number(v, 2, sign=sign) for v in (estimate.value, *ends)]
+        told = [number(v, 2, sign=sign, zeros=True) for v in (estimate.value, *ends)]
     else:
         told = [fixed(v, places, sign=sign) for v in (estimate.value, *ends)]
     return f"{told[0]} [{told[1]}, {told[2]}]"
@@ -100,7 +100,7 @@ def percent(value: float | None) -> str:
     if 0 < abs(value) < 1e-4:
         return number(value, 1)
     if abs(value) < 1e-2:
-        return f"{number(100 * value, 2)}%"
+        return f"{number(100 * value, 2, zeros=True)}%"
     if abs(value) < 10:
         return minus(f"{value:z.1%}")
     return f"{number(100 * value, 3)}%"
@@ -132,26 +132,33 @@ def byte_size(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """``20 µs``, ``1.23 ms``, ``12.3 s``."""
+    """``20.0 µs``, ``1.23 ms``, ``12.3 s``."""
     if value is None or math.isnan(value):
         return MISSING
     unit, size = ("s", 1.0) if value >= 1 else ("ms", 1e-3) if value >= 1e-3 else ("µs", 1e-6)
-    return f"{number(value / size, 3)} {unit}"
+    return f"{number(value / size, 3, zeros=True)} {unit}"
 
 
 def times(low: float | None, high: float | None = None, digits: int = 3) -> str:
-    """A change as after/before: ``×3.55``, or from the least to the most ``×3.55 to ×127``."""
-    ends = [number(end, digits) for end in (low, low if high is None else high)]
+    """A change as after/before: ``×3.50``, or from the least to the most ``×3.50 to ×127``; of none ``×1``."""
+    ends = [
+        number(end, digits, zeros=end is not None and abs(end - 1) > _NO_CHANGE)
+        for end in (low, low if high is None else high)
+    ]
     if MISSING in ends:
         return MISSING
     return " to ".join(f"×{end}" for end in _once(ends))
+
+
+_NO_CHANGE = 1e-8
+"""What rounding leaves of a change that is none."""
 
 
 def work(gradients: float | None) -> str:
     """Gradients over the measured samples: ``20.3``; of what counted none ``not counted``."""
     if gradients is None or math.isnan(gradients) or gradients <= 0:
         return "not counted"
-    return number(gradients, 3)
+    return number(gradients, 3, zeros=True)
 
 
 def kept(text: str) -> str:

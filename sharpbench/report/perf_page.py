@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from sharpbench.perf_history import LEAST, Point, Series
 from sharpbench.report.card import SCHEMA
 from sharpbench.report.drawing import explain
-from sharpbench.report.format import byte_size, number, seconds
+from sharpbench.report.format import byte_size, number, seconds, times
 from sharpbench.report.marks import told_as
 from sharpbench.report.page import environment, looks
 from sharpbench.report.svg import figure_style, to_svg
@@ -91,7 +91,7 @@ def _regressions(found: Sequence[Series]) -> Iterator[dict[str, Any]]:
                 "after": after.commit[:8],
                 "day": _day(after.date),
                 "ratio": rise.ratio,
-                "times": f"×{number(rise.ratio, 3)}",
+                "times": times(rise.ratio),
                 "values": f"{_valued(rise.from_value, series.unit)} → {_valued(rise.to_value, series.unit)}",
                 "now": _valued(series.points[-1].value, series.unit),
                 "sure": rise.sure,
@@ -162,4 +162,4 @@ def _valued(value: float, unit: str) -> str:
     """With its unit: seconds and bytes by the size that is read best."""
     if unit == "seconds":
         return seconds(value)
-    return byte_size(value) if unit == "bytes" else f"{number(value, 3)} {unit}".rstrip()
+    return byte_size(value) if unit == "bytes" else f"{number(value, 3, zeros=True)} {unit}".rstrip()

@@ -141,8 +141,8 @@ def test_percentages_with_their_errors():
         ((0.87, 0.81, 0.94), "0.87 [0.81, 0.94]"),
         ((-0.39, -0.52, -0.26), "−0.39 [−0.52, −0.26]"),
         ((427.23, 400.0, 455.0), "427 [400, 455]"),
-        ((1e-9, 0.9e-9, 1.2e-9), "1×10⁻⁹ [9×10⁻¹⁰, 1.2×10⁻⁹]"),
-        ((1.0, -math.inf, math.inf), "1 [−∞, ∞]"),
+        ((1e-9, 0.9e-9, 1.2e-9), "1.0×10⁻⁹ [9.0×10⁻¹⁰, 1.2×10⁻⁹]"),
+        ((1.0, -math.inf, math.inf), "1.0 [−∞, ∞]"),
         ((2.0, 2.0, 2.0), "2"),
     ],
 )
@@ -157,7 +157,7 @@ def test_an_interval_of_stated_places():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(12.34, "12.3 s"), (0.01234, "12.3 ms"), (2e-5, "20 µs"), (0.0, "0 µs"), (None, "–")],
+    [(12.34, "12.3 s"), (0.01234, "12.3 ms"), (2e-5, "20.0 µs"), (0.0, "0 µs"), (None, "–")],
 )
 def test_times(value, text):
     assert seconds(value) == text
@@ -187,6 +187,17 @@ def test_no_minus_stands_before_a_zero(value):
     assert interval(Estimate(value, -0.004, 0.5, 3), 2) == "0.00 [0.00, 0.50]"
 
 
+def test_what_was_measured_to_so_many_digits_keeps_its_zeros():
+    assert figure(1.2, 0.05) == "1.200 ± 0.050"
+    assert interval(Estimate(1.2, 1.15, 1.25, 9)) == "1.20 [1.15, 1.25]"
+    told = [number(v, 3, zeros=True) for v in (1.2, 2.0, 100.0, 2e-5, -4.0, 12345.0, 0.0, math.nan)]
+    assert told == ["1.20", "2.00", "100", "2.00×10⁻⁵", "−4.00", "12,345", "0", "–"]
+    assert (seconds(0.046), times(2.1, 293.0), work(54.0), percent(0.002)) == (
+        "46.0 ms", "×2.10 to ×293", "54.0", "0.20%",
+    )  # fmt: skip
+    assert (number(1.2), number(0.05), number(2.0)) == ("1.2", "0.05", "2")  # a setting, as it is given
+
+
 def test_numbers_in_a_text_get_their_minus_signs():
     assert prose("Δλ = -0.39 ± 0.1, in [-1, -.5]") == "Δλ = −0.39 ± 0.1, in [−1, −.5]"
     assert prose("in [-1e-06, 2.5e+3], by 1e-6; commit 5a3e97, 1e9f") == (
@@ -199,7 +210,7 @@ def test_numbers_in_a_text_get_their_minus_signs():
 
 
 def test_a_change_is_told_as_after_over_before():
-    assert (times(3.93, 406.2), times(0.998, 1.002)) == ("×3.93 to ×406", "×0.998 to ×1")
+    assert (times(3.93, 406.2), times(0.998, 1.002)) == ("×3.93 to ×406", "×0.998 to ×1.00")
     assert (times(1.0, 1.0 + 1e-9), times(16.83), times(math.nan, 2.0)) == ("×1", "×16.8", "–")
 
 

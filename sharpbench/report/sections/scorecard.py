@@ -174,9 +174,9 @@ def _figure(cell: Cell) -> str:
             found = Estimate(cell.value, cell.low, cell.high, cell.n)
             return f"{'Ψ' if cell.measure == 'psi' else 'τ'} {interval(found, 2, sign=True)}, {n}"
         case "gradients":
-            low, high = number(cell.low, 3), number(cell.high, 3)
+            low, high = (number(end, 3, zeros=True) for end in (cell.low, cell.high))
             ends = "" if low == high else f" ({low}–{high})"
-            return f"{number(cell.value, 3)} gradients{ends}, {n}"
+            return f"{number(cell.value, 3, zeros=True)} gradients{ends}, {n}"
     return n if cell.n else ""
 
 
@@ -198,7 +198,7 @@ def prose(entries: Sequence[Entry]) -> list[str]:
     if len(costs) > 1:
         (least, cheap), (most, dear) = costs[0], costs[-1]
         found.append(
-            f"Costly? From {number(least, 2)} gradients ({cheap}) to {number(most, 2)} ({dear})."
+            f"Costly? From {number(least, 2, zeros=True)} gradients ({cheap}) to {number(most, 2, zeros=True)} ({dear})."
         )
     empty = [q for q in QUESTIONS if all(not e.cells[q].word for e in entries)]
     if empty:
