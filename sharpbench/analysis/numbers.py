@@ -18,11 +18,9 @@ PLAIN = 1e6
 """From here on numbers are written with a power of ten."""
 
 
-def number(
-    value: float | None, digits: int = 4, *, sign: bool = False, zeros: bool = False
-) -> str:
-    """``value`` to so many significant digits: ``−0.5``, ``12,345``, ``2×10⁻⁵``; with its ``zeros``, of what was
-    measured to so many, ``−0.5000`` and ``2.000×10⁻⁵``."""
+def number(value: float | None, digits: int = 4, *, sign: bool = False, zeros: bool = False) -> str:
+    """``value`` to so many significant digits: ``−0.5``, ``12,345``, ``2×10⁻⁵``; with its ``zeros``, of
+    what was measured to so many, ``−0.5000`` and ``2.000×10⁻⁵``."""
     if value is None or math.isnan(value):
         return MISSING
     if math.isinf(value):
@@ -30,7 +28,9 @@ def number(
     plus = "+" if sign else ""
     if 10**digits - 0.5 <= abs(value) < PLAIN:
         return minus(f"{value:{plus}z,.0f}")
-    mantissa, _, exponent = f"{value:{plus}z{'#' if zeros and value else ''}.{digits}g}".partition("e")
+    mantissa, _, exponent = f"{value:{plus}z{'#' if zeros and value else ''}.{digits}g}".partition(
+        "e"
+    )
     return minus(mantissa.removesuffix(".")) + (power(int(exponent)) if exponent else "")
 
 

@@ -140,7 +140,8 @@ def seconds(value: float | None) -> str:
 
 
 def times(low: float | None, high: float | None = None, digits: int = 3) -> str:
-    """A change as after/before: ``×3.50``, or from the least to the most ``×3.50 to ×127``; of none ``×1``."""
+    """A change as after/before: ``×3.50``, or from the least to the most ``×3.50 to ×127``; of none
+    ``×1``."""
     ends = [
         number(end, digits, zeros=end is not None and abs(end - 1) > _NO_CHANGE)
         for end in (low, low if high is None else high)

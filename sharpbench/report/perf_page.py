@@ -162,4 +162,6 @@ def _valued(value: float, unit: str) -> str:
     """With its unit: seconds and bytes by the size that is read best."""
     if unit == "seconds":
         return seconds(value)
-    return byte_size(value) if unit == "bytes" else f"{number(value, 3, zeros=True)} {unit}".rstrip()
+    return (
+        byte_size(value) if unit == "bytes" else f"{number(value, 3, zeros=True)} {unit}".rstrip()
+    )

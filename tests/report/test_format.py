@@ -195,7 +195,11 @@ def test_what_was_measured_to_so_many_digits_keeps_its_zeros():
     assert (seconds(0.046), times(2.1, 293.0), work(54.0), percent(0.002)) == (
         "46.0 ms", "×2.10 to ×293", "54.0", "0.20%",
     )  # fmt: skip
-    assert (number(1.2), number(0.05), number(2.0)) == ("1.2", "0.05", "2")  # a setting, as it is given
+    assert (number(1.2), number(0.05), number(2.0)) == (
+        "1.2",
+        "0.05",
+        "2",
+    )  # a setting, as it is given
 
 
 def test_numbers_in_a_text_get_their_minus_signs():

@@ -196,10 +196,10 @@ def prose(entries: Sequence[Entry]) -> list[str]:
         (e.cells["costly"].value, _named(e)) for e in entries if e.cells["costly"].measure
     )
     if len(costs) > 1:
-        (least, cheap), (most, dear) = costs[0], costs[-1]
-        found.append(
-            f"Costly? From {number(least, 2, zeros=True)} gradients ({cheap}) to {number(most, 2, zeros=True)} ({dear})."
-        )
+        (least, cheap), (most, dear) = [
+            (number(cost, 2, zeros=True), name) for cost, name in (costs[0], costs[-1])
+        ]
+        found.append(f"Costly? From {least} gradients ({cheap}) to {most} ({dear}).")
     empty = [q for q in QUESTIONS if all(not e.cells[q].word for e in entries)]
     if empty:
         asked = " or ".join(_HEADS[q] for q in empty)
