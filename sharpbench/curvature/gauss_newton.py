@@ -124,7 +124,8 @@ def gauss_newton_trace(
     - ``sample_gradients``: squared length of each sample's gradient in each parameter, for a random
       combination of the outputs, against autograd's.
 
-    In every batch: no parameter reaches the outputs otherwise than through a tapped call.
+    In every batch: no parameter reaches the outputs otherwise than through a tapped call; and where the
+    network picks rows by the data (experts that take some of the tokens), each row is that sample's.
 
     A call that is made once for all samples, as of positions (1, T), is taken to have a row for each of them
     (`Spread`), if the outputs are the same then and this holds: its gradients are verified like all others'.
@@ -418,7 +419,7 @@ def _run(
     parameters: Sequence[nn.Parameter],
     work: Work,
     spread: Mapping[int, Spread],
-) -> tuple[Tensor, list[Use]]:
+) -> tuple[Tensor, Taps]:
     """The outputs, with every call of a parameter tapped: its output plus a differentiable zero."""
 
     def tap(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -434,7 +435,7 @@ def _run(
         raise MetricFailed(f"needs outputs (N, C), got {shape}")
     if reason := taps.unaccounted(outputs):
         raise MetricFailed(reason)
-    return outputs, taps.uses
+    return outputs, taps
 
 
 def _gradients(outputs: Tensor, uses: Sequence[Use], cotangents: Tensor) -> list[Tensor]:
@@ -501,7 +502,7 @@ def _verified(
     size = min(len(inputs), checked, max(4, len(inputs) // 32))
     order = torch.randperm(len(inputs), generator=generator)[:size]
     x, y = inputs[order.to(inputs.device)], targets[order.to(targets.device)]
-    outputs, uses = _run(model, x, parameters, work, {})
+    outputs, taps = _run(model, x, parameters, work, {})
     halves = torch.randperm(size, generator=generator).tensor_split([(size + 1) // 2])
     mask = torch.zeros(size, dtype=torch.bool)
     mask[halves[0]] = True
@@ -510,19 +511,20 @@ def _verified(
     masks = [mask, ~mask] if both else [mask]
     cotangents = [_normal(outputs, generator) * _of_samples(each, outputs) for each in masks]
 
-    def tried(outputs: Tensor, uses: list[Use], spread: Mapping[int, Spread]) -> _Trial:
+    def tried(outputs: Tensor, taps: Taps) -> _Trial:
+        uses = taps.uses
         deltas = [_gradients(outputs, uses, cotangent) for cotangent in cotangents]
         work.gradient += size * len(masks)
         fitting = [
             _fitting(use, list(zip(each, masks, strict=True)))
             for use, *each in zip(uses, *deltas, strict=True)
         ]
-        return _Trial(spread, outputs, uses, deltas, fitting)
+        return _Trial(taps.spread, outputs, uses, deltas, fitting)
 
     def spread_out(spread: Mapping[int, Spread]) -> _Trial:
-        return tried(*_run(model, x, parameters, work, spread), spread)
+        return tried(*_run(model, x, parameters, work, spread))
 
-    trial = _with_rows(tried(outputs, uses, {}), spread_out)
+    trial = _with_rows(tried(outputs, taps), spread_out)
     outputs, uses, fitting = trial.outputs, trial.uses, trial.fitting
     if not both and any(len(each) > 1 for each in fitting):  # the other samples tell these apart
         others = _normal(outputs, generator) * _of_samples(~mask, outputs)
@@ -658,8 +660,11 @@ def _terms(
     start: int,
     work: Work,
 ) -> Tensor:
-    outputs, uses = _run(model, x, parameters, work, plan.spread)
+    outputs, taps = _run(model, x, parameters, work, plan.spread)
+    uses = taps.uses
     _check_as_planned(outputs, uses, plan, start)
+    if taps.selects:
+        _check_owners(outputs, uses, plan.layouts, work)
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     gradients = SampleGradients(uses, plan.layouts, len(x))
     for signs, cotangent in cotangents(outputs, y):
@@ -690,6 +695,32 @@ def _check_as_planned(outputs: Tensor, uses: Sequence[Use], plan: _Plan, start: 
         checked, places = (list(each) for each in zip(*here, strict=True))
         apart = _deviation(outputs[places], plan.outputs[checked])
         _require(apart, outputs.dtype, "a sample's output depends on the batch that it is in")
+
+
+def _check_owners(
+    outputs: Tensor, uses: Sequence[Use], layouts: Sequence[Layout | None], work: Work
+) -> None:
+    """Raises MetricFailed unless each row of each call is its sample's, where rows are picked by data.
+
+    A row's gradient is proportional to what its sample's outputs are multiplied by, and to no other's.
+    """
+    samples = len(outputs)
+    cotangent = _normal(outputs, torch_generator(0))
+    factors = 1 + torch.arange(samples, dtype=outputs.dtype, device=outputs.device) / samples
+    plain = _gradients(outputs, uses, cotangent)
+    scaled = _gradients(outputs, uses, cotangent * _of_samples(factors, outputs))
+    work.gradient += 2 * samples
+    allowed = max(1e3 * torch.finfo(outputs.dtype).eps, 1e-10)
+    for use, layout, *deltas in zip(uses, layouts, plain, scaled, strict=True):
+        if layout is None:
+            continue
+        before, after = (arranged(delta, layout, samples) for delta in deltas)
+        expected = before * _of_samples(factors, before)
+        if not float((after - expected).abs().max()) <= allowed * float(before.abs().max()):
+            raise MetricFailed(
+                f"the rows of a {use.name} of shape {use.shape} are picked by the data, and those of a "
+                "sample are not in one place"
+            )
 
 
 def _deviation(found: Tensor, expected: Tensor) -> float:

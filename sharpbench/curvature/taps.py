@@ -42,6 +42,8 @@ class Taps(TorchFunctionMode):
     A view of a parameter, a part of it too, is that parameter's numbers. Functions that torch writes in
     Python are followed inside (multi-head attention), and some that it doesn't by their formula.
 
+    ``selects``: whether rows were picked by data on the way, and may be other samples' in another batch.
+
     ``spread``: of a call that is made once for all ``samples``, by its number, how each of these gets rows of
     its own (`Spread`).
 
@@ -60,6 +62,7 @@ class Taps(TorchFunctionMode):
         self.parameters, self.tap = list(parameters), tap
         self.samples, self.spread = samples, spread or {}
         self.uses: list[Use] = []
+        self.selects = False
         self._calls = 0
         self._known = {id(p): Alias(p, p) for p in parameters}
         self._others: dict[nn.Parameter, dict[str, None]] = {}
@@ -72,6 +75,7 @@ class Taps(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self.selects = self.selects or _selects(func, args)
         if not torch.is_grad_enabled() or not self._concerned(args, kwargs):
             return func(*args, **kwargs)
         rule = _rule(func)
@@ -542,6 +546,8 @@ def _mul(call: _Call, first: Any, second: Any) -> Any:
 
 
 def _where(call: _Call, condition: Tensor, input: Any, other: Any) -> Any:  # noqa: A002
+    if condition.dtype is not torch.bool:
+        return NotImplemented
     for each, there in ((input, condition), (other, ~condition)):
         if (alias := call.alias(each)) is not None:
             call.spread(each, there.to(alias.tensor.dtype))
@@ -621,7 +627,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attn_mask: Tensor,  # a learned bias: without a mask no parameter takes part linearly
+    attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
@@ -630,9 +636,14 @@ def _attention(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(groups, -3) for x in (key, value))
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    weights = (query @ key.mT * factor + attn_mask).softmax(-1)
-    found: Tensor = F.dropout(weights, dropout_p) @ value
+    scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    found: Tensor = F.dropout(scores.softmax(-1), dropout_p) @ value
     return found
 
 
@@ -653,6 +664,41 @@ _VIEWS = _PERMUTES | {
     *("reshape_as", "getitem", "select", "narrow", "split", "split_with_sizes", "chunk"),
     *("tensor_split", "unbind", "index_select", "diagonal"),
 }
+
+
+_SELECTING = frozenset(
+    {
+        *(
+            "index_select",
+            "masked_select",
+            "nonzero",
+            "argwhere",
+            "gather",
+            "take",
+            "take_along_dim",
+        ),
+        *("sort", "argsort", "msort", "topk", "unique", "unique_consecutive", "bincount", "item"),
+        *(
+            "scatter",
+            "scatter_",
+            "scatter_add",
+            "scatter_add_",
+            "scatter_reduce",
+            "scatter_reduce_",
+        ),
+        *("index_add", "index_add_", "index_copy", "index_copy_", "index_put", "index_put_", "put"),
+        *("masked_scatter", "masked_scatter_", "put_", "bool", "int", "float", "index", "tolist"),
+    }
+)
+"""What picks by the numbers in a tensor, or gives them to Python."""
+
+
+def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    name = _name(func)
+    if name in ("getitem", "setitem"):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return any(isinstance(i, Tensor) for i in index)
+    return name in _SELECTING or (name == "where" and len(args) == 1)
 
 
 def _rule(func: Callable[..., Any]) -> Callable[..., Any] | None:

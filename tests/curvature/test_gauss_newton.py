@@ -988,21 +988,56 @@ def test_an_input_changed_after_the_call_in_one_batch_alone_is_found_there():
         gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work(), chunk=5)
 
 
-def test_samples_lined_up_in_another_order_than_in_the_check():
-    """Sorted by a key that is the same for all samples of the check: the mean stays right."""
+def picked(order):
+    """Rows in the ``order`` of a key that is the same for all samples of the check, but not for another."""
     inside = torch.randperm(N, generator=torch_generator(0))[:4].tolist()
     first = min(set(range(N)) - set(inside))
 
     def forward(s, x):
-        order = (x[:, 0] > 100).long().argsort(stable=True)
-        return s.b(torch.tanh(0.1 * s.a(x[order])))[order.argsort()]
+        rows = order(x[:, 0] > 100)
+        return s.b(torch.tanh(0.1 * s.a(x[rows])))[rows.argsort()]
 
     torch.manual_seed(0)
     net = Net(forward, a=nn.Linear(D, 6), b=nn.Linear(6, C)).double()
     x, y = data(D)
     x[first, 0] = 101.0
+    return net, x, y
+
+
+def test_samples_lined_up_in_another_order_than_in_the_check():
+    net, x, y = picked(lambda key: key.long().argsort(stable=True))
+    with pytest.raises(MetricFailed, match="picked by the data"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
+
+
+def test_rows_picked_by_data_that_stay_in_order():
+    net, x, y = picked(lambda key: torch.arange(len(key)))
+    work = Work()
+    found = gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=work)
+    assert found.value == pytest.approx(float(dense_gauss_newton(net, x, y).trace()), rel=1e-9)
+
+
+def test_tokens_that_two_layers_share_in_other_shares_than_in_the_check():
+    """As many of all tokens take each layer in both, and of a single sample they don't."""
+    inside = torch.randperm(N, generator=torch_generator(0))[:4].tolist()
+    others = sorted(set(range(N)) - set(inside))
+
+    def forward(s, x):
+        z = torch.tanh(s.e(x.reshape(-1, D)))
+        key = x.reshape(-1, D)[:, 0] > 0
+        out = torch.zeros(len(z), C, dtype=x.dtype)
+        out[key], out[~key] = s.a(z[key]), s.b(z[~key])
+        return out.view(len(x), -1, C).sum(1)
+
+    torch.manual_seed(0)
+    net = Net(forward, e=nn.Linear(D, 6), a=nn.Linear(6, C), b=nn.Linear(6, C)).double()
+    x, y = data(2, D)
+    x[:, :, 0] = torch.tensor([1.0, -1.0])
     found = gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
     assert found.value == pytest.approx(float(dense_gauss_newton(net, x, y).trace()), rel=1e-9)
+    x[others[0], :, 0], x[others[1], :, 0] = 1.0, -1.0
+    with pytest.raises(MetricFailed, match="picked by the data"):
+        gauss_newton_trace(net, CROSS_ENTROPY, x, y, work=Work())
 
 
 def test_the_reason_names_the_functions_without_a_rule():
