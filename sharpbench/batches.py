@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 from sharpbench.nest import (
@@ -318,6 +319,15 @@ class Batches:
 
     def _cut(self, sizes: list[int]) -> None:
         own = [path for path, _ in leaves(self.first)]
+        packed = (p[:-1] for p in own if p and isinstance(at(self.first, p[:-1]), PackedSequence))
+        if (path := next(packed, None)) is not None:
+            raise InputError(
+                f"{named(path) or 'a batch'} is a PackedSequence, which can't be cut into samples: give the "
+                "padded tensor and the lengths in its place, and forward=lambda model, batch: model("
+                "torch.nn.utils.rnn.pack_padded_sequence(batch[0], batch[1].cpu(), batch_first=True, "
+                "enforce_sorted=False)); or a sum over the batch, loss=lambda model, batch: …, with "
+                "normaliser='sum'"
+            )
         words = list(own)
         for number, size in enumerate(
             sizes

@@ -477,6 +477,10 @@ class _Fit:
             least, most = min(int(t.min()) for t in whole), max(int(t.max()) for t in whole)
             return f"the batch's integers go from {least} to {most}: is each of them embedded?"
         path, leaf = tensors[0]
+        if (
+            len({p[:1] for p, _ in own}) == 1 and len(own) > 1
+        ):  # one entry beside the targets, a nest
+            path = path[:1]
         place, inside = "", self.found[0]
         for key in path:
             by_name = isinstance(inside, Mapping) or not isinstance(key, str)
@@ -592,11 +596,8 @@ class _Fit:
                 if len(real) > 1
                 else f"the one real tensor of the batches is {named(real[0])}"
             )
-            where = self._embedding() or "embedding"
             return {
-                "no_points": f"what to differentiate in isn't said: {what} ({held}); give "
-                f"differentiate={where!r}, the name of another part whose output it should be, or of a "
-                "tensor of the batch"
+                "no_points": f"what to differentiate in isn't said: {what} ({held}); {self._where(real)}"
             }
         if isinstance(asked, nn.Module):
             inner = unwrapped(self.model)
@@ -630,6 +631,18 @@ class _Fit:
             f"{nearest_names(str(asked), known)}"
         )
 
+    def _where(self, real: Sequence[Path]) -> str:
+        """What to write for ``differentiate``: something that is there."""
+        parts = [name for name, _ in self.copy.named_children()]
+        names = [self._embedding(), *map(named, real), *parts]
+        found = next((name for name in names if name), None)
+        if found is None:
+            return "name a tensor of the batch, differentiate='…', once there is a real one"
+        return (
+            f"give differentiate={found!r}, the name of another part whose output it should be, or of a "
+            "tensor of the batch"
+        )
+
     def _embedding(self) -> str | None:
         """The name of the layer that embeds token ids."""
         get = getattr(self.copy, "get_input_embeddings", None)
@@ -638,7 +651,9 @@ class _Fit:
         except Exception:
             layer = None
         for name, module in self.copy.named_modules():
-            if module is layer or (layer is None and isinstance(module, nn.Embedding)):
+            if module is layer or (
+                layer is None and isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+            ):
                 return name or None
         return None
 

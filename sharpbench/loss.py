@@ -436,7 +436,27 @@ def _tried(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> Tensor:
         raise InputError(
             f"the loss {name} can't be evaluated on outputs {tuple(outputs.shape)} and "
             f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}{called if own else ''}"
+            f"{_of_sample_weights(loss, outputs)}"
         ) from error
+
+
+def _of_sample_weights(loss: Loss, outputs: Tensor) -> str:
+    """What to write where a module of torch holds a weight for each sample, as it seems."""
+    module = loss.original if isinstance(loss, PerSampleLoss) else None
+    for name in ("weight", "pos_weight"):
+        held = getattr(module, name, None)
+        if (
+            isinstance(module, _ELEMENTWISE)
+            and isinstance(held, Tensor)
+            and held.ndim
+            and len(held) not in (1, *outputs.shape[1:])
+        ):
+            return (
+                f"; its {name} {tuple(held.shape)} goes with one batch alone: keep what belongs to samples "
+                "in the batches, [{'x': …, 'weight': …, 'y': …}], and give loss=lambda model, batch: "
+                "(batch['weight'] * …(model(batch['x']), batch['y'], reduction='none')).flatten(1).mean(1)"
+            )
+    return ""
 
 
 def _one_a_sample(losses: Tensor, samples: int) -> Tensor:

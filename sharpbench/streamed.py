@@ -79,8 +79,8 @@ class Reading:
 
     def note(self, batch: Any, size: int) -> None:
         """One batch more, of ``size`` bytes."""
-        held = (t for _, t in leaves(batch) if isinstance(t, Tensor) and t.ndim)
-        self._samples += len(next(held, ()))
+        held = (t for _, t in leaves(batch) if isinstance(t, Tensor) and unusual(t) is None)
+        self._samples += next((len(t) for t in held if t.ndim), 0)
         self._batches, self._bytes = self._batches + 1, self._bytes + size
         if time.monotonic() - self._begun < self._next:
             return

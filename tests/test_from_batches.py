@@ -940,3 +940,114 @@ def test_the_network_and_the_batches_stay_as_they_are():
         assert torch.equal(tensor, before[0][name])
     for batch, old in zip(batches, before[1], strict=True):
         assert all(torch.equal(batch[k], old[k]) for k in batch)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, packed):
+        return self.out(self.cell(packed)[1][0][-1])
+
+
+def test_packed_sequences_are_packed_in_forward_or_summed_over():
+    """A refusal with the line to write, and the figures of that line."""
+    pack = nn.utils.rnn.pack_padded_sequence
+    how = {"batch_first": True, "enforce_sorted": False}
+    sequences, lengths = torch.randn(5, 4, 3), torch.tensor([4, 2, 3, 1, 4])
+    labels = torch.arange(5) % 2
+    parts = (slice(0, 2), slice(2, 5))
+    packed = [(pack(sequences[p], lengths[p], **how), labels[p]) for p in parts]
+    model = seeded(Recurrent)
+    with pytest.raises(
+        InputError, match=r"0 is a PackedSequence.*pack_padded_sequence\(batch\[0\]"
+    ):
+        Subject.from_batches(model, packed)
+
+    def summed(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
+
+    def total(net):
+        return sum(summed(net, (p.to(torch.float64), y)) for p, y in packed)
+
+    expected = dense(model, total)
+    of_sums = Subject.from_batches(model, packed, loss=summed, normaliser="sum")
+    check(of_sums, expected, metrics=("eigenvalue", "trace"))
+    padded = Subject.from_batches(
+        model,
+        [(sequences[p], lengths[p], labels[p]) for p in parts],
+        forward=lambda model, batch: model(pack(batch[0], batch[1].cpu(), **how)),
+        normaliser="sum",
+    )
+    check(padded, expected, metrics=("eigenvalue", "trace"))
+
+
+def test_what_is_proposed_to_differentiate_in_is_there():
+    triplet = nn.TripletMarginLoss(reduction="none")
+    three = {"one": X, "two": X.flip(0), "three": X.roll(1, 0)}
+
+    def loss(model, batch):
+        return triplet(model(batch["one"]), model(batch["two"]), model(batch["three"]))
+
+    asked = Subject.from_batches(nn.Linear(3, 2), [three], loss=loss)
+    with pytest.raises(MetricUnsupported, match="give differentiate='one'"):
+        sb.measure(asked, "curvature_rate")
+    named = Subject.from_batches(nn.Linear(3, 2), [three], loss=loss, differentiate="one")
+    assert sb.measure(named, "input_curvature").samples == len(X)
+    bag = seeded(lambda: nn.Sequential(nn.EmbeddingBag(9, 3), nn.Linear(3, 2)))
+    words = [(ids(5, 4), torch.arange(5) % 2)]
+    with pytest.raises(MetricUnsupported, match="give differentiate='0'"):
+        sb.measure(Subject.from_batches(bag, words), "curvature_rate")
+    assert (
+        sb.measure(Subject.from_batches(bag, words, differentiate="0"), "input_jacobian_norm").value
+        > 0
+    )
+
+
+def test_the_entry_that_holds_what_the_network_takes_is_proposed():
+    @dataclasses.dataclass
+    class Inside:
+        first: torch.Tensor
+        second: torch.Tensor
+
+    @dataclasses.dataclass
+    class Outside:
+        x: Inside
+        y: torch.Tensor
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(3, 2)
+
+        def forward(self, inside):
+            return self.out(inside.first + inside.second)
+
+    batch = Outside(Inside(X, X.flip(0)), Y)
+    with pytest.raises(InputError, match=r"give forward=lambda model, batch: model\(batch\.x\)"):
+        Subject.from_batches(Sum(), [batch])
+    assert (
+        Subject.from_batches(Sum(), [batch], forward=lambda model, batch: model(batch.x)).outputs
+        == 2
+    )
+
+
+def test_weights_of_samples_belong_in_the_batches():
+    weight = torch.rand(len(X), 1)
+    model, labels = seeded(lambda: nn.Linear(3, 1)), (Y > 0).float().unsqueeze(1)
+    with pytest.raises(
+        InputError, match=r"its weight .* goes with one batch alone.*batch\['weight'\]"
+    ):
+        Subject(model, X, labels, loss=nn.BCEWithLogitsLoss(weight))
+
+    def loss(model, batch):
+        losses = F.binary_cross_entropy_with_logits(model(batch["x"]), batch["y"], reduction="none")
+        return (batch["weight"] * losses).flatten(1).mean(1)
+
+    subject = Subject.from_batches(model, [{"x": X, "weight": weight, "y": labels}], loss=loss)
+    wide = X.double(), labels.double(), weight.double()
+    expected = dense(
+        model, lambda net: F.binary_cross_entropy_with_logits(net(wide[0]), wide[1], wide[2])
+    )
+    check(subject, expected, metrics=("eigenvalue", "trace"))
