@@ -614,6 +614,8 @@ class _Fit:
             leaf = None
         if isinstance(leaf, Tensor):
             found = next((p for p in every.real_leaves() if named(p) == named(path)), None)
+            if found is None and asked in modules:  # a number can name both
+                return {"varied": asked}
             if found is None:
                 raise InputError(
                     f"differentiate={asked!r} names {described(leaf)} of the batch, which is not real "
