@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -113,8 +114,12 @@ def of_change(axes: Axes, low: float, high: float) -> None:
 
 
 def wrapped(text: str, width: int = 30) -> str:
-    """``text`` in lines of at most ``width`` characters."""
-    return "\n".join(textwrap.wrap(text, width))
+    """``text`` in lines of at most ``width`` characters; a setting, as ``(width 16)``, stays whole."""
+    whole = re.sub(r"\([^()]{1,16}\)", lambda found: found[0].replace(" ", _WHOLE), text)
+    return "\n".join(textwrap.wrap(whole, width)).replace(_WHOLE, " ")
+
+
+_WHOLE = "\N{NO-BREAK SPACE}"
 
 
 def finish_panels(figure: Figure, axes: Any, used: int) -> None:

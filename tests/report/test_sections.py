@@ -10,8 +10,11 @@ import pytest
 
 from sharpbench.analysis.networks import notes
 from sharpbench.analysis.results import Results, computed_once
-from sharpbench.report.page import write_report
+from sharpbench.report.drawn import Drawings
+from sharpbench.report.page import _show, environment, write_report
 from sharpbench.report.sections import Section, sections
+from tests.analysis.test_invariance import records
+from tests.analysis.test_retest import PERMUTED, TRAINED
 from tests.suite.test_run import run
 
 OUTSIDE = """
@@ -203,3 +206,62 @@ def test_a_picture_of_very_many_points_does_not_list_them(networks, as_image):
     plt.close(figure)
     assert len(drawn) == 3
     assert {marks.get_rasterized() for marks in drawn} == {as_image}
+
+
+def test_a_recipe_looks_the_same_in_every_panel_along_training_and_stands_in_the_legend():
+    from matplotlib import pyplot as plt
+
+    from sharpbench.report.sections.training import _trajectory_figure
+
+    rows = [
+        {"metric": "λ", "stratum": stratum, "recipe": recipe, "seed": seed, "epoch": epoch,
+         "value": 1.0 + epoch, "test_error": 0.1}
+        for stratum, scale in (("moons", 0.003), ("digits", 0.1))
+        for recipe in ("adam", f"crr (scale {scale})") for seed in (0, 1) for epoch in (1, 2)
+    ]  # fmt: skip
+    figure = _trajectory_figure(pd.DataFrame(rows))
+    (legend,) = figure.legends
+    named = {
+        text.get_text(): handle
+        for text, handle in zip(legend.texts, legend.legend_handles, strict=True)
+    }
+    plt.close(figure)
+    assert list(named) == ["adam", "crr (scale 0.003)", "crr (scale 0.1)"]
+    moons, digits = (
+        {line.get_color() for line in axis.lines if len(line.get_xdata())}
+        for axis in figure.axes[:2]
+    )  # those without data are the legend's
+    of = {name: handle.get_color() for name, handle in named.items()}
+    assert of["crr (scale 0.1)"] in digits - moons
+    assert of["crr (scale 0.003)"] in moons - digits
+    assert of["adam"] in moons & digits
+
+
+def test_numbers_of_marks_that_lie_on_each_other_stand_beside_each_other():
+    from sharpbench.report.sections.generalization import _near
+
+    places = np.array([[10.0, 10], [100, 10], [12, 12], [100, 30], [104, 6]])
+    assert _near(places) == [[0, 2], [1, 4], [3]]
+
+
+def test_a_setting_is_not_broken_over_lines():
+    from sharpbench.report.drawing import wrapped
+
+    assert wrapped("digits · uniform_mlp (width 16)") == "digits · uniform_mlp\n(width 16)"
+    assert wrapped("short (width 16)") == "short (width 16)"
+    long = "one (of very many words that no line holds together)"
+    assert max(map(len, wrapped(long).splitlines())) <= 30
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(3, "+1.00</td>"), (5, "+1.00 [")])
+def test_of_three_seeds_no_interval_of_a_surviving_ranking_is_told(seeds, told, tmp_path):
+    frame = records("trace", [(float(i), float(i)) for i in range(40)], **PERMUTED, promised=True)
+    frame = frame.assign(**TRAINED, seed=frame["subject"].map(lambda s: int(s[1:]) % seeds))
+    results, pages = Results(frame), environment()
+    pages.filters["change"] = results.change
+    shown = _show(sections.create("invariant"), results, pages, Drawings(tmp_path))
+    found = str(shown.body)[str(shown.body).index("Does the ranking survive?") :].replace(
+        "\u00a0", " "
+    )
+    assert told in found
+    assert ("too few here" in found) == (seeds < 4)

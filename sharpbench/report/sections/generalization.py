@@ -302,7 +302,6 @@ def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
     for number, score in enumerate(cheapest_first, 1):
         x, y, colour = taken[score.row], _psi(score), palette[_COLOURS[score.kind]]
         axis.plot(x, y, "o", color=colour, markersize=6, label=f"{number} {score.row}")
-        axis.annotate(str(number), (x, y), (6, 4), textcoords="offset points", fontsize=9)
         if y > best:
             axis.plot(x, y, "o", color=colour, markersize=13, fillstyle="none")
             best = y
@@ -313,7 +312,31 @@ def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
     plain_log_ticks(axis.xaxis)
     axis.set(xlabel="gradients of the training loss", ylabel="Ψ")
     explain_beside(figure, *axis.get_legend_handles_labels())
+    figure.draw_without_rendering()  # until then nobody knows which marks lie on each other
+    places = axis.transData.transform([(taken[s.row], _psi(s)) for s in cheapest_first])
+    for near in _near(places * 72 / figure.dpi):
+        score = cheapest_first[near[0]]
+        axis.annotate(
+            ", ".join(str(k + 1) for k in near),
+            (taken[score.row], _psi(score)),
+            (6, 4),
+            textcoords="offset points",
+            fontsize=9,
+        )
     return figure
+
+
+def _near(places: np.ndarray) -> list[list[int]]:
+    """The numbers of marks, those together whose own would lie on each other: ``places`` (N, 2) in points."""
+    found: list[list[int]] = []
+    for k, place in enumerate(places):
+        for others in found:
+            if (np.abs(places[others[0]] - place) < (12, 9)).all():
+                others.append(k)
+                break
+        else:
+            found.append([k])
+    return found
 
 
 def _ranked(rows: Sequence[Score]) -> list[Score]:
@@ -350,7 +373,7 @@ def _groups_figure(ranked: Sequence[Score]) -> Figure:
     left.set(xlabel="Ψ", xlim=(-1.05, 1.05))
     left.set_yticks(range(len(ranked)), [s.row for s in ranked])
     left.grid(axis="y", linewidth=0.3)
-    left.invert_yaxis()
+    left.set_ylim(len(ranked) - 0.4, -0.6)
     for column, (first, last) in enumerate(groups):
         right.plot([column, column], [first - 0.2, last + 0.2], color="0.35", linewidth=2.5)
     right.set(xlim=(-0.7, len(groups) - 0.3), xticks=[], xlabel="not told\napart")
@@ -385,6 +408,7 @@ def _axes_figure(names: Sequence[str], rows: list[Score]) -> Figure:
         linecolor="none", annot_kws={"size": 9}, cbar_kws={"label": "Kendall's τ"},
         xticklabels=axes, yticklabels=[s.row for s in shown],
     )  # fmt: skip
+    axis.grid(visible=False)  # it would show in the empty column
     axis.tick_params(axis="x", rotation=30, length=0)
     axis.tick_params(axis="y", rotation=0, length=0)
     return figure

@@ -36,13 +36,14 @@ class Training(Section):
             yield Picture(
                 f"trajectory{number}",
                 functools.partial(_trajectory_figure, rows),
-                f"{metric} and test error along training. Lines are means over the seeds, bands the full "
-                f"range ({rows['seed'].nunique()} seeds).",
+                f"{metric[:1].upper()}{metric[1:]} and test error along training. Lines are means over the "
+                f"seeds, bands the full range ({rows['seed'].nunique()} seeds).",
             )
 
 
 def _trajectory_figure(rows: pd.DataFrame) -> Figure:
     """A metric (top) and the test error (bottom) along training; a line a recipe, a band over seeds."""
+    recipes = list(dict.fromkeys(rows["recipe"]))  # each looks the same in all panels
     strata = list(dict.fromkeys(rows["stratum"]))
     columns = min(4, len(strata))
     bands = int(np.ceil(len(strata) / columns))
@@ -61,12 +62,14 @@ def _trajectory_figure(rows: pd.DataFrame) -> Figure:
                 x=group["epoch"],
                 y=value,
                 hue=group["recipe"],
+                hue_order=recipes,
                 style=group["recipe"],
+                style_order=recipes,
                 markers=True,
                 errorbar=("pi", 100),
                 ax=axis,
                 legend=place == 0 and axis is axes[top, column],
-                palette="colorblind",
+                palette=sns.color_palette("colorblind", len(recipes)),
             )
             axis.set(xlabel="epoch", ylabel=label if column == 0 else "")
         axes[top, column].set_title(wrapped(stratum), size=9)
