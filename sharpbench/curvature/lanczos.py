@@ -40,6 +40,9 @@ _PUSH = 5.0
 """Length of the operator's guess in the start vector, in standard deviations of a random coordinate: enough
 to be no rarity in it, and so little that the bound takes a third of a product more on average."""
 
+_BELOW = 1e-13
+"""Of the largest eigenvalue: more than rounding puts one that is 0 below it."""
+
 _UNSETTLED = 0.5
 """Of the tolerance: beyond that residual a Ritz value has not settled."""
 
@@ -170,9 +173,28 @@ class SpectralDensity:
     tridiagonal: tuple[Tensor, ...] = ()
     """Of each probe, (k, k)."""
 
-    def after(self, steps: int) -> SpectralDensity:
-        """What the same starts gave after so many steps."""
-        return _quadrature([matrix[:steps, :steps] for matrix in self.tridiagonal], steps)
+    def radau(self, dimension: int) -> SpectralDensity:
+        """Gauss-Radau quadrature from the same steps, of an operator without negative eigenvalues: one node
+        of each probe lies at 0.
+
+        Where all even derivatives of g have one sign and all odd ones the other, as those of 1/(l + α) and
+        of log(l + α), vᵀg(A)v lies between what either rule gives for the probe v (Golub & Meurant 2010,
+        ch. 6). A Krylov space that is invariant, or of all ``dimension`` vectors, has nothing to bound.
+        """
+        steps = self.nodes.shape[1]
+        found = []
+        for matrix, nodes in zip(self.tridiagonal, self.nodes, strict=True):
+            size = len(matrix)
+            if 1 < size == steps < dimension:
+                # Further below 0 than rounding has put a node: there the shifted matrix is positive.
+                low = max(_BELOW * float(nodes.max()), -2 * float(nodes.min()))
+                unit = torch.zeros(size - 1, dtype=torch.float64)
+                unit[-1] = matrix[-1, -2].square()
+                shifted = matrix[:-1, :-1] + low * torch.eye(size - 1, dtype=torch.float64)
+                matrix = matrix.clone()
+                matrix[-1, -1] = torch.linalg.solve(shifted, unit)[-1] - low
+            found.append(matrix)
+        return _quadrature(found, steps)
 
     def mean(self, values: Tensor) -> tuple[float, float | None]:
         """tr g(A)/P with its standard error over the probes, from ``values`` = g(nodes)."""

@@ -125,7 +125,7 @@ class _OfSpectrum(CurvatureMetric, ABC):
     def _spectrum(
         self, subject: Subject, seed: int, work: Work
     ) -> tuple[_Spectrum, _Spectrum, dict[str, Any]]:
-        """The spectrum, the same from half the steps, and what is told of it."""
+        """The spectrum, as the rule gives it that is wrong to the other side, and what is told of it."""
         population = self._population(subject)
         details: dict[str, Any] = {}
         try:
@@ -149,11 +149,11 @@ class _OfSpectrum(CurvatureMetric, ABC):
             steps=self.steps,
             generator=torch_generator(derive_seed(seed, "probes")),
         )
-        full, half = (
+        full, other = (
             _Spectrum(population * d.nodes.clamp_min(0), d.weights, operator.dimension, exact=False)
-            for d in (density, density.after(self.steps // 2))
+            for d in (density, density.radau(operator.dimension))
         )
-        return full, half, with_checks(operator, details)
+        return full, other, with_checks(operator, details)
 
 
 def _whole(matrix: Tensor) -> tuple[_Spectrum, _Spectrum]:
@@ -174,13 +174,16 @@ class EffectiveDimension(_OfSpectrum):
     Exact where samples × outputs are few (by their Gram matrix) or the parameters at most 512; else by
     stochastic Lanczos quadrature of ``steps`` from ``probes`` random starts.
 
-    Errors: ``probes``; ``error_bound``: how far half the steps are off (``converged``: at most ``tolerance``
-    times the value); ``points``, of untold size, where some of the samples are drawn.
+    Errors: ``probes``; ``error_bound``: how far off Gauss–Radau quadrature with a node at 0 is. For each
+    probe it errs to the other side than Gauss's rule, so that it bounds what more steps can change
+    (``converged``: at most ``tolerance`` times the value). ``points``, of untold size, where some of the
+    samples are drawn.
     """
 
     name = "effective_dimension"
     title = "effective dimension"
     unit = ""
+    version = 2
     reference = "MacKay 1992; Maddox, Benton & Wilson, arXiv:2003.02139"
 
     prior_precision: float = 1.0
@@ -205,9 +208,9 @@ class EffectiveDimension(_OfSpectrum):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         work = Work()
-        full, half, details = self._spectrum(subject, seed, work)
+        full, other, details = self._spectrum(subject, seed, work)
         value = full.total(self._shares)
-        bound = abs(value - half.total(self._shares))
+        bound = abs(value - other.total(self._shares))
         samples = len(self._data(subject, seed)[0])
         return Measurement(
             value=value,
@@ -260,6 +263,7 @@ class LaplaceEvidence(_OfSpectrum):
     name = "laplace_evidence"
     title = "Laplace evidence, negative logarithm per sample"
     unit = "[loss]"
+    version = 2
     reference = (
         "MacKay 1992; Immer et al., arXiv:2104.04975; bounds: Immer et al., arXiv:2306.03968; "
         "normalisation: Antorán et al., arXiv:2206.08900"
@@ -315,7 +319,7 @@ class LaplaceEvidence(_OfSpectrum):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         work, dtype = Work(), torch_dtype(self.dtype)
-        full, half, details = self._parts(subject, seed, work)
+        full, other, details = self._parts(subject, seed, work)
         model = subject.working_model(dtype)
         inputs, targets = self._data(subject, seed)
         batch = len(inputs) if subject.coupled else 1024
@@ -343,7 +347,7 @@ class LaplaceEvidence(_OfSpectrum):
         else:
             log = math.log(self.prior_precision)
         value, precision = negative(full, log), math.exp(log)
-        bound = abs(value - negative(half, log))
+        bound = abs(value - negative(other, log))
         return Measurement(
             value=value,
             errors=(
@@ -365,21 +369,21 @@ class LaplaceEvidence(_OfSpectrum):
     def _parts(
         self, subject: Subject, seed: int, work: Work
     ) -> tuple[_Spectra, _Spectra, dict[str, Any]]:
-        """The spectra of the parts, the same from half the steps, and what is told of them."""
+        """The spectra of the parts, those by the rule that is wrong to the other side, and what is told."""
         if self.structure == "layers":
-            found, halves, details = [], [], dict[str, Any]()
+            found, others, details = [], [], dict[str, Any]()
             for names in _by_module(
                 subject.working_model(torch_dtype(self.dtype)), self.parameters_of
             ):
                 own = dataclasses.replace(self, parameters_of=names, structure="full")
-                full, half, told = own._spectrum(subject, seed, work)
+                full, other, told = own._spectrum(subject, seed, work)
                 found.append(full)
-                halves.append(half)
+                others.append(other)
                 details |= told
-            return _Spectra(found), _Spectra(halves), {**details, "parts": len(found)}
+            return _Spectra(found), _Spectra(others), {**details, "parts": len(found)}
         if self.structure == "full":
-            full, half, details = self._spectrum(subject, seed, work)
-            return _Spectra([full]), _Spectra([half]), details
+            full, other, details = self._spectrum(subject, seed, work)
+            return _Spectra([full]), _Spectra([other]), details
         values, blocks = self._eigenvalues_of_blocks(subject, seed, work)
         exact = _Spectra(
             [_Spectrum(v.unsqueeze(0), torch.ones(1, len(v)), len(v), exact=True) for v in values],

@@ -210,6 +210,31 @@ def test_spectral_density_has_the_moments_of_the_spectrum():
     assert float(torch.trapezoid(height, grid)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("null", [0, 20], ids=["full rank", "singular"])
+def test_the_rules_of_gauss_and_radau_enclose_what_the_start_gives(null):
+    """vᵀ g(A) v of the very start, from as many steps as there are eigenvalues, lies between them."""
+    spectrum = [0.0] * null + [10 * 0.8**k for k in range(60 - null)]
+    operator = MatrixOperator(symmetric(spectrum, 4))
+
+    def density(steps):
+        generator = torch_generator(7)
+        return spectral_density(operator, probes=1, steps=steps, generator=generator)
+
+    for alpha in (10.0, 0.1, 1e-4):
+        functions = (lambda v, a=alpha: v / (v + a), lambda v, a=alpha: (v / a).log1p())
+        for g in functions:
+            whole = density(60)
+            exact = whole.mean(g(whole.nodes.clamp_min(0)))[0]
+            same = whole.radau(60)
+            assert same.mean(g(same.nodes.clamp_min(0)))[0] == exact
+            for steps in (2, 5, 12, 25):
+                found = density(steps)
+                beside = found.radau(60)
+                high, low = (d.mean(g(d.nodes.clamp_min(0)))[0] for d in (found, beside))
+                assert low - 1e-9 * exact <= exact <= high + 1e-9 * exact
+                assert steps > 2 or high - low > 0.01 * exact
+
+
 @pytest.mark.parametrize("budget", [1 << 30, 4000], ids=["kept", "chunked"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_gauss_newton_equals_its_definition(task, budget):

@@ -83,6 +83,24 @@ def test_both_are_sums_over_the_dense_spectrum(samples, width):
         assert found.converged
 
 
+@pytest.mark.parametrize("precision", [10.0, 1e-4])
+def test_steps_that_are_too_few_bound_what_more_of_them_change(precision):
+    """Half the steps agree with all of them where neither has come near a small precision."""
+    subject = network(200, 90)
+    asked = {"prior_precision": precision, "probes": 1, "seed": 4}
+    for name in (DIMENSION, EVIDENCE):
+        exact = sb.measure(subject, name, steps=300, **asked)
+        assert exact.error_bound < 1e-6 * exact.value
+        for steps in (4, 8, 16, 32):
+            found = sb.measure(subject, name, steps=steps, **asked)
+            off = abs(found.value - exact.value)
+            assert off <= found.error_bound + exact.error_bound
+            assert found.error_bound > 0
+            assert not (found.converged and off > 0.01 * found.value)
+        if precision > 1:
+            assert found.error_bound < 0.01 * found.value
+
+
 def test_the_precision_of_the_largest_evidence_is_found():
     subject = regression()
     best = sb.measure(subject, EVIDENCE)
