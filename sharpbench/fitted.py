@@ -487,7 +487,8 @@ class _Fit:
             place += f"[{key!r}]" if by_name else f".{key}"
             inside = at(inside, (key,))
         real = leaf.is_floating_point() or leaf.is_complex() or not _of_dtypes(error)
-        call = f"batch{place}" if real else f"batch{place}.float()"
+        # A fixed precision, .float(), would be another than that of a copy.
+        call = f"batch{place}" if real else f"batch{place}.to(next(model.parameters()).dtype)"
         told = (
             "" if real else f", if {str(leaf.dtype).removeprefix('torch.')} is no number of a token"
         )

@@ -56,9 +56,12 @@ def tensor_of(raw: Any, *, first: bool = False) -> Tensor:
             found = next((one for one in raw if is_tensor_like(one) and one.ndim), None)
         if is_tensor_like(found):
             return found
+        key = "…"
+        if isinstance(raw, Mapping):
+            key = next((repr(k) for k, value in raw.items() if is_tensor_like(value)), key)
         raise InputError(
             f"the network returned a {type(raw).__name__} ({described(raw)}), and which of it are the "
-            "outputs can't be told: give forward=lambda model, batch: model(…)[…]"
+            f"outputs can't be told: give forward=lambda model, batch: model(…)[{key}], or another of it"
         )
     keys = f" with the keys {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
     raise InputError(

@@ -428,15 +428,17 @@ def _tried(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> Tensor:
     except InputError:
         raise
     except Exception as error:
-        own = isinstance(loss, PerSampleLoss) and not isinstance(loss.original, nn.Module)
-        called = (
-            "; it is called as loss(outputs, targets), and one of model and batch is told by the name of its "
-            "first argument, model"
-        )
+        hint = _of_sample_weights(loss, outputs)
+        if isinstance(loss, PerSampleLoss) and not isinstance(loss.original, nn.Module):
+            hint = (
+                "; it is called as loss(outputs, targets), and one of model and batch is told by the name of "
+                "its first argument, model"
+            )
+        elif isinstance(error, TypeError):
+            hint = "; one that takes more than outputs and targets is loss=lambda model, batch: …"
         raise InputError(
             f"the loss {name} can't be evaluated on outputs {tuple(outputs.shape)} and "
-            f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}{called if own else ''}"
-            f"{_of_sample_weights(loss, outputs)}"
+            f"targets {targets.dtype} {tuple(targets.shape)}: {first_line(error)}{hint}"
         ) from error
 
 
@@ -467,7 +469,8 @@ def _one_a_sample(losses: Tensor, samples: int) -> Tensor:
     if losses.ndim == 0:
         raise InputError(
             "the loss returned one number (a mean or a sum over the samples); it must return one value "
-            "a sample, shape (N,): use reduction='none'"
+            "a sample, shape (N,): use reduction='none', or give one of the model and the batch to "
+            "Subject.from_batches, loss=lambda model, batch: …, whose number is the mean over its batch"
         )
     raise InputError(
         f"the loss returned the shape {tuple(losses.shape)} for {samples} samples; it must return "

@@ -705,7 +705,7 @@ def test_a_real_tensor_of_the_batch_among_others():
         (list(zip(X, Y, strict=True)), {}, r"a single sample.*DataLoader\(samples"),
         ([(X.tolist(), Y.tolist())], {}, r"must hold tensors or arrays: torch\.tensor"),
         ([(["a", "b"], Y[:2])], {}, "a list of 2 str"),
-        ([(X > 0, Y)], {}, r"model\(batch\[0\].float\(\)\), if bool is no number"),
+        ([(X > 0, Y)], {}, r"model\(batch\[0\]\.to\(.*\)\), if bool is no number"),
         ([(X.to_sparse(), Y)], {}, "'0' of the batch must be a dense tensor.*sparse"),
         ([(torch.nested.nested_tensor([X[0], X[1]]), Y[:2])], {}, "and is a nested tensor"),
         ([(X, {"boxes": X})], {}, "targets must be tensors.*loss=lambda model, batch"),
@@ -1049,3 +1049,40 @@ def test_weights_of_samples_belong_in_the_batches():
         model, lambda net: F.binary_cross_entropy_with_logits(net(wide[0]), wide[1], wide[2])
     )
     check(subject, expected, metrics=("eigenvalue", "trace"))
+
+
+def test_the_lines_that_refusals_name_run_in_every_precision():
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randint(0, 4, (5, 2, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(5) % 2
+    model = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 2)))
+    line = r"lambda model, batch: model\(batch\[0\]\.to\(next\(model\.parameters\(\)\)\.dtype\)\)"
+    with pytest.raises(InputError, match=line):
+        Subject.from_batches(model, [(pixels, labels)])
+    subject = Subject.from_batches(
+        model,
+        [(pixels, labels)],
+        forward=lambda model, batch: model(batch[0].to(next(model.parameters()).dtype)),
+    )
+    check(subject, dense(model, lambda net: F.cross_entropy(net(pixels.double()), labels)))
+    for dtype in ("float32", "float64"):
+        assert sb.measure(subject, "hessian_top_eigenvalue", dtype=dtype).value > 0
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.main, self.aux = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return {"main": self.main(x), "aux": self.aux(x)}
+
+    with pytest.raises(InputError, match=r"model\(…\)\['main'\], or another of it"):
+        Subject.from_batches(Two(), [(X, Y)])
+    with pytest.raises(
+        InputError, match="takes more than outputs and targets is loss=lambda model, batch"
+    ):
+        Subject.from_batches(nn.Linear(3, 1), [(X, X[:, :1])], loss=nn.GaussianNLLLoss())
+    with pytest.raises(InputError, match="whose number is the mean over its batch"):
+        Subject.from_batches(
+            nn.Linear(3, 2), [(X, Y)], loss=lambda outputs, y: F.cross_entropy(outputs, y)
+        )

@@ -80,8 +80,15 @@ def degrees_of_freedom(values: Tensor, *, few: bool = False) -> float:
     return max(1 / (_SKEWED * skewness**2 / n + 1 / (n - 1)), 1.0)
 
 
+_CUBED = 1e-90
+"""Below it cubes are no numbers that double precision holds in full."""
+
+
 def _skewness(values: Tensor) -> float:
     centred = (values - values.mean()).double()
+    largest = float(centred.abs().max())
+    if 0 < largest < _CUBED:
+        return _skewness(centred / largest)
     square = float(centred.square().mean())
     return float(centred.pow(3).mean()) / square**1.5 if square > 0 else 0.0
 

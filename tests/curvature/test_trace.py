@@ -6,7 +6,12 @@ from torch import Tensor
 
 from sharpbench.curvature.operator import MatrixOperator, SymmetricOperator
 from sharpbench.curvature.rounding import relative_rounding
-from sharpbench.curvature.trace import _Sketch, estimate_trace, squared_frobenius_norm
+from sharpbench.curvature.trace import (
+    _Sketch,
+    degrees_of_freedom,
+    estimate_trace,
+    squared_frobenius_norm,
+)
 from sharpbench.measurement import ErrorComponent, Measurement
 from sharpbench.seeds import torch_generator
 from tests.calibration.coverage import assert_covers
@@ -141,3 +146,12 @@ def test_a_mean_that_stops_at_its_tolerance_still_covers(power):
     assert all(f.converged and f.standard_error <= 0.2 * f.value for f in found)
     false = sum(abs(f.value - truth) > 1.96 * 0.2 * truth for f in found)
     assert false <= 0.05 * len(found)
+
+
+def test_degrees_of_freedom_have_no_unit():
+    """A saturated network has a Hessian whose squares are next to nothing."""
+    values = torch.randn(9, generator=torch_generator(3), dtype=torch.float64).exp()
+    expected = degrees_of_freedom(values)
+    for scale in (1e-60, 1e-110, 1e-250):
+        assert degrees_of_freedom(values * scale) == pytest.approx(expected, rel=1e-9)
+    assert degrees_of_freedom(torch.zeros(9)) == 8
