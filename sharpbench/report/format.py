@@ -163,8 +163,9 @@ def work(gradients: float | None) -> str:
 
 
 def kept(text: str) -> str:
-    """``text`` that breaks neither within ``n = 12`` nor within a figure with its interval or range."""
-    whole = r"\S+ \[[^]]*\]%?|n = \S+|\(\S+–\S+\)"
+    """``text`` that breaks neither within ``n = 12`` nor within a figure with its name, interval, range or
+    unit."""
+    whole = r"(?:[Ψτ] )?\S+ \[[^]]*\]%?|n = \S+|\S+ gradients|\(\S+–\S+\)"
     joined = str.maketrans({" ": "\N{NO-BREAK SPACE}", "–": "\N{WORD JOINER}–\N{WORD JOINER}"})
     return re.sub(whole, lambda found: found[0].translate(joined), text)
 

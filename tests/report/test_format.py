@@ -1,6 +1,7 @@
 """Figures as they are printed, on the terminal and in the report."""
 
 import math
+import re
 
 import pytest
 
@@ -13,6 +14,7 @@ from sharpbench.report.format import (
     figure,
     fixed,
     interval,
+    kept,
     number,
     percent,
     percent_figure,
@@ -211,6 +213,15 @@ def test_numbers_in_a_text_get_their_minus_signs():
     assert prose("orders 1-4 and x-2, 2023-01-02, well-known -x") == (
         "orders 1-4 and x-2, 2023-01-02, well-known -x"
     )
+
+
+def test_a_figure_stays_in_one_line_with_its_name_its_interval_and_its_unit():
+    told = kept("quick: Ψ −0.08 [−0.36, +0.22], n = 72 and 82.0 gradients (34.0–82.0)")
+    parts = [re.sub("[\u00a0\u2060]", lambda found: " " if found[0] == "\u00a0" else "", part)
+             for part in told.split(" ")]  # fmt: skip
+    assert parts == [
+        "quick:", "Ψ −0.08 [−0.36, +0.22],", "n = 72", "and", "82.0 gradients", "(34.0–82.0)",
+    ]  # fmt: skip
 
 
 def test_a_change_is_told_as_after_over_before():
