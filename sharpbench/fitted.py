@@ -24,7 +24,14 @@ from sharpbench.loss import (
     is_tensor_like,
 )
 from sharpbench.nest import Path, at, described, leaves, named, parsed
-from sharpbench.network import copies, quiet, refuse_unusual, stopped_by_a_cast, unwrapped
+from sharpbench.network import (
+    copies,
+    of_dtypes,
+    quiet,
+    refuse_unusual,
+    stopped_by_a_cast,
+    unwrapped,
+)
 from sharpbench.precision import real_dtypes
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
@@ -436,7 +443,7 @@ class _Fit:
             raise
         except Exception as error:
             hint = "forward(model, batch) must give the outputs"
-            if _of_dtypes(error) and self.mixed:
+            if of_dtypes(error) and self.mixed:
                 hint = stopped_by_a_cast(self.copy, outputs)
             elif self.custom is None:
                 hint = self._how_to_call(error)
@@ -486,7 +493,7 @@ class _Fit:
             by_name = isinstance(inside, Mapping) or not isinstance(key, str)
             place += f"[{key!r}]" if by_name else f".{key}"
             inside = at(inside, (key,))
-        real = leaf.is_floating_point() or leaf.is_complex() or not _of_dtypes(error)
+        real = leaf.is_floating_point() or leaf.is_complex() or not of_dtypes(error)
         # A fixed precision, .float(), would be another than that of a copy.
         call = f"batch{place}" if real else f"batch{place}.to(next(model.parameters()).dtype)"
         told = (
@@ -747,14 +754,6 @@ def _takes_model(loss: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return bool(names) and names[0] in _MODEL
-
-
-def _of_dtypes(error: Exception) -> bool:
-    """Whether torch complains of the kind of numbers."""
-    told = str(error)
-    return any(
-        word in told for word in ("dtype", "scalar type", "not implemented for", "DoubleTensor")
-    )
 
 
 def _reshaped(outputs: Tensor, target: Tensor) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "Network",
     "as_written",
     "copies",
+    "of_dtypes",
     "private_copy",
     "quiet",
     "refuse_unusual",
@@ -629,7 +630,8 @@ def _plain(dtypes: tuple[torch.dtype, ...]) -> bool:
 
 
 def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
-    """Why a copy in another precision doesn't run: where, and what to write there."""
+    """Why a copy in another precision doesn't run: where, and what to write there; or nothing, where torch
+    doesn't complain of the kind of numbers."""
     inside: list[str] = []
     handles: list[Any] = []
     for name, module in model.named_modules():
@@ -638,7 +640,9 @@ def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
         handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
     try:
         run()
-    except Exception:
+    except Exception as error:
+        if not of_dtypes(error.__cause__ or error):
+            return ""
         part = next((name for name in reversed(inside) if name), "")
     else:
         return ""
@@ -652,6 +656,12 @@ def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
         f"the forward pass casts to a fixed precision{before}, as x.to(torch.bfloat16) and x.float() do: let "
         f"it follow the weights, x.to({to})"
     )
+
+
+def of_dtypes(error: BaseException) -> bool:
+    """Whether torch complains of the kind of numbers."""
+    words = ("dtype", "scalar type", "not implemented for", "DoubleTensor", "Input type (")
+    return any(word in str(error) for word in words)
 
 
 def _entered(inside: list[str], name: str, *_: Any) -> None:

@@ -472,14 +472,13 @@ class Subject:
         found = f"do not run in {told((dtype,))} ({first_line(error.__cause__ or error)})"
         others = [one for one in (torch.float64, torch.float32) if one != dtype]
         runs = next((one for one in others if self._stops_in(one) is None), None)
-        if runs is not None:
-            return (
-                f"the network and its loss {found}: ask for dtype={told((runs,))!r}, or let them follow the "
-                "precision of the inputs"
-            )
-        model = self.working_model(dtype)
-        why = self._network.stopped_by_a_cast(model, dtype)
-        return f"the network and its loss {found}" + (f"; {why}" if why else "")
+        why = self._network.stopped_by_a_cast(self.working_model(dtype), dtype)
+        if runs is None:
+            return f"the network and its loss {found}" + (f"; {why}" if why else "")
+        return (
+            f"the network and its loss {found}: ask for dtype={told((runs,))!r}, or let them follow the "
+            "precision of the inputs" + (f" and weights; {why}" if why else "")
+        )
 
     def _stops_in(self, dtype: torch.dtype) -> Exception | None:
         """What network or loss raise on a few samples in ``dtype``."""

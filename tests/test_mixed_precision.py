@@ -238,6 +238,23 @@ def test_a_cast_that_no_copy_follows_is_named_with_the_line_to_write(made):
         sb.measure(wide, "hessian_trace", dtype="float32")
 
 
+def test_a_fixed_precision_in_a_network_of_one_is_named():
+    class Pixels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(1, 2, 3), nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.conv(x.float() / 255)).mean((2, 3)))
+
+    pixels = torch.randint(0, 255, (11, 1, 4, 4), dtype=torch.uint8, generator=G)
+    subject = Subject.from_batches(seeded(Pixels), [(pixels, Y)])
+    line = r"ask for dtype='float32'.*before 'conv'.*x\.to\(self\.conv\.weight\.dtype\)"
+    with pytest.raises(MetricFailed, match=line):
+        sb.measure(subject, "hessian_trace")
+    assert sb.measure(subject, "hessian_trace", dtype="float32").converged
+
+
 def test_one_that_runs_in_no_precision_is_refused():
     class Never(Hand):
         def forward(self, x):
