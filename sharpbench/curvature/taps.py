@@ -677,7 +677,16 @@ _SELECTING = frozenset(
             "take",
             "take_along_dim",
         ),
-        *("sort", "argsort", "msort", "topk", "unique", "unique_consecutive", "bincount", "item"),
+        *(
+            "sort",
+            "argsort",
+            "msort",
+            "topk",
+            "unique",
+            "unique_consecutive",
+            "bincount",
+            "one_hot",
+        ),
         *(
             "scatter",
             "scatter_",
@@ -687,7 +696,17 @@ _SELECTING = frozenset(
             "scatter_reduce_",
         ),
         *("index_add", "index_add_", "index_copy", "index_copy_", "index_put", "index_put_", "put"),
-        *("masked_scatter", "masked_scatter_", "put_", "bool", "int", "float", "index", "tolist"),
+        *(
+            "masked_scatter",
+            "masked_scatter_",
+            "put_",
+            "argmax",
+            "argmin",
+            "item",
+            "tolist",
+            "numpy",
+        ),
+        *("array", "bool", "int", "float", "index", "equal", "allclose", "is_nonzero", "contains"),
     }
 )
 """What picks by the numbers in a tensor, or gives them to Python."""
@@ -698,6 +717,8 @@ def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     if name in ("getitem", "setitem"):
         index = args[1] if isinstance(args[1], tuple) else (args[1],)
         return any(isinstance(i, Tensor) for i in index)
+    if name == "embedding":  # of what was computed
+        return any(isinstance(table, Tensor) and not table.is_leaf for table in args[1:2])
     return name in _SELECTING or (name == "where" and len(args) == 1)
 
 
