@@ -26,6 +26,7 @@ __all__ = [
     "TRIED",
     "Network",
     "as_written",
+    "copied",
     "copies",
     "of_dtypes",
     "private_copy",
@@ -734,7 +735,7 @@ def private_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _private(original: nn.Module) -> nn.Module:
     """A copy of the network in evaluation mode, in its own precision, that shares no tensor with it."""
     _check_finite(original)
-    model = _copied(original)
+    model = copied(original)
     for module in list(model.modules()):
         for name, child in module.named_children():
             if (inner := unwrapped(child)) is not child:
@@ -781,7 +782,8 @@ def _trainers(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
             yield module, trainer
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """A copy. It has no trainer, and shares what can't be copied at all."""
     # A copy is trained by nobody: what it logs is not meant for the trainer, which refuses it.
     nobody: dict[int, Any] = {id(trainer): None for _, trainer in _trainers(model)}
     with _ByValue():

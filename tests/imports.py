@@ -24,6 +24,7 @@ FLOORS = (
         "registry",
         "change",
         "streams",
+        "processes",
         "console",
     ),
     (

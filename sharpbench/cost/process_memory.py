@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from sharpbench.cost.meter import measure_cost
-from sharpbench.cost.orphans import end_with_parent, without_main
+from sharpbench.processes import end_with_parent, without_main
 
 __all__ = ["peak_in_fresh_process"]
 

@@ -6,7 +6,6 @@ each, the same for all networks that are judged on the same points.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from sharpbench.evaluation.classification import Figure, Meaning, mean_figure, share_figure
 from sharpbench.metrics.attack import Attack
+from sharpbench.network import copied
 from sharpbench.seeds import derive_seed, numpy_generator, torch_generator
 from sharpbench.subject import Splits, batched_outputs
 
@@ -161,7 +161,7 @@ def adversarial_error(model: nn.Module, splits: Splits, attack: Attack, *, seed:
     It starts from a random point of each ball. A lower bound of the error under the strongest attack: where
     gradients vanish a point stays where it is.
     """
-    model = copy.deepcopy(model).requires_grad_(False)
+    model = copied(model).requires_grad_(False)
     generator = torch_generator(derive_seed(seed, "attack", attack.norm, attack.steps))
     found = []
     parts = zip(splits.test_inputs.split(1024), splits.test_targets.split(1024), strict=True)

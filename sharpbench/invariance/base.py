@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance.recording import Example, running_on
+from sharpbench.network import copied
 from sharpbench.subject import Splits, batched_outputs
 
 __all__ = ["Changed", "Points", "Transformation", "verify_promise"]
@@ -46,7 +46,7 @@ class Transformation(Change, ABC):
 
         Raises TransformationRefused with the reason if it does not apply to this network.
         """
-        changed = copy.deepcopy(model)
+        changed = copied(model)
         with torch.no_grad(), running_on(_first_of(splits)):
             self.change(changed, seed=seed)
         return changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
+from sharpbench.network import copied
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Splits, per_sample_loss
 
@@ -66,7 +66,7 @@ class FurtherTraining(Transformation):
     def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
         if splits is None:
             raise TransformationRefused("needs the training data, which is not known here")
-        changed = copy.deepcopy(model)
+        changed = copied(model)
         loss = per_sample_loss(splits.task)
         generator, dtype = torch_generator(seed), next(changed.parameters()).dtype
         optimizer = torch.optim.SGD(changed.parameters(), lr=self.lr)

@@ -21,6 +21,7 @@ from sharpbench.results.record import Record
 __all__ = [
     "SORTS",
     "Words",
+    "coded",
     "one_dictionary",
     "reals_of",
     "stored_columns",
@@ -93,6 +94,20 @@ class Words(NamedTuple):
 
     words: list[Any]
     codes: np.ndarray
+
+    def among(self, *words: str) -> np.ndarray:
+        """Where one of ``words`` stands, (N,)."""
+        found: np.ndarray = np.array([*(word in words for word in self.words), False])[self.codes]
+        return found
+
+
+def coded(name: str, values: pa.ChunkedArray, order: np.ndarray | None = None) -> Any:
+    """A stored column of words, nested values or reals as `Words` or reals (N,), its rows in ``order``."""
+    chosen = slice(None) if order is None else order
+    if SORTS[name] == "real":
+        return reals_of(values)[chosen]
+    words, codes = words_of(values)
+    return Words(words, codes[chosen])
 
 
 def words_of(values: pa.ChunkedArray) -> Words:

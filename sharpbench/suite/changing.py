@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from sharpbench.invariance.base import Transformation, verify_promise
 from sharpbench.invariance.recording import left_alone, noting, running_on
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of, untouched
+from sharpbench.network import private_copy, unwrapped
 from sharpbench.subject import Subject
 
 __all__ = ["Changed", "changed"]
@@ -37,7 +37,7 @@ def changed(subject: Subject, transformation: Transformation, *, seed: int) -> C
     it changes more than its copy, InputError for a changed network that can't be measured, and what the
     transformation raises.
     """
-    before = copy.deepcopy(subject.model).double().eval()
+    before = private_copy(unwrapped(subject.model), torch.float64)
     with running_on(subject.run_few), noting() as left:
         with untouched(transformation.label, before, data_of(subject), state_hash):
             after = transformation.transform(before, seed=seed, splits=subject.splits)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sharpbench.results.store import ResultsStore, load_records
+import numpy as np
+
+from sharpbench.results.coded import coded
+from sharpbench.results.store import ResultsStore, left_out_of, tell_left_out
 from sharpbench.suite.outline import AnyPlan, Question, SubjectLike
 from sharpbench.suite.survey import Standing
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["Expected", "forecast"]
 
@@ -85,25 +86,18 @@ class _Recorded:
     """The costs that the results folder knows, of all of its suites."""
 
     def __init__(self, store: ResultsStore) -> None:
-        frame = _costs(store)
+        times: dict[tuple[str, Network], list[float]] = {}
+        epochs: dict[Network, list[float]] = {}
+        for label, network, seconds in _costs(store):
+            if label is None:
+                epochs.setdefault(network, []).append(seconds)
+            else:
+                times.setdefault((label, network), []).append(seconds)
         self._times: dict[str, dict[Network, float]] = {}
-        self._epochs: dict[Network, float] = {}
+        for (name, network), found in times.items():
+            self._times.setdefault(name, {})[network] = statistics.median(found)
+        self._epochs = {network: statistics.median(found) for network, found in epochs.items()}
         self._ratios: dict[tuple[Network, Network], float | None] = {}
-        if frame is None:
-            return
-        of_problem = frame["problem_label"].notna()
-        for problems, parts in (
-            (False, ["dataset", "model_label", "device"]),
-            (True, ["problem_label", "device"]),
-        ):
-            rows = frame[of_problem == problems]
-            timed = rows[rows["cost.median_seconds"].notna()]
-            medians = timed.groupby(["label", *parts])["cost.median_seconds"].median()
-            for (label, *network), seconds in medians.items():
-                self._times.setdefault(label, {})[tuple(network)] = float(seconds)
-        log = frame[(frame["kind"] == "training") & (frame["name"] == "seconds")]
-        keys = ["dataset", "model_label", "recipe", "device"]
-        self._epochs = {k: float(v) for k, v in log.groupby(keys)["value"].median().items()}
 
     def epoch(self, subject: SubjectLike) -> float | None:
         """Seconds of an epoch of such a training."""
@@ -138,12 +132,38 @@ class _Recorded:
         return self._ratios[network, other]
 
 
-def _costs(store: ResultsStore) -> pd.DataFrame | None:
-    columns = ["kind", "name", "label", "value", "dataset", "model_label", "recipe", "problem_label",
-               "device", "cost.median_seconds"]  # fmt: skip
-    if not store.root.is_dir() or not store.subjects():
-        return None
-    found: Any = load_records(
-        store.root, columns=columns, kinds={"measurement", "problem", "training"}
-    )
-    return found[found["cost.median_seconds"].notna() | (found["kind"] == "training")]
+def _costs(store: ResultsStore) -> Iterator[tuple[str | None, Network, float]]:
+    """A metric's label, the network and the seconds of each measurement; without a label those of an epoch,
+    of whose network the recipe is a part.
+
+    Without pandas, whose import takes as long as all the rest of a dry run.
+    """
+    folders, _ = store.asked(None)
+    if not folders:
+        return
+    rows = store.columns.rows(folders, ("kind", "name", "label", "value", "cost"), convert=coded)
+    tell_left_out(store.root, left_out_of(rows.facts), sum(f["unproven"] for f in rows.facts))
+    kind, name, label = (rows.columns[column] for column in ("kind", "name", "label"))
+    value, cost = rows.columns["value"], rows.columns["cost"]
+    seconds = np.array([_median_seconds(text) for text in cost.words] + [np.nan])[cost.codes]
+    of_cost = kind.among("measurement", "problem") & (label.codes >= 0) & np.isfinite(seconds)
+    of_epoch = kind.among("training") & name.among("seconds") & np.isfinite(value)
+    for row in np.flatnonzero(of_cost | of_epoch).tolist():
+        about = rows.facts[rows.folder[row]]["columns"] or {}
+        parts = ["dataset", "model_label"]
+        if of_epoch[row]:
+            parts += ["recipe"]
+        elif about.get("problem_label") is not None:
+            parts = ["problem_label"]
+        network: tuple[Any, ...] = tuple(about.get(part) for part in (*parts, "device"))
+        if None in network:
+            continue
+        if of_epoch[row]:
+            yield None, network, float(value[row])
+        else:
+            yield label.words[label.codes[row]], network, float(seconds[row])
+
+
+def _median_seconds(cost: str) -> float:
+    found = json.loads(cost).get("median_seconds")
+    return np.nan if found is None else float(found)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from sharpbench.results.coded import Words, reals_of, words_of
+from sharpbench.results.coded import coded
 from sharpbench.results.description import FOLDER_NAME
 from sharpbench.results.record import FINAL
 from sharpbench.results.store import ResultsStore, left_out_of
@@ -47,21 +46,13 @@ def survey(plan: AnyPlan, store: ResultsStore, *, fresh: bool = False) -> list[S
     if fresh:
         store.columns.facts(names, fresh=True)
     there = sorted(set(names))  # as they stand in the files
-    rows = store.columns.rows(there, (*_COLUMNS, "epoch"), convert=_read)
+    rows = store.columns.rows(there, (*_COLUMNS, "epoch"), convert=coded)
     table = _Table(rows.columns, rows.folder, len(there))
     place = {name: place for place, name in enumerate(there)}
     return [
         _standing(plan, subject, store, rows.facts[place[name]], table, place[name], fresh)
         for subject, name in zip(plan.subjects, names, strict=True)
     ]
-
-
-def _read(name: str, values: pa.ChunkedArray, order: np.ndarray | None) -> Any:
-    chosen = slice(None) if order is None else order
-    if name == "epoch":
-        return reals_of(values)[chosen]
-    words, codes = words_of(values)
-    return Words(words, codes[chosen])
 
 
 class _Table:
@@ -72,18 +63,14 @@ class _Table:
         self.codes = {name: columns[name].codes for name in _COLUMNS}
         self.epoch = columns["epoch"]
         self.ends = np.searchsorted(folder, np.arange(count + 1))
-        final = self._is("status", *FINAL)
-        self.question = final & self._is("kind", *QUESTIONS)
-        self.part = final & self._is("kind", *_PARTS)
-        self.along = self._is("kind", "trajectory")
+        kind, status, title = (columns[name] for name in ("kind", "status", "title"))
+        final = status.among(*FINAL)
+        self.question = final & kind.among(*QUESTIONS)
+        self.part = final & kind.among(*_PARTS)
+        self.along = kind.among("trajectory")
         self.told = self.question | self.along
-        self.untitled = self.told & ((self.codes["title"] < 0) | self._is("title", ""))
-        self.failed = self.told & ~self._is("status", "ok", "unsupported")
-
-    def _is(self, name: str, *words: str) -> np.ndarray:
-        place = np.isin(self.words[name], words)
-        found: np.ndarray = np.append(place, False)[self.codes[name]]
-        return found
+        self.untitled = self.told & ((title.codes < 0) | title.among(""))
+        self.failed = self.told & ~status.among("ok", "unsupported")
 
     def of(self, place: int, name: str, chosen: np.ndarray) -> list[str]:
         rows = slice(self.ends[place], self.ends[place + 1])

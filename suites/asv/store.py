@@ -174,7 +174,11 @@ def _times(told: float | list[float], factor: float) -> float | list[float]:
 
 
 class Folder:
-    """What is done with a folder of so many subjects whose columns are there."""
+    """What is done with a folder of so many subjects whose columns are there and whose plan is remembered.
+
+    The command: CPU seconds of ``sharpbench run`` where all is done, each in a process of its own: its start,
+    what it imports, and, but for a dry run, the comparison of every byte.
+    """
 
     params = ([20, 100],)
     param_names = ("subjects",)
@@ -185,7 +189,8 @@ class Folder:
         folders = {}
         for subjects in self.params[0]:
             folder = Path(tempfile.mkdtemp())
-            load_records(build(folder, subjects))
+            build(folder, subjects)
+            _cpu_seconds(folder, "--no-report", "-q")
             folders[subjects] = str(folder)
         return folders
 
@@ -215,29 +220,10 @@ class Folder:
 
         return self._timed(act, folders, subjects)
 
-
-class Command:
-    """CPU seconds of ``sharpbench run`` where all is done and the plan is remembered, each in a process of
-    its own: its start, what it imports, and, but for a dry run, the comparison of every byte."""
-
-    params = ([20, 100],)
-    param_names = ("subjects",)
-    unit = "seconds"
-    timeout = 1200
-
-    def setup_cache(self) -> dict[int, str]:
-        folders = {}
-        for subjects in self.params[0]:
-            folder = Path(tempfile.mkdtemp())
-            build(folder, subjects)
-            _cpu_seconds(folder, "--no-report", "-q")  # makes the columns, and remembers the plan
-            folders[subjects] = str(folder)
-        return folders
-
-    def track_dry_run(self, folders: dict[int, str], subjects: int) -> float:
+    def track_command_dry_run(self, folders: dict[int, str], subjects: int) -> float:
         return _cpu_seconds(Path(folders[subjects]), "--dry-run")
 
-    def track_nothing_to_do(self, folders: dict[int, str], subjects: int) -> float:
+    def track_command_nothing_to_do(self, folders: dict[int, str], subjects: int) -> float:
         return _cpu_seconds(Path(folders[subjects]), "--no-report", "-q")
 
 

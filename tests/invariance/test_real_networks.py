@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from sharpbench.invariance import transformations
 from sharpbench.invariance.recording import noting, recorded, running_on
 from sharpbench.models import models
 from sharpbench.subject import Splits, Subject
+from sharpbench.suite.changing import changed
 from sharpbench.suite.own import transformed
 from tests.invariance.test_transformations import SHAPES, inputs
 
@@ -256,3 +259,28 @@ def test_a_network_that_does_not_run_says_so():
     recorded(network, lambda m: m(torch.zeros(2, 2)))
     assert network.training
     assert not network._forward_hooks
+
+
+class Trainer:
+    """Holds all data and optimizers, and can't be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __deepcopy__(self, memo):
+        raise AssertionError("the trainer was copied")
+
+
+Trainer.__module__ = "lightning.pytorch.trainer"
+
+
+def test_a_changed_network_has_no_trainer_and_what_cant_be_copied_is_shared():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    network._trainer, network.lock = Trainer(), threading.Lock()
+    subject = Subject(network, torch.randn(6, 4), Y)
+    for name in ("neuron_rescaling", "weight_noise"):
+        moved = changed(subject, transformations.create(name), seed=0).subject.model
+        assert moved._trainer is None
+        assert moved.lock is network.lock
+        assert not torch.equal(moved[0].weight, network[0].weight.double())

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from sharpbench.cost import without_main
 from sharpbench.errors import InputError, first_line, guarded
+from sharpbench.processes import end_with_parent, without_main
 from sharpbench.streams import lasting_streams
 from sharpbench.suite.engines.base import Engine
 from sharpbench.suite.engines.job import Fault, Job
@@ -330,7 +330,6 @@ class _Clock:
 
 def _serve(pipe: Connection) -> None:
     """The life of a worker: task after task, until the other end is closed."""
-    from sharpbench.cost import end_with_parent
     from sharpbench.suite.run import run_subject
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides on Ctrl-C

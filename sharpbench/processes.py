@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, and leaves its main program alone."""
+"""Processes that end with the one that started them, and leave its main program alone."""
 
 from __future__ import annotations
 
