@@ -112,9 +112,10 @@ def mean_over_blocks(values: np.ndarray, blocks: np.ndarray) -> tuple[Estimate, 
     """Mean with its interval, and a bound for single values, where those of one block are alike.
 
     Student's t with as many values as the blocks are worth (`effective_number`). The bound: with 95%
-    confidence 95% of single values lie within ± it; |mean| and Howe's factor of a two-sided normal tolerance
-    interval (J. Am. Stat. Assoc. 64, 1969). Values that are 0 but for rounding need no second one; of others
-    a single one says nothing of the next: then both are infinite.
+    confidence 95% of single values, of any blocks, lie within ± it; |mean| and Howe's factor of a two-sided
+    normal tolerance interval (J. Am. Stat. Assoc. 64, 1969) for what they are worth at least. Values that are
+    0 but for rounding need no second one; of others a single one says nothing of the next: then both are
+    infinite.
     """
     values = np.asarray(values, dtype=float)
     centre, size = float(values.mean()), effective_number(values, blocks)
@@ -123,8 +124,26 @@ def mean_over_blocks(values: np.ndarray, blocks: np.ndarray) -> tuple[Estimate, 
         return Estimate(centre, centre - width, centre + width, len(values)), abs(centre) + width
     deviation = float(values.std(ddof=1))
     half = students(size - 1) * deviation / math.sqrt(size)
-    bound = abs(centre) + _tolerance_factor(size) * deviation
+    least, of_any = _at_least(values, blocks)
+    bound = abs(centre) + _tolerance_factor(least) * of_any
     return Estimate(centre, centre - half, centre + half, len(values)), bound
+
+
+def _at_least(values: np.ndarray, blocks: np.ndarray) -> tuple[float, float]:
+    """How many values these are worth at least, and the standard deviation of values of any blocks, of which
+    few show too little: of the variance between blocks (blocks − 1)/blocks."""
+    least = effective_number(values, blocks, seldom=_SELDOM)
+    n, groups = len(values), len(np.unique(blocks))
+    deviation = float(values.std(ddof=1))
+    if groups == n or least >= n:
+        return least, deviation
+    alike = (n / least - 1) / (n / groups - 1)
+    return least, deviation / math.sqrt(1 - alike * (1 - (1 - 1 / groups) * n / (n - 1)))
+
+
+_SELDOM = 0.2
+"""How seldom values of one block are more alike than is reckoned with; so a bound is too small in no more
+than 5% of populations, from two blocks on."""
 
 
 def _tolerance_factor(size: float) -> float:
@@ -136,8 +155,9 @@ def _tolerance_factor(size: float) -> float:
 def networks_to_bound(values: np.ndarray, blocks: np.ndarray, limit: float) -> int | None:
     """How many values would bring the bound of `mean_over_blocks` within ``limit`` if mean, spread and
     likeness within a block stayed as they are; None where no number would."""
-    centre, deviation = abs(float(values.mean())), float(values.std(ddof=1))
-    worth = effective_number(values, blocks) / len(values)
+    centre = abs(float(values.mean()))
+    least, deviation = _at_least(values, blocks)
+    worth = least / len(values)
     if centre + stats.norm.ppf(0.5 * (1 + CONFIDENCE)) * deviation >= limit:
         return None
     size = 2.0
@@ -146,10 +166,14 @@ def networks_to_bound(values: np.ndarray, blocks: np.ndarray, limit: float) -> i
     return math.ceil(size / worth)
 
 
-def effective_number(values: np.ndarray, blocks: np.ndarray) -> float:
+def effective_number(
+    values: np.ndarray, blocks: np.ndarray, *, seldom: float | None = None
+) -> float:
     """How many independent values as many of these are worth, which are alike within a block.
 
-    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965).
+    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965); or
+    with the one that is exceeded as ``seldom``, by the F of the blocks (Searle 1971): few of them often look
+    unlike each other by chance, and alike.
     """
     _, group, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
     n, groups = len(values), len(sizes)
@@ -159,6 +183,8 @@ def effective_number(values: np.ndarray, blocks: np.ndarray) -> float:
     between = float((sizes * np.square(means - values.mean())).sum()) / (groups - 1)
     within = float(np.square(values - means[group]).sum()) / (n - groups)
     typical = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
+    if seldom is not None:
+        between /= float(stats.f.ppf(seldom, groups - 1, n - groups))
     total = between + (typical - 1) * within
     alike = max((between - within) / total, 0.0) if total > 0 else 0.0
     return n / (1 + (typical - 1) * alike)

@@ -63,8 +63,11 @@ def legend(colours: dict[str, Any], shapes: dict[str, str]) -> list[Any]:
 
 
 def colours_of(values: pd.Series) -> dict[str, Any]:
+    """Each value with a colour of its own: of many ones around the circle of hues."""
     names = list(dict.fromkeys(values))
-    palette = sns.color_palette("colorblind", max(len(names), 1))
+    palette = sns.color_palette("colorblind")
+    if len(names) > len(palette):
+        palette = sns.husl_palette(len(names), l=0.55)
     return dict(zip(names, palette, strict=False))
 
 

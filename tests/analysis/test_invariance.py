@@ -15,7 +15,7 @@ from sharpbench.analysis.invariance import (
     reachable,
 )
 from sharpbench.analysis.results import Results
-from sharpbench.analysis.statistics import effective_number
+from sharpbench.analysis.statistics import effective_number, mean_over_blocks
 
 PERMUTED = {"transformation": "neuron_permutation", "parameters": {}}
 
@@ -288,3 +288,25 @@ def test_orbits_and_rankings():
     assert (reversed_["association"].map(lambda a: a.value) == -1).all()
     assert ranking_survival(Results(frame[frame["subject"].isin(["s1", "s2"])])).empty
     assert changes(Results(frame))["promised"].eq(False).all()
+
+
+@pytest.mark.parametrize(("seeds", "each", "alike"), [(2, 6, 0.9), (3, 9, 0.5), (10, 3, 0.9)])
+def test_a_bound_of_few_seeds_is_seldom_too_small(seeds, each, alike):
+    """Changes of which 95% are within ±2%: a smaller bound would call them invariant."""
+    rng, trials, small = np.random.default_rng(6), 400, 0
+    block = np.repeat(np.arange(seeds), each)
+    for _ in range(trials):
+        common, own = rng.normal(size=seeds)[block], rng.normal(size=len(block))
+        values = 0.02 / stats.norm.ppf(0.975) * (np.sqrt(alike) * common + np.sqrt(1 - alike) * own)
+        small += mean_over_blocks(values, block)[1] <= 0.02
+    assert small / trials <= 0.05
+
+
+def test_the_least_that_values_are_worth_is_by_the_f_of_their_blocks():
+    rng = np.random.default_rng(7)
+    values, blocks = rng.normal(size=24), np.repeat(np.arange(4), 6)
+    groups = values.reshape(4, 6)
+    ratio = stats.f_oneway(*groups).statistic / stats.f.ppf(0.2, 3, 20)
+    likeness = max((ratio - 1) / (ratio + 5), 0)
+    assert effective_number(values, blocks, seldom=0.2) == pytest.approx(24 / (1 + 5 * likeness))
+    assert effective_number(values, blocks, seldom=0.2) < effective_number(values, blocks)

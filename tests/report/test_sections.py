@@ -244,6 +244,16 @@ def test_numbers_of_marks_that_lie_on_each_other_stand_beside_each_other():
     assert _near(places) == [[0, 2], [1, 4], [3]]
 
 
+@pytest.mark.parametrize("count", [1, 10, 11, 30])
+def test_no_two_series_have_one_colour(count):
+    from matplotlib.colors import to_hex
+
+    from sharpbench.report.drawing import colours_of
+
+    colours = colours_of(pd.Series([f"metric {k}" for k in range(count)] * 2))
+    assert len({to_hex(colour) for colour in colours.values()}) == len(colours) == count
+
+
 def test_a_setting_is_not_broken_over_lines():
     from sharpbench.report.drawing import wrapped
 
