@@ -19,7 +19,7 @@ from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.front import Front, fronted, tensor_of
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
-from sharpbench.precision import HALF, Precisions, at_least_single, real_dtypes, told
+from sharpbench.precision import HALF, Precisions, at_least_single, on_the_way_to, real_dtypes, told
 
 __all__ = [
     "TOGETHER",
@@ -322,11 +322,11 @@ class Network:
         return model if self._tried_in is None else _in_precision(model, self._tried_in)
 
     def _rounded_to(self, model: nn.Module, few: Tensor) -> set[torch.dtype]:
-        """The precisions below that of a copy to which it rounds on its way."""
+        """The precisions below that of a copy to which it rounds on its way to the outputs."""
         seen = Precisions()
-        with seen:
-            self._run(model, few)
-        return (seen.dtypes & set(HALF)) | (seen.rounded_to & {torch.float32})
+        with seen, torch.enable_grad():
+            outputs = tensor_of(self._run(model, few))
+        return (seen.dtypes & set(HALF)) | (on_the_way_to(outputs) & {torch.float32})
 
     def _alike(self, one: Tensor, other: Tensor) -> bool:
         """Whether outputs are the same but for what rounding allows, in whatever the network computes."""

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["HALF", "Precisions", "at_least_single", "first_dtype", "real_dtypes", "told"]
+__all__ = [
+    "HALF",
+    "Precisions",
+    "at_least_single",
+    "first_dtype",
+    "on_the_way_to",
+    "real_dtypes",
+    "told",
+]
 
 HALF = (torch.bfloat16, torch.float16)
 """Precisions whose rounding is seen in every figure."""
@@ -49,17 +57,23 @@ class Precisions(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtypes: set[torch.dtype] = set()
-        self.rounded_to: set[torch.dtype] = set()
-        """To which types numbers of a more accurate one were brought."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.dtypes |= {leaf.dtype for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}
-        if func is torch.ops.aten._to_copy.default and _less(result.dtype, args[0].dtype):
-            self.rounded_to.add(result.dtype)
         return result
 
 
-def _less(one: torch.dtype, other: torch.dtype) -> bool:
-    real = one.is_floating_point and other.is_floating_point
-    return real and torch.finfo(one).eps > torch.finfo(other).eps
+def on_the_way_to(outputs: Tensor) -> set[torch.dtype]:
+    """The types of what lies on the differentiable way to ``outputs``: constants and other results of a
+    network do not."""
+    found: set[torch.dtype] = set()
+    stack = [outputs.grad_fn] if outputs.grad_fn is not None else []
+    known: set[Any] = set(stack)
+    while stack:
+        node: Any = stack.pop()
+        found |= {one.dtype for one in getattr(node, "_input_metadata", ())}
+        following = {n for n, _ in node.next_functions if n is not None} - known
+        known |= following
+        stack.extend(following)
+    return found

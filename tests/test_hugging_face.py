@@ -105,7 +105,8 @@ def check_exact(subject):
     curvature = torch.autograd.functional.hessian(mean, outputs.detach().flatten())
     found = sb.measure(subject, "gauss_newton_trace")
     assert found.value == pytest.approx(float((jacobian * (curvature @ jacobian)).sum()), rel=1e-9)
-    assert found.exact
+    # The norms of a T5 are taken in float32 whatever its weights are.
+    assert found.exact == ("computes_in" not in found.details)
     assert found.details["method"] == "exact"
     found = sb.measure(subject, "gradient_noise")
     assert found.value == pytest.approx(

@@ -219,6 +219,24 @@ def test_what_a_network_rounds_to_on_its_way_is_told():
     assert found.value == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-5)
 
 
+def test_what_does_not_lead_to_the_outputs_rounds_nothing():
+    """A loss in float32 beside the logits, which nobody reads, and constants made in float32."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x, labels):
+            logits = self.out(x + torch.arange(4.0) / 4)
+            return {"logits": logits, "loss": F.cross_entropy(logits.float(), labels)}
+
+    subject = Subject.from_batches(seeded(Both), [{"x": X, "labels": Y}])
+    found = sb.measure(subject, "hessian_trace", method="unit_vectors", max_probes=99)
+    assert found.exact
+    assert "computes_in" not in found.details
+
+
 def test_random_directions_keep_their_error_where_float32_is_on_the_way():
     subject = Subject(seeded(Root), X, Y)
     found = sb.measure(subject, "hessian_trace", method="hutchinson", max_probes=8)
