@@ -366,7 +366,9 @@ class HessianSpectralDensity(_HessianMetric):
     The value is the negative share of the spectrum, Σ|λ|[λ < 0]/Σ|λ|: 0 at a minimum, ½ where the loss
     is as much saddle as bowl. The details hold the density itself as a curve, smoothed by Gaussians of
     ``width`` times the range of the spectrum. The standard error over the ``probes`` comes from the density
-    itself, which tells the variance of a quadratic form in a probe, so that one probe has it too. Of a part
+    itself, which tells the variance of a quadratic form in a probe, so that one probe has it too. It is no
+    error of the steps, which nothing tells: too few see no negative eigenvalue at all (on 83 parameters 95%
+    intervals from 4 steps never held, from 8 in half, from 16 in 87% and from 40 in 94%). Of a part
     of the data the error's size is not known: its noise turns eigenvalues near zero negative, so that the
     share of a small trained network's eighth is 17 times that of all of its points, and lies further
     off than all parts of this size differ among themselves.

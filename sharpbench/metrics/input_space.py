@@ -131,6 +131,10 @@ class InputCurvature(_InputMetric):
     the random starts. ``converged``: it is at most ``tolerance`` times the value. Exact where the loss is
     linear in the input, or its Hessian of a rank below the number of products.
 
+    Points at which the gradient almost vanishes can outweigh many: an interval from so few points that none
+    of these is among them is too narrow (of 400 points, one of 20 times their mean, 95% intervals from 24
+    held in 85% of draws, from 100 in 90%).
+
     Parameters: ``iterations``: products at most; ``tolerance``; ``epsilon``, in units of the gradient;
     ``samples`` points drawn from ``split``.
     """
