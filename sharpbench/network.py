@@ -306,14 +306,16 @@ class Network:
                     break
                 except InputError as error:
                     self.not_as_given = self.not_as_given or str(error)
+            wide = _in_precision(_private(original), self.dtype)
             try:
-                self._run(_in_precision(_private(original), self.dtype), few)
+                self._run(wide, few)
                 self._tried_in = self.dtype
             except InputError as error:
                 if self.not_as_given:
+                    why = stopped_by_a_cast(wide, lambda: self._run(wide, few))
                     raise InputError(
-                        f"{self.not_as_given}; its weights are {told(self.dtypes)}, and in "
-                        f"{told((self.dtype,))} throughout it does not run either"
+                        f"{error} (a copy in {told((self.dtype,))}; the weights are {told(self.dtypes)}, "
+                        "and as it is given it does not run either)" + (f"; {why}" if why else "")
                     ) from error
 
     def _examinee(self) -> nn.Module:

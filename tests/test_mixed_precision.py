@@ -278,8 +278,18 @@ def test_one_that_runs_in_no_precision_is_refused():
         def forward(self, x):
             return self.head(torch.tanh(self.body(x.half())).double())
 
-    with pytest.raises(InputError, match="weights are bfloat16 and float32, and in float32"):
+    line = r"weights are bfloat16 and float32.*does not run either\); .*before 'body'"
+    with pytest.raises(InputError, match=line):
         Subject(Never(), X, Y)
+
+    class Unequal(Hand):
+        def forward(self, x):
+            return self.head(self.body(x)[:, 1:])
+
+    with pytest.raises(
+        InputError, match=r"shapes cannot be multiplied .*\(a copy in float32; the weights"
+    ):
+        Subject(Unequal(), X, Y)
     with pytest.raises(InputError, match=r"before 'body'.*x\.to\(self\.body\.weight\.dtype\)"):
         Subject.from_batches(Never(), [(X, Y)])
 
