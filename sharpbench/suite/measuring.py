@@ -99,7 +99,9 @@ class Measuring(Run, ABC):
 
         ``found`` gives the network on its data; it is asked only where something is left to do.
         """
-        needed = bool(left.questions or left.evaluation or left.untold)
+        # Of lines that were damaged nobody knows which they were, and a picture is not missed by its name.
+        evaluates = left.evaluation or bool(self.mended)
+        needed = bool(left.questions or evaluates or left.untold)
         subject = found() if needed else None
         for record in left.answered:
             self.note(record)
@@ -111,7 +113,7 @@ class Measuring(Run, ABC):
                 self.note(record)
         if subject is None:
             return
-        if left.evaluation:
+        if evaluates:
             self.write(self._evaluation_records(subject, weights))
         if left.untold:
             self.write([self._completed(record, subject) for record in left.untold])

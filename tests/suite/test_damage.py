@@ -402,3 +402,16 @@ def test_a_damaged_manifest_says_what_brings_it_back(sound, tmp_path):
     run(sound.parent / "small.toml", root)
     assert values(root) == values(sound)
     assert (root / "damaged" / "suites-1" / "small.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["decision_map", "reliability"])
+def test_a_damaged_picture_is_drawn_again(sound, tmp_path, kind):
+    root = tmp_path / "results"
+    shutil.copytree(sound, root)
+    path = two(root)[0] / LINES
+    lines = path.read_bytes().splitlines(keepends=True)
+    (place,) = (i for i, line in enumerate(lines) if b'"kind": "%s"' % kind.encode() in line)
+    lines[place] = lines[place].replace(b"0", b"1", 1)
+    path.write_bytes(b"".join(lines))
+    run(sound.parent / "small.toml", root)
+    assert figures(root) == figures(sound)
