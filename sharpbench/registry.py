@@ -82,9 +82,14 @@ class Plugin:
 
     def unsaid(self) -> dict[str, Any]:
         """The parameters that `identity` leaves out: those `added_later` that have their default."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        later = [f for f in fields if f.metadata.get(_LATER)]
-        return {f.name: _plain(f.default) for f in later if getattr(self, f.name) == f.default}
+        later, told = self.defaults_added_later(), self.parameters()
+        return {name: default for name, default in later.items() if told[name] == default}
+
+    @classmethod
+    def defaults_added_later(cls) -> dict[str, Any]:
+        """The default of each parameter that was `added_later`."""
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        return {f.name: _plain(f.default) for f in fields if f.metadata.get(_LATER)}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Of a user's file another process knows nothing: it is given what the file held."""

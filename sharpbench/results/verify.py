@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sharpbench.errors import InputError
+from sharpbench.metrics import metrics
 from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.keys import question_keys_of
@@ -81,4 +83,16 @@ def _question_fault(record: Record) -> str | None:
         metric[SOURCE_HASH] = record.metric_source
     if record.plan_key in question_keys_of(metric, record.draw):
         return None
+    told = {k: v for k, v in metric.items() if k not in _unsaid(record)}
+    if record.plan_key in question_keys_of(told, record.draw):
+        return None
     return "its metric and parameters are not those of its question"
+
+
+def _unsaid(record: Record) -> set[str]:
+    """The parameters that no key names: those given to the metric later, where they have the default."""
+    try:
+        later = metrics.get(str(record.name)).defaults_added_later()
+    except InputError:
+        return set()
+    return {name for name, default in later.items() if record.parameters.get(name) == default}

@@ -116,6 +116,24 @@ def test_what_a_checksum_cannot_tell_the_question_does(root):
     assert "its metric and parameters are not those of its question" in fault
 
 
+def test_a_parameter_that_came_later_is_no_fault_where_it_has_its_default(tmp_path):
+    (tmp_path / "later.toml").write_text(
+        'name = "later"\nseeds = 1\n[[subjects]]\ndataset = { name = "two_moons", n = 60 }\n'
+        'model = { name = "mlp", widths = [4] }\nrecipe = { name = "adam", epochs = 1 }\n'
+        '[[metrics]]\nname = "sam_sharpness"\nsamples = 16\n'
+    )
+    run(tmp_path / "later.toml", tmp_path / "results")
+    store = ResultsStore(tmp_path / "results")
+    assert verify_store(store, lambda name: None).faults == []
+    path = store.subjects()[0].path / LINES
+    number = line_of(path, kind="measurement", transformation=None, name="sam_sharpness")
+    rewritten(
+        path, number, lambda c: {**c, "parameters": {**c["parameters"], "parameters_of": ["a"]}}
+    )
+    (fault,) = verify_store(ResultsStore(store.root), lambda name: None).faults
+    assert "its metric and parameters are not those of its question" in fault
+
+
 def test_lost_provenance_and_weights_are_named(root):
     next((root / "runs").iterdir()).unlink()
     CORRUPTIONS["bit-weights.safetensors-0.97"](root)
