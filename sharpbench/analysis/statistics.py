@@ -256,7 +256,8 @@ def jackknife(
     if correlation:
         edge = 1 - step / 2
         kept = min(max(value, -edge), edge)
-        centre, least = math.atanh(kept), math.atanh(abs(kept)) - math.atanh(abs(kept) - step)
+        centre = math.atanh(kept)
+        least = abs(centre) - math.atanh(max(abs(kept) - step, -edge))
         each = np.arctanh(np.clip(left, -edge, edge))
     error = math.sqrt((count - 1) / count * float(np.square(each - each.mean()).sum()))
     error = max(error, least)

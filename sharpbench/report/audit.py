@@ -11,7 +11,7 @@ import pandas as pd
 
 from sharpbench.analysis.audit import Claim, Evidence, claims_table, with_first_rules
 from sharpbench.analysis.results import Results
-from sharpbench.report.format import count, number
+from sharpbench.report.format import number, roughly
 from sharpbench.report.sections.base import Section
 
 __all__ = ["AuditSection", "reason", "with_reasons"]
@@ -80,4 +80,4 @@ def reason(row: Mapping[str, Any]) -> str:
     text = f"the smallest effect to be seen: {number(resolution, 2)}"
     if row["networks"] is None:
         return f"{text}; more networks would not decide it"
-    return f"{text}; it would take some {count(row['networks'])} networks"
+    return f"{text}; it would take {roughly(row['networks'])} networks"

@@ -27,6 +27,7 @@ __all__ = [
     "percent_figure",
     "percent_interval",
     "prose",
+    "roughly",
     "seconds",
     "times",
     "work",
@@ -160,6 +161,12 @@ def work(gradients: float | None) -> str:
     if gradients is None or math.isnan(gradients) or gradients <= 0:
         return "not counted"
     return number(gradients, 3, zeros=True)
+
+
+def roughly(value: float) -> str:
+    """A number that is foretold, to two digits: ``some 36``, ``some 21,000``."""
+    size = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
+    return f"some {count(math.ceil(value / size) * size)}"
 
 
 def kept(text: str) -> str:

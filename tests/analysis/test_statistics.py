@@ -90,6 +90,10 @@ def test_a_single_pair_is_what_a_count_of_pairs_is_certain_to():
     ends = np.tanh(centre + np.array([-1, 1]) * students * (centre - turned))
     assert (low, high) == pytest.approx((ends[0], 1), abs=1e-12)
     assert p == pytest.approx(2 * stats.t.sf(centre / (centre - turned), 4))
+    for value in (-1.0, -0.5, 0.0, 0.2, 1.0):  # of two pairs one is half of all there is
+        ends = jackknife(value, np.full(3, value), step=1.0, correlation=True)
+        assert -1 <= ends[0] <= value <= ends[1] <= 1
+        assert ends[2] > 0.05
     # It is no leap to what a pair away is judged to be.
     beside = jackknife(0.998, np.array([0.9975] * 4 + [1.0]), step=2 / 1000, correlation=True)
     assert beside[0] == pytest.approx(low, abs=0.01)

@@ -20,6 +20,7 @@ from sharpbench.report.format import (
     percent_figure,
     percent_interval,
     prose,
+    roughly,
     seconds,
     times,
     work,
@@ -213,6 +214,12 @@ def test_numbers_in_a_text_get_their_minus_signs():
     assert prose("orders 1-4 and x-2, 2023-01-02, well-known -x") == (
         "orders 1-4 and x-2, 2023-01-02, well-known -x"
     )
+
+
+def test_what_is_foretold_has_two_digits():
+    assert [roughly(v) for v in (3, 36, 100, 101, 21153.0)] == [
+        "some 3", "some 36", "some 100", "some 110", "some 22,000",
+    ]  # fmt: skip
 
 
 def test_a_figure_stays_in_one_line_with_its_name_its_interval_and_its_unit():

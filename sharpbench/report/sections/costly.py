@@ -54,7 +54,7 @@ class Costly(Section):
         return {"costs": cost_table(results)}
 
     def pictures(self, results: Results) -> Iterable[Picture]:
-        if len(cost_table(results)):
+        if len(cost_table(results)) > 1:  # a single mark tells no more than its row
             yield Picture(
                 "cost",
                 functools.partial(_cost_figure, cost_table(results)),

@@ -35,7 +35,7 @@ from sharpbench.report.drawing import (
     of_change,
     wrapped,
 )
-from sharpbench.report.format import count, number, percent, times
+from sharpbench.report.format import count, number, percent, roughly, times
 from sharpbench.report.marks import told_as
 from sharpbench.report.sections.base import Picture, Section
 
@@ -155,7 +155,7 @@ def _told(row: Any) -> str:
         return times(row.lowest_ratio, row.highest_ratio)
     most = f"single networks {times(row.lowest_ratio, row.highest_ratio)}"
     if row.networks == row.networks:
-        return f"{most}; some {count(int(row.networks))} networks would tell"
+        return f"{most}; {roughly(row.networks)} networks would tell"
     if row.precision == row.precision:
         return f"{most}; errors {number(row.precision, 2)} times smaller would tell"
     return f"{most}; it tells no error of its own"
