@@ -175,7 +175,7 @@ def test_a_network_of_one_precision_says_so():
     single = Calls(lambda self, x: self.net(x.float()), network().float())
     subject = Subject(single, inputs().float(), torch.arange(12) % 3)
     for metric in ("margin", "input_jacobian_norm", "hessian_top_eigenvalue"):
-        with pytest.raises(MetricFailed, match=r"not in float64.*dtype='float32'"):
+        with pytest.raises(MetricFailed, match=r"not run in float64.*dtype='float32'"):
             sb.measure(subject, metric)
     double = sb.measure(Subject(network().float(), inputs().float(), subject.targets), "margin")
     assert sb.measure(subject, "margin", dtype="float32").value == pytest.approx(double.value, 1e-5)
