@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from sharpbench.models import models
 from sharpbench.registry import Registry
 from sharpbench.subject import Splits, Subject
 from sharpbench.training import recipes
+from tests.traces import Traces, forgotten
 
 MINI_SUITE = """
 name = "mini"
@@ -51,14 +54,35 @@ repeats = 1
 """
 
 
-torch.set_num_threads(1)  # fixtures of modules and of the session are made before any of a test
+torch.set_num_threads(1)  # small tensors are faster so, and sums keep their order
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Small tensors are faster on one thread, and sums keep their order."""
-    yield
-    torch.set_num_threads(1)
+def _apart():
+    """A test finds its process as another one would: no test leaves a trace, or hangs on what was drawn."""
+    _seed_all()
+    traces = Traces()
+    with forgotten():
+        yield
+    left = list(traces.left())
+    assert not left, f"the test leaves behind: {'; '.join(left)}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_apart():
+    """Nor do the fixtures of a module."""
+    _seed_all()
+    traces = Traces()
+    with forgotten():
+        yield
+    left = list(traces.left())
+    assert not left, f"the module's fixtures leave behind: {'; '.join(left)}"
+
+
+def _seed_all() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
 
 
 @pytest.fixture

@@ -80,23 +80,28 @@ def newcomer(tmp_path_factory):
     return copy
 
 
-def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer):
+@pytest.fixture(scope="module")
+def reported(newcomer) -> str:
+    """The page of a suite of what was added."""
     (newcomer / "additions.toml").write_text(SUITE)
+    _run(newcomer, "-m", "sharpbench", "run", "additions.toml")
+    return (newcomer / "reports" / "additions" / "index.html").read_text(encoding="utf-8")
+
+
+def test_what_the_document_adds_is_listed_runs_and_is_reported(newcomer, reported):
     listed = _run(newcomer, "-m", "sharpbench", "list")
     names = ("weight_norm", "linear_classifier", "circles", "weight_shrinking", "converged")
     rows = [line for line in listed.splitlines() if line.strip().split(" ")[0] in names]
     assert len(rows) == len(names)
     assert "unavailable" not in listed
-    _run(newcomer, "-m", "sharpbench", "run", "additions.toml")
     _run(newcomer, "-c", ASK)
-    page = (newcomer / "reports" / "additions" / "index.html").read_text(encoding="utf-8")
-    assert "weight norm" in page
-    assert "weight_shrinking" in page
-    assert 'id="converged"' in page
-    assert 'id="average"' not in page
+    assert "weight norm" in reported
+    assert "weight_shrinking" in reported
+    assert 'id="converged"' in reported
+    assert 'id="average"' not in reported
 
 
-def test_a_new_question_is_one_file_beside_the_package(newcomer):
+def test_a_new_question_is_one_file_beside_the_package(newcomer, reported):
     """The sixth addition: nothing of the package is touched, and the results that are there answer it."""
     (file,) = [(place, text) for place, text in BLOCK.findall(DOCUMENT) if "/" not in place]
     (newcomer / file[0]).write_text(file[1], encoding="utf-8")

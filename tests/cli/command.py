@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.traces import forgotten
+
 __all__ = ["Told", "in_process", "sharpbench"]
 
 
@@ -32,21 +34,13 @@ class Told(NamedTuple):
 def in_process(capsys, monkeypatch, *arguments: str) -> Told:
     """The command in this process, which has imported everything; an exception it lets out is raised.
 
-    A module that it imports from the current folder goes with it, as with a process: another
-    test's file of the same name would be taken for it.
+    What it imports from the current folder goes with it, as with a process.
     """
     from sharpbench import cli
 
-    before = {*sys.modules}
     monkeypatch.setattr(sys, "argv", ["sharpbench", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
     capsys.readouterr()
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        for name in sys.modules.keys() - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file is not None and Path(file).is_relative_to(Path.cwd()):
-                del sys.modules[name]
+    with forgotten(), pytest.raises(SystemExit) as ended:
+        cli.main()
     return Told(ended.value.code, *capsys.readouterr())

@@ -91,10 +91,10 @@ def test_what_can_t_be_is_told(capsys, monkeypatch, arguments):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "[/red]/[a].csv"), "[/red]/[a].csv: 1 row"),
+        (("export", "[/blue]/[a].csv"), "[/blue]/[a].csv: 1 row"),
         (("export", "a b ü.parquet"), "a b ü.parquet: 1 row"),
-        (("run", "mini.toml", "--dry-run", "--results", "[/red]"), "16 to train"),
-        (("data", "status", "--data-dir", "[/red]"), "data folder: [/red]"),
+        (("run", "mini.toml", "--dry-run", "--results", "[/blue]"), "16 to train"),
+        (("data", "status", "--data-dir", "[/blue]"), "data folder: [/blue]"),
         (("data", "status", "--data-dir", "fifo"), "digits: needs no files"),
         (("compare", "results", "results"), "0 of them differ"),
         (("show", "transformation", "composition"), "parameters"),
