@@ -43,6 +43,12 @@ to be no rarity in it, and so little that the bound takes a third of a product m
 _BELOW = 1e-13
 """Of the largest eigenvalue: more than rounding puts one that is 0 below it."""
 
+_PLACES = 128
+"""At so many places F is bounded, a seventh further from 0 each."""
+
+_NEAR = 1e-6
+"""Of the largest node: the first of these places."""
+
 _UNSETTLED = 0.5
 """Of the tolerance: beyond that residual a Ritz value has not settled."""
 
@@ -188,13 +194,26 @@ class SpectralDensity:
             if 1 < size == steps < dimension:
                 # Further below 0 than rounding has put a node: there the shifted matrix is positive.
                 low = max(_BELOW * float(nodes.max()), -2 * float(nodes.min()))
-                unit = torch.zeros(size - 1, dtype=torch.float64)
-                unit[-1] = matrix[-1, -2].square()
-                shifted = matrix[:-1, :-1] + low * torch.eye(size - 1, dtype=torch.float64)
-                matrix = matrix.clone()
-                matrix[-1, -1] = torch.linalg.solve(shifted, unit)[-1] - low
+                matrix = _with_node(matrix, torch.tensor([-low], dtype=torch.float64))[0]
             found.append(matrix)
         return _quadrature(found, steps)
+
+    def below_zero(self, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+        """vᵀ max(−A, 0) v of each probe v (n,), and bounds below and above it for the very same probe.
+
+        It is the integral of F up to 0, F(t) the share of v in eigenvalues up to t. A Gauss-Radau rule with
+        a node at t has at least F(t) in its nodes up to t (Chebyshev-Markov-Stieltjes; Golub & Meurant 2010,
+        ch. 6), and F rises, so that rectangles lie above it; with a node at 0 the rule for max(−A, 0)
+        itself lies below, since the polynomial that it integrates exactly touches that function from below.
+        """
+        steps, found = self.nodes.shape[1], []
+        for matrix, nodes, weights in zip(self.tridiagonal, self.nodes, self.weights, strict=True):
+            here = low = high = float((weights * -nodes.clamp_max(0)).sum())
+            if 1 < len(matrix) == steps < dimension:
+                low, high = _negative_part(matrix, nodes)
+            found.append((here, min(low, here), max(high, here)))
+        value, below, above = torch.tensor(found, dtype=torch.float64).unbind(1)
+        return value, below, above
 
     def mean(self, values: Tensor) -> tuple[float, float | None]:
         """tr g(A)/P with its standard error over the probes, from ``values`` = g(nodes)."""
@@ -228,6 +247,41 @@ def spectral_density(
             iteration.step()
         matrices.append(iteration.tridiagonal())
     return _quadrature(matrices, steps)
+
+
+def _with_node(matrix: Tensor, at: Tensor) -> Tensor:
+    """Jacobi matrices (m, k, k) of the Gauss-Radau rules that have a node at each of ``at`` (m,), by their
+    last entry (Golub 1973); not finite where that is an eigenvalue of the others."""
+    size = len(matrix)
+    unit = torch.zeros(len(at), size - 1, dtype=torch.float64)
+    unit[:, -1] = matrix[-1, -2].square()
+    shifted = matrix[:-1, :-1] - at[:, None, None] * torch.eye(size - 1, dtype=torch.float64)
+    solved, singular = torch.linalg.solve_ex(shifted, unit)
+    found = matrix.repeat(len(at), 1, 1)
+    found[:, -1, -1] = torch.where(singular > 0, math.nan, at + solved[:, -1])
+    return found
+
+
+def _negative_part(matrix: Tensor, nodes: Tensor) -> tuple[float, float]:
+    """`SpectralDensity.below_zero` of one probe: its bounds."""
+    size = float(nodes.abs().max())
+    if not size > 0:
+        return 0.0, 0.0
+    ends = math.log10(_NEAR * size), math.log10(2 * float(nodes.max() - nodes.min()) + size)
+    places = -torch.logspace(*ends, _PLACES, dtype=torch.float64).flip(0)
+    places = torch.cat([places, torch.zeros(1, dtype=torch.float64)])
+    rules = _with_node(matrix, places)
+    there = rules[:, -1, -1].isfinite()
+    own, basis = torch.linalg.eigh(rules[there])
+    weights = basis[:, 0, :].square()
+    last = (own - places[there].unsqueeze(1)).abs().argmin(1, keepdim=True)
+    share = torch.ones_like(places)
+    share[there] = weights.cumsum(1).gather(1, last).squeeze(1)
+    share = share.flip(0).cummin(0).values.flip(0)  # no less is left further down
+    # Beyond the last place F falls as 1/t² at least.
+    high = float((places.diff() * share[1:]).sum() - places[0] * share[0])
+    low = float((weights[-1] * -own[-1].clamp_max(0)).sum()) if there[-1] else 0.0
+    return low, high
 
 
 def _quadrature(matrices: Sequence[Tensor], steps: int) -> SpectralDensity:

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
-from sharpbench.curvature.lanczos import Which, extreme_eigenvalues, spectral_density
+from sharpbench.curvature.lanczos import (
+    SpectralDensity,
+    Which,
+    extreme_eigenvalues,
+    spectral_density,
+)
 from sharpbench.curvature.loss_operators import (
     GaussNewtonOperator,
     HessianOperator,
@@ -367,31 +372,35 @@ class HessianSpectralDensity(_HessianMetric):
     is as much saddle as bowl. The details hold the density itself as a curve, smoothed by Gaussians of
     ``width`` times the range of the spectrum. The standard error over the ``probes`` comes from the density
     itself, which tells the variance of a quadratic form in a probe, so that one probe has it too. It is no
-    error of the steps, which nothing tells: too few see no negative eigenvalue at all (on 83 parameters 95%
-    intervals from 4 steps never held, from 8 in half, from 16 in 87% and from 40 in 94%). Of a part
+    error of the steps, of which too few see no negative eigenvalue at all: ``error_bound`` says how far more
+    of them may move the figure for the very same probes (`SpectralDensity.below_zero`; ``converged``: at most
+    ``tolerance``). Of a part
     of the data the error's size is not known: its noise turns eigenvalues near zero negative, so that the
     share of a small trained network's eighth is 17 times that of all of its points, and lies further
     off than all parts of this size differ among themselves.
 
-    Parameters: ``probes`` Gaussian starts of ``steps`` Lanczos steps each; ``width``; else as those of
-    ``hessian_trace``. The other implementations are used for the curve: ``pyhessian`` needs
-    ``torch.eig``, which torch has no more; ``curvlinops`` gives the density on a grid.
+    Parameters: ``probes`` Gaussian starts of ``steps`` Lanczos steps each; ``width``; ``tolerance``, of the
+    share itself; else as those of ``hessian_trace``. The other implementations are used for the curve:
+    ``pyhessian`` needs ``torch.eig``, which torch has no more; ``curvlinops`` gives the density on a grid.
     """
 
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
     unit = ""
-    version = 4
+    version = 5
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 
     probes: int = 4
     steps: int = 40
     width: float = 0.01
+    tolerance: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.probes < 1 or self.steps < 2 or not 0 < self.width < 1:
             raise ValueError("probes must be at least 1, steps at least 2, width in (0, 1)")
+        if not 0 < self.tolerance < 1:
+            raise ValueError("tolerance must lie in (0, 1)")
 
     def of_spectrum(self, eigenvalues: Tensor) -> float:
         sizes = _sizes(eigenvalues)
@@ -414,6 +423,7 @@ class HessianSpectralDensity(_HessianMetric):
         value = float(negative.sum() / total.sum())
         grid, height = density.curve(width=self.width)
         trace, trace_error = density.mean(density.nodes)
+        bound = self._of_steps(density, operator.dimension, value, trace)
         return Measurement(
             value=value,
             errors=(
@@ -425,6 +435,8 @@ class HessianSpectralDensity(_HessianMetric):
                 ),
                 *untold_points(operator.samples, self._population(subject)),
             ),
+            error_bound=bound or None,
+            converged=bound <= self.tolerance,
             samples=operator.samples,
             work=operator.work,
             details=with_checks(
@@ -443,6 +455,20 @@ class HessianSpectralDensity(_HessianMetric):
                 },
             ),
         )
+
+    def _of_steps(
+        self, density: SpectralDensity, dimension: int, value: float, trace: float
+    ) -> float:
+        """How far more steps may move the share for these probes: their vᵀAv is exact, and |A| is A and twice
+        its negative part."""
+
+        def share(negative: float) -> float:
+            negative = max(negative, -trace)
+            total = trace + 2 * negative
+            return negative / total if total > 0 else value
+
+        _, *ends = (float(bound.mean()) for bound in density.below_zero(dimension))
+        return max(abs(share(end) - value) for end in ends)
 
 
 def quadrature_error(weights: Tensor, values: Tensor, dimension: int) -> ErrorComponent:

@@ -411,3 +411,35 @@ def test_what_is_not_twice_differentiable_says_so():
     for kind in (HessianOperator, GaussNewtonOperator):
         with pytest.raises(MetricFailed, match="not twice differentiable"):
             kind(Net(), CROSS_ENTROPY, x, y, work=Work())
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        [*torch.linspace(-1, 3, 60)],
+        [-5.0, -0.1, *[0.0] * 30, *[0.8**k for k in range(28)]],
+        [*[-(0.7**k) for k in range(30)], *[0.7**k for k in range(30)]],
+        [10 * 0.8**k for k in range(60)],
+        [-1.0] * 30 + [1.0] * 30,
+    ],
+    ids=["even", "zeros", "mirrored", "positive", "two"],
+)
+def test_the_negative_part_of_the_very_start_lies_within_its_bounds(spectrum):
+    spectrum = [float(value) for value in spectrum]
+    operator = MatrixOperator(symmetric(spectrum, 4))
+
+    def bounds(steps):
+        generator = torch_generator(7)
+        found = spectral_density(operator, probes=3, steps=steps, generator=generator)
+        return found.below_zero(60)
+
+    exact, *same = bounds(60)
+    assert all(torch.equal(bound, exact) for bound in same)
+    widths = []
+    for steps in (2, 3, 5, 12, 25):
+        here, low, high = bounds(steps)
+        slack = 1e-9 * max(map(abs, spectrum))
+        assert bool((low <= here).all() and (here <= high).all())
+        assert bool((low - slack <= exact).all() and (exact <= high + slack).all())
+        widths.append(float((high - low).mean()))
+    assert widths[-1] < 0.2 * widths[0]

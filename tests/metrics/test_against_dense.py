@@ -131,3 +131,20 @@ def test_the_negative_share_tells_the_error_of_its_probes():
     alone = sb.measure(subject, "hessian_spectral_density", probes=1, steps=20, seed=SEED)
     assert alone.standard_error == pytest.approx(one, rel=0.6)
     assert 1 <= alone.errors[0].degrees_of_freedom < many.errors[0].degrees_of_freedom
+
+
+def test_a_negative_share_of_few_steps_has_not_converged_and_says_how_far_off_it_may_be():
+    problem = Quadratic(features=200, spectrum="indefinite")
+    subject, metric = problem.subject(seed=0), "hessian_spectral_density"
+    found = {
+        steps: sb.measure(subject, metric, probes=2, steps=steps, seed=SEED)
+        for steps in (3, 6, 12, 60, 200)
+    }
+    whole = found.pop(200)
+    assert whole.converged
+    assert whole.error_bound is None
+    for m in found.values():
+        assert abs(m.value - whole.value) <= m.error_bound
+        assert m.converged == (m.error_bound <= 0.05)
+    assert not found[3].converged
+    assert found[60].error_bound < 0.3 * found[6].error_bound
