@@ -166,8 +166,17 @@ class _LossOperator(SymmetricOperator):
         return self.check_product(total)
 
     def _anew(self, vectors: Tensor) -> Tensor:
+        self._give_back()
+        found = self._within_memory(vectors)
+        self._give_back()
+        return found
+
+    def _give_back(self) -> None:
+        """What was freed, of a large network: else each step's gaps are added to the next one's needs."""
         if self.dimension > _LEAN:
             give_back_freed_memory()
+
+    def _within_memory(self, vectors: Tensor) -> Tensor:
         try:
             return self._block(vectors)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -215,8 +224,7 @@ class _LossOperator(SymmetricOperator):
         if self._verify:
             tried = blocks and self._batches is None and self._tries_blocks
 
-            if self.dimension > _LEAN:
-                give_back_freed_memory()
+            self._give_back()
 
             def found() -> tuple[Checks, bool | None]:
                 return self._checked(tried), self._batches
@@ -254,6 +262,7 @@ class _LossOperator(SymmetricOperator):
     def forget(self) -> None:
         """Let go of the graph that was kept, and of what is shared: weights, or chunks, are others."""
         self._kept, self._counted, self.shared = None, False, ALONE
+        self._give_back()
 
     def twin(self, samples: int, dtype: torch.dtype = torch.float64) -> Self:
         """The same of the first ``samples``, in this precision and unchecked, on a copy of the network.
@@ -273,6 +282,8 @@ class _LossOperator(SymmetricOperator):
         graph = twin._graph(twin.inputs[: twin.chunk], twin.targets[: twin.chunk])
         keep = twin.kept and self.dimension <= _LEAN
         twin._kept, twin._counted = (graph, True) if keep else (None, False)
+        del graph
+        twin._give_back()
         return twin
 
     def batches_agree(self, agree: bool) -> None:
@@ -531,6 +542,7 @@ class HessianOperator(_LossOperator):
         it holds no more than three vectors of the weights' length beside them."""
         total: list[Tensor] = []
         if self.dimension > _LEAN:
+            self._give_back()
             for x, y in self._chunks():
                 total = added(total, self._lean_product(x, y, direction))
         else:
