@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +62,25 @@ torch.set_num_threads(1)  # small tensors are faster so, and sums keep their ord
 @pytest.fixture(autouse=True)
 def _apart():
     """A test finds its process as another one would: no test leaves a trace, or hangs on what was drawn."""
-    _seed_all()
-    traces = Traces()
-    with forgotten():
+    with _without_trace("the test leaves"):
         yield
-    left = list(traces.left())
-    assert not left, f"the test leaves behind: {'; '.join(left)}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _modules_apart():
     """Nor do the fixtures of a module."""
+    with _without_trace("the module's fixtures leave"):
+        yield
+
+
+@contextmanager
+def _without_trace(who: str) -> Iterator[None]:
     _seed_all()
     traces = Traces()
     with forgotten():
         yield
     left = list(traces.left())
-    assert not left, f"the module's fixtures leave behind: {'; '.join(left)}"
+    assert not left, f"{who} behind: {'; '.join(left)}"
 
 
 def _seed_all() -> None:

@@ -173,7 +173,7 @@ class _LossOperator(SymmetricOperator):
 
     def _give_back(self) -> None:
         """What was freed, of a large network: else each step's gaps are added to the next one's needs."""
-        if self.dimension > _LEAN:
+        if self.dimension > _LEAN and self.device.type == "cpu":
             give_back_freed_memory()
 
     def _within_memory(self, vectors: Tensor) -> Tensor:
