@@ -45,12 +45,12 @@ def one_network_suite(
     path: Path,
 ) -> SuiteFile:
     """Writes the suite that asks one network what was asked of it on the command line."""
-    told = f"{len(subject.inputs)} samples. {' '.join(f'{s}.' for s in subject.said)}"
+    told = "; ".join([f"{len(subject.inputs)} samples", *subject.said]) + "."
     lines = [
         "# What `sharpbench measure --output` was asked.",
         f"name = {in_toml(SUITE)}",
         f"title = {in_toml(f'Sharpness of {given.model}')}",
-        f"description = {in_toml(told.strip())}",
+        f"description = {in_toml(told)}",
         f"seeds = [{seed}]",
         f"threads = {torch.get_num_threads()}",
     ]
