@@ -557,8 +557,10 @@ class Bench:
         return {"rows": rows}
 
 
-def measured(w: Workload, clock: Clock) -> dict[str, Any]:
-    """All that is asked of one network."""
+def measured(
+    w: Workload, clock: Clock, keep: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, Any]:
+    """All that is asked of one network; ``keep`` is given what there is after each part of it."""
     bench = Bench(w, clock)
     found = bench.told
     asked: dict[str, Callable[[], dict[str, Any]]] = {
@@ -574,6 +576,7 @@ def measured(w: Workload, clock: Clock) -> dict[str, Any]:
             found[name] = {"failed": "left out: the time is up"}
             continue
         found[name] = bench.tried(ask)
+        keep(found)
     return found
 
 
@@ -622,11 +625,16 @@ def main() -> None:
         left = asked.seconds - (Clock.now() - begun)
         clock = Clock(left / (len(asked.networks) - number))
         w = workload(name, asked.scale, asked.device)
-        found = told["networks"][name] = measured(w, clock)
+
+        def keep(found: dict[str, Any]) -> None:
+            told["networks"][name] = found  # noqa: B023
+            told["seconds"] = Clock.now() - begun
+            if asked.output is not None:  # what is measured stays, whatever follows
+                asked.output.write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+        found = measured(w, clock, keep)
+        keep(found)
         del w
-        told["seconds"] = Clock.now() - begun
-        if asked.output is not None:  # what is measured stays, whatever follows
-            asked.output.write_text(json.dumps(told, indent=1), encoding="utf-8")
         print(f"\n{name}: {found['parameters']:,} parameters, {found['samples']} samples ({found['data']}), "
               f"one gradient {found['gradient']['seconds']:.3g} s and "
               f"{found['gradient']['peak_bytes'] / 2**20:.0f} MiB\n")  # fmt: skip
