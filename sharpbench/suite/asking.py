@@ -35,6 +35,9 @@ from sharpbench.surroundings import restored
 
 __all__ = ["Draft", "Run", "asked_record", "explain", "meaning", "told_of"]
 
+LARGEST_RECORD = 1 << 20
+"""Bytes that a figure may take: the largest of sharpbench's own take some 30 thousand."""
+
 
 class Draft:
     """A record in the making: what is known of it stays, whatever comes of the rest."""
@@ -315,12 +318,17 @@ def _check_storable(record: Record) -> None:
     if not isinstance(record.expected, (float, int, NoneType)):
         raise TypeError(f"what {record.name} expects must be a number, got {record.expected!r}")
     try:
-        record.to_line().encode()
+        size = len(record.to_line().encode())
     except Exception as error:
         raise MetricFailed(
             f"what {record.name} answers can't be stored as JSON ({message_of(error)}): numbers must be "
             "finite, details lists, dicts, text and numbers"
         ) from error
+    if size > LARGEST_RECORD:
+        raise MetricFailed(
+            f"what {record.name} answers takes {size / 2**20:.3g} MiB, a figure's record at most "
+            f"{LARGEST_RECORD // 2**20}: put what sums its details up there, not every number behind it"
+        )
 
 
 def _step_key(record: Record) -> str:

@@ -214,7 +214,7 @@ def test_the_prose_is_at_most_five_sentences(networks):
         "Invariant? Unmoved by every change that keeps the function: Good, Rival; moved: Rival (other)."
         in told
     )
-    assert "Costly? From 3.0 gradients (Good) to 40 (Rival (other))." in told
+    assert "Costly? From 3.0 (Good) to 40 gradients (Rival (other))." in told
     assert any("it does better by: Backwards" in sentence for sentence in told)
 
 

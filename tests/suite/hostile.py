@@ -158,6 +158,7 @@ MEASURES: dict[str, tuple[Callable, str, str]] = {
     "surrogate_inside": (answering(1.0, details={"a": "\ud800"}), OK, ""),
     "endless": (lambda s: Measurement(1.0, details={"a": endless()}), ERROR, "RecursionError"),
     "keys": (answering(1.0, details={(1, 2): 3}), FAILED, "can't be stored as JSON"),
+    "large": (answering(1.0, details={"a": [1.0] * 10**6}), FAILED, "MiB, a figure's record at most 1:"),
     "list": (lambda s: Measurement(1.0, details=[1]), ERROR, "details must be dict, got list"),
     # what it changes
     "inputs": (doing(shift_inputs), FAILED, "changed the data it was given"),

@@ -199,7 +199,7 @@ def prose(entries: Sequence[Entry]) -> list[str]:
         (least, cheap), (most, dear) = [
             (number(cost, 2, zeros=True), name) for cost, name in (costs[0], costs[-1])
         ]
-        found.append(f"Costly? From {least} gradients ({cheap}) to {most} ({dear}).")
+        found.append(f"Costly? From {least} ({cheap}) to {most} gradients ({dear}).")
     empty = [q for q in QUESTIONS if all(not e.cells[q].word for e in entries)]
     if empty:
         asked = " or ".join(_HEADS[q] for q in empty)
