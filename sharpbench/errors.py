@@ -124,9 +124,9 @@ def guarded() -> Iterator[None]:
     """Inside, a plug-in works: what it raises to end the program is an error like any other of its faults.
 
     Only the user's own Ctrl-C and a signal that ends the program go through, also where the plug-in
-    swallows them.
+    swallows them. A child that the plug-in forked ends here: it would go on as a second of this process.
     """
-    with own_interrupts() as interrupted:
+    with _alone(), own_interrupts() as interrupted:
         try:
             yield
         except Exception:
@@ -141,6 +141,16 @@ def guarded() -> Iterator[None]:
             raise RuntimeError(f"it raised {first_line(error)}") from error
         if interrupted():
             raise KeyboardInterrupt
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    process = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
 
 
 @contextmanager

@@ -11,10 +11,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import BuiltinFunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 __all__ = ["Surroundings", "restored"]
 
@@ -127,6 +130,48 @@ def _set_streams(before: tuple[Any, ...]) -> None:
     sys.stdin, sys.stdout, sys.stderr = before
 
 
+def _computing(space: Any) -> list[str]:
+    """Names in a part of torch of functions that compute: others a library may wrap when it is imported."""
+    inherited = dir(space) if isinstance(space, type) else vars(space)
+    found = [name for name in inherited if callable(getattr(space, name, None))]
+    if space is not torch:
+        return found
+    return [name for name in found if isinstance(getattr(torch, name), BuiltinFunctionType)]
+
+
+_SPACES = (
+    torch,
+    torch.linalg,
+    torch.special,
+    F,
+    torch.autograd,
+    torch.func,
+    torch.Tensor,
+    nn.Module,
+)
+_LAYERS = [one for one in vars(nn).values() if isinstance(one, type) and "forward" in vars(one)]
+_FUNCTIONS = [(space, _computing(space)) for space in _SPACES] + [
+    (layer, ["forward"]) for layer in _LAYERS
+]
+
+
+def _functions() -> list[list[Any]]:
+    """Each function where it stands; None where a class has its parent's."""
+    return [list(map(vars(space).get, names)) for space, names in _FUNCTIONS]
+
+
+def _set_functions(before: list[list[Any]]) -> None:
+    for (space, names), functions in zip(_FUNCTIONS, before, strict=True):
+        there = vars(space)
+        for name, function in zip(names, functions, strict=True):
+            if there.get(name) is function:
+                continue
+            if function is None:
+                delattr(space, name)
+            else:
+                setattr(space, name, function)
+
+
 _PARTS = [
     _Part(
         "torch's global random state",
@@ -161,6 +206,7 @@ _PARTS = [
         lambda: torch.is_autocast_enabled("cpu"),
         lambda before: torch.set_autocast_enabled("cpu", before),
     ),
+    _Part("functions of torch", _functions, _set_functions),
     _Part("numpy's floating-point errors", np.geterr, lambda before: np.seterr(**before)),
     _Part("the working directory", _folder, _go_back),
     _Part("environment variables", lambda: dict(os.environ), _set_environment, _kept_environment),
