@@ -32,6 +32,7 @@ __all__ = [
     "message_of",
     "nearest_names",
     "no_file",
+    "no_file_near",
     "own_interrupts",
     "shortened",
 ]
@@ -204,6 +205,19 @@ def no_file(path: str | os.PathLike[str]) -> str | None:
     known = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
     kind = next((name for test, name in known.items() if test(mode)), "device")
     return f"{str(path)!r} is a {kind}, not a file"
+
+
+def no_file_near(path: str | os.PathLike[str]) -> str | None:
+    """`no_file`, with the names of files in its folder that are nearest to one that isn't there."""
+    fault = no_file(path)
+    if fault is None or not fault.startswith("there is no file"):
+        return fault
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        near = nearest_names(name, os.listdir(folder or "."), most=0)
+    except OSError:
+        return f"{fault}: there is no folder {folder!r}"
+    return f"{fault}. {near}" if near else fault
 
 
 def shortened(value: object, most: int = 80) -> str:

@@ -24,7 +24,7 @@ from sharpbench.errors import (
     first_line,
     guarded,
     nearest_names,
-    no_file,
+    no_file_near,
 )
 from sharpbench.network import unwrapped
 from sharpbench.registry import import_object
@@ -170,7 +170,7 @@ def _unfit(value: Any, own: Tensor) -> str | None:
 
 
 def _read(path: Path) -> Any:
-    if fault := no_file(path):
+    if fault := no_file_near(path):
         raise InputError(f"no weights file: {fault}")
     with path.open("rb") as file:
         head = file.read(64)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sharpbench.errors import Meddled, TransformationRefused
-from sharpbench.invariance.base import Transformation, verify_promise
+from sharpbench.invariance.base import Points, Transformation, verify_promise
 from sharpbench.invariance.recording import left_alone, noting, running_on
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of, untouched
@@ -47,7 +48,7 @@ def changed(subject: Subject, transformation: Transformation, *, seed: int) -> C
     moved = subject.with_model(after.model)
     if subject.front is None:
         moved = moved.mapped(after.points)
-    elif not torch.equal(after.points(inputs), inputs):
+    elif _moves(after.points, inputs):
         raise TransformationRefused(
             f"{transformation.label} changes what the network is given, and it is given batches"
         )
@@ -59,3 +60,9 @@ def changed(subject: Subject, transformation: Transformation, *, seed: int) -> C
         points=after.points,
     )
     return Changed(moved, found, left_alone(left) if left else "")
+
+
+def _moves(points: Points, numbers: Tensor) -> bool:
+    """Whether a map of inputs moves any. Of the ``numbers`` (N, 1) of samples alone a rotation keeps all."""
+    wide = numbers.repeat(1, 3) + 1
+    return not (torch.equal(points(numbers), numbers) and torch.equal(points(wide), wide))

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sharpbench.errors import InputError, first_line, guarded
+from sharpbench.errors import InputError, first_line, guarded, no_file_near
 from sharpbench.results.keys import content_key
 from sharpbench.seeds import Seeds
 from sharpbench.suite.given import Given
@@ -85,6 +85,8 @@ class NetworkPlan:
 
 def hash_of_file(path: Path) -> str:
     """SHA-256 of a file. Raises InputError if it can't be read."""
+    if fault := no_file_near(path):
+        raise InputError(fault)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

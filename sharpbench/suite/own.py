@@ -22,7 +22,7 @@ from sharpbench.errors import (
     first_line,
     guarded,
     nearest_names,
-    no_file,
+    no_file_near,
 )
 from sharpbench.invariance import Transformation
 from sharpbench.measurement import ErrorComponent, Measurement, Work
@@ -57,7 +57,8 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
     loss = None if given.loss is None else _loss(given.loss)
     forward = None if given.forward is None else _named("--forward", given.forward)
     with _told_apart("the network or its data"):
-        if splits is not None and forward is None and given.normaliser is None:
+        reads_batches = given.told("forward", "normaliser", "differentiate")
+        if splits is not None and not reads_batches:
             train = splits.train_inputs, splits.train_targets
             return Subject(network, *train, loss=loss, splits=splits)
         test = None
@@ -141,12 +142,19 @@ def _from_files(given: Given) -> Any:
             f"{given.targets} holds {', '.join(sorted(targets))}: targets must be one array"
         )
     one = next(iter(inputs.values())) if len(inputs) == 1 else inputs
-    return one, next(iter(targets.values()))
+    (its,) = targets.values()
+    for name, held in inputs.items():
+        if held.ndim and its.ndim and len(held) != len(its):
+            raise InputError(
+                f"{given.inputs} holds {len(held)} samples ({name!r} {tuple(held.shape)}), and "
+                f"{given.targets} {len(its)} targets {tuple(its.shape)}: there must be one of each sample"
+            )
+    return one, its
 
 
 def _arrays(option: str, path: Path) -> dict[str, Tensor]:
     """The arrays of a .safetensors, .npz or .npy file. Nothing in it is run."""
-    if fault := no_file(path):
+    if fault := no_file_near(path):
         raise InputError(f"{option}: {fault}")
     try:
         if path.suffix == ".safetensors":
@@ -155,9 +163,13 @@ def _arrays(option: str, path: Path) -> dict[str, Tensor]:
             found: dict[str, Tensor] = load_file(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as held:
-                found = {key: torch.from_numpy(held[key]) for key in held.files}
+                found = {
+                    key: _tensor(held[key], f"{option} {str(path)!r}: {key!r}")
+                    for key in held.files
+                }
         elif path.suffix == ".npy":
-            found = {path.stem: torch.from_numpy(np.load(path, allow_pickle=False))}
+            array = np.load(path, allow_pickle=False)
+            found = {path.stem: _tensor(array, f"{option} {str(path)!r}")}
         else:
             raise InputError(f"{option} {str(path)!r} must end in .safetensors, .npz or .npy")
     except InputError:
@@ -167,6 +179,17 @@ def _arrays(option: str, path: Path) -> dict[str, Tensor]:
     if not found:
         raise InputError(f"{option} {str(path)!r} holds no array")
     return found
+
+
+def _tensor(array: np.ndarray[Any, Any], what: str) -> Tensor:
+    """An array as a tensor, in this machine's order of bytes."""
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError:
+        raise InputError(
+            f"{what} holds {array.dtype} {array.shape}, and numbers are measured: real ones, or "
+            "integers such as class ids"
+        ) from None
 
 
 @contextmanager

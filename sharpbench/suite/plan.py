@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
@@ -569,57 +569,99 @@ def _fingerprint(dataset: Dataset, root: Path) -> str | None:
 
 def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[NetworkPlan]:
     """Every network of the user's own: of each block one a file of weights."""
-    for i, block in enumerate(suite.spec.networks):
-        at = ("networks", i)
-        try:
-            model, data, data_label, given = _told_of_network(suite, block, at, root)
-        except InputError as error:
-            raise (
-                error if str(suite.path) in str(error) else suite.error((*at, "model"), str(error))
-            ) from None
-        called = block.title or block.model
-        for file in _weights(suite, block, at):
+    blocks = suite.spec.networks
+    files = [list(_weights(suite, block, ("networks", i))) for i, block in enumerate(blocks)]
+    called = _called_apart(file for each in files for file in each if file is not None)
+    folder = suite.path.parent
+    arrays = _called_apart((folder / b.inputs for b in blocks if b.inputs is not None), stem=False)
+    for i, block in enumerate(blocks):
+        model, data, data_label, given = _told_of_network(
+            suite, block, ("networks", i), root, arrays
+        )
+        for file in files[i]:
             recipe: dict[str, Any] = {"name": "as built"}
             if file is not None:
                 recipe = {"name": "weights", "file": file.name, "sha256": hash_of_file(file)}
-            label = "as built" if file is None else file.stem
+            label = "as built" if file is None else called[file]
             yield NetworkPlan(
                 given.model_copy(update={"weights": file}),
                 {"dataset": data, "model": model, "recipe": recipe},
-                {"dataset": data_label, "model": called, "recipe": label},
+                {"dataset": data_label, "model": block.title or block.model, "recipe": label},
                 block.seed,
                 device,
                 suite.spec.threads,
             )
 
 
+def _called_apart(files: Iterable[Path], *, stem: bool = True) -> dict[Path, str]:
+    """What each of several files is called: its name, or its ``stem`` if that will do, with as many of the
+    folders above it as tell it from the others."""
+    tails: dict[str, set[Path]] = {}
+
+    def names(file: Path) -> Iterator[str]:
+        for n in range(1, len(file.parts) + 1):
+            if stem:
+                yield "/".join([*file.parts[-n:-1], file.stem])
+            yield "/".join(file.parts[-n:])
+
+    each = dict.fromkeys(files)
+    for file in each:
+        for name in names(file):
+            tails.setdefault(name, set()).add(file)
+    return {f: next((n for n in names(f) if tails[n] == {f}), str(f)) for f in each}
+
+
 def _told_of_network(
-    suite: SuiteFile, block: NetworksSpec, at: tuple[str | int, ...], root: Path
+    suite: SuiteFile,
+    block: NetworksSpec,
+    at: tuple[str | int, ...],
+    root: Path,
+    arrays: Mapping[Path, str],
 ) -> tuple[dict[str, Any], dict[str, Any], str, Given]:
     """Identities of the network but for its weights and of its data, what these are called, and how they are
-    made."""
+    made. ``arrays``: what files of inputs are called."""
+
+    def told(key: str, tell: Callable[[T], str], of: T) -> str:
+        try:
+            return tell(of)
+        except InputError as error:
+            raise suite.error((*at, key), str(error)) from None
+
     folder = suite.path.parent
     options = block.told(*block.OPTIONS)
-    model = {"name": block.model, "source": source_of(block.model), **options}
+    model = {"name": block.model, "source": told("model", source_of, block.model), **options}
     for name in ("forward", "loss"):
         if (
             ":" in options.get(name, "")
             and options[name].partition(":")[0] != block.model.partition(":")[0]
         ):
-            model[f"{name}_source"] = source_of(options[name])
+            model[f"{name}_source"] = told(name, source_of, options[name])
     files = {name: str(folder / place) for name, place in block.told(*block.FILES).items()}
     given = Given(**{**block.told(*NetworkNamed.model_fields), **files})
-    test = {} if block.test is None else {"test": block.test, "test_source": source_of(block.test)}
+    test = {}
+    if block.test is not None:
+        test = {"test": block.test, "test_source": told("test", source_of, block.test)}
     if block.dataset is not None:
-        (dataset,) = _expand_all(suite, datasets, [block.dataset], (*at, "dataset"))[:1]
+        size = _size(suite, datasets, [block.dataset], (*at, "dataset"))
+        if size != 1:
+            raise suite.error(
+                (*at, "dataset"),
+                f"a grid of {size:,} datasets, and networks of one's own are measured on one: write a "
+                "[[networks]] block for each",
+            )
+        (dataset,) = _expand_all(suite, datasets, [block.dataset], (*at, "dataset"))
         data = {**dataset.identity(), "data": _fingerprint(dataset, root) or ""}
         return model, data, dataset.label, given
     if block.data is not None:
-        data = {"name": block.data, "source": source_of(block.data)}
+        data = {"name": block.data, "source": told("data", source_of, block.data)}
         return model, {**data, **test}, block.data, given
     assert block.inputs is not None
-    hashes = {f"{name}_sha256": hash_of_file(Path(file)) for name, file in files.items()}
-    return model, {"name": block.inputs, **hashes, **test}, block.inputs, given
+    hashes = {f"{n}_sha256": told(n, hash_of_file, Path(file)) for n, file in files.items()}
+    # Where a file is says nothing of what is in it, and is not for a page.
+    inside = not (Path(block.inputs).is_absolute() or ".." in Path(block.inputs).parts)
+    name = block.inputs if inside else Path(block.inputs).name
+    label = block.inputs if inside else arrays[folder / block.inputs]
+    return model, {"name": name, **hashes, **test}, label, given
 
 
 def _weights(

@@ -197,6 +197,13 @@ class NetworksSpec(NetworkNamed):
     def _one_is_a_list_of_one(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @field_validator("weights")
+    @classmethod
+    def _some(cls, value: list[str] | None) -> list[str] | None:
+        if value == []:
+            raise ValueError("names no file: leave weights out for the network as it is built")
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> NetworksSpec:
         fault = self.fault(

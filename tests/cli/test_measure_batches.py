@@ -168,6 +168,38 @@ def test_files_of_inputs_and_targets(mine, capsys, monkeypatch):
     assert json.loads(every.out)["value"] == sb.measure(subject, "hessian_trace").value
 
 
+def test_arrays_of_any_byte_order_and_what_is_no_number(mine, capsys, monkeypatch):
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20.0)
+    np.save("x.npy", x)
+    np.savez("large.npz", x=x.astype(">f8"))
+    np.save("y.npy", y)
+    np.save("words.npy", y.astype(str))
+    np.save("short.npy", y[:19])
+
+    def told(inputs, targets):
+        command = ["measure", "--model", "mine_of_measure:dense", "--metric", "gradient_norm"]
+        command += ["--inputs", inputs, "--targets", targets, "--loss", "L1Loss", "--csv"]
+        return in_process(capsys, monkeypatch, *command)
+
+    assert told("large.npz", "y.npy").out == told("x.npy", "y.npy").out
+    words, short = told("x.npy", "words.npy"), told("x.npy", "short.npy")
+    assert (words.code, short.code) == (2, 2)
+    assert "'words.npy' holds <U" in words.err
+    assert "20 samples ('x' (20, 3)), and short.npy 19 targets (19,)" in short.err
+
+
+def test_a_rotation_of_inputs_is_none_of_the_numbers_of_samples(mine, capsys, monkeypatch):
+    """Those are one wide, where a rotation turns nothing: it was held against the network's function."""
+    command = ["measure", "--model", "mine_of_measure:dense", "--metric", "gradient_norm", "--csv"]
+    np.savez("x.npz", x=np.ones((5, 3)), y=np.arange(5.0))
+    told = in_process(
+        capsys, monkeypatch, *command, "--inputs", "x.npz", "--transform", "input_rotation",
+        "--loss", "L1Loss",
+    )  # fmt: skip
+    assert told.code == 1
+    assert "changes what the network is given, and it is given batches" in told.err
+
+
 def test_invariance_of_ones_own_network(mine, capsys, monkeypatch):
     np.savez("x.npz", x=np.random.default_rng(0).normal(size=(20, 3)), labels=np.arange(20) % 2)
     (mine / "more_of_measure.py").write_text(
@@ -303,6 +335,11 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
         (["--data", "mine_of_measure:named"], "(at the command line --forward package.module"),
         (["--data", "mine_of_measure:broken"], "KeyError"),
         (["--inputs", "absent.npz"], "there is no file"),
+        (
+            ["--inputs", "my_metrics.npz"],
+            "there is no file 'my_metrics.npz'. Did you mean 'my_metric.py'",
+        ),
+        (["--inputs", "away/x.npz"], "there is no folder 'away'"),
         (["--inputs", "mine_of_measure.py"], ".safetensors, .npz or .npy"),
         (
             ["--data", "mine_of_measure:batches", "--loss", "CrossEntropy"],

@@ -3,15 +3,19 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
+import sharpbench as sb
 from sharpbench.datasets import datasets
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
 from sharpbench.results.store import load_records
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
+from sharpbench.suite.given import Given
+from sharpbench.suite.own import own_subject
 from sharpbench.suite.plan import NetworkPlan, make_plan
 from sharpbench.suite.spec import load_suite
 from tests.cli.command import in_process
@@ -231,6 +235,15 @@ def test_it_is_planned_without_the_place_it_stands_in(folder):
         (('data = "own_nets_of_a_test:batches"', ""), "one of dataset"),
         (('name = "digits"', 'name = "digit"'), "digits"),
         (('title = "tagger"', 'titel = "tagger"'), "title"),
+        (("train_size = 100", "train_size = [50, 100]"), "dataset: a grid of 2 datasets"),
+        (('weights = ["runs/*.pt", "runs/b.pt"]', "weights = []"), "weights: names no file"),
+        (('data = "own_nets_of_a_test:batches"', 'inputs = "zoo.tomle"'),
+         r"line 12: networks\[2\].inputs: there is no file '.*zoo.tomle'. Did you mean 'zoo.toml'"),
+        (('data = "own_nets_of_a_test:batches"', 'inputs = "zoo.toml"\ntargets = "y.npy"'),
+         r"line 13: networks\[2\].targets: there is no file"),
+        (('title = "tagger"', 'test = "no_such_nets:test"'), r"line 13: networks\[2\].test: "),
+        (('title = "tagger"', 'forward = "no_such_nets:f"'), r"line 13: networks\[2\].forward: "),
+        (('title = "tagger"', 'loss = "no_such_nets:f"'), r"line 13: networks\[2\].loss: "),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(folder, change, told):
@@ -238,6 +251,54 @@ def test_what_is_wrong_is_told_with_its_place(folder, change, told):
     with pytest.raises(InputError, match=told) as raised:
         make_plan(load_suite(folder / "zoo.toml"))
     assert "zoo.toml, line" in str(raised.value)
+
+
+def test_weights_of_one_name_are_told_apart_by_their_folders(folder, run):
+    """The zoo that sweeps leave behind, runs/*/final.pt; names are the suite's, and not what was stored."""
+    for name in "ab":
+        (folder / "runs" / name).mkdir()
+        (folder / "runs" / f"{name}.pt").rename(folder / "runs" / name / "final.pt")
+    suite = SUITE.replace('["runs/*.pt", "runs/b.pt"]', '"runs/a/final.pt"')
+    (folder / "zoo.toml").write_text(suite)
+    assert run().code == 0
+    assert set(frame()["recipe_label"]) == {"final", "as built"}
+    (folder / "zoo.toml").write_text(
+        suite.replace("runs/a/final", "runs/*/final").replace('"tagger"', '"words"')
+    )
+    done = run()
+    assert done.code == 0, done.err
+    assert set(frame()["recipe_label"]) == {"a/final", "b/final", "as built"}
+    assert "words" in set(frame()["model_label"])
+
+
+def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
+    """It was left aside in silence where the data are a dataset's."""
+    given = Given(model="own_nets_of_a_test:small", dataset={"name": "digits", "train_size": 40})
+
+    def curvature(**more):
+        subject = own_subject(given.model_copy(update=more), seed=0, device="cpu", data=folder)
+        return sb.measure(subject, "input_jacobian_norm").value
+
+    assert curvature(differentiate="0") == curvature()
+    assert curvature(differentiate="1") != curvature()
+    with pytest.raises(InputError, match="neither a tensor of the batch nor a part"):
+        curvature(differentiate="body")
+
+
+def test_files_are_named_and_not_where_they_are(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("data")
+    text = 'name = "files"\nseeds = 1\n[[metrics]]\nname = "parameter_norm"\n'
+    called = []
+    for n, name in enumerate(("one", "two")):
+        (elsewhere / name).mkdir()
+        place = elsewhere / name / "x.npz"
+        np.savez(place, x=np.ones((4, 3)) * n, y=np.ones((4, 2)))
+        text += f'[[networks]]\nmodel = "own_nets_of_a_test:yes_or_no"\ninputs = "{place}"\n'
+        (folder / "zoo.toml").write_text(text)
+        plans = make_plan(load_suite(folder / "zoo.toml")).subjects
+        assert str(elsewhere) not in json.dumps([plan.identity for plan in plans])
+        called.append([plan.labels["dataset"] for plan in plans])
+    assert called == [["x.npz"], ["one/x.npz", "two/x.npz"]]
 
 
 def test_a_network_that_cannot_be_built_is_a_record_and_the_others_are_measured(folder, run):
