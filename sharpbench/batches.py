@@ -17,6 +17,7 @@ from sharpbench.nest import (
     Path,
     at,
     described,
+    kept,
     leaves,
     named,
     parsed,
@@ -61,7 +62,9 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
         raise InputError(f"{what} never end: give what itertools.cycle was given")
     found, size, reading = [], 0, Reading(what)
     try:
-        for batch in batches:
+        for given in batches:
+            # What makes them one by one may write each into the memory of the last.
+            batch = given if isinstance(batches, (list, tuple)) else kept(given)
             found.append(batch)
             size += (own := bytes_of(batch))
             reading.note(batch, own)
@@ -69,7 +72,7 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
                 again = readable_again(batches, function)
                 if again is not None:
                     least = len(found)
-                    del found, batch
+                    del found, given, batch
                     return Streamed(again, what, least)
     except InputError:
         raise

@@ -16,6 +16,7 @@ __all__ = [
     "Path",
     "at",
     "described",
+    "kept",
     "leaves",
     "named",
     "parsed",
@@ -40,12 +41,17 @@ def leaves(nest: Any, above: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from leaves(part, (*above, key))
 
 
-def rebuilt(nest: Any, value: Callable[[Path, Any], Any], above: Path = ()) -> Any:
-    """A nest of the same kind whose leaves are ``value(path, leaf)``."""
+def rebuilt(nest: Any, value: Callable[[Path, Any], Any]) -> Any:
+    """A nest of the same kind whose leaves are ``value(path, leaf)``, an array being the tensor of its
+    numbers."""
+    return _mapped(nest, lambda path, leaf: value(path, _as_tensor(leaf)), ())
+
+
+def _mapped(nest: Any, value: Callable[[Path, Any], Any], above: Path) -> Any:
     inside = _parts(nest)
     if inside is None:
-        return value(above, _as_tensor(nest))
-    parts = [(key, rebuilt(part, value, (*above, key))) for key, part in inside]
+        return value(above, nest)
+    parts = [(key, _mapped(part, value, (*above, key))) for key, part in inside]
     if isinstance(nest, Mapping):
         fresh: Any = copy.copy(nest) if hasattr(nest, "__setitem__") else dict(nest)
         for (given, _), (_, part) in zip(nest.items(), parts, strict=True):
@@ -60,6 +66,17 @@ def rebuilt(nest: Any, value: Callable[[Path, Any], Any], above: Path = ()) -> A
     for key, part in parts:
         object.__setattr__(fresh, str(key), part)
     return fresh
+
+
+def kept(nest: Any) -> Any:
+    """The same nest with tensors, arrays and lists of its own: who gave it may write the next into them."""
+    return _mapped(nest, lambda _, leaf: _own(leaf), ())
+
+
+def _own(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone()
+    return leaf.copy() if isinstance(leaf, (np.ndarray, list)) else leaf
 
 
 def at(nest: Any, path: Path) -> Any:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sharpbench.console import aside, escape
 from sharpbench.errors import InputError, first_line
-from sharpbench.nest import described, leaves, unusual
+from sharpbench.nest import described, kept, leaves, unusual
 
 __all__ = [
     "Again",
@@ -49,9 +49,10 @@ def readable_again(batches: Any, function: Callable[[], Any] | None) -> Again | 
     passes once, unless a ``function`` makes it anew.
 
     A DataLoader over a data set with numbers keeps the order that it draws here; what else draws from
-    torch's global generator (an iterable that shuffles or augments) starts each pass from one state.
+    torch's global generator (an iterable that shuffles or augments, a loader that changes what DataLoader
+    gives) starts each pass from one state.
     """
-    if isinstance(batches, DataLoader) and not isinstance(batches.dataset, IterableDataset):
+    if isinstance(batches, DataLoader) and _as_torch_reads(batches):
         return _Numbered(batches)
     if function is not None:
         return _Walked(lambda: iter(function()))
@@ -254,6 +255,14 @@ def _in_a_file(size: int) -> Tensor:
             os.unlink(path)
 
 
+def _as_torch_reads(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives the samples of its data set by their numbers, and not by a pass of its own."""
+    return not isinstance(loader.dataset, IterableDataset) and all(
+        getattr(type(loader), way) is getattr(DataLoader, way)
+        for way in ("__iter__", "_get_iterator")
+    )
+
+
 class _Numbered:
     """The batches of a DataLoader by their number, in the order that its sampler draws once."""
 
@@ -275,7 +284,7 @@ class _Numbered:
                 found = data.__getitems__(list(members))
             else:
                 found = [data[i] for i in members]
-            return self.loader.collate_fn(found)
+            return kept(self.loader.collate_fn(found))
 
 
 class _Walked:
@@ -302,7 +311,7 @@ class _Walked:
                     raise IndexError(number) from None
                 self.next += 1
             self.state = left()
-        return found
+        return kept(found)
 
 
 @contextmanager

@@ -85,6 +85,37 @@ def test_what_is_read_anew_has_the_figures_of_what_is_held(monkeypatch, how):
     assert figures(streamed) == figures(held)
 
 
+class Doubled(DataLoader):
+    """Gives other batches than a DataLoader does."""
+
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield 2 * x, y
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_that_changes_its_batches_is_walked(unheld, shuffle):
+    loader = Doubled(TensorDataset(X, Y), batch_size=16, shuffle=shuffle)
+    found = sb.measure(Subject.from_batches(network(), loader), "gradient_norm")
+    expected = sb.measure(Subject(network(), 2 * X, Y), "gradient_norm")
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("held", [100, 2000])
+def test_what_is_written_into_one_memory_is_read_as_it_was(monkeypatch, held):
+    """Also where single batches of those that are not held stay at hand."""
+    monkeypatch.setattr("sharpbench.batches.HELD", held)
+    monkeypatch.setattr("sharpbench.streamed.HELD", held)
+
+    def batches():
+        place, labels = torch.empty(10, 6), torch.empty(10, dtype=torch.long)
+        for x, y in zip(X.split(10), Y.split(10), strict=True):
+            yield place.copy_(x), labels.copy_(y)
+
+    whole = figures(Subject(network(), X, Y))
+    assert figures(Subject.from_batches(network(), batches)) == pytest.approx(whole, rel=1e-9)
+
+
 def test_tokens_of_different_lengths_and_losses_of_model_and_batch(monkeypatch):
     batches = [
         {"ids": torch.arange(n * t).view(n, t) % 7, "labels": torch.arange(n * t).view(n, t) % 3}
