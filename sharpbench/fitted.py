@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,9 +20,14 @@ from sharpbench.loss import (
     GivenAsLoss,
     Task,
     TokenLoss,
+    agree,
     as_module,
     ignore_index,
     is_tensor_like,
+    of_torch,
+    reduces,
+    unreduced,
+    with_reduction,
 )
 from sharpbench.nest import Path, at, described, leaves, named, parsed
 from sharpbench.network import (
@@ -33,11 +39,15 @@ from sharpbench.network import (
     unwrapped,
 )
 from sharpbench.precision import real_dtypes
+from sharpbench.samples import telling
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]
 
 Normaliser = Literal["samples", "tokens", "sum"]
+
+_TRIED = 64
+"""Samples on whose targets it is seen which tokens a loss leaves out."""
 
 _MODEL = frozenset({"model", "net", "network", "module"})
 """A loss whose first argument has such a name takes model and batch."""
@@ -166,14 +176,18 @@ class _Fit:
             )
         known = [size for size in self.sizes if size is not None]
         sizes = known if len(known) == len(self.sizes) else None
-        kind = "whole" if sizes is None else self._losses_of(self.found[0], sizes[0])
+        kind = "whole"
+        if sizes is not None:  # the largest shows what samples have to do with each other
+            largest = sizes.index(max(sizes))
+            kind = self._losses_of(self.found[largest], sizes[largest])
         whole = kind != "samples"
         given = self.loss
         if kind == "coupled":
-            self.loss = _Mean(given)
+            over: Literal["mean", "sum"] = "sum" if self.normaliser == "sum" else "mean"
+            self.loss = _Reduced(given, over)
             self._note(
-                "a sample's loss depends on the others of its batch: their mean is taken for each batch, and "
-                "batches stand where samples stand elsewhere"
+                f"a sample's loss depends on the others of its batch: their {over} is taken for each batch, "
+                "and batches stand where samples stand elsewhere"
             )
         elif whole:
             self._note("the loss is one value a batch: batches stand where samples stand elsewhere")
@@ -183,6 +197,9 @@ class _Fit:
                 "over batches can't be weighted: give normaliser='sum' and a loss that is a sum, or "
                 "batches whose tensors have one entry a sample"
             )
+        if whole and sizes is not None and len(set(sizes)) > 1 and self.normaliser != "sum":
+            told = ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
+            self._note(f"batches weigh by their samples: {told}")
         every = Batches(self.found, self.device, whole=whole, sizes=sizes)
         weights = self._weights(whole, sizes or [1] * len(self.found))
         front = Front(
@@ -232,7 +249,7 @@ class _Fit:
         try:
             with quiet(self.device), torch.enable_grad():
                 fewer = self.loss(self.copy, few)
-            alone = torch.allclose(fewer, loss[: len(half)], rtol=1e-3, atol=1e-6)
+            alone = agree(fewer, loss[: len(half)], loss)
         except Exception:  # it can't be had of a part of the batch
             alone = False
         return "samples" if alone else "coupled"
@@ -298,10 +315,14 @@ class _Fit:
                     f"(N, T, classes); got outputs {_shape(outputs)} and targets "
                     f"{self.targets[0].dtype} {_shape(self.targets[0])}"
                 )
-        if several and loss is not None and not isinstance(loss, nn.Module):
-            # One of the user's own that may give several values a sample.
-            scale, of_test = self._scales(-100)
-            loss = TokenLoss(scale, loss, original=loss, test_scale=of_test)
+        if summed and getattr(loss, "reduction", None) == "sum" and isinstance(loss, nn.Module):
+            loss = with_reduction(loss, "mean" if of_torch(loss) else "none")
+        averages = reduces(loss) and (of_torch(loss) or self.normaliser == "samples")
+        if several and loss is not None and not averages:
+            # It may give several values a sample.
+            each = unreduced(loss)
+            scale, of_test = self._scales(self._left_out(each, outputs))
+            loss = TokenLoss(scale, each, original=loss, test_scale=of_test)
             summed = False
             task = task or "regression"
         targets = self._joined(self._equal(self.targets))
@@ -325,11 +346,12 @@ class _Fit:
 
     def _of_tokens(self, every: Batches, form: Form, shift: int, train: int) -> Fitted:
         module = self.loss
-        means = module is not None and getattr(module, "reduction", "none") == "mean"
-        if means and self.normaliser is None:
+        reduction = "none" if module is None else getattr(module, "reduction", "none")
+        if reduction != "none" and self.normaliser is None:
+            over = "tokens" if reduction == "mean" else "sum"
             raise InputError(
-                f"{type(module).__name__} gives the mean over tokens: say normaliser='tokens' for that, "
-                "or normaliser='samples' for the sum over a sample's tokens, averaged over the samples"
+                f"{type(module).__name__} gives the {reduction} over tokens: say normaliser={over!r} for "
+                "that, or normaliser='samples' for the sum over a sample's tokens, averaged over the samples"
             )
         ignore = -100 if module is None else ignore_index(module)
         weight = getattr(module, "weight", None)
@@ -357,7 +379,7 @@ class _Fit:
             "sum": "summed over all tokens",
         }[kind]
         self._note(f"cross-entropy of one class a token (or pixel), {over}")
-        scale, of_test = self._scales(filler, weight)
+        scale, of_test = self._scales((filler,), weight)
         loss = TokenLoss(scale, None, filler, weight, smoothing, module, of_test)
         front = Front(
             every, self.forward, form=form, tokens=longest, shift=shift, **self._of_network(every)
@@ -511,18 +533,44 @@ class _Fit:
             f"{_shape(outputs)}"
         )
 
-    def _scales(self, ignore: int, weight: Tensor | None = None) -> tuple[float, float | None]:
+    def _left_out(self, loss: Any, outputs: Tensor) -> tuple[int, ...]:
+        """The targets of tokens that a loss of the user's own leaves out: those for which it gives 0 whatever
+        the outputs. Said, for a mean over the tokens depends on it."""
+        if self.normaliser != "tokens":
+            return ()
+        every = self._joined(self._equal(self.targets))
+        chosen = telling(every, max(len(outputs), min(_TRIED, len(every))), len(outputs))
+        targets = every[chosen]
+        f = outputs[torch.arange(len(targets), device=outputs.device) % len(outputs)]
+        zero = torch.ones_like(targets, dtype=torch.bool)
+        turned = [f.roll(1, axis) for axis in range(1, f.ndim)]
+        for other in (f, *turned, -10 * f):
+            with contextlib.suppress(Exception), torch.no_grad():  # told where the loss is checked
+                losses = loss(other, targets)
+                zero &= losses == 0 if losses.shape == targets.shape else torch.zeros_like(zero)
+        none = [v for v in targets.unique().tolist() if bool(zero[targets == v].all())]
+        left = tuple(none) or (-100,)
+        told = ", ".join(map(str, left[:8])) + (", …" if len(left) > 8 else "")
+        self._note(f"the losses are averaged over the tokens whose target is not {told}")
+        return left
+
+    def _scales(
+        self, ignore: tuple[int, ...], weight: Tensor | None = None
+    ) -> tuple[float, float | None]:
         """What a sample's sum over its tokens is multiplied by, as the normaliser says: in the training and
         in the test data, None where there are none."""
 
+        def counted(target: Tensor) -> Tensor:
+            return ~torch.isin(target, target.new_tensor(ignore))
+
         def tokens(part: Sequence[Tensor]) -> float:
             if weight is not None:
-                each = (t[t != ignore].flatten() for t in part)
+                each = (t[counted(t)].flatten() for t in part)
                 of_class = weight.to(self.device, torch.float64)
                 if isinstance(self.found, list):
                     return float(of_class[torch.cat(list(each))].sum())
                 return sum(float(of_class[one].sum()) for one in each)
-            return float(sum(int((t != ignore).sum()) for t in part))
+            return float(sum(int(counted(t).sum()) for t in part))
 
         def scale(part: Sequence[Tensor], of: str) -> float:
             samples = float(sum(len(t) for t in part))
@@ -695,15 +743,15 @@ def _streamed(found: Sequence[Any], held: int) -> str:
     )
 
 
-class _Mean:
-    """The mean of the losses that another loss of model and batch gives."""
+class _Reduced:
+    """The mean, or the sum, of the losses that another loss of model and batch gives."""
 
-    def __init__(self, loss: Any) -> None:
-        self.loss = loss
+    def __init__(self, loss: Any, over: Literal["mean", "sum"]) -> None:
+        self.loss, self.over = loss, over
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        found: Tensor = self.loss(model, batch).mean()
-        return found
+        losses: Tensor = self.loss(model, batch)
+        return losses.mean() if self.over == "mean" else losses.sum()
 
 
 class _DefaultForward:

@@ -25,15 +25,20 @@ __all__ = [
     "ScaledLoss",
     "Task",
     "TokenLoss",
+    "agree",
     "as_module",
     "check_range",
     "ignore_index",
     "is_tensor_like",
     "labels_of",
+    "of_torch",
     "on_test_data",
     "per_sample_loss",
     "reads",
+    "reduces",
     "resolve_loss",
+    "unreduced",
+    "with_reduction",
 ]
 
 Task = Literal["classification", "regression"]
@@ -72,6 +77,8 @@ _RANGES: dict[type[nn.Module], tuple[float, float, str]] = {
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _DIVIDED_BY_WEIGHTS = (nn.CrossEntropyLoss, nn.NLLLoss)
 """torch divides their weighted sum by the sum of the weights of the samples' classes."""
+
+_REDUCTIONS = {"mean", "batchmean", "sum"}
 
 _MODULES: dict[Any, type[nn.Module]] = {
     F.cross_entropy: nn.CrossEntropyLoss,
@@ -118,6 +125,30 @@ def as_module(loss: Any) -> Any:
         return _MODULES[loss]() if loss in _MODULES else loss
     except TypeError:  # not hashable
         return loss
+
+
+def of_torch(loss: Any) -> bool:
+    """Whether a loss is one of torch's modules, whose reductions are known."""
+    return isinstance(loss, nn.Module) and type(loss).__module__.partition(".")[0] == "torch"
+
+
+def reduces(loss: Any) -> bool:
+    """Whether a loss is a module that says that it gives a mean or a sum."""
+    return isinstance(loss, nn.Module) and getattr(loss, "reduction", "none") in _REDUCTIONS
+
+
+def with_reduction(loss: Any, reduction: str) -> Any:
+    """A copy of a loss with this reduction."""
+    twin = copy.deepcopy(loss)
+    twin.reduction = reduction
+    return twin
+
+
+def unreduced(loss: Any) -> Any:
+    """What gives all values of a loss that may reduce them, its own tensors in the precision of outputs."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    return PerSampleLoss(loss, with_reduction(loss, "none") if reduces(loss) else loss).values
 
 
 def reads(loss: Any, targets: Tensor) -> Reads:
@@ -327,7 +358,8 @@ def resolve_loss(
     *,
     flat: bool,
 ) -> Loss:
-    """``loss`` as one value a sample, tried on ``outputs`` and ``targets`` of a few samples.
+    """``loss`` as one value a sample, tried on a few ``outputs`` beside ``targets`` that tell (`telling`), as
+    many as these.
 
     - sharpbench's own losses stay; torch's plain cross-entropy is the own one.
     - A torch module (or function, or a module of the user's with the attribute ``reduction``) that
@@ -342,11 +374,16 @@ def resolve_loss(
     """
     known = loss if isinstance(loss, PerSampleLoss) else None
     loss = as_module(loss)
+    if isinstance(loss, TokenLoss) and loss.function is not None:
+        _check_by_sample(loss, outputs, targets)
     if loss is _cross_entropy or loss is _squared_error or isinstance(loss, _OWN):
         own: Loss = loss
         return own
     if not callable(loss):
-        raise InputError(f"the loss must be callable, got a {type(loss).__name__}")
+        raise InputError(
+            f"the loss must be callable, got a {type(loss).__name__}: loss=torch.nn.CrossEntropyLoss(), or "
+            "another of torch's or your own"
+        )
     if isinstance(loss, type) and issubclass(loss, nn.Module):
         raise InputError(f"the loss is the class {loss.__name__}: give an instance of it")
     if type(loss) is nn.CrossEntropyLoss and not targets.is_floating_point():
@@ -361,11 +398,8 @@ def resolve_loss(
             "them: give it reduction='mean' or 'none'"
         )
     if reduction in {"mean", "batchmean"}:
-        twin = copy.deepcopy(loss)
-        twin.reduction = "none"
-        resolved = PerSampleLoss(
-            loss, twin, "mean" if reduction == "mean" else "sum", flat=resolved.flat
-        )
+        over: Literal["mean", "sum"] = "mean" if reduction == "mean" else "sum"
+        resolved = PerSampleLoss(loss, with_reduction(loss, "none"), over, flat=resolved.flat)
         weight = getattr(loss, "weight", None)
         if (
             isinstance(loss, _DIVIDED_BY_WEIGHTS)
@@ -399,27 +433,38 @@ def _check_same(
     mean = _evaluated(resolved, outputs, targets).mean() / normaliser
     reduced = dataclasses.replace(resolved, function=resolved.original, _placed={})
     given = _tried(reduced.values, outputs, targets, resolved.name)
-    if given.ndim or not torch.allclose(mean, given.to(mean), 1e-3, 1e-6, equal_nan=True):
+    values = _tried(resolved.values, outputs, targets, resolved.name)
+    if given.ndim or not agree(mean, given.to(mean), values):
+        of_tokens = "normaliser='tokens' for a mean over tokens, or " if targets.ndim > 1 else ""
         raise InputError(
             f"the mean that {resolved.name} returns is not the mean of its values without "
-            f"reduction ({given.tolist()} and {float(mean):g}): give a loss that returns one value a "
-            "sample, shape (N,)"
+            f"reduction ({given.tolist()} and {float(mean):g}): give {of_tokens}a loss that returns one "
+            "value a sample, shape (N,)"
         )
 
 
-def _check_by_sample(resolved: PerSampleLoss, outputs: Tensor, targets: Tensor) -> None:
+def _check_by_sample(loss: PerSampleLoss | TokenLoss, outputs: Tensor, targets: Tensor) -> None:
     """One value a sample, which doesn't depend on the others."""
-    every = _evaluated(resolved, outputs, targets)
-    fewer = _evaluated(resolved, outputs[:-1], targets[:-1])
-    if not torch.allclose(every[:-1], fewer, rtol=1e-3, atol=1e-6, equal_nan=True):
-        raise InputError(
-            f"the loss {resolved.name} of a sample depends on which other samples are beside it: "
-            "give a loss whose value (N,) is each sample's own"
-        )
+    every = _evaluated(loss, outputs, targets)
+    for size in {len(every) - 1, (len(every) + 1) // 2, 2}:
+        fewer = _evaluated(loss, outputs[:size], targets[:size])
+        if not agree(fewer, every[:size], every):
+            raise InputError(
+                f"the loss {loss.name} of a sample depends on which other samples are beside it: give a loss "
+                "whose value (N,) is each sample's own, or one of the model and the batch to "
+                "Subject.from_batches, loss=lambda model, batch: …, which is that of its whole batch"
+            )
 
 
-def _evaluated(resolved: PerSampleLoss, outputs: Tensor, targets: Tensor) -> Tensor:
-    return _tried(resolved, outputs, targets, resolved.name)
+def agree(one: Tensor, other: Tensor, values: Tensor) -> bool:
+    """Whether losses are the same as far as rounding allows, among ``values`` of their size."""
+    sizes = values.detach().abs().nan_to_num(0.0, 0.0, 0.0)
+    size = float(sizes.max()) if sizes.numel() else 0.0
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-6 * size, equal_nan=True)
+
+
+def _evaluated(loss: PerSampleLoss | TokenLoss, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _tried(loss, outputs, targets, loss.name)
 
 
 def _tried(loss: Loss, outputs: Tensor, targets: Tensor, name: str) -> Tensor:

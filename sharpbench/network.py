@@ -39,6 +39,9 @@ __all__ = [
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
 
+_BESIDE = 16
+"""Samples from all over the data that are put before these, to see whether any depends on another."""
+
 TOGETHER = (
     "a sample's outputs depend on the other samples of its batch (batch norm without running "
     "statistics, a recurrent layer without batch_first, a random layer left on?)"
@@ -110,8 +113,11 @@ class Network:
         if not _plain(self.dtypes):
             self._settle_precision(original, few)
         # numbers stay exact
-        self._few = (
-            few if front is not None or self.takes is None else few.to(self._tried_in or self.takes)
+        spread = torch.linspace(0, len(inputs) - 1, min(len(inputs), _BESIDE), device=inputs.device)
+        beside = torch.cat([inputs[spread.round().long()], few])
+        self._few, self._beside = (
+            t if front is not None or self.takes is None else t.to(self._tried_in or self.takes)
+            for t in (few, beside)
         )
         self.outputs = self._examine(original)
         """Outputs of the first samples (repeated where there are fewer), as in a copy."""
@@ -367,9 +373,7 @@ class Network:
         with torch.no_grad():  # two counts, for a network that gives (outputs, N)
             fewer = tensor_of(self._run(duplicate, self._few[1:].clone()))
         _check_outputs(fewer, TRIED - 1, self.front)
-        self.coupled = not self._alike(
-            _as_matrix(None, None, fewer), _as_matrix(None, None, found.detach())[1:]
-        )
+        self.coupled = self._couples(duplicate, found.detach(), fewer)
         self._writes = given._version > version
         self.flat = found.ndim == 1
         self._adapted = self.flat or raw is not found
@@ -394,6 +398,19 @@ class Network:
         if not self.not_as_given:
             self._check_copied(original, found)
         return found
+
+    def _couples(self, model: nn.Module, found: Tensor, fewer: Tensor) -> bool:
+        """Whether the outputs ``found`` for the few samples are others where one of them is missing
+        (``fewer``: the first), or where others are beside them."""
+        each = _as_matrix(None, None, found)
+        if not self._alike(_as_matrix(None, None, fewer), each[1:]):
+            return True
+        for rows, places in ((self._few[::2], slice(None, None, 2)), (self._beside, slice(None))):
+            with torch.no_grad():
+                outputs = _as_matrix(None, None, self._run(model, rows.clone()))
+            if not self._alike(outputs[-len(each[places]) :], each[places]):
+                return True
+        return False
 
     def _check_copied(self, original: nn.Module, found: Tensor) -> None:
         """Raises InputError where a copy computes something else than the network itself."""

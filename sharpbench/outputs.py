@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Decisions", "confidence", "decided", "margin", "output_norm"]
+__all__ = ["Decisions", "confidence", "decided", "margin", "output_norm", "samples_at_once"]
 
 _AT_ONCE = 1 << 24
 """Numbers of outputs that are held together."""
@@ -49,14 +49,18 @@ def decided(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """`Decisions.of` the outputs of ``model`` for some samples at a time, without gradients; samples by their
     places among all ``inputs``. ``classes``: of each decision, of which a batch has not too many."""
-    each = 1 if decisions.each == "sample" else max(targets[0].numel(), 1)
-    at_once = max(1, min(1024, _AT_ONCE // (each * classes)))
-    before = 0
-    for x, y in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+    size, before = samples_at_once(targets, decisions, classes), 0
+    for x, y in zip(inputs.split(size), targets.split(size), strict=True):
         with torch.no_grad():
             logits, decided_by, owner = decisions.of(model(x), y)
         yield logits, decided_by, None if owner is None else owner + before
         before += len(x)
+
+
+def samples_at_once(targets: Tensor, decisions: Decisions, classes: int) -> int:
+    """How many samples `decided` gives a network together."""
+    each = 1 if decisions.each == "sample" else max(targets[0].numel(), 1)
+    return max(1, min(1024, _AT_ONCE // (each * classes)))
 
 
 def output_norm(outputs: Tensor, *, centred: bool = False) -> Tensor:

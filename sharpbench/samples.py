@@ -11,7 +11,10 @@ from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
 from sharpbench.nest import unusual
 
-__all__ = ["as_tensor", "check_fit", "cleaned", "reading", "task_of"]
+__all__ = ["as_tensor", "check_fit", "cleaned", "reading", "task_of", "telling"]
+
+_LOOKED_AT = 1 << 22
+"""Numbers among targets that are searched for those that tell."""
 
 
 def as_tensor(data: Any, what: str) -> Tensor:
@@ -146,6 +149,31 @@ def check_fit(reads_: Reads, outputs: Tensor, targets: Tensor) -> None:
             f"the targets hold the class {wrong}, and the network has {classes} outputs: class ids must "
             f"lie in 0 … {classes - 1}"
         )
+
+
+def telling(targets: Tensor, count: int, first: int) -> Tensor:
+    """Numbers of ``count`` samples whose targets show between them what a loss does with any: the ``first``
+    ones, then the first of each class (or id of a token), then some from all over the data; in a circle where
+    there are fewer samples."""
+    samples = len(targets)
+    found = list(range(min(first, samples)))
+    rows = _LOOKED_AT // max(targets[0].numel(), 1)
+    step = max(1, -(-samples // max(rows, count)))
+    if not (targets.is_floating_point() or targets.is_complex()):
+        searched = targets[::step].reshape(-(-samples // step), -1)
+        values, which = searched.unique(return_inverse=True)
+        number = torch.arange(0, samples, step, device=targets.device).unsqueeze(1)
+        begin = torch.full_like(values, samples, dtype=torch.long)
+        begin = begin.scatter_reduce(0, which.flatten(), number.expand_as(which).flatten(), "amin")
+        found += begin[_spread(len(begin), count // 2)].tolist()
+    found += _spread(samples, count - 1).tolist()
+    each = list(dict.fromkeys(found))[:count]
+    return torch.tensor(each, device=targets.device)[torch.arange(count) % len(each)]
+
+
+def _spread(length: int, count: int) -> Tensor:
+    """At most so many numbers below ``length``, evenly."""
+    return torch.linspace(0, length - 1, min(length, max(count, 1))).round().long()
 
 
 _OTHER: dict[Reads, Task] = {"classes": "regression", "values": "classification"}

@@ -36,7 +36,7 @@ from sharpbench.network import TOGETHER, Network
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
 from sharpbench.precision import told
-from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of
+from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of, telling
 from sharpbench.shared import ALONE, Shared
 
 __all__ = [
@@ -48,6 +48,9 @@ __all__ = [
     "frozen_statistics",
     "per_sample_loss",
 ]
+
+_TRIED_LOSSES, _NUMBERS = 64, 1 << 22
+"""Targets on which a loss is tried, or as many as take so many numbers of outputs."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +168,22 @@ class Subject:
         for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
             check_fit(of_classes, outputs, one)
             check_range(self.loss, one)
-        few = torch.arange(len(outputs), device=targets.device) % len(targets)
+        every = targets if splits is None else splits.train_targets
+        most = min(_TRIED_LOSSES, _NUMBERS // outputs[0].numel(), len(every))
+        tried = max(len(outputs), most)
         loss = resolve_loss(
             self.loss or per_sample_loss(task),
-            outputs,
-            targets[few],
-            targets if splits is None else splits.train_targets,
+            outputs[torch.arange(tried, device=outputs.device) % len(outputs)],
+            every[telling(every, tried, len(outputs))],
+            every,
             None if splits is None else splits.test_targets,
             flat=network.flat,
         )
         said = self.said
-        of_network = (TOGETHER if network.coupled else "", network.of_precision)
+        met = (
+            f"{TOGETHER}; metrics of all samples take them as one batch" if network.coupled else ""
+        )
+        of_network = (met, network.of_precision)
         said = (*said, *(one for one in of_network if one and one not in said))
         checked: dict[str, Any] = {
             "said": said,

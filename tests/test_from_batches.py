@@ -498,6 +498,101 @@ def test_a_contrastive_loss_stays_that_of_its_batches():
     hessian = dense(model, lambda call: sum(contrast(call, b).sum() for b in halves) / 7)
     check(subject, hessian, metrics=("trace",))
 
+    summed = Subject.from_batches(
+        model, [{"x": x[:4]}, {"x": x[4:]}], loss=contrast, normaliser="sum"
+    )
+    check(summed, 7 * hessian, metrics=("trace",))
+
+
+def test_what_tells_samples_apart_is_looked_for_in_the_largest_batch():
+    model, x = seeded(lambda: nn.Linear(3, 2)), reals(7, 3)
+
+    def contrast(model, b):
+        z = model(b["x"])
+        return 1e-9 * F.cross_entropy(z @ z.T, torch.arange(len(z)), reduction="none")
+
+    subject = Subject.from_batches(model, [{"x": x[:1]}, {"x": x[1:]}], loss=contrast)
+    assert "depends on the others" in subject.said[0]
+    assert subject.said[1] == "batches weigh by their samples: 1, 6"
+
+
+class Focal(nn.Module):
+    """Each token's loss weighed by how wrong it is; its mean is over the tokens that are not ``ignore``."""
+
+    def __init__(self, reduction="mean", ignore=-100):
+        super().__init__()
+        self.reduction, self.ignore = reduction, ignore
+
+    def forward(self, f, t):
+        losses = F.cross_entropy(f.movedim(-1, 1), t, reduction="none", ignore_index=self.ignore)
+        losses = (1 - torch.exp(-losses)) ** 2 * losses
+        if self.reduction == "none":
+            return losses
+        return losses.sum() / (t != self.ignore).sum()
+
+
+@pytest.mark.parametrize("ignore", [-100, 0])
+@pytest.mark.parametrize("form", ["mean", "none", "function"])
+def test_a_loss_of_ones_own_counts_the_tokens_that_it_does_not_leave_out(form, ignore):
+    """In the first samples there is none to leave out."""
+    model, tokens = seeded(Words), ids(8, 5)
+    labels = tokens % 2 + 1
+    labels[4:, 2:] = ignore
+    given = Focal("none" if form == "none" else "mean", ignore)
+    loss = Focal("none", ignore).forward if form == "function" else given
+    subject = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="tokens")
+    assert f"whose target is not {ignore}" in subject.said[0]
+    mean = Focal("mean", ignore)
+    check(subject, dense(model, lambda call: mean(call(tokens), labels)), metrics=("trace",))
+    total = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="sum")
+    each = Focal("none", ignore)
+    check(total, dense(model, lambda call: each(call(tokens), labels).sum()), metrics=("trace",))
+    if form == "mean":
+        with pytest.raises(InputError, match="normaliser='tokens' for a mean over tokens"):
+            Subject.from_batches(model, [(tokens, labels)], loss=loss)
+
+
+def test_a_sum_of_torch_needs_the_word_sum():
+    model, tokens = seeded(Words), ids(8, 5)
+    labels, loss = tokens % 3, nn.CrossEntropyLoss(reduction="sum")
+    with pytest.raises(InputError, match="gives the sum over tokens: say normaliser='sum'"):
+        Subject.from_batches(model, [(tokens, labels)], loss=loss)
+    subject = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="sum")
+    check(subject, dense(model, lambda call: loss(call(tokens).movedim(-1, 1), labels)))
+    net, weighed = seeded(lambda: nn.Linear(3, 2)), torch.tensor([1.0, 3.0])
+    loss = nn.CrossEntropyLoss(weighed.double(), reduction="sum")
+    of_samples = Subject.from_batches(net, [(X, Y)], loss=loss, normaliser="sum")
+    check(of_samples, dense(net, lambda call: loss(call(X.double()), Y)))
+    with pytest.raises(InputError, match="sums over the samples"):
+        Subject.from_batches(net, [(X, Y)], loss=loss)
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("function", [False, True])
+def test_batches_may_be_written_into_one_memory_after_another(function, array):
+    model, x, y = seeded(lambda: nn.Linear(3, 2)), reals(9, 3), torch.arange(9) % 2
+
+    def batches():
+        place, labels = torch.empty(3, 3), [0] * 3
+        for begin in (0, 3, 6):
+            place.copy_(x[begin : begin + 3])
+            labels[:] = y[begin : begin + 3].tolist()
+            yield place.numpy() if array else place, labels
+
+    subject = Subject.from_batches(model, batches if function else batches())
+    check(subject, dense(model, lambda call: F.cross_entropy(call(x.double()), y)))
+
+
+class Words(nn.Module):
+    """A class a token, of its own embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 2), nn.Linear(2, 3)
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.embedding(tokens)))
+
 
 class Recogniser(nn.Module):
     def __init__(self):

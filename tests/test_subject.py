@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sharpbench.errors import InputError
+from sharpbench.samples import telling
 from sharpbench.subject import Splits, Subject, frozen_statistics, per_sample_loss
 
 N, FEATURES, CLASSES = 12, 5, 3
@@ -216,7 +217,7 @@ def test_a_loss_of_ones_own_gets_outputs_and_targets_as_they_are():
     [
         (lambda f, t: F.cross_entropy(f, t), "one number.*reduction='none'"),
         (lambda f, t: F.cross_entropy(f, t, reduction="sum"), "one number"),
-        (lambda f, t: -F.one_hot(t, 3) * f.log_softmax(1), r"shape \(3, 3\).*sum or the mean"),
+        (lambda f, t: -F.one_hot(t, 3) * f.log_softmax(1), r"shape \(12, 3\).*sum or the mean"),
         (lambda f, t: F.cross_entropy(f, t).expand(len(f)), "beside it"),
         (lambda f, t: F.cross_entropy(f - f.mean(0), t, reduction="none"), "beside it"),
         (lambda f, t: f.mean(0), "returned the shape|beside it"),
@@ -232,6 +233,88 @@ def test_what_is_no_loss_a_sample_is_refused(loss, message):
     x, y = data()
     with pytest.raises(InputError, match=message):
         Subject(network(), x, y, loss=loss)
+
+
+class Mean(nn.Module):
+    """A loss of one's own with a reduction, whose mean divides by what it likes."""
+
+    def __init__(self, values, divided_by=None, reduction="mean"):
+        super().__init__()
+        self.values, self.divided_by, self.reduction = values, divided_by, reduction
+
+    def forward(self, f, t):
+        losses = self.values(f, t)
+        if self.reduction == "none":
+            return losses
+        return losses.mean() if self.divided_by is None else losses.sum() / self.divided_by(t)
+
+
+WEIGHTS = torch.tensor([1.0, 3.0, 5.0])
+
+
+def by_counts(f, t):
+    """Classes that are rare in the batch weigh more."""
+    return F.cross_entropy(f, t, reduction="none") / (t[:, None] == t).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            Mean(
+                lambda f, t: F.cross_entropy(f, t, weight=WEIGHTS.to(f), reduction="none"),
+                lambda t: WEIGHTS[t].sum(),
+            ),
+            "is not the mean of its values",
+        ),
+        (
+            Mean(
+                lambda f, t: F.cross_entropy(f, t, ignore_index=2, reduction="none"),
+                lambda t: (t != 2).sum(),
+            ),
+            "is not the mean of its values",
+        ),
+        (by_counts, "depends on which other samples"),
+        (lambda f, t: 1e-9 * by_counts(f, t), "depends on which other samples"),
+    ],
+)
+def test_a_loss_is_tried_on_targets_of_every_class(loss, message):
+    """The first samples, all of one class, say nothing of the others."""
+    x, _ = data()
+    with pytest.raises(InputError, match=message):
+        Subject(network(), x, torch.arange(N) // 4, loss=loss)
+
+
+def test_a_mean_of_ones_own_is_that_of_its_values():
+    x, y = data()
+    own = Mean(lambda f, t: F.cross_entropy(f, t, reduction="none") ** 2)
+    subject = Subject(network(), x, y.sort().values, loss=own)
+    outputs = network()(x)
+    expected = F.cross_entropy(outputs, subject.targets, reduction="none") ** 2
+    assert torch.allclose(subject.losses(outputs, subject.targets), expected)
+
+
+def test_what_a_loss_is_tried_on_shows_every_class():
+    assert telling(torch.arange(9) // 3, 8, 2).tolist()[:4] == [0, 1, 3, 6]
+    tokens = torch.zeros(40, 3, dtype=torch.long)
+    tokens[17, 2] = 7
+    assert 17 in telling(tokens, 8, 3).tolist()
+    assert telling(torch.randn(2, 3), 3, 3).tolist() == [0, 1, 0]
+    assert len(set(telling(torch.randn(500), 64, 3).tolist())) > 60
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, x: self.net(x / x[1:].abs().max()),  # the first sample has no part in it
+        lambda self, x: self.net(x) * (torch.arange(len(x)) < 4).to(x)[:, None],  # of so many room
+    ],
+)
+def test_samples_that_meet_are_found_wherever_they_stand(call):
+    x, y = data()
+    met = Subject(Calls(call), x, y)
+    assert met.coupled
+    assert "take them as one batch" in met.said[0]
 
 
 def test_a_mean_is_refused_for_a_single_sample_too():

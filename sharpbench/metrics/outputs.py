@@ -28,7 +28,15 @@ from sharpbench.metrics.mean_over_points import (
     mean_over_points,
     residuals_of_samples,
 )
-from sharpbench.outputs import Decisions, confidence, decided, margin, output_norm
+from sharpbench.network import TOGETHER
+from sharpbench.outputs import (
+    Decisions,
+    confidence,
+    decided,
+    margin,
+    output_norm,
+    samples_at_once,
+)
 from sharpbench.subject import Subject
 
 __all__ = ["InverseMargin", "LogitNorm", "Margin", "MeanConfidence"]
@@ -100,6 +108,13 @@ def _of_decisions(
     dtype = torch_dtype(metric.dtype)
     model = subject.working_model(dtype)
     inputs, targets = measured_points(subject, metric.split, metric.samples, dtype, seed=seed)
+    if subject.coupled:
+        most = samples_at_once(targets, decisions, subject.outputs)
+        if len(inputs) > most or len(inputs) < len(subject.data(metric.split)[0]):
+            raise MetricFailed(
+                f"{TOGETHER}, so that outputs are those of all samples in one batch: measure them with "
+                f"samples='all', and no more than {most:,}"
+            )
     values, owners = [], []
     for logits, classes, owner in decided(
         model, inputs, targets, decisions, classes=subject.outputs
