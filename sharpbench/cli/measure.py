@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sharpbench.cli.exits import INTERRUPTED, SOME_FAILED, ended_by
+from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, SOME_FAILED, ended_by
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -26,10 +27,18 @@ from sharpbench.cli.options import (
     transformation_names,
 )
 from sharpbench.console import aside, err, escape
-from sharpbench.errors import InputError, Terminated, first_line, nearest_names, shortened
+from sharpbench.errors import (
+    InputError,
+    Terminated,
+    TransformationRefused,
+    nearest_names,
+    shortened,
+)
 from sharpbench.progress import counted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sharpbench.invariance import Transformation
     from sharpbench.measurement import Measurement
     from sharpbench.metrics import Metric
@@ -122,7 +131,8 @@ def measure(
     samples: Annotated[
         str | None,
         typer.Option(
-            help=f'Samples that each metric draws, or "all". Default: the metric\'s own, at most {_SAMPLES}.'
+            help=f'Samples that each metric, and --layers, draws, or "all". Default: the metric\'s own, at most '
+            f"{_SAMPLES}."
         ),
     ] = None,
     transform: Annotated[
@@ -141,7 +151,10 @@ def measure(
     ] = False,
     plugin: PluginOption = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the random numbers: which points, probes, draws.")
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Of the random numbers: which points, probes, draws."
+        ),
     ] = 0,
     device: DeviceOption = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
@@ -149,7 +162,7 @@ def measure(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the records, as a suite's, their report, JSON lines and CSV."
+            help="Folder of its own for the records, as a suite's, their report, JSON lines and CSV."
         ),
     ] = None,
     data_dir: DataOption = None,
@@ -170,13 +183,16 @@ def measure(
     from sharpbench.metrics import metrics
     from sharpbench.plugins import load_plugins, plugin_name
     from sharpbench.suite.given import Given
-    from sharpbench.suite.own import answers, own_subject, transformed
+    from sharpbench.suite.one_network import check_folder
+    from sharpbench.suite.own import own_subject
 
     if as_json and as_csv:
         raise InputError("--json and --csv exclude each other")
     if dataset_param and dataset is None:
         raise InputError("--dataset-param goes with --dataset")
     check_device(device)
+    if output is not None:
+        check_folder(output)
     for path in plugin or []:
         load_plugins(path)
     names = _names("metric", metric, metrics, transformations)
@@ -184,6 +200,7 @@ def measure(
     own = _of_each(names, changing, parse_parameters(param or []), metrics, transformations)
     for name in names:
         metrics.create(name, own[name])
+    drawn = _drawn(samples, param or [])
     changes = [transformations.create(name, own[name]) for name in changing]
     of_data = parse_parameters(dataset_param or [], "--dataset-param")
     if "name" in of_data:
@@ -204,9 +221,9 @@ def measure(
     subject = own_subject(given, seed=seed, device=device, data=data_dir or data_root())
     for sentence in subject.said:
         _say(sentence)
-    _set_samples(names, own, metrics, samples, subject)
+    _set_samples(names, own, metrics, drawn, subject, layers=layers)
     chosen = [metrics.create(name, own[name]) for name in names]
-    told = _Told([one.label for one in chosen], [c.label for c in changes], as_json, as_csv)
+    told = _Told([m.label for m in chosen], [c.label for c in changes], as_json, as_csv, layers)
     if output is not None:
         _into_folder(
             output,
@@ -221,22 +238,43 @@ def measure(
             data=data_dir or data_root(),
         )
     else:
-        where: list[tuple[str, Any]] = [("", subject)]
-        for change in changes:
-            try:
-                where.append((change.label, transformed(subject, change, seed=seed, told=_say)))
-            except Exception as error:
-                told.fail(change.label, str(error))
-        with counted(len(where) * len(chosen)) as notify:
-            notify(chosen[0].name, 0)
-            for after, there in where:
-                for number, (one, m) in enumerate(answers(there, chosen, seed=seed), 1):
-                    told.answer(one, m, after)
-                    notify(chosen[number % len(chosen)].name, 1)
+        _printed(subject, chosen, changes, told, seed=seed)
     if layers:
-        _layers(subject, seed, output, told)
-    if told.failed:
-        raise typer.Exit(SOME_FAILED)
+        _layers(subject, seed, output, told, drawn)
+    elif output is not None and (output / _LAYERS).exists():
+        _say(f"{output / _LAYERS} is of an earlier command: --layers writes it anew")
+    if told.code:
+        raise typer.Exit(told.code)
+
+
+def _printed(
+    subject: Subject,
+    metrics: Sequence[Metric],
+    changes: Sequence[Transformation],
+    told: _Told,
+    *,
+    seed: int,
+) -> None:
+    """Every figure of the network as it is, and after each change."""
+    from sharpbench.suite.own import answers, reason_of, transformed
+
+    with counted((1 + len(changes)) * len(metrics)) as notify:
+        for change in (None, *changes):
+            after, there = "", subject
+            refused: list[tuple[Metric, Exception]] = []
+            notify(metrics[0].name, 0)
+            if change is not None:
+                after = change.label
+                try:
+                    there = transformed(subject, change, seed=seed, told=_say)
+                except TransformationRefused as error:
+                    refused = [(metric, error) for metric in metrics]
+            for number, (metric, m) in enumerate(refused or answers(there, metrics, seed=seed), 1):
+                if isinstance(m, Exception):
+                    told.answer(metric, reason_of(m), after, wrong=isinstance(m, InputError))
+                else:
+                    told.answer(metric, m, after)
+                notify(metrics[number % len(metrics)].name, 1)
 
 
 def _into_folder(
@@ -256,16 +294,14 @@ def _into_folder(
     from sharpbench.report.page import write_report
     from sharpbench.suite.one_network import SUITE, one_network_suite, recorded
 
-    suite = one_network_suite(
-        given, subject, questions, changes, plugins, seed=seed, path=output / "suite.toml"
-    )
+    suite = one_network_suite(given, subject, questions, changes, plugins, seed=seed)
     ended = None
     with counted(len(questions) * (1 + len(changes))) as notify:
         try:
             problems = recorded(
                 suite,
                 subject,
-                output / "results",
+                output,
                 device=device,
                 data=data,
                 command=shlex.join(["sharpbench", *sys.argv[1:]]),
@@ -277,8 +313,12 @@ def _into_folder(
     for problem in problems:
         told.fail("not recorded", problem)
     told.write(output)
-    page = write_report(output / "results", SUITE, output)
-    aside.print(escape(f"report: {page}"), soft_wrap=True)
+    try:
+        page = write_report(output / "results", SUITE, output)
+        aside.print(escape(f"report: {page}"), soft_wrap=True)
+    except InputError:
+        if ended is None:  # else there is nothing yet that could stand on a page
+            raise
     if ended is not None:
         code = ended_by(ended.number) if isinstance(ended, Terminated) else INTERRUPTED
         err.print(
@@ -287,40 +327,40 @@ def _into_folder(
         raise typer.Exit(code)
 
 
-def _layers(subject: Subject, seed: int, output: Path | None, told: _Told) -> None:
+def _layers(
+    subject: Subject,
+    seed: int,
+    output: Path | None,
+    told: _Told,
+    drawn: int | Literal["all"] | None,
+) -> None:
     """The table of `sharpbench.by_layer`; with a picture in the ``output`` folder."""
     from sharpbench.api.measuring import by_layer
     from sharpbench.errors import MetricFailed
 
     there = len(subject.data("train")[0])
-    whole = there <= _SAMPLES or subject.coupled
+    if drawn is None:
+        drawn = "all" if there <= _SAMPLES or subject.coupled else _SAMPLES
     picture = None if output is None else output / "layers.svg"
     try:
         with err.status("every layer …"):
-            frame = by_layer(
-                subject, seed=seed, samples="all" if whole else _SAMPLES, picture=picture
-            )
+            frame = by_layer(subject, seed=seed, samples=drawn, picture=picture)
     except MetricFailed as error:
         told.fail("--layers", str(error))
         return
-    if not whole:
-        _say(f"layers: {_SAMPLES} of {there} samples are drawn")
+    measured = there if isinstance(drawn, str) else min(drawn, there)
+    if measured < there:
+        _say(f"layers: {measured} of {there} samples are drawn; --samples all takes all")
     if output is not None:
-        frame.to_csv(output / "layers.csv")
-    if told.as_json:
-        print(
-            *(json.dumps({"block": b, **row}) for b, row in frame.to_dict("index").items()),
-            sep="\n",
-        )
-    elif told.as_csv:
-        print(frame.to_csv(), end="")
-    else:
-        print("", frame.to_string(float_format=lambda x: f"{x:.6g}"), sep="\n")
+        frame.to_csv(output / _LAYERS)
+    told.layers(frame, measured)
 
 
 def _say(sentence: str) -> None:
     err.print(escape(sentence), soft_wrap=True)
 
+
+_LAYERS = "layers.csv"
 
 _OPTIONS = {"metric": "--metric", "transformation": "--transform"}
 
@@ -364,7 +404,19 @@ def _of_each(
             continue
         having = [name for name in names if key in types[name]]
         if not having:
-            metrics.create(names[0], {key: value})  # says what is near
+            moved = [name for name in changing if key in transformations.parameter_types(name)]
+            if moved:
+                raise InputError(
+                    f"--param {key!r} is a parameter of the transformation {moved[0]}, which is given to it "
+                    f"alone: write {moved[0]}.{key}=…"
+                )
+            known = {known for each in types.values() for known in each}
+            which = "the metric" if len(names) == 1 else "none of the metrics"
+            has = "has no" if len(names) == 1 else "has a"
+            raise InputError(
+                f"--param {key!r}: {which} {', '.join(names)} {has} parameter {key!r}. "
+                f"{nearest_names(key, known)}"
+            )
         for name in having:
             own[name][key] = value
     for key, value in given.items():
@@ -374,35 +426,46 @@ def _of_each(
     return own
 
 
+def _drawn(samples: str | None, param: list[str]) -> int | Literal["all"] | None:
+    """What ``--samples`` says; None where nothing does."""
+    if samples is None:
+        return None
+    if "samples" in parse_parameters(param):
+        raise InputError("--samples and --param samples=… say the same: leave one of them out")
+    wanted = "all" if samples == "all" else parse_value("--samples", samples)
+    if wanted == "all":
+        return "all"
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise InputError(f'--samples {shortened(samples)} must be a number from 1, or "all"')
+    return wanted
+
+
 def _set_samples(
     names: Sequence[str],
     own: dict[str, dict[str, Any]],
     registry: Any,
-    samples: str | None,
+    wanted: int | str | None,
     subject: Subject,
+    *,
+    layers: bool,
 ) -> None:
     """How many samples each metric draws, where its own parameters don't say it."""
-    wanted: Any = None
-    if samples is not None:
-        wanted = samples if samples == "all" else parse_value("--samples", samples)
-        if wanted != "all" and (not isinstance(wanted, int) or wanted < 1):
-            raise InputError(f'--samples {shortened(samples)} must be a number from 1, or "all"')
-    for name in dict.fromkeys(names):
-        if "samples" in own[name] or "samples" not in registry.parameter_types(name):
+    drawing = [name for name in names if "samples" in registry.parameter_types(name)]
+    if wanted is not None and not drawing and not layers:
+        _say(f"--samples: {', '.join(names)} draws none")
+    for name in drawing:
+        if "samples" in own[name]:
             continue
         if wanted is not None:
             own[name]["samples"] = wanted
-            continue
         made = registry.create(name, own[name])
-        split = getattr(made, "split", "train")
-        there = len(subject.data(split)[0])
-        if made.samples == "all" and there > _SAMPLES and not subject.coupled:
+        there = len(subject.data(getattr(made, "split", "train"))[0])
+        if wanted is not None:
+            if isinstance(wanted, int) and wanted > there:
+                _say(f"{name}: there are {there} samples, and all are taken")
+        elif made.samples == "all" and there > _SAMPLES and not subject.coupled:
             own[name]["samples"] = _SAMPLES
-            err.print(
-                f"{name}: {_SAMPLES} of {there} samples are drawn; --samples all takes all",
-                soft_wrap=True,
-                markup=False,
-            )
+            _say(f"{name}: {_SAMPLES} of {there} samples are drawn; --samples all takes all")
 
 
 _COLUMNS = ("value ± standard error", "converged", "samples", "gradients")
@@ -422,49 +485,79 @@ class _Told:
     """What is said, at once: what comes later may fail, or take until Ctrl-C."""
 
     def __init__(
-        self, metrics: Sequence[str], changes: Sequence[str], as_json: bool, as_csv: bool
+        self,
+        metrics: Sequence[str],
+        changes: Sequence[str],
+        as_json: bool,
+        as_csv: bool,
+        layers: bool,
     ) -> None:
         self.as_json, self.as_csv = as_json, as_csv
+        self.fields = (*_FIELDS, "block") if layers else _FIELDS
         every = [*metrics, *(f"{m} after {c}" for m in metrics for c in changes)]
         self.width = max(map(len, ["metric", *every]))
-        self.failed, self._head = False, True
+        self.code, self._head = DONE, True
         self.rows: list[dict[str, Any]] = []
         self.plain: dict[str, float] = {}
         self._left: set[tuple[str | None, str]] = set()
 
-    def fail(self, what: str, reason: str) -> None:
-        self.failed = True
+    def fail(self, what: str, reason: str, *, wrong: bool = False) -> None:
+        """``wrong``: whether it is the input's fault."""
+        self.code = max(self.code, BAD_INPUT if wrong else SOME_FAILED)
         err.print(f"[yellow]failed:[/] {escape(f'{what}: {reason}')}", soft_wrap=True)
 
-    def answer(self, metric: Metric, m: Measurement | str, after: str) -> None:
+    def answer(
+        self, metric: Metric, m: Measurement | str, after: str, *, wrong: bool = False
+    ) -> None:
+        """A figure, or the reason why there is none."""
         name = f"{metric.label} after {after}" if after else metric.label
         row: dict[str, Any] = {"metric": metric.label, "transformation": after or None}
-        try:
-            notes = [] if isinstance(m, str) else [*metric.notes(m.details)]
-            line = "" if isinstance(m, str) else self._line(name, metric, m, after)
-        except Exception as error:  # an answer that can't be told is none
-            m, notes, line = first_line(error), [], ""
         if isinstance(m, str):
-            self.rows.append({**row, "reason": m})
-            self.fail(name, m)
+            self._row({**row, "reason": m})
+            self.fail(name, m, wrong=wrong)
             return
-        self.rows.append({**row, **dataclasses.asdict(m)})
+        if not self._row({**row, **dataclasses.asdict(m)}):
+            print(self._line(name, metric, m, after), flush=True)
+            self._head = False
         if not after:
             self.plain[metric.label] = m.value
-        print(line, flush=True)
-        self._head = False
-        for note in [] if self.as_json else notes:
+        for note in [] if self.as_json else metric.notes(m.details):
             err.print(escape(f"{name}: {note}"), soft_wrap=True)
+
+    def layers(self, frame: pd.DataFrame, samples: int) -> None:
+        """The curvature of every layer."""
+        rows = frame.to_dict("index")
+        if self.as_json:
+            print(*(json.dumps({"block": b, **_finite(row)}) for b, row in rows.items()), sep="\n")
+        elif self.as_csv:
+            for block, row in rows.items():
+                for metric in ("trace", "frobenius_norm", "top_eigenvalue"):
+                    bound = f"{metric}_bound"
+                    told = {"metric": metric, "block": block, "samples": samples}
+                    told |= {"value": row[metric]}
+                    told |= {"standard_error": row.get(f"{metric}_standard_error")}
+                    if bound in row:
+                        told |= {"error_bound": row[bound], "converged": row["converged"]}
+                    self._print_csv(told)
+        else:
+            print("", frame.to_string(float_format=lambda x: f"{x:.6g}"), sep="\n")
+
+    def _row(self, row: dict[str, Any]) -> bool:
+        """Keeps what was answered; whether it was printed, as the folder's files have it."""
+        self.rows.append(row)
+        if self.as_json:
+            print(json.dumps(row, allow_nan=False), flush=True)
+        elif self.as_csv:
+            self._print_csv(row)
+        return self.as_json or self.as_csv
+
+    def _print_csv(self, row: Mapping[str, Any]) -> None:
+        print(_csv([row], self.fields, head=self._head), end="", flush=True)
+        self._head = False
 
     def _line(self, name: str, metric: Metric, m: Measurement, after: str) -> str:
         from sharpbench.report.format import figure, times
 
-        if self.as_json:
-            told = {"metric": metric.label, **dataclasses.asdict(m)}
-            return json.dumps({**told, "transformation": after} if after else told)
-        if self.as_csv:
-            row = {"metric": metric.label, "transformation": after, **dataclasses.asdict(m)}
-            return _csv([row], head=self._head).rstrip("\n")
         told_value = figure(
             m.value, m.standard_error, m.errors, m.error_bound, m.converged, digits=6
         )
@@ -479,26 +572,36 @@ class _Told:
         lines = [*([line("metric", _COLUMNS)] if self._head else []), line(name, cells)]
         return "\n".join(lines)
 
-    def record(self, plan: Plan, record: Record) -> None:
-        """An answer that stands in a results folder."""
+    def record(self, plan: Plan, record: Record, fault: InputError | None) -> None:
+        """An answer that stands in a results folder; ``fault``: what was wrong with the input."""
         from sharpbench.suite.own import answer_of
 
         (metric,) = (q.metric for q in plan.measurements if q.key == record.plan_key)
         if record.left_alone and (record.transformation, record.left_alone) not in self._left:
             self._left.add((record.transformation, record.left_alone))
             _say(f"{record.transformation}: {record.left_alone}")
-        self.answer(metric, answer_of(record), record.transformation or "")
+        told = answer_of(record)
+        self.answer(metric, told, record.transformation or "", wrong=fault is not None)
 
     def write(self, folder: Path) -> None:
         """The figures as JSON lines and as CSV."""
-        lines = [json.dumps(row) for row in self.rows]
-        (folder / "measurements.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "measurements.csv").write_text(_csv(self.rows, head=True), encoding="utf-8")
+        from sharpbench.results.disk import write_atomically
+
+        lines = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in self.rows)
+        write_atomically(folder / "measurements.jsonl", lines.encode())
+        table = _csv(self.rows, _FIELDS, head=True)
+        write_atomically(folder / "measurements.csv", table.encode())
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], *, head: bool) -> str:
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no word for what is not a number."""
+    lost = {k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {k: None if k in lost else v for k, v in row.items()}
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], fields: Sequence[str], *, head: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, _FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     if head:
         writer.writeheader()
     writer.writerows(rows)

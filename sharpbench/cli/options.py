@@ -43,19 +43,38 @@ __all__ = [
 
 class SeveralValues(TyperCommand):
     """A verb without arguments: all words behind an option that may stand several times are values of it,
-    so that ``--metric a b`` means ``--metric a --metric b``. InputError for a word that is no value."""
+    so that ``--metric a b`` means ``--metric a --metric b``. InputError for a word that is no value, and for
+    an option of one value that stands twice."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_WORDS] = list(args)
         spread = args if ctx.resilient_parsing else _spread(args, self.get_params(ctx))
         return super().parse_args(ctx, spread)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What the word may become: also the second of several values behind an option."""
+        options = _by_name(self.get_params(ctx))
+        behind = next((w for w in reversed(ctx.meta.get(_WORDS, [])) if w in options), None)
+        if behind is not None and options[behind].multiple and not incomplete.startswith("-"):
+            return options[behind].shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)
+
+
+_WORDS = "sharpbench.words"
+"""Where a context keeps the words of the command line."""
+
+
+def _by_name(parameters: list[Any]) -> dict[str, Any]:
+    return {name: p for p in parameters for name in (*p.opts, *p.secondary_opts)}
 
 
 def _spread(words: list[str], parameters: list[Any]) -> list[str]:
     """The words of a command line with every option written before each of its values."""
-    options = {name: p for p in parameters for name in (*p.opts, *p.secondary_opts)}
+    options = _by_name(parameters)
     found: list[str] = []
     last, values = "", 0
     """The option that words belong to, and how many of its values were there."""
+    told: set[str] = set()
     for word in words:
         option = options.get(last)
         takes = option is not None and not (option.is_flag or option.count)
@@ -66,6 +85,11 @@ def _spread(words: list[str], parameters: list[Any]) -> list[str]:
             values = 1
         elif word.startswith("-") and len(word) > 1:
             last, values = name, int(bool(equals))
+            new = options.get(name)
+            if new is not None and not (new.multiple or new.is_flag or new.count):
+                if new.name in told:
+                    raise InputError(f"{name} stands twice: it takes one value")
+                told.add(new.name)
         elif option is not None and takes and option.multiple:
             found.append(last)
         elif option is not None or not last.strip("-"):

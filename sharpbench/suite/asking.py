@@ -14,6 +14,7 @@ import torch
 
 from sharpbench.cost import Cost, measure_cost
 from sharpbench.errors import (
+    InputError,
     MetricFailed,
     MetricUnsupported,
     TimeLimitExceeded,
@@ -33,7 +34,7 @@ from sharpbench.suite.limits import time_limit
 from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch, failure
 from sharpbench.surroundings import restored
 
-__all__ = ["Draft", "Run", "asked_record", "explain", "meaning", "told_of"]
+__all__ = ["Draft", "Run", "asked_record", "check_answer", "explain", "meaning", "told_of"]
 
 LARGEST_RECORD = 1 << 20
 """Bytes that a figure may take: the largest of sharpbench's own take some 30 thousand."""
@@ -310,6 +311,14 @@ def _declared(metric: Metric, name: str) -> str:
     return str(text)
 
 
+def check_answer(metric: Metric, measurement: Measurement) -> None:
+    """Raises as a suite's record would be refused: MetricFailed for an answer that is not JSON or takes more
+    than `LARGEST_RECORD`, TypeError for words that are none."""
+    told = {**_answer(measurement), "notes": metric.notes(measurement.details)}
+    asked = asked_record("figure", "question", metric, "measurement", "run")
+    _check_storable(dataclasses.replace(asked, **told))
+
+
 def _check_storable(record: Record) -> None:
     """Raises MetricFailed for an answer that is not JSON, TypeError for words that are none."""
     words = {"unit_on": [record.unit], "notes": record.notes}
@@ -340,8 +349,9 @@ def _step_key(record: Record) -> str:
 
 
 def explain(error: Exception) -> str:
-    """The exception in one line with the place in the code where it was raised."""
-    if isinstance(error, WorkerDied):
+    """The exception in one line with the place in the code where it was raised; what was wrong with a process
+    or with the input in its own words."""
+    if isinstance(error, (WorkerDied, InputError)):
         return message_of(error)
     ended = error.__cause__  # by what wanted to end the program, it was raised elsewhere
     raised = error if ended is None or isinstance(ended, Exception) else ended

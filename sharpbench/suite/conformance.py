@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sharpbench.errors import (
     TransformationRefused,
     first_line,
     guarded,
+    message_of,
 )
 from sharpbench.invariance import Transformation, transformations
 from sharpbench.measurement import Measurement
@@ -31,7 +31,7 @@ from sharpbench.models import models
 from sharpbench.plugins import plugin_name
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
-from sharpbench.suite.asking import explain
+from sharpbench.suite.asking import check_answer, explain
 from sharpbench.training import recipes
 
 __all__ = ["Finding", "check_metric"]
@@ -91,7 +91,8 @@ _MEND = {
     "from sharpbench.seeds.torch_generator(seed)",
     "deterministic": "draw every random number from sharpbench.seeds.torch_generator(seed), none from "
     "torch's or numpy's own state",
-    "storable": "put finite numbers, texts, lists and dicts into details: float(tensor), tensor.tolist()",
+    "storable": "put finite numbers, texts, lists and dicts into details: float(tensor), tensor.tolist(); of "
+    "very many what sums them up; notes answers with a list of texts",
     "work": "say what it took: Measurement(value, samples=n, work=Work(gradient=n)) for a gradient of n "
     "samples, Work(forward=n) for outputs alone (sharpbench.measurement.Work)",
     "promise": "take what it moves under out of invariant_under (its words are those of sharpbench.change), "
@@ -173,11 +174,12 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
     finally:
         hook.remove()
     same = first.value == again.value and first.standard_error == again.standard_error
+    fault = None
     try:
-        json.dumps(first.details, allow_nan=False)
-        jsonable = "details are JSON"
-    except (TypeError, ValueError) as error:
-        jsonable = f"details are not JSON: {error}"
+        with guarded():
+            check_answer(metric, first)
+    except Exception as error:
+        fault = message_of(error)
     passes = first.work.gradient_samples()
     return [
         Finding(
@@ -187,7 +189,7 @@ def _contract(metric: Metric, subject: Subject, first: Measurement, title: str) 
             _MEND["deterministic"],
         ),
         Finding(
-            f"storable on {title}", jsonable == "details are JSON", jsonable, _MEND["storable"]
+            f"storable on {title}", fault is None, fault or "a record holds it", _MEND["storable"]
         ),
         Finding(
             f"counts its work on {title}",

@@ -21,6 +21,7 @@ from sharpbench.errors import (
     TransformationRefused,
     first_line,
     guarded,
+    message_of,
     nearest_names,
     no_file_near,
 )
@@ -32,10 +33,11 @@ from sharpbench.results.record import Record
 from sharpbench.results.weights import load_network
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
+from sharpbench.suite.asking import check_answer, explain
 from sharpbench.suite.changing import changed
 from sharpbench.suite.given import Given
 
-__all__ = ["answer_of", "answers", "change_seed", "own_subject", "transformed"]
+__all__ = ["answer_of", "answers", "change_seed", "own_subject", "reason_of", "transformed"]
 
 
 def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
@@ -242,7 +244,7 @@ def transformed(
     except TransformationRefused:
         raise
     except Exception as error:
-        raise TransformationRefused(first_line(error)) from error
+        raise TransformationRefused(explain(error)) from error
     if found.left:
         told(f"{transformation.label}: {found.left}")
     return found.subject
@@ -265,17 +267,23 @@ def answer_of(record: Record) -> Measurement | str:
 
 def answers(
     subject: Subject, metrics: Iterable[Metric], *, seed: int
-) -> Iterator[tuple[Metric, Measurement | str]]:
-    """Each metric with its measurement, or with the reason why there is none.
-
-    Raises InputError where the subject is no network that could be measured.
-    """
+) -> Iterator[tuple[Metric, Measurement | Exception]]:
+    """Each metric with its measurement, which a results folder could hold, or with what stood in the way."""
     for metric in metrics:
+        answer: Measurement | Exception
         try:
             with guarded(), contextlib.redirect_stdout(sys.stderr):
                 answer = metric.checked_measure(subject, seed=seed)
-            yield metric, answer
-        except InputError:
-            raise
+                check_answer(metric, answer)
         except Exception as error:
-            yield metric, str(error) if isinstance(error, MetricFailed) else first_line(error)
+            answer = error
+        yield metric, answer
+
+
+def reason_of(error: Exception) -> str:
+    """Why a metric has no answer, in the words of its record."""
+    return (
+        message_of(error)
+        if isinstance(error, (MetricFailed, TransformationRefused))
+        else explain(error)
+    )

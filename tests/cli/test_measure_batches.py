@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import sharpbench as sb
+from sharpbench.results.store import ResultsStore
 from sharpbench.subject import Subject
 from tests.cli.command import in_process, sharpbench
 
@@ -122,7 +123,8 @@ def test_a_loss_of_model_and_batch_and_a_plugin(mine):
     assert "margin" in told.stderr
     assert "model and batch" in told.stderr
     rows = list(csv.DictReader(io.StringIO(told.stdout)))
-    assert [row["metric"] for row in rows] == ["hessian_trace", "weight_count_of_mine"]
+    assert [row["metric"] for row in rows] == ["hessian_trace", "weight_count_of_mine", "margin"]
+    assert [bool(row["reason"]) for row in rows] == [False, False, True]
     assert float(rows[1]["value"]) == 9 * 3 + 3 * 2 + 2
     kept = [json.loads(line) for line in (mine / "out" / "measurements.jsonl").open()]
     assert [bool(row.get("reason")) for row in kept] == [False, False, True]
@@ -217,7 +219,7 @@ def test_invariance_of_ones_own_network(mine, capsys, monkeypatch):
     told = in_process(capsys, monkeypatch, *command, "--transform", "neuron_rescaling")
     assert told.code == 0, told.err
     rows = [json.loads(line) for line in told.out.splitlines()]
-    assert [row.get("transformation", "") != "" for row in rows] == [False, False, True, True]
+    assert [row["transformation"] for row in rows] == [None] * 2 + ["neuron_rescaling"] * 2
     assert rows[3]["value"] == pytest.approx(rows[1]["value"], rel=1e-9)
     assert rows[2]["value"] != pytest.approx(rows[0]["value"], rel=0.01)
 
@@ -297,6 +299,151 @@ def test_a_bar_on_the_terminal_leaves_a_pipe_the_figures(mine):
     assert b"{" not in bar
 
 
+ODD = """
+import math
+from dataclasses import dataclass
+from sharpbench.errors import InputError
+from sharpbench.measurement import Measurement
+from sharpbench.metrics.base import Metric
+
+@dataclass(frozen=True)
+class Odd(Metric):
+    \"\"\"What a metric may do that no figure comes of.\"\"\"
+    name, title, unit, space = "odd_of_mine", "odd", "", "parameter"
+    does: str = "infinite"
+
+    def measure(self, subject, *, seed):
+        print("a metric that prints")
+        if self.does == "wrong":
+            raise InputError("the network can't be measured so")
+        details = {"infinite": {"a": math.inf}, "endless": {"a": [0.5] * 400_000}, "object": {"a": object()}}
+        return Measurement(1.0, samples=1, details=details.get(self.does, {}))
+"""
+
+
+@pytest.fixture
+def odd(mine, capsys, monkeypatch):
+    """The command on a small network, with a metric that ``does`` something else each time."""
+    (mine / "odd_metric.py").write_text(ODD)
+    (mine / "odd_of_measure.py").write_text(CODE + DEEP)
+
+    def told(*options, does="infinite"):
+        command = ["measure", "--model", "odd_of_measure:deep", "--data", "odd_of_measure:rows"]
+        command += ["--metric", "odd_metric.py:Odd", "parameter_norm", "--param", f"does={does}"]
+        return in_process(capsys, monkeypatch, *command, *options)
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "reason"),
+    [
+        ("infinite", 1, "can't be stored as JSON"),
+        ("object", 1, "can't be stored as JSON"),
+        ("endless", 1, "MiB, a figure's record at most 1"),
+        ("wrong", 2, "the network can't be measured so"),
+        ("well", 0, None),
+    ],
+)
+def test_with_a_folder_and_without_one_the_same_is_said(odd, mine, does, code, reason):
+    change = ["--transform", "neuron_rescaling", "attention_gl"]
+    every = {}
+    for form in ("--json", "--csv"):
+        plain = odd(form, *change, does=does)
+        kept = odd(form, *change, "--output", f"out{form}", does=does)
+        every[form] = kept.out
+        assert plain.out == kept.out
+        assert plain.code == kept.code == max(code, 1)  # no attention
+        assert "a metric that prints" in kept.err
+    assert every["--json"] == (mine / "out--json" / "measurements.jsonl").read_text()
+    assert every["--csv"] == (mine / "out--csv" / "measurements.csv").read_text()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in every["--json"].splitlines()]
+    assert [row["transformation"] for row in rows] == [
+        *[None] * 2, *["neuron_rescaling"] * 2, *["attention_gl"] * 2,
+    ]  # fmt: skip
+    assert [row.get("reason") is None for row in rows] == [reason is None, True] * 2 + [False] * 2
+    assert reason is None or reason in rows[0]["reason"]
+    assert "no attention" in rows[4]["reason"]
+    told = [row["reason"] for row in csv.DictReader(io.StringIO(every["--csv"]))]
+    assert told == [row.get("reason", "") for row in rows]
+
+
+def test_samples_are_heard_by_layers_and_unheard_not_in_silence(odd, mine):
+    told = odd("--metric", "gradient_norm", "--samples", "7", "--layers", "--csv", does="well")
+    assert told.code == 0, told.err
+    rows = list(csv.DictReader(io.StringIO(told.out)))  # one table
+    assert [row["samples"] for row in rows if row["metric"].startswith("gradient")] == ["7"]
+    layers = [row for row in rows if row["block"]]
+    assert [row["metric"] for row in layers[:3]] == ["trace", "frobenius_norm", "top_eigenvalue"]
+    assert {row["samples"] for row in layers} == {"7"}
+    assert "layers: 7 of 20 samples are drawn; --samples all takes all" in told.err
+    import odd_of_measure
+
+    subject = Subject.from_batches(odd_of_measure.deep(), odd_of_measure.rows())
+    table = sb.by_layer(subject, samples=7)
+    assert [float(row["value"]) for row in layers[::3]] == table["trace"].tolist()
+    assert "parameter_norm draws none" in odd("--samples", "7", does="well").err
+    more = odd("--metric", "gradient_norm", "--samples", "70", does="well")
+    assert "gradient_norm: there are 20 samples, and all are taken" in more.err
+
+
+@pytest.mark.parametrize("name", ["suite.toml", "index.html", "measurements.csv", "layers.csv"])
+def test_what_others_wrote_into_a_folder_stays(odd, mine, name):
+    (mine / "theirs").mkdir()
+    (mine / "theirs" / name).write_text("precious")
+    told = odd("--output", "theirs")
+    assert told.code == 2
+    assert f"--output 'theirs' holds {name}, which this command didn't write" in told.err
+    assert [p.name for p in (mine / "theirs").iterdir()] == [name]
+    assert (mine / "theirs" / name).read_text() == "precious"
+
+
+def test_what_is_left_of_an_earlier_command_is_told(odd, mine):
+    assert odd("--output", "out", "--layers", does="well").code == 0
+    told = odd("--output", "out", does="well")
+    assert "out/layers.csv is of an earlier command: --layers writes it anew" in told.err
+    assert "earlier" not in odd("--output", "out", "--layers", does="well").err
+
+
+def test_a_folder_that_another_command_holds_keeps_its_suite(odd, mine):
+    assert odd("--output", "out", does="well").code == 0
+    before = (mine / "out" / "suite.toml").read_text()
+    with ResultsStore(mine / "out" / "results").locked(wait=False, say=print):
+        told = odd("--output", "out", "--metric", "gradient_norm", does="well")
+    assert told.code == 2
+    assert "in use by" in told.err
+    assert (mine / "out" / "suite.toml").read_text() == before
+
+
+def test_the_suite_of_a_dataset_of_one_s_own_names_its_file(mine, capsys, monkeypatch):
+    (mine / "own_points.py").write_text(POINTS)
+    command = ["measure", "--model", "mine_of_measure:dense", "--dataset", "own_points.py"]
+    command += ["--dataset-param", "n=12", "--loss", "L1Loss", "--metric", "parameter_norm"]
+    told = in_process(capsys, monkeypatch, *command, "--output", "out")
+    assert told.code == 0, told.err
+    again = sharpbench("run", "out/suite.toml", "--dry-run", cwd=mine)
+    assert again.returncode == 0, again.stderr
+    assert "points_of_mine(n=12)" in again.stdout
+
+
+POINTS = """
+from dataclasses import dataclass
+import torch
+from sharpbench.datasets.base import Dataset
+from sharpbench.subject import Splits
+
+@dataclass(frozen=True)
+class Points(Dataset):
+    \"\"\"Points on a line.\"\"\"
+    name = "points_of_mine"
+    n: int = 20
+
+    def clean(self, root, *, seed):
+        x = torch.linspace(-1, 1, 3 * self.n).view(self.n, 3)
+        return Splits(x, x[:, :1], x, x[:, :1], 1, "regression")
+"""
+
+
 def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, monkeypatch):
     command = ["measure", "--model", "mine_of_measure:wide", "--dataset", "digits", "--json"]
     command += ["--metric", "parameter_norm", "logit_norm,weight_count_of_mine", "logit_norm"]
@@ -363,6 +510,19 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
         (["--metric", "sign_flip"], "is a transformation, and no metric: write --transform"),
         (["--transform", "sign_flip", "sign_flap"], "Did you mean 'sign_flip'"),
         (["--transform", ","], "--transform names no transformation"),
+        (["--seed", "1", "--seed=2"], "--seed stands twice: it takes one value"),
+        (["--seed", str(2**63)], "less than or equal to 9223372036854775807"),
+        (
+            ["--samples", "3", "--param", "samples=4"],
+            "--samples and --param samples=… say the same",
+        ),
+        (["--samples", "true"], "--samples 'true' must be a number from 1"),
+        (
+            ["--transform", "neuron_rescaling", "--param", "strength=2.0"],
+            "parameter of the transformation neuron_rescaling, which is given to it alone: write "
+            "neuron_rescaling.strength=…",
+        ),
+        (["--output", "my_metric.py"], "--output 'my_metric.py' is a file: name a folder"),
         (["--data", "mine_of_measure:batches", "--test", "mine_of_measure:absent"], "no 'absent'"),
     ],
 )

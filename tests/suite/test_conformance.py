@@ -38,6 +38,12 @@ HOSTILE = {
     "not_finite": ({"measure": one(value=float("nan"))}, "must be finite"),
     "text": ({"measure": one(value="1.0")}, "TypeError"),
     "no_samples": ({"measure": one(samples=None)}, "TypeError"),
+    "infinite": ({"measure": one(details={"a": float("inf")})}, "can't be stored as JSON"),
+    "endless": (
+        {"measure": one(details={"a": [0.5] * 400_000})},
+        "MiB, a figure's record at most 1",
+    ),
+    "noted": ({"notes": lambda self, details: "text"}, "must answer with text"),
     "unsupported": ({"unsupported": raising(ValueError("u"))}, "ValueError: u"),
     "stays_under": ({"stays_under": raising(ValueError("s"))}, "ValueError: s"),
     "expected_after": ({"expected_after": raising(ValueError("e"))}, "ValueError: e"),
