@@ -131,8 +131,8 @@ def measure(
     samples: Annotated[
         str | None,
         typer.Option(
-            help=f'Samples that each metric, and --layers, draws, or "all". Default: the metric\'s own, at most '
-            f"{_SAMPLES}."
+            help='Samples that each metric, and --layers, draws, or "all". Default: the metric\'s own, at '
+            f"most {_SAMPLES}."
         ),
     ] = None,
     transform: Annotated[
