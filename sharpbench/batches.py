@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader, Dataset
 
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 from sharpbench.nest import (
@@ -47,13 +48,14 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
             batches = function()
         except Exception as error:
             raise InputError(f"{what}() can't be called: {first_line(error)}") from error
-    if isinstance(batches, (Tensor, Mapping, str)) or not hasattr(batches, "__iter__"):
+    tabular = hasattr(batches, "__array__")  # of tensors, arrays and tables
+    if tabular or isinstance(batches, (Mapping, str)) or not hasattr(batches, "__iter__"):
         raise InputError(
             f"{what} must be a list of batches, a DataLoader or a function that returns an iterable of "
             f"batches, got {_kind(batches)}: for one batch write [batch], for a data set "
             "DataLoader(dataset, batch_size=…)"
         )
-    if isinstance(batches, tuple) and batches and all(isinstance(b, Tensor) for b in batches):
+    if isinstance(batches, tuple) and batches and all(hasattr(b, "__array__") for b in batches):
         raise InputError(
             f"{what} is a tuple of tensors ({described(batches)}), which can be one batch or several: write "
             "[(inputs, targets)] for one batch, a list for several"
@@ -78,6 +80,9 @@ def read(batches: Any, what: str = "batches") -> list[Any] | Streamed:
         raise
     except Exception as error:
         raise InputError(f"{what} can't be read: {first_line(error)}") from error
+    if found and isinstance(found[0], (DataLoader, Dataset)):
+        kind = "the loader itself" if isinstance(found[0], DataLoader) else "DataLoader(dataset, …)"
+        raise InputError(f"{what} hold a {type(found[0]).__name__} in a batch's place: give {kind}")
     if not found:
         raise InputError(
             f"{what} hold no batch: a loader of an empty data set, or an iterator read before?"
@@ -101,7 +106,8 @@ def targets_of(
                 f"targets can't be taken of a batch ({described(batch)}): {first_line(error)}"
             ) from error
     if where is not None:
-        path = parsed(where)
+        last = isinstance(where, int) and where < 0 and isinstance(batch, (tuple, list))
+        path = (len(batch) + where,) if last else parsed(where)  # type: ignore[operator]
         try:
             return at(batch, path), path
         except KeyError:

@@ -109,8 +109,11 @@ def message_of(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception in one line."""
-    text = message_of(error).strip().partition("\n")[0]
+    """An exception in one line; of one from a worker process of torch the line that it had there."""
+    lines = message_of(error).strip().splitlines() or [""]
+    if len(lines) > 2 and "Original Traceback" in lines[1]:
+        return lines[-1]
+    text = lines[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -29,7 +29,7 @@ from sharpbench.loss import (
     unreduced,
     with_reduction,
 )
-from sharpbench.nest import Path, at, described, leaves, named, parsed
+from sharpbench.nest import Path, at, described, leaves, named, parsed, written
 from sharpbench.network import (
     copies,
     of_dtypes,
@@ -156,6 +156,11 @@ class _Fit:
             _takes_model(self.loss) or (self.targets[0] is None and callable(self.loss))
         ):
             return self._of_model_and_batch()
+        if any(not path and not isinstance(leaf, Tensor) for path, leaf in leaves(self.found[0])):
+            raise InputError(
+                f"the batches hold no tensor or array ({described(self.found[0])}): make one of what are "
+                "numbers in them, torch.tensor(…), at least of the targets"
+            )
         if any(t is None for t in self.targets):
             raise InputError(_NO_TARGETS)
         if None in self.sizes:
@@ -510,18 +515,31 @@ class _Fit:
             len({p[:1] for p, _ in own}) == 1 and len(own) > 1
         ):  # one entry beside the targets, a nest
             path = path[:1]
-        place, inside = "", self.found[0]
-        for key in path:
-            by_name = isinstance(inside, Mapping) or not isinstance(key, str)
-            place += f"[{key!r}]" if by_name else f".{key}"
-            inside = at(inside, (key,))
+        place = written(self.found[0], path)
         real = leaf.is_floating_point() or leaf.is_complex() or not of_dtypes(error)
+        if real and (named_so := self._keywords()):
+            return f"give forward=lambda model, batch: model({named_so})"
         # A fixed precision, .float(), would be another than that of a copy.
         call = f"batch{place}" if real else f"batch{place}.to(next(model.parameters()).dtype)"
         told = (
             "" if real else f", if {str(leaf.dtype).removeprefix('torch.')} is no number of a token"
         )
         return f"give forward=lambda model, batch: model({call}){told}"
+
+    def _keywords(self) -> str:
+        """The entries of a batch that have the names of what the network takes, as they are written in a
+        call; nothing unless these are all that it needs."""
+        batch = self.found[0]
+        if not isinstance(batch, Mapping):
+            return ""
+        with contextlib.suppress(TypeError, ValueError):
+            taken = inspect.signature(unwrapped(self.model).forward).parameters.values()
+            kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            needed = {p.name for p in taken if p.default is p.empty and p.kind not in kinds}
+            own = [p.name for p in taken if p.name in batch and (p.name,) != self.path]
+            if own and needed <= set(own) and len(own) < len(batch):
+                return ", ".join(f"{name}=batch[{name!r}]" for name in own)
+        return ""
 
     def _say_which(self, raw: Any, outputs: Tensor) -> None:
         if is_tensor_like(raw):
@@ -658,6 +676,8 @@ class _Fit:
         if isinstance(asked, nn.Module):
             inner = unwrapped(self.model)
             name = next((n for n, m in inner.named_modules() if m is asked), None)
+            if name == "":
+                raise InputError(f"differentiate is the network itself: {self._where([])}")
             if not name:
                 raise InputError(
                     f"differentiate is a {type(asked).__name__} that is no part of the network"
@@ -675,8 +695,7 @@ class _Fit:
             if found is None:
                 raise InputError(
                     f"differentiate={asked!r} names {described(leaf)} of the batch, which is not real "
-                    "with one entry a sample: name a part of the network, e.g. "
-                    f"{self._embedding() or 'embedding'!r}"
+                    f"with one entry a sample: {self._where(every.real_leaves())}"
                 )
             return {"varied": found}
         if asked == "inputs_embeds" and (embedding := self._embedding()):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sharpbench.batches import Batches
 from sharpbench.errors import InputError
 from sharpbench.loss import is_tensor_like
-from sharpbench.nest import Path, described
+from sharpbench.nest import Path, described, leaves, written
 from sharpbench.precision import first_dtype, real_dtypes
 
 __all__ = ["AtInputs", "Form", "Front", "calls", "fronted", "tensor_of"]
@@ -49,25 +49,32 @@ def tensor_of(raw: Any, *, first: bool = False) -> Tensor:
             "tensor (N, …) that it computes"
         )
     if first:
+        # A scalar is a loss; behind a part that is a nest itself no tensor is the first.
         if isinstance(raw, Mapping):
-            tensors = [value for value in raw.values() if is_tensor_like(value)]
+            tensors = [value for value in raw.values() if is_tensor_like(value) and value.ndim]
             found = raw.get("out") if "out" in raw else tensors[0] if len(tensors) == 1 else None
-        elif isinstance(raw, (tuple, list)):  # a scalar is a loss
-            found = next((one for one in raw if is_tensor_like(one) and one.ndim), None)
+        elif isinstance(raw, (tuple, list)):
+            nests = (Mapping, tuple, list)
+            parts = (one for one in raw if isinstance(one, nests) or is_tensor_like(one))
+            found = next((one for one in parts if isinstance(one, nests) or one.ndim), None)
         if is_tensor_like(found):
             return found
-        key = "…"
-        if isinstance(raw, Mapping):
-            key = next((repr(k) for k, value in raw.items() if is_tensor_like(value)), key)
         raise InputError(
             f"the network returned a {type(raw).__name__} ({described(raw)}), and which of it are the "
-            f"outputs can't be told: give forward=lambda model, batch: model(…)[{key}], or another of it"
+            f"outputs can't be told: give forward=lambda model, batch: model(…){_first_of(raw)}, or another "
+            "of it"
         )
     keys = f" with the keys {', '.join(map(str, raw))}" if isinstance(raw, Mapping) else ""
     raise InputError(
         f"the network returned a {type(raw).__name__}{keys}; it must return one tensor (N, …), or a "
         "mapping or an object that has it as 'logits': wrap it in a module that does"
     )
+
+
+def _first_of(raw: Any) -> str:
+    """How one writes the first tensor of a nest that is no scalar."""
+    path = next((p for p, leaf in leaves(raw) if isinstance(leaf, Tensor) and leaf.ndim), None)
+    return "[…]" if path is None else written(raw, path)
 
 
 class Front:

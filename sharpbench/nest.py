@@ -24,6 +24,7 @@ __all__ = [
     "rebuilt",
     "same",
     "unusual",
+    "written",
 ]
 
 Key = str | int
@@ -99,6 +100,16 @@ def parsed(path: str | int | Path) -> Path:
 def named(path: Path) -> str:
     """A path as a user writes it."""
     return ".".join(map(str, path))
+
+
+def written(nest: Any, path: Path) -> str:
+    """How one writes what stands at ``path`` behind the nest's own name: ``['text'][0]``, ``.mask``."""
+    place = ""
+    for key in path:
+        by_name = isinstance(nest, Mapping) or not isinstance(key, str)
+        place += f"[{key!r}]" if by_name else f".{key}"
+        nest = at(nest, (key,))
+    return place
 
 
 def placed(path: Path) -> str:

@@ -115,6 +115,34 @@ def test_blocks_of_several_layers(subject, dense):
         sb.by_layer(subject, blocks={"a": ["parts.bodi"]})
     with pytest.raises(InputError, match="from 1"):
         sb.by_layer(subject, blocks=0)
+    for blocks, message in (
+        ("body", "from 1 or a mapping"),
+        ({}, "no block"),
+        ({"a": []}, r"'a' must be a list of names.*got \[\]"),
+        ({"a": "parts.*"}, "'a' must be a list of names"),
+        ({"a": [torch.nn.Linear(2, 2)]}, "no part of the network"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sb.by_layer(subject, blocks=blocks)
+
+
+def test_blocks_and_pictures_are_checked_before_anything_is_measured(subject, tmp_path):
+    parts = subject.model.parts
+    named = sb.by_layer(subject, blocks={"a": [parts.body[0]], "b": [parts.head.bias]})
+    assert list(named.parameters) == [30, 3]
+    assert list(sb.by_layer(subject, blocks={"all": [subject.model]}).parameters) == [
+        sum(p.numel() for p in subject.model.parameters())
+    ]
+    for picture, message in (
+        (tmp_path / "a.bmp2", r"\.svg"),
+        (tmp_path / "no" / "a.svg", "folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sb.by_layer(subject, picture=picture)
+    with pytest.raises(InputError, match=r"got a .*sb\.Subject\(network"):
+        sb.by_layer(subject.model)
+    with pytest.raises(InputError, match=r"sb\.Subject\.from_batches"):
+        sb.measure(subject.model, "hessian_trace")
 
 
 def test_the_block_diagonal_part_of_data_in_chunks(subject, dense):

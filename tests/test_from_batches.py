@@ -798,7 +798,20 @@ def test_a_real_tensor_of_the_batch_among_others():
         (itertools.cycle([(X, Y)]), {}, "never end"),
         ([(X, torch.tensor([[1, 1], [0, 1], [1, 0], [0, 0]]))], {}, "BCEWithLogitsLoss.*yes or no"),
         (list(zip(X, Y, strict=True)), {}, r"a single sample.*DataLoader\(samples"),
-        ([(X.tolist(), Y.tolist())], {}, r"must hold tensors or arrays: torch\.tensor"),
+        ([(X.tolist(), Y.tolist())], {}, r"hold no tensor or array.*torch\.tensor"),
+        (
+            [(X[:3].tolist(), [0, 1, 0]), (X.tolist(), [0] * 4)],
+            {},
+            r"tuple of 2 list.*of the targets",
+        ),
+        (["train.pt", "test.pt"], {}, r"hold no tensor or array \(str\)"),
+        ((X.numpy(), Y.numpy()), {}, r"a tuple of tensors.*\[\(inputs, targets\)\]"),
+        (X.numpy(), {}, r"for one batch write \[batch\]"),
+        ([DataLoader(TensorDataset(X, Y))], {}, "hold a DataLoader.*give the loader itself"),
+        ([TensorDataset(X, Y)], {}, r"hold a TensorDataset.*give DataLoader\(dataset"),
+        ([{"input": X, "id": Y, "y": Y}], {}, r"model\(input=batch\['input'\]\)"),
+        ([(X, Y)], {"differentiate": 1}, "names int64.*give differentiate='0'"),
+        ([(X, Y)], {"targets": 2}, "Known names: 0, 1"),
         ([(["a", "b"], Y[:2])], {}, "a list of 2 str"),
         ([(X > 0, Y)], {}, r"model\(batch\[0\]\.to\(.*\)\), if bool is no number"),
         ([(X.to_sparse(), Y)], {}, "'0' of the batch must be a dense tensor.*sparse"),
@@ -840,6 +853,12 @@ def test_a_refusal_names_what_was_found_and_what_to_write(batches, options, mess
         Subject.from_batches(nn.Linear(3, 2), batches, **options)
 
 
+@dataclasses.dataclass
+class Scored:
+    scores: torch.Tensor
+    features: torch.Tensor
+
+
 class Returns(nn.Module):
     """A linear layer of which ``what`` is returned."""
 
@@ -859,6 +878,9 @@ class Returns(nn.Module):
         (lambda z: z.detach().numpy(), "returned a ndarray, which has no derivatives"),
         (lambda z: z.argmax(1), "predicted classes"),
         (lambda z: {"a": z, "b": z}, r"a float32 \(4, 2\), b float32.*forward=lambda"),
+        (lambda z: {"size": z.sum(), "a": z, "b": z}, r"model\(…\)\['a'\]"),
+        (lambda z: ((z.sum(), z), z), r"model\(…\)\[0\]\[1\]"),
+        (lambda z: Scored(z, z), r"model\(…\)\.scores, or another"),
         (lambda z: z.mT, r"\(2, 4\) for targets \(4,\)"),
         (lambda z: z.mean(), r"the shape \(\) for targets"),
         (lambda z: z.to(torch.complex64), "must be real floating-point"),
@@ -869,6 +891,37 @@ class Returns(nn.Module):
 def test_a_result_that_is_no_outputs_is_told(what, message):
     with pytest.raises(InputError, match=message):
         Subject.from_batches(Returns(what), [(X, Y)])
+
+
+@pytest.mark.parametrize(
+    "what", [lambda z: {"regulariser": z.sum(), "scores": z}, lambda z: (z.sum(), z, (z, z))]
+)
+def test_the_one_tensor_beside_scalars_is_taken(what):
+    model = seeded(lambda: Returns(what))
+    subject = Subject.from_batches(model, [(X, Y)])
+    assert "the first tensor is taken" in subject.said[0]
+    net = model.inner
+    check(subject, dense(net, lambda call: F.cross_entropy(call(X.double()), Y)))
+
+
+def test_targets_may_be_counted_from_the_end():
+    model = seeded(lambda: nn.Linear(3, 2))
+    subject = Subject.from_batches(model, [(Y, X)], targets=-2)
+    check(subject, dense(model, lambda call: F.cross_entropy(call(X.double()), Y)))
+
+
+def test_the_fault_in_a_worker_process_is_told():
+    """As torch hands it on."""
+
+    def batches():
+        try:
+            raise ValueError("file 0 is broken")
+        except ValueError:
+            torch._utils.ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+        yield
+
+    with pytest.raises(InputError, match="can't be read: ValueError: file 0 is broken"):
+        Subject.from_batches(nn.Linear(3, 2), batches())
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def measure(
     InputError: unknown metric or parameter; the message has the nearest valid names.
     MetricFailed: the metric has no answer for this subject; the message says why.
     """
+    _check_subject(subject)
     if isinstance(metric, Metric):
         if parameters:
             raise TypeError("parameters go with a metric's name, not with an instance")
@@ -58,7 +59,7 @@ def by_layer(
     subject: Subject,
     metrics: str | Metric | Sequence[str | Metric] = (),
     *,
-    blocks: int | Mapping[str, Sequence[str]] | None = None,
+    blocks: int | Mapping[str, Sequence[Any]] | None = None,
     seed: int = 0,
     probes: int = 32,
     tolerance: float = 1e-2,
@@ -80,7 +81,8 @@ def by_layer(
         ``gradient_noise`` and the squares of ``gradient_norm`` and ``parameter_norm``, the layers add up to
         the whole.
     blocks: None for layers, a number for the parts whose names have so many steps, or a mapping from a
-        block's name to names or patterns of its parameters (`parameter_blocks`).
+        block's name to a list of names or patterns of its parameters, parts of the network and parameters
+        themselves (`parameter_blocks`).
     probes: random signs for traces and norms, which are exact for a layer of so few parameters.
     tolerance, max_products: of the eigenvalues, as for ``hessian_top_eigenvalue``.
     samples: training samples drawn without replacement; the errors told are not those of drawing.
@@ -91,10 +93,22 @@ def by_layer(
     InputError: blocks that overlap, or name nothing; a metric that isn't one of single parameters.
     MetricFailed: the Hessian can't be had; the message says why.
     """
+    _check_subject(subject)
     if probes < 2:
         raise InputError(f"probes must be at least 2, got {probes}")
     import pandas as pd
 
+    if picture is not None:
+        from sharpbench.report.layers import check_picture, draw_layers
+
+        check_picture(Path(picture))
+    if isinstance(blocks, Mapping):
+        blocks = {
+            block: names
+            if isinstance(names, str) or not names
+            else _names(subject.model, names) or ["*"]
+            for block, names in blocks.items()
+        }
     asked = [
         _of_parameters(m) for m in ([metrics] if isinstance(metrics, (str, Metric)) else metrics)
     ]
@@ -124,10 +138,16 @@ def by_layer(
     for metric in asked:
         frame = frame.join(_of_each(metric, subject, named, seed))
     if picture is not None:
-        from sharpbench.report.layers import draw_layers
-
         draw_layers(frame, Path(picture))
     return frame
+
+
+def _check_subject(subject: object) -> None:
+    if not isinstance(subject, Subject):
+        raise InputError(
+            f"what is measured is a sharpbench.Subject, got a {type(subject).__name__}: "
+            "sb.Subject(network, inputs, targets), or sb.Subject.from_batches(network, batches)"
+        )
 
 
 def _of_parameters(metric: str | Metric) -> Metric:

@@ -53,6 +53,15 @@ def parameter_blocks(
     if not named:
         raise InputError("the model has no parameter that requires gradients")
     if isinstance(blocks, Mapping):
+        if faulty := [b for b, names in blocks.items() if not names or isinstance(names, str)]:
+            raise InputError(
+                f"the block {faulty[0]!r} must be a list of names or patterns of parameters, got "
+                f"{blocks[faulty[0]]!r}: {{{faulty[0]!r}: ['head.*']}}"
+            )
+        if not blocks:
+            raise InputError(
+                "blocks name no block: {'head': ['head.*'], …}, a number or None for layers"
+            )
         numbers = {id(p): i for i, (_, p) in enumerate(named)}
         found = {
             name: [numbers[id(p)] for p in named_subset(model, patterns)]
@@ -63,8 +72,11 @@ def parameter_blocks(
             twice = next(named[i][0] for i in every if every.count(i) > 1)
             raise InputError(f"the parameter {twice!r} is in two blocks: put each into one")
         return found
-    if blocks is not None and (isinstance(blocks, bool) or blocks < 1):
-        raise InputError(f"blocks must be a number from 1, got {blocks}")
+    depth: object = blocks
+    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 1):
+        raise InputError(
+            f"blocks must be a number from 1 or a mapping from names to lists of patterns, got {blocks!r}"
+        )
     grouped: dict[str, list[int]] = {}
     for number, (name, _) in enumerate(named):
         path = name.split(".")[:-1] or [name]

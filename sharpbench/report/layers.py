@@ -6,13 +6,29 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["draw_layers"]
+from sharpbench.errors import InputError
+
+__all__ = ["check_picture", "draw_layers"]
 
 _SHOWN = (
     ("trace", "trace_standard_error", "trace"),
     ("frobenius_norm", "frobenius_norm_standard_error", "Frobenius norm"),
     ("top_eigenvalue", "top_eigenvalue_bound", "top eigenvalue"),
 )
+
+
+def check_picture(path: Path) -> None:
+    """Raises InputError where no picture can be written so."""
+    from matplotlib.figure import Figure
+
+    known = Figure().canvas.get_supported_filetypes()
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in known:
+        raise InputError(
+            f"a picture is written as .{', .'.join(sorted(known))}, and {str(path)!r} names no such file"
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {str(path.parent)!r} for the picture")
 
 
 def draw_layers(frame: pd.DataFrame, path: Path) -> None:
