@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.names import in_reading_order
 from sharpbench.analysis.rank_correlation import kendall
 from sharpbench.analysis.results import (
@@ -189,7 +190,8 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     - ``mixed`` if fewer do, but some: without any noise of their own, or more than 5% of them, since
       among many networks three times the noise is exceeded by chance;
     - ``can't tell`` otherwise: no change is shown, and none is excluded;
-    - ``not applicable`` (n = 0) where the transformation refuses every subject.
+    - where no figure stands before and after (n = 0), what became of them: ``not applicable`` where the
+      transformation refuses every subject, ``failed``, ``timed out`` or ``not installed`` where one did.
 
     Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
     (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
@@ -203,15 +205,27 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     though not promised`` or ``a control does not move it``.
     """
     moved = dict(list(changes(results).groupby(["metric", "transformation"])))
-    columns = ["metric_short", "transformation", "name", "transformation_name", "status", "subject"]
-    asked = results.of_kind("measurement", columns=columns)
-    asked = asked[asked["transformation"].notna()]
+    columns = [
+        "metric_short",
+        "transformation",
+        "name",
+        "transformation_name",
+        "status",
+        "subject",
+        "reason",
+    ]
+    every = results.of_kind("measurement", columns=columns)
+    asked = every[every["transformation"].notna()]
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])
         ratios = found["ratio"]
         low, high, bound = _spread(found)
-        verdict = _verdict(found, low, high, bound)
+        if found.empty:
+            both = every["transformation"].isna() | (every["transformation"] == transformation)
+            verdict = _why_none(every[both & (every["metric_short"] == metric)])
+        else:
+            verdict = _verdict(found, low, high, bound)
         theory = _promise(found)
         rows.append(
             {
@@ -271,9 +285,16 @@ def _spread(found: pd.DataFrame) -> tuple[float, float, float]:
     return centre.low, centre.high, bound
 
 
+def _why_none(asked: pd.DataFrame) -> str:
+    """What became of figures of which none stands before and after a change."""
+    told = set(outcomes_of(asked))
+    return next(
+        (word for word in ("failed", "timed out", "not installed") if word in told),
+        "not applicable",
+    )
+
+
 def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
-    if found.empty:
-        return "not applicable"
     predicted = bool(found["expected"].notna().all())
     by_itself = found["deviates"] if predicted else found["moved"]
     share = float(by_itself.groupby(found["subject"]).mean().ge(0.5).mean())

@@ -495,7 +495,7 @@ class _Told:
         self.as_json, self.as_csv = as_json, as_csv
         self.fields = (*_FIELDS, "block") if layers else _FIELDS
         every = [*metrics, *(f"{m} after {c}" for m in metrics for c in changes)]
-        self.width = max(map(len, ["metric", *every]))
+        self.widths = max(map(len, ["metric", *every])), 38 if changes else 28
         self.code, self._head = DONE, True
         self.rows: list[dict[str, Any]] = []
         self.plain: dict[str, float] = {}
@@ -567,7 +567,8 @@ class _Told:
         cells = (told_value, "yes" if m.converged else "no", str(m.samples), work)
 
         def line(first: str, rest: tuple[str, ...]) -> str:
-            return f"{first:<{self.width}}  {rest[0]:<28}  {rest[1]:<9}  {rest[2]:>7}  {rest[3]:>9}"
+            name, value = self.widths
+            return f"{first:<{name}}  {rest[0]:<{value}}  {rest[1]:<9}  {rest[2]:>7}  {rest[3]:>9}"
 
         lines = [*([line("metric", _COLUMNS)] if self._head else []), line(name, cells)]
         return "\n".join(lines)

@@ -142,6 +142,26 @@ def test_a_transformation_that_applies_nowhere():
     assert found["not_applicable"] == 1
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ("ok", "error", "failed"),
+        ("error", "ok", "failed"),
+        ("error", "unsupported", "failed"),
+        ("timeout", "timeout", "timed out"),
+        ("unsupported", "unsupported", "not applicable"),
+    ],
+)
+def test_a_metric_that_failed_is_not_told_to_be_out_of_place(before, after, verdict):
+    change = {"transformation": "t", "transformation_name": "t", "function_change": 0.0}
+    rows = [
+        row("a", 1.0 if status == "ok" else None, status=status, reason=status, **more)
+        for status, more in ((before, {}), (after, change))
+    ]
+    (found,) = invariance_matrix(Results(pd.DataFrame(rows))).to_dict("records")
+    assert (found["n"], found["verdict"]) == (0, verdict)
+
+
 def test_implementations_are_compared_on_the_same_subject():
     rows = []
     for i, theirs in enumerate([1.01, 0.98, 1.30]):

@@ -263,6 +263,36 @@ def test_a_setting_is_not_broken_over_lines():
     assert max(map(len, wrapped(long).splitlines())) <= 30
 
 
+@pytest.mark.parametrize(
+    ("networks", "drawn"),
+    [(1, ["scatter"]), (12, ["scatter", "associations", "pairs", "metrics"])],
+)
+def test_of_one_network_no_ranking_is_drawn(networks, drawn):
+    """A metric that agrees with itself on one network is no rank correlation of 1."""
+    figures = [(float(i), float(i)) for i in range(networks)]
+    frame = pd.concat([records(name, figures, **PERMUTED) for name in ("trace", "norm")])
+    frame = frame[frame["transformation"].isna()]
+    judged = frame[frame["metric_short"] == "trace"].assign(
+        kind="evaluation", name="test_error", title="test error"
+    )
+    frame = pd.concat([frame, judged], ignore_index=True).assign(**TRAINED)
+    pictures = sections.create("predictive").pictures(Results(frame))
+    assert [picture.name for picture in pictures] == drawn
+
+
+def test_changes_of_which_no_figure_is_left_are_told(tmp_path):
+    frame = records("trace", [(1.0, np.nan)], **PERMUTED, promised=True).assign(**TRAINED)
+    frame.loc[frame["value"].isna(), ["status", "reason"]] = "error", "KeyError: 'x'"
+    results = Results(frame)
+    section = sections.create("invariant")
+    (told,) = section.sentences(results)
+    assert told == "Neuron permutation: no figure stands before and after it (trace failed)."
+    pages = environment()
+    pages.filters["change"] = results.change
+    shown = str(_show(section, results, pages, Drawings(tmp_path)).body)
+    assert '<span class="verdict moves">⊗ failed</span>' in shown
+
+
 @pytest.mark.parametrize(("seeds", "told"), [(3, "+1.00</td>"), (5, "+1.00 [")])
 def test_of_three_seeds_no_interval_of_a_surviving_ranking_is_told(seeds, told, tmp_path):
     frame = records("trace", [(float(i), float(i)) for i in range(40)], **PERMUTED, promised=True)

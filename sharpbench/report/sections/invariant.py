@@ -132,6 +132,9 @@ def _sentence(results: Results, name: str, every: pd.DataFrame) -> str:
     heading = words[:1].upper() + words[1:]
     applied = group[group["n"] > 0]
     if applied.empty:
+        lost = [row.metric for row in group.itertuples() if row.verdict != "not applicable"]
+        if lost:
+            return f"{heading}: no figure stands before and after it ({', '.join(lost)} failed)."
         return f"{heading} applied to none of the networks."
     change = applied["function_change"].max()
     kept = f"moves the logits by up to {percent(change)}"

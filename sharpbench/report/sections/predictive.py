@@ -85,15 +85,16 @@ class Predictive(Section):
             )
         if table.empty:
             return
-        yield Picture(
-            "associations",
-            functools.partial(_association_heatmap, table),
-            "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
-            "all networks pooled; right: only pairs of equal data and model, where a star is p ≤ 5% over "
-            "seeds and recipes after Holm's adjustment for the number of metrics.",
-        )
+        if table[["pooled", "within"]].notna().any(axis=None):  # of one network nothing is ranked
+            yield Picture(
+                "associations",
+                functools.partial(_association_heatmap, table),
+                "Rank correlation (Kendall's τ) of each metric with what a network is judged by. Left: "
+                "all networks pooled; right: only pairs of equal data and model, where a star is p ≤ 5% over "
+                "seeds and recipes after Holm's adjustment for the number of metrics.",
+            )
         each = side_by_side(results)
-        if 1 < len(each.columns) - 1 <= _MOST_IN_PAIRS:
+        if len(each) > 1 and 1 < len(each.columns) - 1 <= _MOST_IN_PAIRS:
             yield Picture(
                 "pairs",
                 functools.partial(_pairs_figure, each, results.units),
@@ -101,7 +102,7 @@ class Predictive(Section):
                 "left out.",
             )
         agreement = metric_agreement(results)
-        if len(agreement) > 1:
+        if agreement.notna().to_numpy().sum() > len(agreement):  # each agrees with itself
             yield Picture(
                 "metrics",
                 functools.partial(_metric_heatmap, agreement),
