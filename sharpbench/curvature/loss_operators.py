@@ -29,6 +29,8 @@ from sharpbench.curvature.product_check import (
     check_gauss_newton,
     check_hessian,
     check_input_hessian,
+    own_functions,
+    where_it_runs,
 )
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, nearest_names
 from sharpbench.formulas.context import repeatedly_differentiable
@@ -143,7 +145,12 @@ class _LossOperator(SymmetricOperator):
         self.samples = len(inputs)
         self.dimension = sum(coordinates(p).numel() for p in self.parameters)
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype.to_real()
-        self.chunk = shared.once("chunk", lambda: self._chunk_size(memory_budget), work)
+        self._known: frozenset[str] | None = None
+        self._unseen = len(inputs) if verify else 0
+        self._waiting: list[tuple[set[str], Tensor, Tensor]] = []
+        self.chunk, self._known = shared.once(
+            "chunk", lambda: (self._chunk_size(memory_budget), self._known), work
+        )
         self._kept: Graph | None = None
         self._counted = False
         self._batches: bool | None = None if verify else True
@@ -231,6 +238,42 @@ class _LossOperator(SymmetricOperator):
 
             self.checks, self._batches = self.shared.once(("checks", tried), found, self.work)
             self._verify = False
+            self._look_at_waiting()
+
+    def _look(self, result: Tensor, graph: Graph, x: Tensor, y: Tensor) -> None:
+        """Look, once, at the graph of each sample: what runs for some of them alone was not in the check.
+
+        Raises MetricFailed for what is not twice differentiable.
+        """
+        if self._known is None:  # of the first ones, which are those of the check
+            self._known = frozenset(own_functions(result))
+        elif self._unseen > 0:
+            self._unseen -= len(x)
+            _check_twice_differentiable(graph)
+            self._waiting.append((own_functions(result), x, y))
+            self._look_at_waiting()
+
+    def _look_at_waiting(self) -> None:
+        while self._waiting and not self._verify:
+            functions, x, y = self._waiting.pop()
+            for name in sorted(functions - (self._known or frozenset())):
+                self._known = (self._known or frozenset()) | {name}
+                self._check_function(name, x, y)
+
+    def _check_function(self, name: str, x: Tensor, y: Tensor) -> None:
+        """The check on a sample for which an autograd.Function runs. Raises MetricFailed."""
+
+        def functions(begin: int, end: int) -> set[str]:
+            self.work.forward += end - begin
+            with _products(), torch.enable_grad():
+                return own_functions(self._share(x[begin:end], y[begin:end]))
+
+        number = where_it_runs(functions, name, len(x))
+        alone = copy.copy(self)
+        alone.inputs, alone.targets = x[number : number + 1], y[number : number + 1]
+        alone.samples = alone.chunk = 1
+        alone._kept, alone._counted, alone._unseen = None, True, 0
+        alone._checked(blocks=False)
 
     _tries_blocks = True
     """Whether a block of products is anything but single ones, one after another."""
@@ -279,6 +322,7 @@ class _LossOperator(SymmetricOperator):
         twin.samples = len(y)
         twin.chunk = max(1, min(twin.samples, self.chunk // 2))  # its numbers may be twice as long
         twin.checks, twin._verify, twin._batches = {}, False, True
+        twin._unseen, twin._waiting = 0, []
         graph = twin._graph(twin.inputs[: twin.chunk], twin.targets[: twin.chunk])
         keep = twin.kept and self.dimension <= _LEAN
         twin._kept, twin._counted = (graph, True) if keep else (None, False)
@@ -445,13 +489,13 @@ class _LossOperator(SymmetricOperator):
         # The plain gradient, which products are checked by, is torch's own.
         context = _products() if create_graph else _first_derivatives()
         with context, torch.enable_grad():
+            share = self._share(x, y)
             gradient = torch.autograd.grad(
-                self._share(x, y),
-                self.parameters,
-                create_graph=create_graph,
-                materialize_grads=True,
+                share, self.parameters, create_graph=create_graph, materialize_grads=True
             )
         self.work.gradient += len(x)
+        if create_graph:
+            self._look(share, gradient, x, y)
         return gradient
 
     def _check_deterministic(self) -> None:
@@ -689,6 +733,7 @@ class GaussNewtonOperator(_LossOperator):
                 outputs, self.parameters, dual, create_graph=True, materialize_grads=True
             )
         self.work.gradient += len(x)
+        self._look(outputs, (slope, *adjoint), x, y)
         return (outputs, free, slope, dual, *adjoint)
 
     def sample_slopes(self, vector: Tensor) -> Tensor:
@@ -874,7 +919,10 @@ class InputHessianOperator(SymmetricOperator):
     """The Hessians ∇²_x ℓ(f(xᵢ), yᵢ) of all points at once: block diagonal, of shape (N·d, N·d).
 
     ``gradient`` (N, …) is kept beside. ``model``: of inputs alone, or `AtInputs`, whose points and context
-    are then ``inputs`` and ``targets``. Raises MetricFailed where the loss is not twice differentiable.
+    are then ``inputs`` and ``targets``. ``verify``: hold a product of the first points, and of one for which
+    an autograd.Function runs that they lack, to differences; ``functions``: those that were held before.
+
+    Raises MetricFailed where the loss is not twice differentiable.
     """
 
     def __init__(
@@ -886,19 +934,45 @@ class InputHessianOperator(SymmetricOperator):
         *,
         work: Work,
         verify: bool = True,
+        functions: set[str] | None = None,
     ) -> None:
         self.samples, self.work = len(inputs), work
         self.model, self.loss, self.points, self.targets = model, loss, inputs, targets
         self.dimension, self.dtype, self.device = inputs.numel(), inputs.dtype, inputs.device
         x = inputs.clone().requires_grad_()
         with _products(), torch.enable_grad():
-            (gradient,) = torch.autograd.grad(
-                self.losses_at(x).sum(), x, create_graph=True, materialize_grads=True
-            )
+            total = self.losses_at(x).sum()
+            (gradient,) = torch.autograd.grad(total, x, create_graph=True, materialize_grads=True)
         work.gradient += len(x)
         _check_twice_differentiable((gradient,))
         self._at = _Point(gradient, x)
         self.checks: Checks = check_input_hessian(self) if verify else {}
+        if functions is not None:
+            self._check_functions(own_functions(total), functions)
+
+    def _check_functions(self, running: set[str], known: set[str]) -> None:
+        """The check on a point for each autograd.Function that runs and is not ``known``, to which it is
+        added. Raises MetricFailed."""
+
+        def functions(begin: int, end: int) -> set[str]:
+            self.work.forward += end - begin
+            x = self.points[begin:end].clone().requires_grad_()
+            with _products(), torch.enable_grad():
+                return own_functions(self._part(begin, end).losses_at(x))
+
+        if running and self.checks:
+            known |= functions(0, min(_PROBE, self.samples))
+        for name in sorted(running - known):
+            known.add(name)
+            number = where_it_runs(functions, name, self.samples)
+            check_input_hessian(self._part(number, number + 1))
+
+    def _part(self, begin: int, end: int) -> Self:
+        """The same of some of the points, to be twinned."""
+        made = copy.copy(self)
+        made.points, made.targets = self.points[begin:end], self.targets[begin:end]
+        made.samples = end - begin
+        return made
 
     def twin(self, samples: int) -> Self:
         """The same of the first ``samples``, in float64 and unchecked, on a copy of the network."""

@@ -37,6 +37,8 @@ __all__ = [
     "check_gauss_newton",
     "check_hessian",
     "check_input_hessian",
+    "own_functions",
+    "where_it_runs",
 ]
 
 Checks = dict[str, float | str]
@@ -561,18 +563,44 @@ def _suspects(run: Callable[[], Any]) -> str:
     """The autograd.Functions of the network's own, by name."""
     with torch.enable_grad():
         result = run()
+    names = sorted(own_functions(result))
+    return f" (its autograd.Functions: {', '.join(names)})" if names else ""
+
+
+def own_functions(result: Any) -> set[str]:
+    """The names of the autograd.Functions, no operations of torch's own, by which a result was computed."""
     stack = [result.grad_fn] if getattr(result, "grad_fn", None) is not None else []
     known: set[Any] = set(stack)
-    found = []
+    found = set()
     while stack:
         node = stack.pop()
         if isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.append(type(node).__name__.removesuffix("Backward"))
+            found.add(type(node).__name__.removesuffix("Backward"))
         following = {n for n, _ in node.next_functions if n is not None} - known
         known |= following
         stack.extend(following)
-    names = sorted(set(found))
-    return f" (its autograd.Functions: {', '.join(names)})" if names else ""
+    return found
+
+
+def where_it_runs(functions: Callable[[int, int], set[str]], name: str, samples: int) -> int:
+    """The number of a sample for which the autograd.Function of this ``name`` runs, of so many of which one
+    does; ``functions(begin, end)`` are those of a part of them.
+
+    Raises MetricFailed where it runs for none of them alone.
+    """
+    begin, end = 0, samples
+    while end - begin > 1 or name not in functions(begin, end):
+        middle = (begin + end) // 2
+        if begin < middle and name in functions(begin, middle):
+            end = middle
+        elif begin < middle and name in functions(middle, end):
+            begin = middle
+        else:
+            raise MetricFailed(
+                f"the network's autograd.Function {name} runs for some samples beside others alone, so that "
+                "its second derivative can't be checked; write it with torch's own differentiable operations"
+            )
+    return begin
 
 
 def _accuracy_of(run: Callable[[], object]) -> _Accuracy:

@@ -170,8 +170,11 @@ class InputCurvature(_InputMetric):
         )
         generator = torch_generator(derive_seed(seed, "directions"))
         checks: Checks = {}
+        functions: set[str] = set()
         parts = [
-            self._ratios(subject, model, x, y, work, generator, len(x) / len(inputs), checks)
+            self._ratios(
+                subject, model, x, y, work, generator, len(x) / len(inputs), checks, functions
+            )
             for x, y in zip(*(t.split(self._chunk(inputs)) for t in (inputs, targets)), strict=True)
         ]
         ratios, bounds = torch.cat([r for r, _, _ in parts]), torch.cat([b for _, b, _ in parts])
@@ -205,13 +208,17 @@ class InputCurvature(_InputMetric):
         generator: torch.Generator,
         part: float,
         checks: Checks,
+        functions: set[str],
     ) -> tuple[Tensor, Tensor, BlockNorms]:
         """Of a ``part`` of the points the ratios (n,), by how much they may be larger, and the norms.
 
-        The first part verifies the operator's products and adds to ``checks`` what it found.
+        The first part verifies the operator's products and adds to ``checks`` what it found; one for which
+        an autograd.Function runs that none had before, which is added to ``functions``, verifies it.
         """
         assert subject.loss is not None
-        operator = InputHessianOperator(model, subject.loss, x, y, work=work, verify=not checks)
+        operator = InputHessianOperator(
+            model, subject.loss, x, y, work=work, verify=not checks, functions=functions
+        )
         checks |= operator.checks
         weights = 1 / (operator.gradient.flatten(1).norm(dim=1).double().cpu() + self.epsilon)
         found = block_norms(

@@ -228,3 +228,81 @@ def test_the_check_leaves_weights_and_products_as_they_are_and_costs_little(kind
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
     assert 0 < work.gradient_samples() - other.gradient_samples() < 150
+
+
+class Sorted(nn.Module):
+    """Samples whose first feature is above all but one take another way, as to an expert of their own."""
+
+    def __init__(self, call, above):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.call, self.above = call, above
+
+    def forward(self, x):
+        h = self.first(x)
+        apart = (x[:, 0] > self.above).nonzero()[:, 0]
+        out = torch.sin(h)
+        return self.last(out.index_put((apart,), self.call(h[apart])) if len(apart) else out)
+
+
+class Once(Right):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return Right.backward(ctx, gradient)
+
+
+@pytest.mark.parametrize("function", [KeepsIntermediate, HalfSecond, Once, Right])
+@pytest.mark.parametrize(
+    ("metric", "options"),
+    [
+        ("hessian_trace", {}),
+        ("hessian_top_eigenvalue", {}),
+        ("input_curvature", {"samples": "all", "split": "train"}),
+    ],
+)
+def test_what_runs_for_one_sample_alone_is_checked_there(function, metric, options):
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5), torch.arange(40) % 3
+    x[:, 0] = x[:, 0].clamp(max=1)
+    x[23, 0] = 3.0
+    network = Sorted(function.apply, 2.0)
+    subject = Subject(network, x, y)
+    if function is not Right:
+        message = "once_differentiable" if function is Once else f"differ by.*{function.__name__}"
+        with pytest.raises(MetricFailed, match=message):
+            sb.measure(subject, metric, **options)
+        return
+    plain = Sorted(torch.sin, 2.0)
+    plain.load_state_dict(network.state_dict())
+    expected = sb.measure(Subject(plain, x, y), metric, **options)
+    assert sb.measure(subject, metric, **options).value == pytest.approx(expected.value, rel=1e-6)
+
+
+def test_what_runs_in_a_later_chunk_is_checked_when_it_comes():
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 5).double(), torch.arange(40) % 3
+    x[:, 0] = x[:, 0].clamp(max=1)
+    x[23, 0] = 3.0
+    for function, right in ((HalfSecond, False), (Right, True)):
+        network = Sorted(function.apply, 2.0).double()
+        hessian = HessianOperator(network, CROSS_ENTROPY, x, y, work=Work(), memory_budget=1 << 14)
+        assert hessian.chunk < 23
+        vector = torch.ones(hessian.dimension).double()
+        if right:
+            assert torch.isfinite(hessian.matvec(vector)).all()
+            continue
+        with pytest.raises(MetricFailed, match="HalfSecond"):
+            hessian.matvec(vector)
+
+
+def test_a_function_that_runs_for_no_sample_alone_is_refused():
+    class Together(nn.Linear):
+        def forward(self, x):
+            z = super().forward(x)
+            return Right.apply(z) if len(x) > 20 else torch.sin(z)
+
+    torch.manual_seed(0)
+    subject = Subject(Together(5, 3), torch.randn(40, 5), torch.arange(40) % 3)
+    with pytest.raises(MetricFailed, match=r"Right runs for some samples beside others|depend"):
+        sb.measure(subject, "hessian_trace")
