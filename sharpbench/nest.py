@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 __all__ = [
     "Key",
@@ -60,6 +61,8 @@ def _mapped(nest: Any, value: Callable[[Path, Any], Any], above: Path) -> Any:
         return fresh
     if isinstance(nest, tuple):
         every = [part for _, part in parts]
+        if isinstance(nest, PackedSequence):  # which wants its sizes there
+            every[1] = every[1].cpu()
         return type(nest)(*every) if hasattr(nest, "_fields") else tuple(every)
     if isinstance(nest, list):
         return [part for _, part in parts]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -429,8 +430,8 @@ class Network:
                     expected, again
                 ):  # else it is random, which metrics refuse in their words
                     raise InputError(
-                        "a copy of the network gives other outputs than the network itself: does its "
-                        "forward pass read something that copy.deepcopy doesn't bring along?"
+                        "a copy of the network gives other outputs than the network itself: "
+                        + _why_another(_private(original))
                     )
         if self._tried_in is not None:
             size = float(expected.abs().max())
@@ -527,6 +528,17 @@ def _check_unwritten(duplicate: nn.Module, original: nn.Module, versions: Sequen
                 "max_norm does that), so that it is no function of its parameters: derive what it needs from "
                 "the parameter, e.g. by torch.nn.utils.parametrize"
             )
+
+
+def _why_another(copied: nn.Module) -> str:
+    """Why a copy in evaluation mode may compute something else than the network in it."""
+    for name, module in copied.named_modules():
+        if module.training:
+            return (
+                f"its part {name!r}, a {type(module).__name__}, stays in training mode when eval() is "
+                "called: let train() and eval() set its mode as those of other modules do"
+            )
+    return "does its forward pass read something that copy.deepcopy doesn't bring along?"
 
 
 def _as_matrix(module: Any, args: Any, output: Any) -> Tensor:
@@ -673,8 +685,9 @@ def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
     to = f"self.{part}.{weight}.dtype" if part else "weight.dtype"
     before = f" before {part!r}" if part else ""
     return (
-        f"the forward pass casts to a fixed precision{before}, as x.to(torch.bfloat16) and x.float() do: let "
-        f"it follow the weights, x.to({to})"
+        f"the forward pass casts to a fixed precision{before}, as x.to(torch.bfloat16) and x.float() do, or "
+        "takes a tensor that is no parameter, buffer or attribute of its modules: let it follow the weights, "
+        f"x.to({to})"
     )
 
 
@@ -719,6 +732,7 @@ def refuse_unusual(model: nn.Module) -> None:
                 f"the network is quantised ({where}), and its weights have no derivatives: measure the "
                 "network before quantisation, in float32"
             )
+    _refuse_shared_memory(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         kind = type(tensor)
         if is_lazy(tensor):
@@ -742,6 +756,24 @@ def refuse_unusual(model: nn.Module) -> None:
             raise InputError(
                 f"the parameter {name!r} is quantised ({kind.__name__}, {tensor.dtype}) and has no "
                 "derivatives: measure the network before quantisation, in float32"
+            )
+
+
+def _refuse_shared_memory(model: nn.Module) -> None:
+    """Raises InputError for two parameters in one memory: moving one moves the other, of which torch's
+    gradients know nothing, and in copies they are apart."""
+    spans = [
+        (p.data_ptr(), p.data_ptr() + p.nbytes, name)
+        for name, p in model.named_parameters()
+        if not is_lazy(p) and not p.is_meta and _has_storage(p) and type(p) is nn.Parameter
+    ]
+    for (first, end, one), (begin, _, other) in pairwise(sorted(spans)):
+        # A strided one may leave room for others in between.
+        if begin == first or (begin < end and model.get_parameter(one).is_contiguous()):
+            raise InputError(
+                f"the parameters {one!r} and {other!r} are two in one memory, of which torch's gradients "
+                "know nothing: to tie them let both modules have the same parameter, a.weight = b.weight, "
+                "not their .data"
             )
 
 
@@ -852,13 +884,30 @@ def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
             continue
         # Tensors that are plain attributes: torch would leave them as they are.
         for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor):
-                vars(module)[name] = convert(value)
-            elif type(value) is list and any(isinstance(v, Tensor) for v in value):
-                value[:] = [convert(v) if isinstance(v, Tensor) else v for v in value]
-            elif type(value) is dict and any(isinstance(v, Tensor) for v in value.values()):
-                value.update({k: convert(v) for k, v in value.items() if isinstance(v, Tensor)})
+            if name not in _REGISTERED:
+                vars(module)[name] = _converted(value, convert, set())
     return model
+
+
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+def _converted(value: Any, convert: Callable[[Tensor], Tensor], above: set[int]) -> Any:
+    """An attribute of a module with the tensors in it converted, lists and dicts in place; modules that stand
+    in them, which torch doesn't know of, too."""
+    if isinstance(value, Tensor):
+        return convert(value)
+    if id(value) in above:
+        return value
+    if type(value) is list:
+        value[:] = [_converted(v, convert, above | {id(value)}) for v in value]
+    elif type(value) is dict:
+        value.update({k: _converted(v, convert, above | {id(value)}) for k, v in value.items()})
+    elif type(value) is tuple:
+        return tuple(_converted(v, convert, above | {id(value)}) for v in value)
+    elif isinstance(value, nn.Module) and above:
+        value._apply(convert)
+    return value
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sharpbench as sb
 from sharpbench.errors import InputError
 from sharpbench.samples import telling
 from sharpbench.subject import Splits, Subject, frozen_statistics, per_sample_loss
@@ -488,6 +489,71 @@ def test_unusable_networks_are_refused(make, message):
     x, y = data()
     with pytest.raises(InputError, match=message):
         Subject(make(), x, y)
+
+
+class Attached(nn.Module):
+    """Tensors, and a module, in attributes that torch doesn't look into."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.rest = nn.Linear(FEATURES, 6), [nn.Linear(6, 4)]
+        self.tables = {"in": {"scale": torch.rand(6) + 1}, "self": self.rest}
+        self.shifts = (torch.randn(6), [torch.randn(4, CLASSES)])
+        self.tables["again"] = self.tables
+
+    def forward(self, x):
+        scaled = torch.diag(self.tables["in"]["scale"])
+        return self.rest[0](torch.tanh(self.first(x) @ scaled + self.shifts[0])) @ self.shifts[1][0]
+
+
+def test_what_stands_in_attributes_follows_the_precision():
+    torch.manual_seed(0)
+    model, (x, y) = Attached(), data()
+    subject = Subject(model, x, y)
+    wide = subject.working_model(torch.float64)(x.double())
+    assert wide.dtype == torch.float64
+    assert torch.allclose(wide.float(), model(x), atol=1e-5)
+    assert model.tables["in"]["scale"].dtype == torch.float32
+    assert model.rest[0].weight.dtype == torch.float32
+    assert sb.measure(subject, "hessian_trace", parameters_of=["first"]).value != 0
+
+
+def test_parameters_in_one_memory_are_refused():
+    x, y = data()
+    tied = nn.Sequential(nn.Linear(FEATURES, 5), nn.Linear(FEATURES, 5), nn.Linear(5, CLASSES))
+    tied[1].weight.data = tied[0].weight.data
+    message = r"'0.weight' and '1.weight' are two in one memory.*a\.weight = b\.weight"
+    with pytest.raises(InputError, match=message):
+        Subject(tied, x, y)
+    tied[1].weight = nn.Parameter(tied[0].weight.data.T)
+    with pytest.raises(InputError, match="two in one memory"):
+        Subject(tied, x, y)
+    tied[1].weight = tied[0].weight
+    assert Subject(tied, x, y).model is tied
+    memory = torch.randn(2 * FEATURES * CLASSES)  # parts of one memory, and columns of one
+    apart = nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Linear(CLASSES, FEATURES))
+    for layer, part in zip(apart, memory.chunk(2), strict=True):
+        layer.weight = nn.Parameter(part.view_as(layer.weight))
+    assert Subject(apart, x, x).model is apart
+    columns = torch.randn(CLASSES, 2 * FEATURES)
+    two = nn.ModuleList([nn.Linear(FEATURES, CLASSES) for _ in range(2)])
+    for layer, part in zip(two, columns.chunk(2, 1), strict=True):
+        layer.weight = nn.Parameter(part)
+    assert Subject(Calls(lambda self, x: two_of(self, x), two), x, y).outputs == CLASSES
+
+
+def two_of(self, x):
+    return self.net[0](x) * self.net[1](x)
+
+
+def test_a_part_that_stays_in_training_mode_is_named():
+    class Always(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(True)
+
+    x, y = data()
+    with pytest.raises(InputError, match="its part '1', a Always, stays in training mode"):
+        Subject(nn.Sequential(nn.Linear(FEATURES, 6), Always(6), nn.Linear(6, CLASSES)), x, y)
 
 
 def test_weights_are_checked_again_when_they_are_measured():
