@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 import types
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,15 @@ from sharpbench.registry import Plugin, import_object
 if TYPE_CHECKING:
     from sharpbench.registry import Registry
 
-__all__ = ["KINDS", "PluginSource", "load_plugins", "own_places", "plugin_name", "registry_of"]
+__all__ = [
+    "KINDS",
+    "PluginSource",
+    "digest_of_module",
+    "load_plugins",
+    "own_places",
+    "plugin_name",
+    "registry_of",
+]
 
 _HOMES = {
     "metric": "sharpbench.metrics",
@@ -200,7 +209,7 @@ def _source(place: str, folder: Path | None) -> PluginSource:
         if path.suffix != ".py" or not path.is_file():
             return PluginSource(place, "")
         files = _reached(path, path.read_bytes(), place)
-        return PluginSource(place, _forget_changed(place, files))
+        return PluginSource(place, _forget_changed(_LOADED.get(place), files))
     path = Path(os.path.abspath((folder or Path()) / Path(place).expanduser()))
     if fault := no_file(path):
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
@@ -208,7 +217,7 @@ def _source(place: str, folder: Path | None) -> PluginSource:
     if path.suffix != ".py":
         raise InputError(f"{str(path)!r} is no Python file (it must end in .py)")
     code = path.read_bytes()
-    digest = _forget_changed(str(path), _reached(path, code))
+    digest = _forget_changed(_LOADED.get(str(path)), _reached(path, code))
     return PluginSource(str(path), digest, code)
 
 
@@ -275,10 +284,38 @@ def _digest(files: Mapping[Path, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _forget_changed(place: str, files: Mapping[Path, bytes]) -> str:
-    """The digest; if it isn't that of what was loaded from ``place``, the modules are to be imported anew."""
+def digest_of_module(name: str, path: Path) -> str:
+    """SHA-256 of a user's module: of its file and, of those that stand beside its package, of all that it
+    imports from there. What is installed is told by its own file: it has versions.
+
+    If that isn't what it was when this was asked last, the modules are to be imported anew.
+    """
+    code = path.read_bytes()
+    files = {path: code} if _installed(_root_of(path, name)) else _reached(path, code, name)
+    digest = _forget_changed(_ASKED.get(name), files)
+    _ASKED[name] = (digest,)
+    return digest if len(files) > 1 else hashlib.sha256(code).hexdigest()
+
+
+_ASKED: dict[str, tuple[str]] = {}
+"""By module, what `digest_of_module` found last."""
+
+
+def _root_of(path: Path, module: str) -> Path:
+    """The folder in which the package of a module stands, or the module itself."""
+    return path.parents[module.count(".") + (path.name == "__init__.py")]
+
+
+def _installed(root: Path) -> bool:
+    """Whether what stands in this folder came with Python or was installed beside it."""
+    own = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+    return root.name in {"site-packages", "dist-packages"} or root.resolve() in own
+
+
+def _forget_changed(before: tuple[Any, ...] | None, files: Mapping[Path, bytes]) -> str:
+    """The digest; if it isn't the one ``before``, the modules are to be imported anew."""
     digest = _digest(files)
-    if place in _LOADED and _LOADED[place][0] != digest:
+    if before is not None and before[0] != digest:
         paths = set(map(str, files))
         changed = [n for n, m in sys.modules.items() if getattr(m, "__file__", None) in paths]
         for name in changed:
@@ -289,16 +326,14 @@ def _forget_changed(place: str, files: Mapping[Path, bytes]) -> str:
 def _reached(path: Path, code: bytes, module: str | None = None) -> dict[Path, bytes]:
     """The file at ``path`` and those of its folder that it imports at any place, and those that these import.
 
-    Of a ``module`` those of its package. sharpbench's own are left out, as is all that is installed beside a
-    file: what they compute has versions.
+    Of a ``module`` those beside its package, too, and of an installed one those of its package. sharpbench's
+    own are left out, as is all that is installed beside a file: what they compute has versions.
     """
     found, waiting = {path: code}, [(path, code)]
-    if module is None:
-        root, only = path.parent, None
-        if root.name in {"site-packages", "dist-packages"}:
+    root, only = path.parent if module is None else _root_of(path, module), None
+    if _installed(root):
+        if module is None:
             return found
-    else:
-        root = path.parents[module.count(".") + (path.name == "__init__.py")]
         only = module.partition(".")[0]
     while waiting:
         file, content = waiting.pop()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpbench.errors import InputError, first_line, guarded, no_file_near
+from sharpbench.plugins import digest_of_module
 from sharpbench.results.keys import content_key
 from sharpbench.seeds import Seeds
 from sharpbench.suite.given import Given
@@ -95,10 +96,10 @@ def hash_of_file(path: Path) -> str:
 
 
 def source_of(pointer: str) -> str:
-    """SHA-256 of the file of ``package.module`` in ``package.module:name``: edited, it is other code.
+    """SHA-256 of what ``package.module`` in ``package.module:name`` is made of (`digest_of_module`).
 
-    Files that it imports are not looked at. Empty for a module without a file. Raises InputError where there
-    is none of that name.
+    Edited, its network is another one, also with the same weights.
+    Empty for a module without a file. Raises InputError where there is none of that name.
     """
     module = pointer.partition(":")[0]
     if os.getcwd() not in sys.path:
@@ -111,4 +112,6 @@ def source_of(pointer: str) -> str:
     if found is None:
         raise InputError(f"{pointer!r}: there is no module {module!r} here")
     file = Path(found.origin or "")
-    return hash_of_file(file) if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    return digest_of_module(module, file) if file.suffix == ".py" else hash_of_file(file)

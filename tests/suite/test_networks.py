@@ -1,7 +1,9 @@
 """``[[networks]]``: a user's own networks in a suite, through the command line as a user writes them."""
 
+import hashlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import sharpbench as sb
 from sharpbench.datasets import datasets
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
+from sharpbench.registry import import_object
 from sharpbench.results.store import load_records
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
 from sharpbench.suite.given import Given
+from sharpbench.suite.networks import source_of
 from sharpbench.suite.own import own_subject
 from sharpbench.suite.plan import NetworkPlan, make_plan
 from sharpbench.suite.spec import load_suite
@@ -283,6 +287,67 @@ def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
     assert curvature(differentiate="1") != curvature()
     with pytest.raises(InputError, match="neither a tensor of the batch nor a part"):
         curvature(differentiate="body")
+
+
+SPREAD = """
+import torch
+from torch import nn
+from own_shapes_of_a_test.parts import between
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), between(), nn.Linear(4, 2))
+"""
+
+
+def test_a_network_is_another_where_code_that_its_module_imports_is_edited(
+    folder, capsys, monkeypatch
+):
+    """Its weights are the same: the figure of the network before was told for that of the one after."""
+    package = folder / "own_shapes_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "parts.py").write_text("from own_shapes_of_a_test.more import Between as between")
+    (package / "more.py").write_text("from torch.nn import ReLU as Between")
+    (folder / "own_spread_of_a_test.py").write_text(SPREAD)
+    np.savez(folder / "x.npz", x=np.random.default_rng(0).normal(size=(9, 3)), y=np.arange(9) % 2)
+    command = ["measure", "--model", "own_spread_of_a_test:build", "--inputs", "x.npz", "--json"]
+    command += ["--metric", "hessian_trace"]
+
+    def figure(*more):
+        told = in_process(capsys, monkeypatch, *command, *more)
+        assert told.code == 0, told.err
+        return json.loads(told.out)["value"]
+
+    first = figure("--output", "out")
+    assert first == figure("--output", "out") == figure()
+    (package / "more.py").write_text("from torch.nn import Sigmoid as Between")
+    edited = figure("--output", "out")
+    assert edited == figure() != first
+    (package / "beside.py").write_text("nothing imports it")
+    assert len(list((folder / "out" / "results").glob("*/measurements.jsonl"))) == 2
+
+
+def test_code_that_was_edited_is_imported_anew_in_one_process(folder):
+    file = folder / "own_edited_of_a_test.py"
+    try:
+        file.write_text("def build():\n    return 1")
+        before = source_of("own_edited_of_a_test:build")
+        assert import_object("own_edited_of_a_test:build")() == 1
+        assert source_of("own_edited_of_a_test:build") == before
+        file.write_text("def build():\n    return 1 + 1")
+        assert source_of("own_edited_of_a_test:build") != before
+        assert import_object("own_edited_of_a_test:build")() == 2
+    finally:
+        sys.modules.pop("own_edited_of_a_test", None)
+
+
+def test_what_is_installed_is_told_by_its_own_file():
+    import torch.nn.functional as installed
+
+    own = hashlib.sha256(Path(installed.__file__).read_bytes()).hexdigest()
+    assert source_of("torch.nn.functional:cross_entropy") == own
+    assert source_of("sys:getsizeof") == ""
 
 
 def test_files_are_named_and_not_where_they_are(folder, tmp_path_factory):
