@@ -406,6 +406,11 @@ class Subject:
         """How many classes, or numbers, the network gives a sample (of tokens: each of them)."""
         return self._network.outputs.shape[1]
 
+    @property
+    def few_outputs(self) -> Tensor:
+        """The outputs of a few samples, (n, outputs, …), as metrics see them."""
+        return self._network.outputs
+
     @cached_property
     def decisions(self) -> Decisions | str:
         """Where the outputs decide between classes, each sample, each token or each label; or why nowhere."""

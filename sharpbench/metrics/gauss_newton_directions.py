@@ -91,7 +91,7 @@ class GaussNewtonDirections(ProductBudget, CurvatureMetric):
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
         work, details = Work(), dict[str, Any]()
-        count = self.count or subject.run_few(subject.model)[0].numel()
+        count = self.count or subject.few_outputs[0].numel()
         found = self._of_gram(subject, count, seed, work, details)
         if found is None:
             found = self._of_products(subject, count, seed, work, details)

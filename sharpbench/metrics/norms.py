@@ -43,9 +43,10 @@ class ParameterCount(Metric):
     parameters_of: tuple[str, ...] = added_later(())
 
     def measure(self, subject: Subject, *, seed: int) -> Measurement:
-        trainable = [p for p in subject.model.parameters() if p.requires_grad]
+        model = unwrapped(subject.model)
+        trainable = [p for p in model.parameters() if p.requires_grad]
         if self.parameters_of:
-            trainable = named_subset(subject.model, self.parameters_of)
+            trainable = named_subset(model, self.parameters_of)
         count = sum(coordinates(p).numel() for p in trainable)
         return Measurement(count, samples=len(subject.inputs))
 

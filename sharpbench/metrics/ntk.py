@@ -178,7 +178,7 @@ class NtkAlignment(ProbeBudget, _TangentKernelMetric):
 
 def with_squared_error(subject: Subject) -> Subject:
     """The same network and points fitted to zero by ½ squared error: its Gauss-Newton matrix is JᵀJ/N."""
-    outputs = subject.run_few(subject.model)
+    outputs = subject.few_outputs
 
     def zeros(inputs: Tensor) -> Tensor:
         return outputs.new_zeros((len(inputs), *outputs.shape[1:]))

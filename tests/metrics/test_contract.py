@@ -39,6 +39,25 @@ def test_every_metric_passes_the_conformance_check(name):
     assert not failed
 
 
+@pytest.mark.parametrize("name", metrics.names())
+def test_a_network_left_in_training_mode_is_measured_as_in_evaluation(name):
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    net = nn.Sequential(
+        nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Dropout(0.3), nn.Linear(5, 3)
+    )
+    net(x)
+    chosen = metrics.create(name, QUICKER.get(name, {}))
+
+    def figure(model):
+        try:
+            return chosen.checked_measure(sb.Subject(model, x, y), seed=0).value
+        except MetricFailed as reason:
+            return str(reason)
+
+    assert figure(net.train()) == figure(net.eval())
+
+
 @dataclass(frozen=True)
 class Vandal(Metric):
     """Changes what it measures."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.errors import MetricUnsupported
+from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.metrics import metrics
 from tests.metrics.test_contract import QUICKER
 
@@ -148,3 +148,46 @@ def test_all_by_name_are_all(trained_mlp, name):
     assert named.work == whole.work
     with pytest.raises(sb.MetricFailed, match="no trainable parameter fits 'nowhere'"):
         sb.measure(subject, name, seed=5, parameters_of=["nowhere"], **quicker)
+
+
+class Tied(nn.Module):
+    """One matrix embeds the tokens and gives the outputs; a frozen bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.body, self.head = nn.Embedding(4, 3), nn.Linear(3, 3), nn.Linear(3, 4)
+        self.head.weight = self.embedding.weight
+        self.head.bias.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x @ self.embedding.weight)))
+
+
+def test_a_tied_parameter_is_found_by_each_of_its_names():
+    torch.manual_seed(0)
+    model = Tied()
+    subject = sb.Subject(model, torch.eye(4), torch.arange(4))
+    for metric in ("gradient_norm", "gauss_newton_trace", "parameter_count"):
+        expected = sb.measure(subject, metric, parameters_of=["embedding"]).value
+        for names in (
+            [model.head],
+            ["head"],
+            ["head.w*"],
+            [model.head.weight],
+            ["head", "embedding"],
+        ):
+            assert sb.measure(subject, metric, parameters_of=names).value == expected
+    assert list(sb.by_layer(subject, blocks={"out": ["head"]}).parameters) == [12]
+    with pytest.raises(MetricFailed, match=r"'head\.bias'\. Those that do require no gradients"):
+        sb.measure(subject, "gradient_norm", parameters_of=["head.bias"])
+
+
+def test_names_are_those_without_what_wraps_a_network():
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    data = torch.randn(6, 3), torch.arange(6) % 2
+    for metric in ("parameter_count", "parameter_norm", "gradient_norm", "sam_sharpness"):
+        expected = sb.measure(sb.Subject(inner, *data), metric, parameters_of="2").value
+        wrapped = sb.Subject(nn.DataParallel(inner), *data)
+        for name in ("2", [inner[2]]):
+            assert sb.measure(wrapped, metric, parameters_of=name).value == expected
