@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Attention", "attentions"]
+__all__ = ["Attention", "Rows", "attentions"]
 
 _NAMES = (
     ("query", "key", "value", "output"),
@@ -38,6 +39,8 @@ class Attention:
     key: Rows
     value: Rows
     output: Tensor
+    weights: tuple[Tensor, ...]
+    """The parameters that these are views of, one map after another."""
 
 
 def attentions(model: nn.Module, left: Callable[[str, str], None] | None = None) -> list[Attention]:
@@ -45,8 +48,10 @@ def attentions(model: nn.Module, left: Callable[[str, str], None] | None = None)
 
     A module with four linear maps under the names that libraries use and a number of heads, torch's
     nn.MultiheadAttention, or one whose queries, keys and values are made by one map (``c_attn``, ``qkv``).
-    The map of the output may stand in the module beside it (Hugging Face's ``self`` and ``output``). Of
-    layers that look like one and are none whose heads are found, ``left`` is told name and reason.
+    The map of the output may stand in the module beside it (Hugging Face's ``self`` and ``output``), or with
+    a dropout behind it. Rows of a joint map are queries, keys, values (``qkv``, ``c_attn``), or these three
+    head by head (``query_key_value`` of BLOOM and GPT-NeoX). Of layers that look like one and are none whose
+    heads are found, or whose weights are computed from others, ``left`` is told name and reason.
     """
     parents = {id(c): (m, n) for m in model.modules() for n, c in m.named_children()}
     found = []
@@ -64,43 +69,84 @@ def _attention(name: str, module: Any, parents: Mapping[int, Any]) -> Attention 
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is None or module.bias_k is not None:
             return "keys and values of another width, or with a bias of their own, are not followed"
-        each = [
+        if module._parameters.get("in_proj_weight") is None or _computed(module.out_proj):
+            return _COMPUTED
+        each: list[Tensor] = [
             module.in_proj_weight,
             *([module.in_proj_bias] if module.in_proj_bias is not None else []),
         ]
         return _of_one_map(name, module.num_heads, each, module.out_proj.weight)
     heads = _number_of_heads(module)
     for names in _NAMES:
-        makers = [m for n in names[:3] if isinstance(m := getattr(module, n, None), nn.Linear)]
-        if len(makers) < 3:
+        parts = [getattr(module, n, None) for n in names[:3]]
+        if not all(isinstance(part, nn.Module) for part in parts):
             continue
-        readers = [getattr(module, other[3], None) for other in _NAMES if other[:3] == names[:3]]
-        output = next((o for o in readers if isinstance(o, nn.Linear)), _beside(module, parents))
+        makers = [part for part in parts if isinstance(part, nn.Linear)]
+        if len(makers) < 3:
+            if heads is None:
+                continue
+            other = next(type(p).__name__ for p in parts if not isinstance(p, nn.Linear))
+            return f"one of its maps is a {other}, which is not followed"
+        readers = [
+            _linear(getattr(module, other[3], None)) for other in _NAMES if other[:3] == names[:3]
+        ]
+        output = next((o for o in readers if o is not None), _beside(module, parents))
         if heads is None or not isinstance(output, nn.Linear):
             return "its number of heads, or what reads them, is not found"
+        if any(map(_computed, (*makers, output))):
+            return _COMPUTED
         sizes = {part.weight.shape[0] for part in makers}
         if len(sizes) > 1 or output.weight.shape[1] not in sizes or sizes.pop() % heads:
             return "its heads share keys and values, or are not of one size"
         query, key, value = (_rows([part.weight, part.bias], heads) for part in makers)
-        return Attention(name, heads, query, key, value, _columns(output.weight, heads))
+        columns, weights = _columns(output.weight, heads), [m.weight for m in (*makers, output)]
+        return Attention(name, heads, query, key, value, columns, tuple(weights))
     for maker, reader in (("c_attn", "c_proj"), ("qkv", "proj"), ("query_key_value", "dense")):
         joint, output = getattr(module, maker, None), getattr(module, reader, None)
         if joint is None or output is None or heads is None:
             continue
         turned = type(joint).__name__ == "Conv1D"  # Hugging Face's, whose weight is (in, out)
         if not turned and not isinstance(joint, nn.Linear):
-            continue
+            return f"one of its maps is a {type(joint).__name__}, which is not followed"
+        if _computed(joint) or _computed(output):
+            return _COMPUTED
         weights = [layer.weight.T if turned else layer.weight for layer in (joint, output)]
         if weights[0].shape[0] != 3 * weights[1].shape[1]:
             return "queries, keys and values are not three equal parts"
         each = [weights[0], *([joint.bias] if joint.bias is not None else [])]
-        return _of_one_map(name, heads, each, weights[1])
+        by_head = maker == "query_key_value"
+        found = _of_one_map(name, heads, each, weights[1], by_head)
+        return dataclasses.replace(found, weights=(joint.weight, output.weight))
     return None
 
 
-def _of_one_map(name: str, heads: int, joint: Rows, output: Tensor) -> Attention:
-    query, key, value = ([t.unflatten(0, (3, heads, -1))[i] for t in joint] for i in range(3))
-    return Attention(name, heads, query, key, value, _columns(output, heads))
+_COMPUTED = "its weights are computed from others (weight norm, pruning, a parametrisation)"
+
+
+def _computed(layer: nn.Module) -> bool:
+    """Whether weight or bias are no parameters of the layer."""
+    held = ("weight", "bias")
+    return any(
+        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
+        for name in held
+    )
+
+
+def _of_one_map(
+    name: str, heads: int, joint: Rows, output: Tensor, by_head: bool = False
+) -> Attention:
+    shape, at = ((heads, 3, -1), 1) if by_head else ((3, heads, -1), 0)
+    query, key, value = ([t.unflatten(0, shape).select(at, i) for t in joint] for i in range(3))
+    weights = (joint[0], output)
+    return Attention(name, heads, query, key, value, _columns(output, heads), weights)
+
+
+def _linear(module: object) -> nn.Linear | None:
+    """A linear layer, or the one of a list in which nothing else has parameters (diffusers' ``to_out``)."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList)):
+        first, *rest = [*module] or [None]
+        return _linear(first) if not any(True for m in rest for _ in m.parameters()) else None
+    return module if isinstance(module, nn.Linear) else None
 
 
 def _number_of_heads(module: nn.Module) -> int | None:

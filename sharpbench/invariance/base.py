@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
+from sharpbench.invariance.keeping import moved_by
 from sharpbench.invariance.recording import Example, running_on
 from sharpbench.network import copied
 from sharpbench.subject import Splits, batched_outputs
@@ -35,7 +37,12 @@ class Changed:
 
 @dataclass(frozen=True)
 class Transformation(Change, ABC):
-    """Changes a network's parameters; what it is and what it keeps, it declares as a `Change`."""
+    """Changes a network's parameters; what it is and what it keeps, it declares as a `Change`.
+
+    rest: what the layers are that it leaves without a word about each.
+    """
+
+    rest: ClassVar[str] = "it is none that is changed"
 
     def transform(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> Changed:
         """`apply`, with the map of the inputs that belongs to what was done to this network."""
@@ -80,32 +87,48 @@ def verify_promise(
     inputs: Tensor,
     *,
     points: Points | None = None,
+    losses: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
-    """max |Δ logits| / max |logits| over ``inputs`` between two float64 networks.
+    """How far the logits moved over ``inputs`` between two float64 networks, see `moved_by`.
 
     ``points``: what ``after`` is given in place of them, where it isn't the transformation's own.
+    ``losses``: of the outputs for ``inputs``; the cross-entropy of every class, where it is not known.
 
     Raises TransformationRefused if a transformation that promises the function moved it by more than
-    1e-10, if one that promises the loss moved a log-probability, or if one that promises nothing left it
-    where it was.
+    1e-10, if one that promises the loss moved that of a sample, if one that divides the logits by a
+    temperature did something else, or if one that promises nothing left them where they were.
     """
     old = batched_outputs(before, inputs.double())
     new = batched_outputs(after, (points or transformation.points)(inputs.double()))
-    change = float((new - old).abs().max() / old.abs().max().clamp_min(1e-300))
+    change = moved_by(old, new)
     if transformation.preserves == "function" and not change <= _TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} promises to preserve the function but moved the logits by "
-            f"{change:.1e} of their largest value"
+            f"{change:.1e} of their largest value: the network uses its layers in another way than is seen"
         )
     if transformation.preserves == "loss":
-        apart = (new.log_softmax(1) - old.log_softmax(1)).abs().max()
-        if not float(apart) <= _TOLERANCE * float(old.abs().max().clamp_min(1.0)):
+        told = "a sample's loss" if losses is not None else "a log-probability"
+        one, other = ((losses or _log_probabilities)(outputs) for outputs in (old, new))
+        apart = (other - one).abs().max()
+        if not float(apart) <= _TOLERANCE * float(
+            one.abs().max().clamp_min(old.abs().max()).clamp_min(1)
+        ):
             raise TransformationRefused(
-                f"{transformation.label} promises to preserve the loss but moved a log-probability by "
+                f"{transformation.label} promises to preserve the loss but moved {told} by "
                 f"{float(apart):.1e}"
             )
     if transformation.preserves == "nothing" and not change > _TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} is a control that must change the function, but didn't"
         )
+    divided = transformation.temperature
+    if divided != 1 and not moved_by(old / divided, new) <= _TOLERANCE:
+        raise TransformationRefused(
+            f"{transformation.label} promises to divide the logits by {divided:g} but did something else: "
+            "more stands behind the last layer, or beside it"
+        )
     return change
+
+
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    return outputs.log_softmax(1)

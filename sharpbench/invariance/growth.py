@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
-from sharpbench.invariance.structure import hidden_units, matrix, transposed
+from sharpbench.invariance.keeping import Part, change_each
+from sharpbench.invariance.recording import note_left
+from sharpbench.invariance.structure import HiddenUnits, hidden_units, matrix, transposed
 from sharpbench.seeds import torch_generator
 
 __all__ = ["IdentityLayerInsertion", "NeuronSplitting"]
@@ -30,6 +34,7 @@ class NeuronSplitting(Transformation):
     kind = "growth"
     traits = frozenset({"homogeneous"})
     preserves = "function"
+    rest = "no linear layer and no convolution of images that is called as one"
 
     share: float = 0.5
 
@@ -39,34 +44,61 @@ class NeuronSplitting(Transformation):
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
-        layers = [u for u in hidden_units(model) if not u.norms]
+        layers, parts = [], []
+        for units in hidden_units(model):
+            if units.norms or units.slopes:
+                note_left(units.name, "a norm follows it, or an activation with parameters")
+            else:
+                layers.append(units)
         if not layers:
             raise TransformationRefused("every hidden layer is followed by a norm")
         for units in layers:
-            producer, consumer, size = units.producer, units.consumer, units.size
-            twins = torch.randperm(size, generator=generator)[: max(round(self.share * size), 1)]
-            twins = twins.to(matrix(producer).device)
-            part = torch.rand(len(twins), generator=generator, dtype=torch.float64).to(
-                matrix(consumer)
-            )
-            read = units.read_by()
-            second = read[:, twins] * part.view(1, -1, 1)
-            read[:, twins] -= second
-            whole = torch.cat([read, second], 1)
-            kernel = matrix(consumer).shape[2:]
-            per_unit = units.repeat
-            shape = (whole.shape[0], (size + len(twins)) * per_unit, *kernel)
-            made = torch.cat([matrix(producer), matrix(producer)[twins]])
-            _give(consumer, whole.reshape(shape))
-            _give(producer, made)
-            if isinstance(producer.bias, Tensor):
-                producer.bias = nn.Parameter(torch.cat([producer.bias, producer.bias[twins]]))
+            twins = torch.randperm(units.size, generator=generator)
+            twins = twins[: max(round(self.share * units.size), 1)]
+            part = torch.rand(len(twins), generator=generator, dtype=torch.float64)
+            undo = partial(_put_back, [_held(units.producer), _held(units.consumer)])
+            parts.append(Part(units.name, partial(_split, units, twins, part), undo=undo))
+        change_each(model, parts)
+
+
+def _split(units: HiddenUnits, twins: Tensor, part: Tensor) -> None:
+    producer, consumer = units.producer, units.consumer
+    twins, part = twins.to(matrix(producer).device), part.to(matrix(consumer))
+    read = units.read_by().clone()
+    second = read[:, twins] * part.view(1, -1, *[1] * (read.ndim - 2))
+    read[:, twins] -= second
+    whole = torch.cat([read, second], 1)
+    made = torch.cat([matrix(producer), matrix(producer)[twins]])
+    _give(consumer, whole.movedim(1, 2).flatten(1, 3))
+    _give(producer, made)
+    if isinstance(producer.bias, Tensor):
+        bias = torch.cat([producer.bias, producer.bias[twins]])
+        producer.bias = nn.Parameter(bias, producer.bias.requires_grad)
+
+
+Held = tuple[nn.Module, dict[str, Any]]
+
+
+def _held(layer: nn.Module) -> Held:
+    """A layer with its weight, its bias and its sizes."""
+    names = ("weight", "bias", *_SIZES)
+    return layer, {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+
+
+def _put_back(every: list[Held]) -> None:
+    for layer, held in every:
+        for name, value in held.items():
+            setattr(layer, name, value)
+
+
+_SIZES = ("nf", "nx", "out_features", "in_features", "out_channels", "in_channels")
 
 
 def _give(layer: nn.Module, weight: Tensor) -> None:
     """A weight (out, in, …) of another size, which the layer says, too."""
     turned = transposed(layer)
-    layer.weight = nn.Parameter((weight.T if turned else weight).contiguous())
+    trained = matrix(layer).requires_grad  # what is frozen stays it
+    layer.weight = nn.Parameter((weight.T if turned else weight).contiguous(), trained)
     names = ("nf", "nx") if turned else ("out_features", "in_features")
     if isinstance(layer, nn.Conv2d):
         names = ("out_channels", "in_channels")
@@ -84,6 +116,7 @@ class IdentityLayerInsertion(Transformation):
     reference = "Chen, Goodfellow & Shlens, arXiv:1511.05641 (Net2DeeperNet)"
     kind = "growth"
     preserves = "function"
+    rest = "only the last linear layer gets one before it"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         last = None
@@ -99,4 +132,6 @@ class IdentityLayerInsertion(Transformation):
         identity = nn.utils.skip_init(nn.Linear, size, size, **like)  # draws no initial weights
         nn.init.eye_(identity.weight)
         nn.init.zeros_(identity.bias)
-        setattr(parent, key, nn.Sequential(identity, layer))
+        grown = nn.Sequential(identity, layer)
+        insert, undo = partial(setattr, parent, key, grown), partial(setattr, parent, key, layer)
+        change_each(model, [Part("the last linear layer", insert, undo=undo)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.keeping import Part, change_each
+from sharpbench.invariance.orders import drawn_orders
 from sharpbench.invariance.recording import note_left
 from sharpbench.invariance.structure import HiddenUnits, hidden_units
 from sharpbench.seeds import torch_generator
@@ -23,6 +26,9 @@ __all__ = [
 ]
 
 
+_REST = "no linear layer and no convolution of images that is called as one"
+
+
 @transformations.register
 @dataclass(frozen=True)
 class NeuronPermutation(Transformation):
@@ -31,10 +37,11 @@ class NeuronPermutation(Transformation):
     name = "neuron_permutation"
     kind = "permutation"
     preserves = "function"
+    rest = _REST
     reference = "Hecht-Nielsen (1990)"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        _permute(hidden_units(model), seed)
+        _permute(model, hidden_units(model), seed)
 
 
 @transformations.register
@@ -46,6 +53,7 @@ class ChannelPermutation(Transformation):
     reference = "Hecht-Nielsen (1990)"
     kind = "permutation"
     preserves = "function"
+    rest = "no hidden convolution"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         layers = [u for u in hidden_units(model) if isinstance(u.producer, nn.Conv2d)]
@@ -53,17 +61,25 @@ class ChannelPermutation(Transformation):
             raise TransformationRefused(
                 "the network has no hidden convolution with a single reader"
             )
-        _permute(layers, seed)
+        _permute(model, layers, seed)
 
 
-def _permute(layers: list[HiddenUnits], seed: int) -> None:
-    generator = torch_generator(seed)
-    for units in layers:
-        order = torch.randperm(units.size, generator=generator)
-        for tensor in units.made_by():
-            tensor.copy_(tensor[order.to(tensor.device)].clone())
-        read = units.read_by()
-        read.copy_(read[:, order.to(read.device)].clone())
+def _permute(model: nn.Module, layers: list[HiddenUnits], seed: int) -> None:
+    sizes = [(units.name, units.size) for units in layers]
+    orders = drawn_orders(sizes, torch_generator(seed), "units")
+    parts = [
+        Part(units.name, partial(_reorder, units, order), (*units.made_by(), units.read_by()))
+        for units, order in zip(layers, orders, strict=True)
+        if order is not None
+    ]
+    change_each(model, parts)
+
+
+def _reorder(units: HiddenUnits, order: Tensor) -> None:
+    for tensor in units.made_by():
+        tensor.copy_(tensor[order.to(tensor.device)].clone())
+    read = units.read_by()
+    read.copy_(read[:, order.to(read.device)].clone())
 
 
 @transformations.register
@@ -80,6 +96,7 @@ class NeuronRescaling(Transformation):
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
     preserves = "function"
+    rest = _REST
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
     strength: float = 1.0
@@ -90,9 +107,11 @@ class NeuronRescaling(Transformation):
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
+        parts = []
         for units in _homogeneous(model):
             z = torch.randn(units.size, generator=generator, dtype=torch.float64)
-            _rescale(units, (self.strength * z).exp())
+            parts.append(_rescaling(units, (self.strength * z).exp()))
+        change_each(model, parts)
 
 
 @transformations.register
@@ -107,6 +126,7 @@ class LayerRescaling(Transformation):
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
     preserves = "function"
+    rest = _REST
     reference = "arXiv:1703.04933, definition 5 and theorem 2"
 
     alpha: float = 10.0
@@ -116,8 +136,11 @@ class LayerRescaling(Transformation):
             raise ValueError(f"alpha must lie in [1e-6, 1e6], got {self.alpha}")
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        units = _homogeneous(model)[0]
-        _rescale(units, torch.full((units.size,), self.alpha, dtype=torch.float64))
+        first, *others = _homogeneous(model)
+        for units in others:
+            note_left(units.name, "only the first layer is changed")
+        alpha = torch.full((first.size,), self.alpha, dtype=torch.float64)
+        change_each(model, [_rescaling(first, alpha)])
 
 
 @transformations.register
@@ -129,32 +152,46 @@ class SignFlip(Transformation):
     kind = "linear_gauge"
     traits = frozenset({"isometry", "diagonal"})
     preserves = "function"
+    rest = _REST
     reference = "Chen, Lu & Hecht-Nielsen, Neural Computation 5 (1993)"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
         everything = hidden_units(model)
-        layers = [u for u in everything if u.odd]
+        layers = [u for u in everything if u.odd and not u.unscalable]
         for units in everything:
             if not units.odd:
                 note_left(units.name, "its activation is not odd, or a max pooling follows")
+            elif units.unscalable:
+                note_left(units.name, units.unscalable)
         if not layers:
             raise TransformationRefused(
                 "needs an odd activation (tanh) that no max pooling follows"
             )
+        parts = []
         for units in layers:
             signs = 2.0 * torch.randint(0, 2, (units.size,), generator=generator) - 1
-            _rescale(units, signs.double())
+            if bool((signs == 1).all()):
+                note_left(units.name, "every sign was drawn as it is")
+            else:
+                parts.append(_rescaling(units, signs.double()))
+        if not parts:
+            raise TransformationRefused("every sign was drawn as it is")
+        change_each(model, parts)
 
 
 def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
     everything = hidden_units(model)
-    layers = [u for u in everything if u.positively_homogeneous]
+    layers = [u for u in everything if u.positively_homogeneous and not u.unscalable]
     for units in everything:
         if not units.positively_homogeneous:
             note_left(units.name, "its activation is not positively homogeneous")
+        elif units.unscalable:
+            note_left(units.name, units.unscalable)
     if not layers:
-        names = sorted({a.__name__ for u in everything for a in u.activations})
+        if any(units.positively_homogeneous for units in everything):
+            raise TransformationRefused("a batch norm without scale and shift can't be rescaled")
+        names = sorted({a.name for u in everything for a in u.activations})
         raise TransformationRefused(
             f"needs a positively homogeneous activation (ReLU, leaky ReLU); this network has "
             f"{', '.join(names) or 'none'}"
@@ -162,8 +199,12 @@ def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
     return layers
 
 
+def _rescaling(units: HiddenUnits, alpha: Tensor) -> Part:
+    return Part(units.name, partial(_rescale, units, alpha), (*units.scaled_by(), units.read_by()))
+
+
 def _rescale(units: HiddenUnits, alpha: Tensor) -> None:
     for tensor in units.scaled_by():
         tensor.mul_(alpha.to(tensor).view(-1, *[1] * (tensor.ndim - 1)))
     read = units.read_by()
-    read.div_(alpha.to(read).view(1, -1, 1))
+    read.div_(alpha.to(read).view(1, -1, *[1] * (read.ndim - 2)))

@@ -10,13 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import TransformationRefused, first_line
 from sharpbench.nest import leaves
 from sharpbench.network import as_written
 
-__all__ = ["Example", "example", "left_alone", "note_left", "noting", "recorded", "running_on"]
+__all__ = [
+    "Example",
+    "example",
+    "left_alone",
+    "note_left",
+    "note_rest",
+    "noting",
+    "outputs_on",
+    "recorded",
+    "running_on",
+]
 
 Example = Callable[[nn.Module], Any]
 """Runs a network once, on a few samples."""
@@ -61,11 +72,48 @@ def note_left(name: str, reason: str) -> None:
         found.setdefault(name, reason)
 
 
+def note_rest(before: nn.Module, after: nn.Module, reason: str) -> None:
+    """Of the layers with parameters that a change left, those of which nothing is noted have ``reason``."""
+    found = _LEFT.get()
+    if found is None:
+        return
+    now = _layers(after)
+    for name, tensors in _layers(before).items():
+        there = now.get(name, {})
+        same = tensors.keys() == there.keys() and all(
+            _same(t, there[k]) for k, t in tensors.items()
+        )
+        above = [name[:i] for i, letter in enumerate(name) if letter == "."]
+        if same and not found.keys() & {name, *above}:
+            note_left(name or "the network's own parameters", reason)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+
+
+def _layers(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """By their names the modules that hold parameters, with all their tensors."""
+    found: dict[str, dict[str, Tensor]] = {}
+    named = list(model.named_parameters(remove_duplicate=False))
+    held = {name.rpartition(".")[0].partition(".parametrizations")[0] for name, _ in named}
+    for name, tensor in (*named, *model.named_buffers(remove_duplicate=False)):
+        layer = name.rpartition(".")[0].partition(".parametrizations")[0]
+        if layer in held:
+            found.setdefault(layer, {})[name] = tensor
+    return found
+
+
 def left_alone(found: dict[str, str]) -> str:
-    """What was left, in a sentence."""
-    each = [f"{name} ({reason})" for name, reason in found.items()]
-    more = f" and {len(each) - 6} more" if len(each) > 6 else ""
-    return f"left as they are: {', '.join(each[:6])}{more}"
+    """What was left, in a sentence, by the reasons; of one that many layers have, four are named."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.items():
+        reasons.setdefault(reason, []).append(name)
+    each = []
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        each.append(f"{', '.join(names[:4])}{more} ({reason})")
+    return f"left as they are: {'; '.join(each)}"
 
 
 def recorded(
@@ -76,41 +124,54 @@ def recorded(
     As torch.fx writes it, but from what happened, so that what a forward pass asks of shapes and values is no
     matter: ``call_module`` for the layers of torch.nn (and those that ``is_leaf``), ``call_function`` and
     ``call_method``, ``get_attr`` for parameters that are used themselves. Nodes note the ``shape`` of their
-    result; what depends on no layer is a constant and stands for none.
+    result, and whether it is made of one known tensor ``alone``, their first argument; what depends on no
+    layer is a constant and stands for none. A tensor that was written into, be it through a view of it, is
+    from then on what the writing made.
 
     Raises TransformationRefused where the network doesn't run.
     """
     recorder = _Recorder(model, is_leaf or (lambda module: False))
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in modes:
-            module.training = False
-        devices = [p.device for p in model.parameters() if p.is_cuda][:1]
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices=devices),
-            as_written(),
-            recorder.hooked(),
-            recorder,
-        ):
+        with _watched(model), recorder.hooked(), recorder:
             outputs = run(model)
     except Exception as error:
         raise TransformationRefused(
             f"the network doesn't run on an example to see its structure: {first_line(error)}"
         ) from error
+    recorder.close(outputs)
+    return recorder.graph
+
+
+def outputs_on(model: nn.Module, run: Example) -> list[Tensor]:
+    """What a network gives for an example, as metrics run it."""
+    with _watched(model):
+        return [t.detach().clone() for _, t in leaves(run(model)) if isinstance(t, Tensor)]
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, without gradients and as it is written; modes and random state stay."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [p.device for p in model.parameters() if p.is_cuda][:1]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=devices), as_written():
+            yield
     finally:
         for module, training in modes:
             module.training = training
-    recorder.close(outputs)
-    return recorder.graph
 
 
 def _of_torch(module: nn.Module) -> bool:
     """One of torch's own layers, that holds no other layer or is attention, whose parts are no calls."""
     if isinstance(module, nn.MultiheadAttention):
         return True
-    own = type(module).__module__.startswith("torch.nn.")
-    return own and not any(True for _ in module.children())
+    if parametrize.is_parametrized(module):
+        kind, parts = type(module).__mro__[1], len(list(module.children())) - 1
+    else:
+        kind, parts = type(module), len(list(module.children()))
+    return kind.__module__.startswith("torch.nn.") and not parts
 
 
 class _Recorder(TorchFunctionMode):
@@ -123,17 +184,24 @@ class _Recorder(TorchFunctionMode):
             if _of_torch(module) or is_leaf(module)
         }
         self._named = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
-        self._nodes: dict[int, fx.Node] = {}
+        self._nodes: dict[int, tuple[fx.Node, int]] = {}
+        """What made a tensor, by its id, and how often it had been written into then."""
+        self._writers: dict[int, fx.Node] = {}
+        """What last wrote, by the memory that it wrote into."""
+        self._further: dict[int, tuple[fx.Node, int]] = {}
+        """Of a layer's results those behind the first: the layer, and which one."""
         self._kept: list[Any] = []  # an id is given again once its object is gone
         self._inside = 0
         self._given: list[tuple[fx.Node, ...]] = []
+        self._looking = False
+        """Whether what is asked of a tensor is asked by this recorder."""
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         handles = []
         for module in self._leaves:
             before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-            after = module.register_forward_hook(self._leave)
+            after = module.register_forward_hook(self._leave, with_kwargs=True)
             handles += [before, after]
         try:
             yield
@@ -141,18 +209,35 @@ class _Recorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        before, self._looking = self._looking, True
+        try:
+            yield
+        finally:
+            self._looking = before
+
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._inside:
-            self._given.append(self._known([args, kwargs]))
+            with self._unseen():
+                self._given.append(self._known([args, kwargs]))
         self._inside += 1
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self._inside -= 1
         if self._inside:
             return
-        tensor = output[0] if isinstance(output, (tuple, list)) and output else output
-        node = self.graph.create_node("call_module", self._leaves[module], self._given.pop())
-        self._note(tensor, node)
+        with self._unseen():
+            node = self.graph.create_node("call_module", self._leaves[module], self._given.pop())
+            given, made = _tensors([args, kwargs]), _tensors(output)
+            for i, tensor in enumerate(made):
+                if not i:
+                    self._note(tensor, node)
+                else:
+                    self._further[id(tensor)] = (node, i)
+                    self._kept.append(tensor)
+                if any(tensor is one for one in given):
+                    self._writers[_memory(tensor)] = node
 
     def __torch_function__(
         self,
@@ -161,22 +246,34 @@ class _Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if self._inside or self._looking:
+            return func(*args, **(kwargs or {}))
+        given = _tensors([args, kwargs or {}])
+        before = [_version(t) for t in given]
         result = func(*args, **(kwargs or {}))
-        if self._inside:
+        if not given or func in (Tensor.__repr__, Tensor.requires_grad_):
             return result
+        written = [t for t, version in zip(given, before, strict=True) if _version(t) != version]
         tensors: Sequence[Any] = result if isinstance(result, (tuple, list)) else (result,)
         made = [one for one in tensors if isinstance(one, Tensor)]
-        if not made or func in (Tensor.__repr__, Tensor.requires_grad_):
+        if not (made or written or getattr(func, "__name__", "") in _NUMBERS):
             return result
-        known = self._known([args, kwargs or {}])
+        # As they were before the call, which may have written into them.
+        every = (self._node_of(t, version) for t, version in zip(given, before, strict=True))
+        known = tuple(node for node in every if node is not None)
         if not known:
             return result
         kind, target = _target(func)
         # First the tensors that are known, then what is none: all that readers of the graph look at.
-        rest = tuple(a for a in args if not any(isinstance(t, Tensor) for _, t in leaves([a])))
-        arguments = (*known, *rest) if all(_writable(a) for a in rest) else known
+        rest = tuple(a for a in args if not _tensors([a]))
         named = {k: v for k, v in (kwargs or {}).items() if _writable(v)}
+        whole = all(map(_writable, rest)) and len(named) == len(kwargs or {})
+        arguments = (*known, *rest) if all(map(_writable, rest)) else known
         node = self.graph.create_node(kind, target, arguments, named)
+        node.meta["alone"] = whole and bool(args) and len(given) == 1 and given[0] is args[0]
+        for tensor in written:
+            self._note(tensor, node)
+            self._writers[_memory(tensor)] = node
         if isinstance(result, Tensor):
             self._note(result, node)
             return result
@@ -187,28 +284,65 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def close(self, outputs: Any) -> None:
-        found = [self._nodes[id(t)] for _, t in leaves(outputs) if id(t) in self._nodes]
+        found = self._known(outputs)
         self.graph.create_node("output", "output", (tuple(found),))
 
     def _known(self, arguments: Any) -> tuple[fx.Node, ...]:
-        found = []
-        for _, leaf in leaves(arguments):
-            if not isinstance(leaf, Tensor):
-                continue
-            if id(leaf) not in self._nodes and id(leaf) in self._named:
-                with suppress(Exception):
-                    self._note(leaf, self.graph.create_node("get_attr", self._named[id(leaf)]))
-            if id(leaf) in self._nodes:
-                found.append(self._nodes[id(leaf)])
-        return tuple(found)
+        every = (self._node_of(tensor, _version(tensor)) for tensor in _tensors(arguments))
+        return tuple(node for node in every if node is not None)
 
-    def _note(self, tensor: Any, node: fx.Node) -> None:
-        if isinstance(tensor, Tensor):
-            node.meta["shape"] = tuple(tensor.shape)
-            self._nodes[id(tensor)] = node
-            self._kept.append(tensor)
+    def _node_of(self, tensor: Tensor, now: int) -> fx.Node | None:
+        """What made a tensor that was written into so often ``now``."""
+        key = id(tensor)
+        if key not in self._nodes and key in self._named:
+            with suppress(Exception):
+                self._note(tensor, self.graph.create_node("get_attr", self._named[key]))
+        if key not in self._nodes and key in self._further:
+            layer, i = self._further[key]
+            node = self.graph.create_node("call_function", operator.getitem, (layer, i))
+            node.meta["further"] = True
+            self._note(tensor, node)
+        if key not in self._nodes:
+            return None
+        node, version = self._nodes[key]
+        if now != version:
+            writer = self._writers.get(_memory(tensor))
+            both = (node,) if writer is None else (node, writer)
+            node = self.graph.create_node("call_method", "written", both)
+            self._note(tensor, node)
+        return node
+
+    def _note(self, tensor: Tensor, node: fx.Node) -> None:
+        node.meta["shape"] = tuple(tensor.shape)
+        self._nodes[id(tensor)] = node, _version(tensor)
+        self._kept.append(tensor)
 
 
+def _tensors(nest: Any) -> list[Tensor]:
+    return [t for _, t in leaves(nest) if isinstance(t, Tensor)]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor, or a view of it, was written into, where torch counts it."""
+    try:
+        return tensor._version
+    except RuntimeError:  # made in inference mode
+        return 0
+
+
+def _memory(tensor: Tensor) -> int:
+    """The memory that it shares with its views."""
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):  # inside torch.func
+        return id(tensor)
+
+
+_NUMBERS = {
+    "__array__", "__bool__", "__float__", "__index__", "__int__", "equal", "is_nonzero", "item",
+    "numpy", "tolist",
+}  # fmt: skip
+"""What takes numbers out of torch."""
 _SUMS = {"__add__", "__radd__", "__iadd__", "add", "add_"}
 
 

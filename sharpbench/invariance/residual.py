@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +14,20 @@ from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
+from sharpbench.invariance.attention import PARTS as _PARTS
 from sharpbench.invariance.attention import is_attention
 from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.keeping import Part, change_each
+from sharpbench.invariance.orders import drawn_orders
 from sharpbench.invariance.recording import note_left
 from sharpbench.invariance.structure import (
-    ELEMENTWISE,
     ELEMENTWISE_FUNCTIONS,
     TRANSPARENT,
+    attribute,
+    computed,
     graph_of,
     spoken,
+    unit_by_unit,
 )
 from sharpbench.seeds import torch_generator
 
@@ -44,6 +50,7 @@ class ResidualPermutation(Transformation):
     reference = "Ainsworth et al., arXiv:2209.04836 (residual streams)"
     kind = "permutation"
     preserves = "function"
+    rest = "on no residual stream that can be permuted"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         generator = torch_generator(seed)
@@ -54,12 +61,19 @@ class ResidualPermutation(Transformation):
             raise TransformationRefused(
                 f"the network has no residual stream that can be followed{why}"
             )
-        for stream in streams:
-            order = torch.randperm(stream.size, generator=generator)
-            each = {(axis_of, id(tensor)): tensor for axis_of, tensor in stream.tensors}
-            for (axis_of, _), tensor in each.items():  # tied weights stand there once
-                permuted = tensor.index_select(axis_of, order.to(tensor.device))
-                tensor.copy_(permuted)
+        orders = drawn_orders([(s.name, s.size) for s in streams], generator, "coordinates")
+        parts = [
+            Part(s.name, partial(_reorder, s, order), [tensor for _, tensor in s.tensors])
+            for s, order in zip(streams, orders, strict=True)
+            if order is not None
+        ]
+        change_each(model, parts)
+
+
+def _reorder(stream: _Stream, order: Tensor) -> None:
+    each = {(axis, id(tensor)): tensor for axis, tensor in stream.tensors}
+    for (axis, _), tensor in each.items():  # tied weights stand there once
+        tensor.copy_(tensor.index_select(axis, order.to(tensor.device)))
 
 
 @dataclass
@@ -72,6 +86,10 @@ class _Stream:
     """Whether everything on it can be permuted: not the input, the output or what isn't understood."""
     why: str = ""
     """What it isn't free for."""
+
+    @property
+    def name(self) -> str:
+        return f"a residual stream of {self.size} coordinates"
 
 
 class _Streams:
@@ -92,7 +110,7 @@ class _Streams:
         streams = {id(s): s for s in self.of_node.values()}
         for stream in streams.values():
             if stream.summed and not stream.free:
-                note_left(f"a residual stream of {stream.size} coordinates", stream.why)
+                note_left(stream.name, stream.why)
                 self.pinned.append(f"of one of {stream.size} coordinates, {stream.why}")
         return [s for s in streams.values() if s.summed and s.free and s.size > 1]
 
@@ -103,9 +121,7 @@ class _Streams:
             self._pin(inputs, "it is the output")
             return None
         if node.op == "get_attr":
-            value: Any = self.model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
+            value = attribute(self.model, str(node.target))
             # A parameter added to the stream, such as positions: its last axis.
             if not isinstance(value, Tensor) or value.ndim == 0:
                 return None
@@ -119,7 +135,11 @@ class _Streams:
             for other in together[1:]:
                 together[0] = self._merge(together[0], other, summed=False)
             return together[0]
-        if _keeps(node):
+        if node.target in _SUMS and together and not node.meta.get("alone"):
+            together[0].summed = True
+            self._pin(inputs, "it is added to something that is not followed")
+            return together[0]
+        if _keeps(node) or (unit_by_unit(node) and len(inputs) == 1):
             return source
         self._pin(inputs, f"it is read by {spoken(node)}")
         return None
@@ -127,6 +147,16 @@ class _Streams:
     def _module(
         self, layer: nn.Module, source: _Stream | None, inputs: list[_Stream | None]
     ) -> _Stream | None:
+        parts: list[nn.Module] = (
+            [getattr(layer, name) for name in _PARTS] if is_attention(layer) else []
+        )
+        if any(map(computed, [layer, *parts])):
+            why = "a layer's weight on it is computed from others"
+            self._pin(inputs, why)
+            writer = parts[-1] if parts else layer
+            if isinstance(writer, nn.Linear | nn.Conv2d):
+                return _Stream(writer.weight.shape[0], [], free=False, why=why)
+            return None
         if isinstance(layer, nn.Linear | nn.Conv2d):
             self._read(layer.weight, source, getattr(layer, "groups", 1))
             made = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
@@ -152,7 +182,7 @@ class _Streams:
             if all(t.shape == (source.size,) for t in tensors):
                 source.tensors += [(0, t) for t in tensors]
                 return source
-        elif isinstance(layer, (*ELEMENTWISE, *TRANSPARENT)) or _mean_like(layer):
+        elif isinstance(layer, TRANSPARENT) or unit_by_unit(layer) or _mean_like(layer):
             return source
         elif isinstance(layer, nn.Flatten) and source is not None:
             return source  # the reader's columns tell whether it fits
@@ -196,8 +226,7 @@ class _Streams:
 _NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm
 _SUMS: set[Any] = {operator.add, torch.add, "add"}
 _KEEPING: set[Callable[..., Any] | str] = {
-    torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "mean", torch.mean,
-    "contiguous",
+    torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "contiguous",
 }  # fmt: skip
 
 
@@ -209,6 +238,13 @@ def _keeps(node: fx.Node) -> bool:
         return True
     into = [n.meta.get("shape") for n in node.all_input_nodes]
     out = node.meta.get("shape")
+    if node.target in {"mean", torch.mean}:  # over samples' places, and not over the coordinates
+        if not out or not into[0]:  # as torch.fx sees it
+            return True
+        images = len(into[0]) == 4
+        return bool(out[:2] == into[0][:2] if images else len(out) > 1 and out[-1] == into[0][-1])
+    if node.meta.get("further"):
+        return False
     if out and len(into) == 1 and into[0]:
         if node.target is operator.getitem and len(node.args) < 2:  # by a tensor
             return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +15,33 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance.recording import example, note_left, recorded
 
 __all__ = [
+    "COMPUTED",
     "ELEMENTWISE",
     "ELEMENTWISE_FUNCTIONS",
     "TRANSPARENT",
     "HiddenUnits",
+    "attribute",
+    "computed",
     "graph_of",
     "hidden_units",
     "matrix",
+    "note_uncalled",
+    "read_directly",
+    "shared_parameters",
     "spoken",
     "traced",
     "transposed",
+    "unit_by_unit",
 ]
 
 ELEMENTWISE = (
     nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.Softplus, nn.ELU,
 )  # fmt: skip
-_HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU)
 TRANSPARENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.MaxPool2d, nn.AvgPool2d,
                 nn.AdaptiveAvgPool2d)  # fmt: skip
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_POOLS_OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (*_BATCH_NORMS, nn.LayerNorm, nn.RMSNorm)
 _FUNCTIONS = {
     torch.relu: nn.ReLU, F.relu: nn.ReLU, "relu": nn.ReLU, "relu_": nn.ReLU, torch.relu_: nn.ReLU,
     torch.tanh: nn.Tanh, F.tanh: nn.Tanh, "tanh": nn.Tanh,
@@ -39,12 +49,32 @@ _FUNCTIONS = {
     F.gelu: nn.GELU, F.silu: nn.SiLU, F.softplus: nn.Softplus, F.elu: nn.ELU,
     F.leaky_relu: nn.LeakyReLU,
 }  # fmt: skip
-_POOLS = {F.max_pool2d: True, torch.max_pool2d: True, F.avg_pool2d: False, F.adaptive_avg_pool2d: False,
-          F.dropout: False, F.dropout2d: False}  # fmt: skip
+_POOLS: dict[Any, bool] = {
+    F.max_pool2d: True, torch.max_pool2d: True, F.avg_pool2d: False, F.adaptive_avg_pool2d: False,
+    F.dropout: False, F.dropout2d: False,
+}  # fmt: skip
 """Functions that keep the units where they are, and whether they take a maximum."""
 ELEMENTWISE_FUNCTIONS = frozenset({*_FUNCTIONS, *_POOLS})
 """What leaves every unit where it is, as torch.fx names it."""
-_RESHAPING = {"view", "reshape", "flatten", torch.flatten, torch.reshape}
+_RESHAPING = {"view", "reshape", "flatten", "unflatten", torch.flatten, torch.reshape}
+_TRANSPOSING = {"transpose", torch.transpose, "swapaxes", torch.swapaxes}
+_MEANS = {"mean", torch.mean}
+
+COMPUTED = (
+    "its weight or its reader's is computed from others (weight norm, pruning, a parametrisation)"
+)
+"""Why a layer that is not changed by writing into its weight is left."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What a function of each unit alone commutes with."""
+
+    name: str
+    homogeneous: bool
+    """Scaling by a positive number."""
+    odd: bool
+    """A change of sign."""
 
 
 def transposed(module: nn.Module) -> bool:
@@ -66,41 +96,71 @@ def matrix(layer: nn.Module) -> Tensor:
     return weight.transpose(0, 1) if transposed(layer) else weight
 
 
-def _elementwise(module: nn.Module) -> type[nn.Module] | None:
-    """What an activation of another's own is like: ReLU if it keeps scales, Tanh if it is odd, else GELU.
-
-    None for a module that has parameters or parts, and for what mixes numbers or draws some, as a trial
-    shows. Whether the change that it allows keeps the function is checked for every network.
-    """
+def _elementwise(module: nn.Module) -> Activation | None:
+    """What an activation, torch's or another's own, is like; None for a module that has parameters or parts,
+    and for what a trial shows to be none (`_tried`)."""
     held = (*module.parameters(), *module.buffers(), *module.children())
-    if held or type(module).__module__.startswith("torch.nn."):
+    return None if held else _tried(type(module).__name__, module)
+
+
+def _called_alone(node: fx.Node) -> Activation | None:
+    """The same of a function that is given one tensor, and numbers: ``F.mish(x)``, ``x.clamp(min=0)``."""
+    if not node.meta.get("alone", list(node.args[:1]) == list(node.all_input_nodes)):
         return None
+    further, named = node.args[1:], dict(node.kwargs)
+
+    def called(x: Tensor) -> Any:
+        function = getattr(x, str(node.target)) if node.op == "call_method" else None
+        if function is not None:
+            return function(*further, **named)
+        assert callable(node.target)
+        return node.target(x, *further, **named)
+
+    return _tried(spoken(node), called)
+
+
+def _tried(name: str, function: Callable[[Tensor], Any]) -> Activation | None:
+    """None for what mixes numbers or draws some, as a trial on numbers of every size shows.
+
+    Whether the change that it allows keeps the function is checked for every network.
+    """
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            y = module(x.clone())
-            alone = torch.stack([module(row.clone()) for row in x.T]).T
+            y = function(x.clone())
+            alone = torch.stack([function(row.clone()) for row in x.T]).T
             fits = isinstance(y, Tensor) and y.shape == x.shape and torch.allclose(y, alone)
-            if not fits or not torch.allclose(module(x.flip(0, 1)).flip(0, 1), y):
+            if not fits or not torch.allclose(function(x.flip(0, 1)).flip(0, 1), y):
                 return None
-            scales = all(torch.allclose(module(a * x), a * y, atol=1e-12) for a in (0.25, 8.0))
-            odd = torch.allclose(module(-x), -y, atol=1e-12)
+            # To the size of a clip that no data reach, and below that of a threshold.
+            scales = all(
+                torch.allclose(function(a * x), a * y, rtol=1e-9, atol=1e-12 * a)
+                for a in (2.0**-40, 0.25, 8.0, 2.0**40)
+            )
+            odd = all(
+                torch.allclose(function(-a * x), -function(a * x), rtol=1e-9, atol=1e-12 * a)
+                for a in (1.0, 2.0**40)
+            )
     except Exception:
         return None
-    return nn.ReLU if scales and not odd else nn.Tanh if odd else nn.GELU
+    return Activation(name, scales, odd)
 
 
 @dataclass(frozen=True)
 class HiddenUnits:
     """A layer's units between the affine map that makes them and the one that alone reads them.
 
-    ``repeat`` consecutive input columns of the consumer belong to one unit (flattened feature maps).
+    A unit's columns in the consumer: those of it in each of ``before`` blocks, ``repeat`` consecutive ones
+    (flattened tokens, flattened feature maps).
     """
 
     producer: nn.Module
     norms: tuple[nn.Module, ...]
-    activations: tuple[type[nn.Module], ...]
+    slopes: tuple[nn.PReLU, ...]
+    """Activations with a parameter for each unit."""
+    activations: tuple[Activation, ...]
     consumer: nn.Module
+    before: int
     repeat: int
     max_pooled: bool = False
     """Whether the units pass a max pooling, which does not commute with a change of sign."""
@@ -110,7 +170,7 @@ class HiddenUnits:
     @property
     def odd(self) -> bool:
         """Whether flipping the pre-activation's sign flips what the consumer reads."""
-        return not self.max_pooled and all(a is nn.Tanh for a in self.activations)
+        return not self.max_pooled and all(a.odd for a in self.activations)
 
     @property
     def size(self) -> int:
@@ -119,58 +179,85 @@ class HiddenUnits:
     @property
     def positively_homogeneous(self) -> bool:
         """Whether scaling the pre-activation by α > 0 scales what the consumer reads by α."""
-        return all(issubclass(a, _HOMOGENEOUS) for a in self.activations)
+        return all(a.homogeneous for a in self.activations)
+
+    @property
+    def unscalable(self) -> str | None:
+        """Why what the units are multiplied by can't be a parameter, or None."""
+        bare = self.norms and self.norms[-1].weight is None
+        return "a norm without scale and shift stands behind it" if bare else None
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        return (self.producer, *self.norms, *self.slopes, self.consumer)
 
     def made_by(self) -> list[Tensor]:
         """Tensors whose first axis runs over the units, in the order in which they are applied."""
-        layers: list[nn.Module] = [self.producer, *self.norms]
-        return [t for layer in layers for t in _per_unit(layer)]
+        return [t for layer in self.layers[:-1] for t in _per_unit(layer)]
 
     def scaled_by(self) -> list[Tensor]:
-        """The tensors that must be multiplied by α to scale the units by α."""
+        """The tensors that must be multiplied by α to scale the units by α; see `unscalable`."""
         last: nn.Module = self.norms[-1] if self.norms else self.producer
-        affine = (matrix(last) if last is self.producer else last.weight, last.bias)
-        if self.norms and last.weight is None:
-            raise TransformationRefused("a batch norm without scale and shift can't be rescaled")
-        return [t for t in affine if isinstance(t, Tensor)]
+        weight = matrix(last) if last is self.producer else last.weight
+        return [t for t in (weight, getattr(last, "bias", None)) if isinstance(t, Tensor)]
 
     def read_by(self) -> Tensor:
-        """A view of the consumer's weight, (out, units, rest)."""
-        weight = matrix(self.consumer)
-        if transposed(self.consumer):
-            turned: Tensor = weight.unflatten(1, (self.size, -1))
-            return turned
-        return weight.view(weight.shape[0], self.size, -1)
+        """A view of the consumer's weight, (out, units, before, repeat, …)."""
+        split: Tensor = matrix(self.consumer).unflatten(1, (self.before, self.size, self.repeat))
+        return split.movedim(2, 1)
 
 
 def hidden_units(model: nn.Module) -> list[HiddenUnits]:
     """Every layer of hidden units in ``model``, in order, found in its torch.fx graph.
 
     A layer counts if its units flow from one Linear or Conv2d through elementwise activations,
-    batch norms, pooling, dropout and flattening into exactly one Linear or Conv2d, and neither map
+    norms, pooling, dropout and changes of shape into exactly one Linear or Conv2d, and neither map
     is used anywhere else; of the others is noted why they don't (`noting`). The graph is that of a pass
     on an example where there is one, else torch.fx's. Raises TransformationRefused if the network can't be
     followed or has none.
     """
     graph, modules, uses = traced(model)
-    found = []
-    shared = _shared(model)
+    found, reasons = [], {}
+    shared, direct = shared_parameters(model), read_directly(model, graph)
     for node in graph.nodes:
         if node.op == "call_module" and is_affine(modules[str(node.target)]):
             units = _follow(node, modules)
+            if isinstance(units, HiddenUnits):
+                owned = {id(p) for layer in units.layers for p in layer.parameters(recurse=False)}
+                if any(map(computed, units.layers)):
+                    units = COMPUTED
+                elif any(uses[id(layer)] != 1 for layer in units.layers):
+                    units = "it or its reader runs several times"
+                elif owned & shared:
+                    units = "its weight or its reader's is that of another layer, too"
+                elif owned & direct:
+                    units = "its weight or its reader's is used elsewhere, too"
             if isinstance(units, str):
+                reasons[str(node.target)] = units
                 note_left(str(node.target), units)
-            elif not uses[id(units.producer)] == uses[id(units.consumer)] == 1:
-                note_left(str(node.target), "it or its reader runs several times")
-            elif shared & {id(units.producer.weight), id(units.consumer.weight)}:
-                note_left(
-                    str(node.target), "its weight or its reader's is that of another layer, too"
-                )
             else:
                 found.append(units)
+    note_uncalled(modules, graph)
     if not found:
-        raise TransformationRefused("the network has no layer of hidden units with a single reader")
+        each = [f"{name} ({reason})" for name, reason in reasons.items()]
+        more = f" and {len(each) - 3} more" if len(each) > 3 else ""
+        why = f": {', '.join(each[:3])}{more}" if each else ""
+        raise TransformationRefused(
+            f"the network has no layer of hidden units with a single reader{why}"
+        )
     return found
+
+
+def note_uncalled(modules: Mapping[str, nn.Module], graph: fx.Graph) -> None:
+    """Of linear layers and convolutions that the graph doesn't show it is noted that it doesn't."""
+    seen = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    for name, module in modules.items():
+        if is_affine(module) and name not in seen:
+            note_left(
+                name,
+                "on the samples that show the network's structure it is not called, or by a forward pass of "
+                "its own",
+            )
 
 
 def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, int]]:
@@ -179,7 +266,11 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, 
     Raises TransformationRefused if the network can't be followed.
     """
     # Tried before: within torch.fx a module can't be called.
-    whole = {m for m in model.modules() if transposed(m) or _elementwise(m) is not None}
+    whole = {
+        m
+        for m in model.modules()
+        if transposed(m) or (not _of_torch(m) and _elementwise(m) is not None)
+    }
     graph = graph_of(model, whole.__contains__)
     modules = dict(model.named_modules())
     uses: dict[int, int] = {}
@@ -216,11 +307,52 @@ class _Tracer(fx.Tracer):
         return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _shared(model: nn.Module) -> set[int]:
-    """Ids of the weights that several layers have in common."""
-    layers = [m for m in model.modules() if isinstance(getattr(m, "weight", None), Tensor)]
-    ids = [id(layer.weight) for layer in layers]
+def shared_parameters(model: nn.Module) -> set[int]:
+    """Ids of the parameters that several layers have in common."""
+    ids = [id(p) for m in model.modules() for p in m._parameters.values() if p is not None]
     return {one for one in ids if ids.count(one) > 1}
+
+
+def read_directly(model: nn.Module, graph: fx.Graph) -> set[int]:
+    """Ids of the tensors that a forward pass uses itself, and not by calling the layer that holds them."""
+    found = set()
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            found.add(id(attribute(model, str(node.target))))
+    return found
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def attribute(model: nn.Module, name: str) -> Any:
+    """What a ``get_attr`` node stands for."""
+    value: Any = model
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def computed(layer: nn.Module) -> bool:
+    """Whether a layer's weight or bias is no parameter of it: writing into it changes nothing that stays."""
+    return any(
+        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
+        for name in ("weight", "bias")
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Along which axis units lie: it runs over ``before`` × units × ``after`` numbers."""
+
+    axis: int
+    before: int = 1
+    after: int = 1
+
+    @property
+    def whole(self) -> bool:
+        return self.before == self.after == 1
 
 
 def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
@@ -228,73 +360,159 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
     producer = modules[str(start.target)]
     if isinstance(producer, nn.Conv2d) and producer.groups != 1:
         return "a grouped convolution"
+    size = len(matrix(producer))
     norms: list[nn.Module] = []
-    activations: list[type[nn.Module]] = []
+    slopes: list[nn.PReLU] = []
+    activations: list[Activation] = []
     node, pooled = start, False
+    shape = start.meta.get("shape")  # unknown to torch.fx
+    place = None
+    if shape is not None:
+        place = _Place(len(shape) - (3 if isinstance(producer, nn.Conv2d) else 1))
     while len(node.users) == 1:
         before, node = node, next(iter(node.users))
         if node.op == "output":
             return "its units are the outputs"
-        if node.op != "call_module":
-            if node.target in _FUNCTIONS:
-                activations.append(_FUNCTIONS[node.target])
-            elif node.target in _POOLS:
-                pooled |= _POOLS[node.target]
-            elif not _flattens(node, before, producer):
-                return f"its units are read by {spoken(node)}"
-            continue
-        layer = modules[str(node.target)]
-        if is_affine(layer):
-            return _close(producer, norms, activations, layer, pooled, str(start.target))
+        into, out = before.meta.get("shape"), node.meta.get("shape")
+        layer = modules[str(node.target)] if node.op == "call_module" else None
+        told = spoken(node) if layer is None else f"a {type(layer).__name__}"
+        read = f"its units are read by {told}"
+        if layer is not None and is_affine(layer):
+            blocks = _blocks(layer, place, into, size, producer)
+            if isinstance(blocks, str):
+                return blocks
+            each = tuple(norms), tuple(slopes), tuple(activations)
+            return HiddenUnits(producer, *each, layer, *blocks, pooled, str(start.target))
         if isinstance(layer, _NORMS):
             if activations:
-                return "a batch norm stands behind the activation"
+                return "a norm stands behind the activation"
+            if not _one_a_unit(layer, place, into, size, producer):
+                return f"{told} treats its units together, or along another axis"
             norms.append(layer)
-        elif isinstance(layer, ELEMENTWISE):
-            activations.append(type(layer))
-        elif (like := _elementwise(layer)) is not None:
-            activations.append(like)
-        elif isinstance(layer, nn.Flatten):
-            if layer.start_dim != 1 or layer.end_dim != -1:
-                return "they are flattened together with samples, or in part"
-        elif not isinstance(layer, TRANSPARENT):
-            return f"its units are read by a {type(layer).__name__}"
-        pooled |= isinstance(layer, nn.MaxPool2d)
+        elif isinstance(layer, nn.PReLU):
+            if layer.num_parameters != 1:
+                if place not in (None, _Place(1)) or layer.num_parameters != size:
+                    return f"{told} treats its units together, or along another axis"
+                slopes.append(layer)
+            activations.append(Activation("PReLU", True, False))
+        elif type(layer) in TRANSPARENT or (layer is None and node.target in _POOLS):
+            images = type(layer) in _POOLS_OF_IMAGES or "pool" in told
+            if images and place is not None and (into is None or place.axis >= len(into) - 2):
+                return f"{told} mixes its units, which lie along another axis"
+            pooled |= isinstance(layer, nn.MaxPool2d) or _POOLS.get(node.target, False)
+        elif (moved := _moved(node, layer, place, into, out, size)) is not None:
+            place = moved if isinstance(moved, _Place) else None
+        elif (activation := _activation(node, layer)) is None or into != out:
+            return read
+        else:
+            activations.append(activation)
     if not node.users:
-        return "its units are the outputs"
+        return "what reads its units is not seen (compiled code, or numbers outside torch)"
     return f"its units are read in {len(node.users)} places"
 
 
-def _flattens(node: fx.Node, before: fx.Node, producer: nn.Module) -> bool:
-    """Whether an operation lays each sample's feature maps out one after the other, (N, C, …) → (N, C·…)."""
-    into, out = before.meta.get("shape"), node.meta.get("shape")
-    if node.target not in _RESHAPING or into is None or out is None:
-        return False
-    whole = len(out) == 2 and out[0] == into[0]
-    return into == out or (whole and (isinstance(producer, nn.Conv2d) or len(into) == 2))
+def unit_by_unit(what: fx.Node | nn.Module) -> bool:
+    """Whether a layer, or a function's call, treats every number alone."""
+    if isinstance(what, nn.Module):
+        return type(what) in ELEMENTWISE or _elementwise(what) is not None
+    return what.op != "get_attr" and _activation(what, None) is not None
+
+
+def _activation(node: fx.Node, layer: nn.Module | None) -> Activation | None:
+    if layer is None:
+        known = _FUNCTIONS.get(node.target)
+    else:
+        known = type(layer) if type(layer) in ELEMENTWISE else None
+    if known is not None:
+        homogeneous = known in (nn.ReLU, nn.LeakyReLU)
+        return Activation(known.__name__, homogeneous, known is nn.Tanh)
+    return _called_alone(node) if layer is None else _elementwise(layer)
+
+
+def _moved(
+    node: fx.Node, layer: nn.Module | None, place: _Place | None, into: Any, out: Any, size: int
+) -> _Place | bool | None:
+    """Where an operation that changes a shape puts the units; None for one that doesn't, or where that
+    isn't known."""
+    if place is None or into is None or out is None:
+        whole = isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
+        return True if whole else None
+    if isinstance(layer, (nn.Flatten, nn.Unflatten)) or (
+        layer is None and node.target in _RESHAPING
+    ):
+        return _reshaped(place, into, out, size)
+    if layer is not None:
+        return None
+    numbers: list[Any] = [a for a in node.args[1:] if isinstance(a, (int, tuple, list))]
+    if node.target in _TRANSPOSING and len(numbers) == 2 and not node.kwargs:
+        one, other = (int(n) % len(into) for n in numbers)
+        swapped = {one: other, other: one}
+        return _Place(swapped.get(place.axis, place.axis), place.before, place.after)
+    if node.target in {"permute", torch.permute} and numbers and not node.kwargs:
+        order = numbers[0] if isinstance(numbers[0], (tuple, list)) else numbers
+        dims = [int(n) % len(into) for n in order]
+        return _Place(dims.index(place.axis), place.before, place.after)
+    if node.target in _MEANS and (numbers or "dim" in node.kwargs):
+        told: Any = node.kwargs.get("dim", numbers[0] if numbers else None)
+        gone = {int(n) % len(into) for n in (told if isinstance(told, (tuple, list)) else [told])}
+        if place.axis in gone:
+            return None
+        kept = len(out) == len(into)
+        axis = place.axis if kept else place.axis - sum(g < place.axis for g in gone)
+        return _Place(axis, place.before, place.after)
+    return None
+
+
+def _reshaped(
+    place: _Place, into: tuple[int, ...], out: tuple[int, ...], size: int
+) -> _Place | None:
+    """Where units are after a change of shape that leaves the order of all numbers."""
+    ahead = math.prod(into[: place.axis]) * place.before
+    behind = math.prod(into[place.axis + 1 :]) * place.after
+    for axis, length in enumerate(out):
+        first, last = math.prod(out[:axis]), math.prod(out[axis + 1 :])
+        if first and last and not (ahead % first or behind % last):
+            before, after = ahead // first, behind // last
+            if length == before * size * after and out[0] == into[0]:
+                return _Place(axis, before, after)
+            if length == size and before == after == 1:  # samples and tokens in one row
+                return _Place(axis)
+    return None
+
+
+def _one_a_unit(
+    norm: nn.Module, place: _Place | None, into: Any, size: int, producer: nn.Module
+) -> bool:
+    """Whether a norm has a scale for each unit (and divides all alike, if it is none of a batch)."""
+    if isinstance(norm, _BATCH_NORMS):
+        return norm.num_features == size and place in (None, _Place(1))
+    assert isinstance(norm, (nn.LayerNorm, nn.RMSNorm))
+    last = not isinstance(producer, nn.Conv2d) if place is None else place == _Place(len(into) - 1)
+    return last and tuple(norm.normalized_shape) == (size,)
+
+
+def _blocks(
+    reader: nn.Module, place: _Place | None, into: Any, size: int, producer: nn.Module
+) -> tuple[int, int] | str:
+    """How a reader's columns are laid out, (before, repeat), or why its units can't be told."""
+    columns = matrix(reader).shape[1]
+    if isinstance(reader, nn.Conv2d) and reader.groups != 1:
+        return "its units are read by a grouped convolution"
+    if place is None or into is None:
+        images = isinstance(producer, nn.Conv2d)
+        if columns % size or (columns != size and not images):
+            return "its units are no whole share of what its reader takes"
+        return 1, columns // size
+    if place.axis != len(into) - (3 if isinstance(reader, nn.Conv2d) else 1):
+        return "its units lie along another axis than its reader reads"
+    if isinstance(reader, nn.Conv2d) and not place.whole:
+        return "its units are no whole share of what its reader takes"
+    return place.before, place.after
 
 
 def spoken(node: fx.Node) -> str:
     """What an operation is called."""
     return getattr(node.target, "__name__", str(node.target)).strip("_")
-
-
-def _close(
-    producer: nn.Module,
-    norms: list[nn.Module],
-    activations: list[type[nn.Module]],
-    consumer: nn.Module,
-    pooled: bool,
-    name: str,
-) -> HiddenUnits | str:
-    size, columns = len(matrix(producer)), matrix(consumer).shape[1]
-    if isinstance(consumer, nn.Conv2d) and consumer.groups != 1:
-        return "its units are read by a grouped convolution"
-    if columns % size:
-        return "its units are no whole share of what its reader takes"
-    return HiddenUnits(
-        producer, tuple(norms), tuple(activations), consumer, columns // size, pooled, name
-    )
 
 
 def _per_unit(layer: nn.Module) -> list[Tensor]:

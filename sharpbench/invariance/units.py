@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.recording import example
+from sharpbench.invariance.structure import computed, graph_of, shared_parameters
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["InputRescaling", "InputRotation", "LogitShift", "LogitTemperature"]
@@ -31,6 +34,7 @@ class InputRescaling(Transformation):
     kind = "units"
     traits = frozenset({"diagonal", "homogeneous"})
     preserves = "function"
+    rest = "only the first layer is changed"
 
     factor: float = 2.0
 
@@ -43,10 +47,12 @@ class InputRescaling(Transformation):
         return self.factor
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        first = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
+        first = _first(model)
         if first is None:
             raise TransformationRefused("no linear or convolutional layer takes the input")
-        first.weight.div_(self.factor)
+        weight = first.weight
+        assert isinstance(weight, Tensor)
+        weight.div_(self.factor)
 
     def points(self, inputs: Tensor) -> Tensor:
         return inputs * self.factor
@@ -66,6 +72,7 @@ class InputRotation(Transformation):
     kind = "units"
     traits = frozenset({"isometry", "homogeneous"})
     preserves = "function"
+    rest = "only the first layer is changed"
 
     angle_seed: int = 0
 
@@ -74,7 +81,7 @@ class InputRotation(Transformation):
         return 1.0
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        first = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
+        first = _first(model)
         if not isinstance(first, nn.Linear):
             raise TransformationRefused("the first layer with weights is not linear")
         first.weight.copy_(first.weight @ self._rotation(first.in_features).to(first.weight).T)
@@ -100,14 +107,15 @@ class LogitShift(Transformation):
     kind = "decision"
     traits = frozenset({"isometry", "logit_shift"})
     preserves = "loss"
+    rest = "only the last layer's bias is changed"
 
     shift: float = 5.0
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        leaves = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-        if not leaves or not isinstance(leaves[-1], nn.Linear) or leaves[-1].bias is None:
+        last = _last(model)
+        if last is None or "bias" not in last._parameters or last.bias is None:
             raise TransformationRefused("the network doesn't end in a linear layer with a bias")
-        leaves[-1].bias.add_(self.shift)
+        last.bias.add_(self.shift)
 
 
 @transformations.register
@@ -123,6 +131,7 @@ class LogitTemperature(Transformation):
     reference = "Guo et al., arXiv:1706.04599 (temperature scaling)"
     kind = "decision"
     preserves = "nothing"
+    rest = "only the last layer is changed"
 
     temperature: float = 0.5
 
@@ -131,8 +140,37 @@ class LogitTemperature(Transformation):
             raise ValueError(f"temperature must be positive and not 1, got {self.temperature}")
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        leaves = [m for m in model.modules() if next(m.parameters(recurse=False), None) is not None]
-        if not leaves or not isinstance(leaves[-1], nn.Linear):
+        last = _last(model)
+        if last is None:
             raise TransformationRefused("the network doesn't end in a linear layer")
-        for parameter in leaves[-1].parameters():
+        if computed(last):
+            raise TransformationRefused("the last layer's weight is computed from others")
+        if any(id(p) in shared_parameters(model) for p in last.parameters()):
+            raise TransformationRefused("the last layer's weight is that of another layer, too")
+        for parameter in last.parameters():
             parameter.div_(self.temperature)
+
+
+def _first(model: nn.Module) -> nn.Module | None:
+    """The layer with weights that runs first, as far as that is seen, else the one that stands first.
+
+    Raises TransformationRefused where writing into its weight changes nothing that stays.
+    """
+    found = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
+    if example() is not None:
+        modules = dict(model.named_modules())
+        called = (modules[str(n.target)] for n in graph_of(model).nodes if n.op == "call_module")
+        found = next((m for m in called if isinstance(m, _WEIGHTED)), found)
+    if found is not None and computed(found):
+        raise TransformationRefused("the first layer's weight is computed from others")
+    return found
+
+
+def _last(model: nn.Module) -> nn.Linear | None:
+    """The last layer that has parameters, if it is linear."""
+    layers = []
+    for name, module in model.named_modules():
+        inside = ".parametrizations" in f".{name}"
+        if not inside and (module._parameters or parametrize.is_parametrized(module)):
+            layers.append(module)
+    return layers[-1] if layers and isinstance(layers[-1], nn.Linear) else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sharpbench.errors import Meddled, TransformationRefused
 from sharpbench.invariance.base import Points, Transformation, verify_promise
-from sharpbench.invariance.recording import left_alone, noting, running_on
+from sharpbench.invariance.recording import left_alone, note_rest, noting, running_on
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of, untouched
 from sharpbench.network import private_copy, unwrapped
@@ -18,7 +19,7 @@ from sharpbench.subject import Subject
 __all__ = ["Changed", "changed"]
 
 _POINTS = 1024
-"""So many samples at most hold a network against its promise."""
+"""So many samples of each split at most hold a network against its promise."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,31 @@ def changed(subject: Subject, transformation: Transformation, *, seed: int) -> C
             after = transformation.transform(before, seed=seed, splits=subject.splits)
         if after.model is before:
             raise Meddled(f"{transformation.label} answered with the network it was given")
-    inputs = subject.data("test")[0][:_POINTS].double()
+        note_rest(before, after.model, transformation.rest)
     moved = subject.with_model(after.model)
     if subject.front is None:
         moved = moved.mapped(after.points)
-    elif _moves(after.points, inputs):
+    elif _moves(after.points, subject.data("test")[0][:_POINTS].double()):
         raise TransformationRefused(
             f"{transformation.label} changes what the network is given, and it is given batches"
         )
-    found = verify_promise(
-        transformation,
-        subject.working_model(torch.float64),
-        moved.working_model(torch.float64),
-        inputs,
-        points=after.points,
-    )
-    return Changed(moved, found, left_alone(left) if left else "")
+    old, new = (one.working_model(torch.float64) for one in (subject, moved))
+    found: list[float] = []
+    for split in ("test", "train"):
+        if found and subject.splits is None:
+            break  # the same
+        inputs, targets = (t[:_POINTS] for t in subject.data(split))
+        losses = partial(_losses, subject.on(split), targets)
+        found.append(
+            verify_promise(
+                transformation, old, new, inputs.double(), points=after.points, losses=losses
+            )
+        )
+    return Changed(moved, found[0], left_alone(left) if left else "")
+
+
+def _losses(subject: Subject, targets: Tensor, outputs: Tensor) -> Tensor:
+    return subject.losses(outputs, targets.double() if targets.is_floating_point() else targets)
 
 
 def _moves(points: Points, numbers: Tensor) -> bool:

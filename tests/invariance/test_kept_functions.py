@@ -1,0 +1,683 @@
+"""What is claimed to be changed is, keeps the function on other inputs too, and every layer is told of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from sharpbench.errors import TransformationRefused
+from sharpbench.invariance import transformations
+from sharpbench.invariance.keeping import moved_by
+from sharpbench.invariance.recording import left_alone, note_rest, noting, recorded, running_on
+from sharpbench.subject import Subject
+from sharpbench.suite.changing import changed
+
+Y = torch.arange(6) % 3
+UNITS = ("neuron_permutation", "neuron_rescaling", "neuron_splitting", "layer_rescaling")
+HEADS = ("head_permutation", "attention_rescaling", "attention_gl")
+CHARTS = ("weight_normalization", "log_scale")
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward pass of its own."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.inside = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.inside(self, x)
+
+
+def subject(build, *shape):
+    torch.manual_seed(0)
+    return Subject(build(), torch.randn(6, *(shape or (8,))), Y)
+
+
+def named(model):
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def moved(before, after):
+    """The layers of which something moved, by their names, without those that only joined them."""
+    now, layers = named(after), set()
+    for name, tensor in named(before).items():
+        there = now.get(name)
+        if there is None or there.shape != tensor.shape or not torch.equal(there, tensor.double()):
+            layers.add(name.rpartition(".")[0].partition(".parametrizations")[0])
+    return layers
+
+
+def make(before, name, others=()):
+    """The change by ``name``, held against the network on other inputs as well; and which layers moved."""
+    change = transformations.create(name)
+    found = changed(before, change, seed=3)
+    old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+    shape = before.inputs.shape[1:]
+    for x in (torch.randn(1, *shape), 30 * torch.randn(17, *shape), *others):
+        with torch.no_grad():
+            assert moved_by(old(x.double()), new(x.double())) < 1e-9, name
+    return found, moved(old, new)
+
+
+# --- weights that are no parameters ---------------------------------------------------------------
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", amount=0.3)
+    return layer
+
+
+COMPUTED = [parametrizations.weight_norm, parametrizations.spectral_norm, pruned, weight_norm]
+
+
+@pytest.mark.parametrize("wrap", [*COMPUTED, spectral_norm])
+@pytest.mark.parametrize("name", [*UNITS, *CHARTS])
+def test_a_weight_that_is_computed_is_left_and_the_other_layers_are_changed(wrap, name):
+    before = subject(
+        lambda: nn.Sequential(
+            wrap(nn.Linear(8, 6, bias=False)), nn.ReLU(), wrap(nn.Linear(6, 5, bias=False)),
+            nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3),
+        )
+    )  # fmt: skip
+    found, layers = make(before, name)
+    assert layers <= {"4", "6", "8"}
+    assert {"4", "6"} & layers
+    assert "0, 2" in found.left
+
+
+@pytest.mark.parametrize("wrap", COMPUTED)
+@pytest.mark.parametrize("name", [*HEADS, "residual_permutation"])
+def test_attention_with_weights_that_are_computed_is_left(wrap, name):
+    both = subject(
+        lambda: Stack(Attention(wrap=wrap, bias=False), Attention(heads=3, size=12)), 5, 8
+    )
+    if name == "residual_permutation":
+        with pytest.raises(TransformationRefused, match="computed from others"):
+            make(both, name)
+        return
+    found, layers = make(both, name)
+    assert {layer.rpartition(".")[0] for layer in layers} == {"layers.1"}
+    assert "layers.0 (its weights are computed" in found.left
+    alone = subject(lambda: Stack(Attention(wrap=wrap, bias=False)), 5, 8)
+    with pytest.raises(TransformationRefused, match="no attention layer"):
+        make(alone, name)
+
+
+class Attention(nn.Module):
+    def __init__(self, heads=2, size=8, bias=True, wrap=lambda layer: layer, norm=None):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (wrap(nn.Linear(8, size, bias)) for _ in range(3))
+        self.output = wrap(nn.Linear(size, 8, bias))
+        self.norm = norm
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        if self.norm is not None:
+            q, k = self.norm(q), self.norm(k)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+
+class Stack(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.up, self.down, self.head = nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head((x + self.down(F.relu(self.up(x)))).mean(1))
+
+
+# --- what the network does with a layer beyond what is seen --------------------------------------
+
+
+@pytest.mark.parametrize("name", ["attention_rescaling", "attention_gl"])
+def test_normalised_queries_and_keys_stay_and_their_values_are_changed(name):
+    normed = subject(lambda: Stack(Attention(norm=nn.LayerNorm(4)), Attention()), 5, 8)
+    found, layers = make(normed, name, [torch.randn(2, 11, 8)])
+    assert {"layers.0.value", "layers.0.output", "layers.1.query"} <= layers
+    assert not layers & {"layers.0.query", "layers.0.key"}
+    assert "layers.0 (the function moves when what makes its queries and keys" in found.left
+
+
+def test_an_order_of_heads_that_a_bias_for_each_head_tells_is_left():
+    class Sloped(Attention):
+        def forward(self, x):
+            far = torch.arange(x.shape[1]).view(-1, 1) - torch.arange(x.shape[1])
+            bias = -far.abs() * torch.tensor([0.5, 0.1, 0.02]).to(x).view(-1, 1, 1)
+            q, k, v = (
+                layer(x).unflatten(-1, (3, -1)).transpose(1, 2)
+                for layer in (self.query, self.key, self.value)
+            )
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            return self.output(mixed.transpose(1, 2).flatten(2))
+
+    both = subject(lambda: Stack(Sloped(3, 12), Attention(3, 12)), 5, 8)
+    found, layers = make(both, "head_permutation", [torch.randn(2, 9, 8)])
+    assert {layer.rpartition(".")[0] for layer in layers} == {"layers.1"}
+    assert "layers.0 (the function moves when it is changed, by" in found.left
+    _, layers = make(both, "attention_gl", [torch.randn(2, 9, 8)])
+    assert {layer.rpartition(".")[0] for layer in layers} == {"layers.0", "layers.1"}
+
+
+def test_weights_that_serve_two_attention_layers_are_left():
+    def build():
+        stack = Stack(Attention(3, 12), Attention(3, 12), Attention(3, 12))
+        stack.layers[1].query = stack.layers[0].query
+        return stack
+
+    found, layers = make(subject(build, 5, 8), "head_permutation")
+    assert {layer.rpartition(".")[0] for layer in layers} == {"layers.2"}
+    assert "layers.0, layers.1 (its weights serve more than once)" in found.left
+
+
+def test_queries_keys_and_values_that_lie_head_by_head():
+    class ByHead(nn.Module):
+        """BLOOM's and GPT-NeoX's."""
+
+        def __init__(self):
+            super().__init__()
+            self.num_heads = 2
+            self.query_key_value, self.dense = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x):
+            q, k, v = self.query_key_value(x).unflatten(-1, (2, 3, 4)).transpose(1, 2).unbind(3)
+            mixed = F.scaled_dot_product_attention(q, k, v)
+            return self.dense(mixed.transpose(1, 2).flatten(2))
+
+    for name in HEADS:
+        found, layers = make(subject(lambda: Stack(ByHead()), 5, 8), name, [torch.randn(2, 3, 8)])
+        assert layers == {"layers.0.query_key_value", "layers.0.dense"}
+        assert "layers.0" not in found.left
+
+
+@torch.jit.script
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+def read_unseen(net, x):
+    h = net.a(x)
+    y = net.b(F.relu(h)) + 0.1 * torch.vmap(lambda row: row.cumsum(0))(h)
+    return net.d(F.relu(net.c(F.relu(y))))
+
+
+def four(forward, width=6):
+    layers = zip(
+        "abcd",
+        (nn.Linear(8, 6), nn.Linear(6, width), nn.Linear(width, 6), nn.Linear(6, 3)),
+        strict=True,
+    )
+    return subject(lambda: Net(forward, **dict(layers)))
+
+
+@pytest.mark.parametrize("name", ["neuron_permutation", "neuron_rescaling", "neuron_splitting"])
+def test_a_reader_that_is_not_seen_leaves_its_layer_alone_and_no_other(name):
+    found, layers = make(four(read_unseen), name)
+    assert layers == {"c", "d"}
+    assert "a (the function moves when it is changed" in found.left
+
+
+def written(net, x):
+    h = F.relu(net.a(x))
+    h[h > 50] = 50.0  # no sample reaches it
+    h = F.relu(net.b(h))
+    view = h.view(-1)
+    view.clamp_(max=20)
+    return net.d(F.relu(net.c(h)))
+
+
+@pytest.mark.parametrize("name", ["neuron_permutation", "neuron_rescaling", "neuron_splitting"])
+def test_what_is_written_into_is_another_tensor_from_then_on(name):
+    found, layers = make(four(written), name, [1000 * torch.randn(5, 8)])
+    assert layers == {"c", "d"}
+    assert "a, b (its units are read in 2 places)" in found.left
+
+
+def test_what_writes_is_in_the_graph():
+    def forward(net, x):
+        h = net.a(x)
+        h[:, 0] = net.b(F.relu(x[:, :6]))[:, 0]
+        return net.d(net.c(h.relu_()))
+
+    graph = recorded(four(forward).model, lambda m: m(torch.randn(3, 8)))
+    nodes = {n.name: n for n in graph.nodes}
+    (reader,) = nodes["a"].users
+    assert reader.target == "__setitem__"
+    assert {"a", "getitem"} == {n.name for n in reader.all_input_nodes}
+    assert [n.target for n in reader.users] == ["relu_"]
+
+
+def test_numbers_that_leave_torch_are_read():
+    def forward(net, x):
+        gate = net.b(net.a(x)).sum().item()
+        return net.d(F.relu(net.c(x[:, :6]))) * (1 if gate > -1e9 else 0)
+
+    found, _ = make(four(forward), "neuron_permutation")
+    assert "b (its units are read by sum)" in found.left
+
+    def compiled(net, x):
+        swish(net.a(x))
+        return net.d(F.relu(net.c(x[:, :6])))
+
+    found, _ = make(four(compiled), "neuron_permutation")
+    assert "a (what reads its units is not seen" in found.left
+    assert "are the outputs" not in found.left.partition("; d")[0]
+
+
+def test_a_second_result_of_a_layer_is_read():
+    def build():
+        def forward(net, x):
+            y, where = net.pool(F.relu(net.a(x)))
+            y = net.unpool(F.relu(net.b(y)), where)
+            return net.d(F.relu(net.e(F.relu(net.c(y)))).mean((2, 3)))
+
+        layers = {n: nn.Conv2d(1 if n == "a" else 4, 4, 3, padding=1) for n in "abce"}
+        pools = {"pool": nn.MaxPool2d(2, return_indices=True), "unpool": nn.MaxUnpool2d(2)}
+        return Net(forward, **layers, **pools, d=nn.Linear(4, 3))
+
+    for name in ("neuron_permutation", "neuron_splitting"):
+        found, layers = make(subject(build, 1, 8, 8), name)
+        assert layers == {"c", "e", "d"}  # e is read behind a mean over the places
+        assert "a (its units are read in 2 places)" in found.left
+
+
+def test_weights_that_are_used_without_their_layer_are_left():
+    def forward(net, x):
+        h = F.relu(net.b(F.relu(net.a(x))))
+        return net.d(F.relu(net.c(h))) + net.a.weight.sum(0)[:3]
+
+    found, layers = make(four(forward), "neuron_permutation")
+    assert "a (its weight or its reader's is used elsewhere, too)" in found.left
+    assert layers == {"b", "c", "d"}
+
+    def tied(net, x):
+        h = F.relu(net.a(x))
+        back = F.linear(h, net.a.weight.t())
+        return net.d(F.relu(net.c(F.relu(net.b(back[:, :6]))))) + 0 * back[:, :3]
+
+    found, layers = make(four(tied), "neuron_rescaling")
+    assert layers == {"b", "c", "d"}
+    assert "a (its units are read by linear)" in found.left
+
+
+# --- activations -----------------------------------------------------------------------------------
+
+
+class Clip(nn.Module):
+    def forward(self, x):
+        return x.clamp(0, 20)
+
+
+class Clipped(nn.ReLU):
+    def forward(self, x):
+        return x.clamp(0, 20)
+
+
+@pytest.mark.parametrize("activation", [Clip, Clipped, nn.ReLU6, lambda: nn.Hardtanh(-9, 9)])
+def test_a_clip_that_no_sample_reaches_is_no_homogeneous_activation(activation):
+    layers = [nn.Linear(8, 6), activation(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)]
+    before = subject(lambda: nn.Sequential(*layers))
+    _, layers = make(before, "neuron_permutation", [1000 * torch.randn(5, 8)])
+    assert layers == {"0", "2", "4"}
+    found, layers = make(before, "neuron_rescaling", [1000 * torch.randn(5, 8)])
+    assert layers == {"2", "4"}
+    assert "0 (its activation is not positively homogeneous)" in found.left
+
+
+@pytest.mark.parametrize(
+    ("activation", "homogeneous", "odd"),
+    [
+        (nn.Mish(), False, False),
+        (nn.SELU(), False, False),
+        (nn.Hardswish(), False, False),
+        (nn.Softsign(), False, True),
+        (nn.PReLU(), True, False),
+        (nn.PReLU(6), True, False),
+        (lambda x: x.clamp(min=0), True, False),
+        (F.mish, False, False),
+        (lambda x: 0.5 * x, True, True),
+        (lambda x: F.dropout(x.abs(), 0.5, False), True, False),
+    ],
+    ids=str,
+)
+def test_any_function_of_each_unit_alone_is_an_activation(activation, homogeneous, odd):
+    def forward(net, x):
+        return net.c(
+            F.relu(net.b(net.act(net.a(x)) if hasattr(net, "act") else activation(net.a(x))))
+        )
+
+    def build():
+        own = {"act": activation} if isinstance(activation, nn.Module) else {}
+        if own and activation.state_dict():
+            nn.init.uniform_(activation.weight, 0.1, 0.9)
+        return Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 5), c=nn.Linear(5, 3), **own)
+
+    before = subject(build)
+    assert {"a", "b"} <= make(before, "neuron_permutation")[1]
+    assert ("a" in make(before, "neuron_rescaling")[1]) == homogeneous
+    if odd:
+        assert "a" in make(before, "sign_flip")[1]
+    else:
+        with pytest.raises(TransformationRefused, match="odd activation"):
+            make(before, "sign_flip")
+
+
+def test_softmax_is_none():
+    layers = [nn.Linear(8, 6), nn.Softmax(1), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)]
+    found, layers = make(subject(lambda: nn.Sequential(*layers)), "neuron_permutation")
+    assert layers == {"2", "4"}
+    assert "0 (its units are read by a Softmax)" in found.left
+
+
+# --- along which axis units lie ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["neuron_permutation", "neuron_rescaling", "neuron_splitting"])
+def test_tokens_that_are_flattened_are_read_token_by_token(name):
+    tokens = subject(
+        lambda: nn.Sequential(
+            nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Flatten(),
+            nn.Linear(25, 4), nn.ReLU(), nn.Linear(4, 3),
+        ), 5, 8,
+    )  # fmt: skip
+    found, layers = make(tokens, name)
+    assert layers == {"0", "2", "5", "7"}
+    assert found.left == "left as they are: 7 (its units are the outputs)"
+
+
+@pytest.mark.parametrize("count", [5, 6, 7])
+@pytest.mark.parametrize("name", [*UNITS, "normalization_rescaling", "normalization_folding"])
+def test_a_batch_norm_of_tokens_has_no_parameter_for_each_unit(name, count):
+    tokens = subject(
+        lambda: nn.Sequential(
+            nn.Linear(8, 6), nn.BatchNorm1d(count), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(),
+            nn.Linear(5, 4), nn.Flatten(), nn.Linear(4 * count, 3),
+        ),
+        count,
+        8,
+    )  # fmt: skip
+    if name.startswith("normalization"):
+        with pytest.raises(TransformationRefused, match="feeds a"):
+            make(tokens, name)
+        return
+    found, layers = make(tokens, name)
+    assert {"3", "5"} <= layers <= {"3", "5", "7"}
+    assert "0 (a BatchNorm1d treats its units together, or along another axis)" in found.left
+
+
+def test_units_that_lie_along_another_axis_than_is_read_are_left():
+    def across(net, x):  # the linear layer reads the width of the maps
+        return net.d(F.relu(net.b(F.relu(net.a(x)))).mean((1, 2)))
+
+    def build():
+        return Net(across, a=nn.Conv2d(1, 4, 3, padding=1), b=nn.Linear(8, 6), d=nn.Linear(6, 3))
+
+    found, layers = make(subject(build, 1, 8, 8), "neuron_permutation")
+    assert layers == {"b", "d"}
+    assert "a (its units lie along another axis than its reader reads)" in found.left
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("name", ["neuron_permutation", "neuron_rescaling"])
+def test_a_norm_over_the_units_has_a_scale_for_each(norm, name):
+    def build():
+        net = nn.Sequential(
+            nn.Linear(8, 6), norm(6), nn.ReLU(), nn.Linear(6, 5), norm(5), nn.ReLU(),
+            nn.Flatten(), nn.Linear(20, 3),
+        )  # fmt: skip
+        for p in net.parameters():
+            nn.init.normal_(p)
+        return net
+
+    _, layers = make(subject(build, 4, 8), name)
+    assert {"1", "4", "7"} <= layers
+
+
+def test_a_norm_without_a_scale_leaves_its_layer_alone():
+    layers = [nn.Linear(8, 6), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 5)]
+    layers += [nn.ReLU(), nn.Linear(5, 3)]
+    found, layers = make(subject(lambda: nn.Sequential(*layers)), "neuron_rescaling")
+    assert layers == {"3", "5"}
+    assert "0 (a norm without scale and shift stands behind it)" in found.left
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.LayerNorm([4, 6, 6]), nn.RMSNorm(6, 1e-3)])
+def test_every_norm_that_takes_a_scale_out_is_fed_another(norm):
+    layers = [nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)]
+    assert make(subject(lambda: nn.Sequential(*layers), 1, 8, 8), "normalization_rescaling")[1] == {
+        "0"
+    }
+
+
+# --- charts and growth -----------------------------------------------------------------------------
+
+
+def test_tied_weights_keep_their_coordinates_together():
+    def build():
+        net = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(8, 8), nn.Tanh())))
+        net[4].weight = net[2].weight
+        return nn.Sequential(*net, nn.Linear(8, 3))
+
+    before = subject(build)
+    for name in CHARTS:
+        found, layers = make(before, name)
+        assert layers == {"0", "6", "8"}
+        assert "2, 4 (its weight is that of another layer, too)" in found.left
+        model = found.subject.model
+        assert model[2].weight is model[4].weight
+    with pytest.raises(TransformationRefused, match="of another layer, too"):
+        make(
+            subject(lambda: Net(lambda net, x: F.linear(net.a(x), net.a.weight), a=tied())),
+            CHARTS[0],
+        )
+
+
+def tied():
+    layer = nn.Linear(8, 8)
+    layer.twin = nn.Module()
+    layer.twin.weight = layer.weight
+    return layer
+
+
+def test_a_layer_with_a_unit_of_zeros_has_no_direction_and_the_others_have():
+    def build():
+        net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+        with torch.no_grad():
+            net[2].weight[1] = 0
+        return net
+
+    for name, reason in zip(CHARTS, ("no direction", "no logarithm"), strict=True):
+        found, layers = make(subject(build), name)
+        assert layers == {"0", "4"}
+        assert reason in found.left
+
+
+def test_the_coordinates_of_a_turned_layer_run_over_its_units():
+    class Conv1D(nn.Module):
+        """Hugging Face's linear layer of GPT-2."""
+
+        def __init__(self, nf, nx):
+            super().__init__()
+            self.nf, self.weight = nf, nn.Parameter(torch.randn(nx, nf))
+            self.bias = nn.Parameter(torch.randn(nf))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, x, self.weight)
+
+    found, _ = make(
+        subject(lambda: nn.Sequential(Conv1D(5, 8), nn.GELU(), Conv1D(3, 5))),
+        "weight_normalization",
+    )
+    assert not found.left
+    layer = found.subject.model[0]
+    with torch.no_grad():
+        assert torch.allclose(layer.parametrizations.weight.original0[0], layer.weight.norm(dim=0))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in transformations if transformations.get(n).preserves == "function"]
+)
+def test_what_is_frozen_stays_it(name):
+    def build():
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+            nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3),
+        )  # fmt: skip
+        for layer in net[:7]:
+            layer.requires_grad_(False)
+        return net
+
+    try:
+        model = changed(subject(build, 1, 8, 8), transformations.create(name), seed=1).subject.model
+    except TransformationRefused:
+        return
+    for layer in model[:7]:
+        assert not any(p.requires_grad for p in layer.parameters())
+
+
+# --- the logits ------------------------------------------------------------------------------------
+
+
+def mlp(outputs=3):
+    return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, outputs))
+
+
+def test_the_loss_that_stays_is_the_tasks_own():
+    x, real = torch.randn(6, 8), torch.randn(6, 3)
+    yes = (real > 0).float()
+    shift = transformations.create("logit_shift")
+    for net, y, loss in ((mlp(), yes, nn.BCEWithLogitsLoss()), (mlp(1), yes[:, 0], nn.BCEWithLogitsLoss()),
+                         (mlp(), real, None)):  # fmt: skip
+        with pytest.raises(TransformationRefused, match="but moved a sample's loss by"):
+            changed(Subject(net, x, y, loss=loss), shift, seed=0)
+    assert changed(Subject(mlp(), x, Y), shift, seed=0).function_change > 0.1
+
+
+def headed(net, x):
+    return net.head(F.relu(net.b(F.relu(net.a(x)))))
+
+
+def beside(net, x):
+    return net.b(F.relu(net.a(x))) + net.wide(x)
+
+
+def behind(net, x):
+    return net.b(F.relu(net.a(x))).log_softmax(1)
+
+
+def test_what_is_told_to_divide_the_logits_does():
+    a, b = nn.Linear(8, 6), nn.Linear(6, 3)
+    temperature = transformations.create("logit_temperature")
+    for forward, layers in (
+        (headed, {"a": a, "head": b, "b": nn.Linear(6, 6)}),
+        (beside, {"a": a, "b": b, "wide": nn.Linear(8, 3)}),
+        (behind, {"a": a, "b": b}),
+    ):
+        net = Net(forward, **layers)
+        with pytest.raises(TransformationRefused, match=r"divide the logits by 0\.5 but"):
+            changed(Subject(net, torch.randn(6, 8), Y), temperature, seed=0)
+    changed(Subject(mlp(), torch.randn(6, 8), Y), temperature, seed=0)
+    shared = mlp()
+    shared.twin = nn.Linear(6, 3)
+    shared.twin.weight = shared[2].weight
+    with pytest.raises(TransformationRefused, match="of another layer"):
+        changed(
+            Subject(Net(lambda n, x: n.m[2](n.m[1](n.m[0](x))), m=shared), torch.randn(6, 8), Y),
+            temperature,
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize("mask", [-1e9, torch.finfo(torch.float64).min])
+def test_a_masked_logit_hides_nothing(mask):
+    old = torch.tensor([[1.0, -2.0, mask], [0.5, mask, 3.0]], dtype=torch.float64)
+    new = old.clone()
+    assert moved_by(old, new) == 0
+    new[0, 0] += 1e-3
+    assert moved_by(old, new) == pytest.approx(1e-3 / 3)
+    new = old.clone()
+    new[0, 2] *= 0.9
+    assert moved_by(old, new) == pytest.approx(0.1)
+    wide = torch.tensor([[1e-3, 1.0], [1e-2, 30.0]])
+    assert moved_by(wide, wide + 1e-3) == pytest.approx(1e-3 / 30, rel=1e-3)
+
+
+# --- what is told ----------------------------------------------------------------------------------
+
+
+def mixture():
+    def forward(net, x):
+        first = net.a(x)
+        y = F.relu(net.experts[0](first)) if bool((x[:, 0] < 1e9).all()) else net.experts[1](first)
+        return net.d(F.relu(net.c(F.relu(net.norm(y)))) + net.own)
+
+    experts = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+    own = nn.Parameter(torch.ones(6))
+    layers = {"a": nn.Linear(8, 6), "c": nn.Linear(6, 6), "d": nn.Linear(6, 3)}
+    return Net(forward, experts=experts, own=own, norm=nn.LayerNorm(6), **layers)
+
+
+@pytest.mark.parametrize("name", sorted(transformations))
+def test_every_layer_is_changed_or_told_of(name):
+    for build, shape in (
+        (mixture, (8,)),
+        (lambda: Stack(Attention(3, 12), Attention(3, 12)), (5, 8)),
+        (
+            lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 3)),
+            (2, 8),
+        ),
+    ):
+        before = subject(build, *shape)
+        try:
+            found = changed(before, transformations.create(name), seed=1)
+        except TransformationRefused:
+            continue
+        old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+        every = {n.rpartition(".")[0] for n, _ in old.named_parameters()}
+        with noting() as left, running_on(before.run_few):
+            model = before.working_model(torch.float64)
+            after = transformations.create(name).apply(model, seed=1, splits=before.splits)
+            note_rest(model, after, "the rest")
+        for layer in every - moved(old, new):
+            told = layer or "the network's own parameters"
+            assert any(told == one or told.startswith(f"{one}.") for one in left), (told, left)
+
+
+def test_a_sentence_names_layers_by_their_reasons():
+    found = {f"l{i}": "no units" for i in range(7)} | {"x": "tied"}
+    assert left_alone(found) == "left as they are: l0, l1, l2, l3 and 3 more (no units); x (tied)"
+
+
+def test_of_a_network_without_units_it_is_told_what_they_are_read_by():
+    layers = [nn.Linear(8, 6), nn.Softmax(1), nn.Linear(6, 3)]
+    with pytest.raises(
+        TransformationRefused, match=r"single reader: 0 \(its units are read by a Soft"
+    ):
+        make(subject(lambda: nn.Sequential(*layers)), "neuron_permutation")
+
+
+def test_two_heads_do_change_places():
+    orders = set()
+    for seed in range(8):
+        before = subject(lambda: Stack(Attention(2)), 5, 8)
+        after = changed(before, transformations.create("head_permutation"), seed=seed).subject.model
+        orders.add(
+            torch.equal(after.layers[0].key.weight, before.model.layers[0].key.weight.double())
+        )
+    assert orders == {False}
