@@ -690,7 +690,19 @@ class _Fit:
             leaf = None
         if isinstance(leaf, Tensor):
             found = next((p for p in every.real_leaves() if named(p) == named(path)), None)
-            if found is None and asked in modules:  # a number can name both
+            if asked in modules:  # a number can name both
+                which = (
+                    f"the part {asked!r} of the network"
+                    if found is None
+                    else f"{asked!r} of the batch"
+                )
+                other = (
+                    f"{asked!r} of the batch"
+                    if found is None
+                    else "the part of the network of that name"
+                )
+                self._note(f"input metrics differentiate in {which}, not in {other}")
+            if found is None and asked in modules:
                 return {"varied": asked}
             if found is None:
                 raise InputError(

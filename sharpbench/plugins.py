@@ -202,7 +202,8 @@ def plugin_name(kind: str, text: str, folder: Path | None = None) -> str:
 
 def _source(place: str, folder: Path | None) -> PluginSource:
     """Where the plug-ins of a file or module stand. What changed since it was loaded is imported anew."""
-    if not place.endswith(".py") and "/" not in place and os.sep not in place:
+    named = not place.endswith(".py") and "/" not in place and os.sep not in place
+    if named and not (folder or Path()).joinpath(place).is_file():
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         path = Path(getattr(_imported(place), "__file__", None) or "")  # built-in modules have none

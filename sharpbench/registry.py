@@ -296,7 +296,8 @@ class Registry(Generic[P]):
                 self._adapters[cls, key] = TypeAdapter(self.parameter_types(name)[key])
             taken = self._adapters[cls, key].validate_python(value)
         except ValidationError as error:
-            raise ValueError("; ".join(e["msg"] for e in error.errors())) from None
+            told = ("a list is meant" if e["type"] in _LISTS else e["msg"] for e in error.errors())
+            raise ValueError("; ".join(told)) from None
         if fault := _other_kind(value, taken):
             raise ValueError(fault)
         return taken
@@ -415,6 +416,10 @@ def import_object(pointer: str) -> Any:
             near = nearest_names(part, (n for n in dir(target) if n[0] != "_"), most=12)
             raise ImportError(f"{module!r} has no {qualname!r}{near and '. '}{near}") from None
     return target
+
+
+_LISTS = frozenset({"tuple_type", "list_type"})
+"""What pydantic calls the fault of something else than a list, which is what users write."""
 
 
 def _parameter_fault(cls: type) -> str | None:

@@ -89,6 +89,7 @@ class WeightCount(Metric):
 def mine(tmp_path, monkeypatch):
     (tmp_path / "mine_of_measure.py").write_text(CODE)
     (tmp_path / "my_metric.py").write_text(PLUGIN)
+    (tmp_path / "of_no_code.npz").write_bytes(b"numbers")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -498,6 +499,8 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
         (["--data", "mine_of_measure:batches", "--param", "tolerence=1"], "tolerance"),
         (["--data", "mine_of_measure:batches", "--samples", "none"], "--samples"),
         (["--data", "mine_of_measure:batches", "--plugin", "absent.py"], "there is no file"),
+        (["--plugin", "of_no_code.npz"], "of_no_code.npz' is no Python file (it must end in .py)"),
+        (["--param", "parameters_of=head"], "'parameters_of' = 'head': a list is meant"),
         (["--data", "mine_of_measure:batches", "--json", "--csv"], "exclude each other"),
         (["--dataset", "digits", "--dataset-param", "noise=1"], "no parameter 'noise'"),
         (["--dataset-param", "noise=1"], "goes with --dataset"),

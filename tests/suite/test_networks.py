@@ -281,10 +281,15 @@ def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
 
     def curvature(**more):
         subject = own_subject(given.model_copy(update=more), seed=0, device="cpu", data=folder)
+        said.extend(subject.said)
         return sb.measure(subject, "input_jacobian_norm").value
 
+    said = []
     assert curvature(differentiate="0") == curvature()
     assert curvature(differentiate="1") != curvature()
+    # A number can name an entry of a batch and a layer.
+    assert "in '0' of the batch, not in the part of the network of that name" in said[-2]
+    assert "in the part '1' of the network, not in '1' of the batch" in said[-1]
     with pytest.raises(InputError, match="neither a tensor of the batch nor a part"):
         curvature(differentiate="body")
 
