@@ -302,7 +302,7 @@ class _Fit:
                 f"the network returned the shape {tuple(outputs.shape)} for targets {tuple(first.shape)}: it "
                 f"must return one row a sample, (N, …): {_reshaped(outputs, first)}"
             )
-        front_form = self._form(outputs, first, raw)
+        front_form = self._form(every, outputs, first, raw)
         shift = self._shift(raw, outputs, first, front_form)
         train = sum(sizes[: self.parts[0]])
         if front_form != "as they are":
@@ -399,7 +399,7 @@ class _Fit:
         rows, said = _rows(every), tuple(self.said)
         return Fitted(rows, targets, train, loss, "classification", front, False, said)
 
-    def _form(self, outputs: Tensor, target: Tensor, raw: Any) -> Form:
+    def _form(self, every: Batches, outputs: Tensor, target: Tensor, raw: Any) -> Form:
         """Where the classes stand in outputs with one class a token or pixel."""
         loss = self.loss
         of_classes = loss is None or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
@@ -418,12 +418,19 @@ class _Fit:
                 f"outputs {_shape(outputs)} don't fit targets {_shape(target)} with one class a token or "
                 "pixel: outputs must be (N, T, classes), or (N, classes, …) with targets (N, …)"
             )
-        if last and second and loss is None and is_tensor_like(raw):
-            raise InputError(
-                f"outputs {_shape(outputs)} with targets {_shape(target)} can have their classes on axis 1 "
-                "or on the last: give loss=torch.nn.CrossEntropyLoss() for axis 1, and for the last "
-                "forward=lambda model, batch: model(…).movedim(-1, 1) beside it"
-            )
+        if last and second:
+            for number, other in enumerate(self.targets):
+                if other.shape[1:] != target.shape[1:]:  # of so many tokens only one axis is right
+                    raw = self._outputs_of(every, number)
+                    return self._form(every, tensor_of(raw, first=True), other, raw)
+            if loss is None and is_tensor_like(raw):
+                raise InputError(
+                    f"outputs {_shape(outputs)} with targets {_shape(target)} can have their classes on axis "
+                    "1 or on the last: give loss=torch.nn.CrossEntropyLoss() for axis 1, and for the last "
+                    "forward=lambda model, batch: model(…).movedim(-1, 1) beside it"
+                )
+            where = "the last axis" if loss is None else "axis 1, where torch's loss has them"
+            self._note(f"the outputs {_shape(outputs)} have their classes on {where}")
         form: Form = (
             "classes first" if second and (loss is not None or not last) else "tokens first"
         )

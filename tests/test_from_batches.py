@@ -552,6 +552,28 @@ def test_a_loss_of_ones_own_counts_the_tokens_that_it_does_not_leave_out(form, i
             Subject.from_batches(model, [(tokens, labels)], loss=loss)
 
 
+@pytest.mark.parametrize("loss", [None, nn.CrossEntropyLoss()])
+@pytest.mark.parametrize("order", [1, -1])
+def test_as_many_tokens_as_classes_in_the_first_batch_are_told_by_another(loss, order):
+    model = seeded(Words)
+    batches = [(ids(4, 3), ids(4, 3) % 3), (ids(6, 5), ids(6, 5) % 3)][::order]
+    subject = Subject.from_batches(model, batches, loss=loss, normaliser="tokens")
+
+    def total(call):
+        return sum(F.cross_entropy(call(x).mT, y, reduction="sum") for x, y in batches) / 42
+
+    check(subject, dense(model, total), metrics=("trace",))
+    with pytest.raises(InputError, match="classes on axis 1 or on the last"):
+        Subject.from_batches(model, [(ids(4, 3), ids(4, 3) % 3)])
+    alone = Subject.from_batches(
+        model, [(ids(4, 3), ids(4, 3) % 3)], loss=nn.CrossEntropyLoss(), normaliser="tokens"
+    )
+    assert (
+        alone.said[0]
+        == "the outputs (N, 3, 3) have their classes on axis 1, where torch's loss has them"
+    )
+
+
 def test_a_sum_of_torch_needs_the_word_sum():
     model, tokens = seeded(Words), ids(8, 5)
     labels, loss = tokens % 3, nn.CrossEntropyLoss(reduction="sum")

@@ -143,7 +143,10 @@ class AttackTrajectory(Metric):
             raise MetricUnsupported(f"{self.of} is not defined here: {reason}")
         if "samples" in {f.name for f in dataclasses.fields(inner)}:
             inner = metrics.create(self.of, {**self.of_parameters, "samples": "all"})
-        return inner.measure(subject, seed=seed)
+        try:
+            return inner.measure(subject, seed=seed)
+        except MetricUnsupported as reason:  # whose words may be of its own parameters
+            raise MetricUnsupported(f"{self.of} (by of_parameters): {reason}") from reason
 
     def _slopes(
         self, subject: Subject, model: torch.nn.Module, points: Tensor, targets: Tensor, work: Work

@@ -29,7 +29,7 @@ from sharpbench.curvature.trace import (
     TraceResult,
     estimate_trace,
 )
-from sharpbench.errors import TimeLimitExceeded, in_words
+from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.backends import Backend
@@ -420,6 +420,8 @@ class HessianSpectralDensity(_HessianMetric):
         sizes = _sizes(density.nodes)
         negative = (density.weights * sizes * (density.nodes < 0)).sum(1)
         total = (density.weights * sizes).sum(1)
+        if not float(total.sum()) > 0:
+            raise MetricFailed("the Hessian is zero, and has no spectrum to be divided")
         value = float(negative.sum() / total.sum())
         grid, height = density.curve(width=self.width)
         trace, trace_error = density.mean(density.nodes)

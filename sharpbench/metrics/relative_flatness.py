@@ -262,7 +262,7 @@ def _last_call(model: nn.Module, x: Tensor) -> tuple[_Call, Tensor]:
     call = calls.last
     if call is None or not (
         call.outputs.numel() == outputs.numel()
-        and call.inputs.ndim == 2
+        and call.inputs.ndim == outputs.ndim == 2
         and torch.equal(call.outputs.reshape(outputs.shape), outputs)
     ):
         raise MetricUnsupported(

@@ -148,3 +148,11 @@ def test_a_negative_share_of_few_steps_has_not_converged_and_says_how_far_off_it
         assert m.converged == (m.error_bound <= 0.05)
     assert not found[3].converged
     assert found[60].error_bound < 0.3 * found[6].error_bound
+
+
+def test_a_hessian_of_zero_has_no_spectrum():
+    x, y = torch.randn(6, 3), torch.arange(6) % 2
+    flat = sb.Subject(torch.nn.Linear(3, 2), x, y, loss=lambda f, t: 0 * f.sum(1))
+    with pytest.raises(sb.MetricFailed, match="the Hessian is zero"):
+        sb.measure(flat, "hessian_spectral_density")
+    assert sb.measure(flat, "hessian_trace").value == 0

@@ -92,3 +92,12 @@ def test_a_metric_that_is_not_positive_has_no_ratio():
     wrong = sb.Subject(model, x, torch.tensor([1, 0]))
     with pytest.raises(sb.MetricFailed, match="margin is -1 on the points"):
         sb.measure(wrong, NAME, of="margin")
+
+
+def test_a_metric_that_has_no_answer_is_named():
+    reshaped = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)))
+    subject = sb.Subject(reshaped, torch.randn(9, 4), torch.randn(9, 2, 3))
+    with pytest.raises(
+        sb.MetricFailed, match=r"^relative_flatness \(by of_parameters\): the network"
+    ):
+        sb.measure(subject, NAME)

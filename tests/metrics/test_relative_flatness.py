@@ -110,6 +110,10 @@ def test_what_is_no_last_layer_is_refused_and_can_be_named():
     activated = classifier(nn.Linear(4, 3), nn.Tanh(), shape=(9, 4))
     with pytest.raises(sb.MetricFailed, match="does not end in a linear layer"):
         sb.measure(activated, "relative_flatness")
+    reshaped = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)))
+    x = torch.randn(9, 4)
+    with pytest.raises(sb.MetricFailed, match="does not end in a linear layer"):
+        sb.measure(sb.Subject(reshaped, x, torch.randn(9, 2, 3)), "relative_flatness")
     found = sb.measure(activated, "relative_flatness", parameters_of=["0.weight"])
     assert found.value == pytest.approx(dense(activated, "0.weight"), rel=1e-9)
     tied = classifier(Tied(), shape=(9, 3))
