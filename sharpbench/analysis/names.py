@@ -61,6 +61,33 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
             for row in distinct.to_dict("records")
         }
         frame[f"{part}_short"] = frame[f"{part}_label"].map(short_names(found))
+    return _own_called(frame)
+
+
+def _own_called(frame: pd.DataFrame) -> pd.DataFrame:
+    """A user's own networks and data by what the suite calls them: nothing else tells checkpoints apart that
+    lie in files of one name.
+
+    A model has its title where all networks of its builder have that one, and no others: what is compared
+    within equal models stays together, and apart from the rest.
+    """
+
+    def named(part: str, signs: str) -> pd.Series:
+        names = [n for n in frame[part].dropna().unique() if set(signs) & set(str(n))]
+        return frame[part].isin(names)
+
+    if not {"model", "dataset"} <= set(frame) or not (own := named("model", ":")).any():
+        return frame
+    frame.loc[own, "recipe_short"] = frame.loc[own, "recipe_label"]
+    files = own & named("dataset", ":./")
+    frame.loc[files, "dataset_short"] = frame.loc[files, "dataset_label"]
+    models = frame.loc[own, ["model_short", "model_label"]].drop_duplicates()
+    alone = ~(models["model_short"].duplicated(False) | models["model_label"].duplicated(False))
+    titles = dict(models[alone].itertuples(index=False))
+    others = set(frame["model_short"].dropna()) - titles.keys()
+    frame.loc[own, "model_short"] = frame.loc[own, "model_short"].map(
+        lambda short: titles[short] if short in titles and titles[short] not in others else short
+    )
     return frame
 
 

@@ -574,7 +574,14 @@ def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[Networ
     called = _called_apart(file for each in files for file in each if file is not None)
     folder = suite.path.parent
     arrays = _called_apart((folder / b.inputs for b in blocks if b.inputs is not None), stem=False)
+    titled: dict[str, str] = {}
     for i, block in enumerate(blocks):
+        title = block.title or block.model
+        if (built := titled.setdefault(title, block.model)) != block.model:
+            raise suite.error(
+                ("networks", i, "model" if block.title is None else "title"),
+                f"networks of {built} are called {title!r}, too: give those of {block.model} another title",
+            )
         model, data, data_label, given = _told_of_network(
             suite, block, ("networks", i), root, arrays
         )
@@ -586,7 +593,7 @@ def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[Networ
             yield NetworkPlan(
                 given.model_copy(update={"weights": file}),
                 {"dataset": data, "model": model, "recipe": recipe},
-                {"dataset": data_label, "model": block.title or block.model, "recipe": label},
+                {"dataset": data_label, "model": title, "recipe": label},
                 block.seed,
                 device,
                 suite.spec.threads,

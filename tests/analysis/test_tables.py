@@ -16,6 +16,7 @@ from sharpbench.analysis.names import (
     in_reading_order,
     reading_order,
     short_names,
+    with_short_names,
 )
 from sharpbench.analysis.results import Results, error_on_same_points, random_error
 
@@ -372,3 +373,29 @@ def test_the_points_error_is_left_out_where_the_points_are_the_same():
         [row("a", 1.0, errors=[component("points", 1.0), component("other", None)])]
     )
     assert np.isnan(error_on_same_points(untold).item())
+
+
+def networks_called(*called):
+    """Own networks: each its builder, its title, the file of its weights and what this is called."""
+    rows = []
+    for number, (builder, title, file, recipe) in enumerate(called):
+        own = {"dataset": "x.npz", "dataset_label": f"{number}/x.npz", "model": builder, "model_label": title,
+               "recipe": "weights", "recipe.file": file, "recipe_label": recipe,
+               "problem": None, "problem_label": None}  # fmt: skip
+        rows.append({**row(str(number), 1.0), **own})
+    found = with_short_names(pd.DataFrame(rows).drop(columns="metric_short", errors="ignore"))
+    return [tuple(r) for r in found[["dataset_short", "model_short", "recipe_short"]].to_numpy()]
+
+
+def test_networks_of_ones_own_are_called_as_their_suite_calls_them():
+    one, other = "n:a", "mlp"
+    assert networks_called((one, "A", "f.pt", "x/f"), (one, "A", "f.pt", "y/f")) == [
+        ("0/x.npz", "A", "x/f"), ("1/x.npz", "A", "y/f"),
+    ]  # fmt: skip
+    # Several titles of one builder are no names of models, nor is the name of another one.
+    for called in (
+        [(one, "A"), (one, "B")],
+        [(one, "mlp"), (other, "mlp(widths=[8])")],
+    ):
+        shown = networks_called(*((*c, f"{i}.pt", f"{i}") for i, c in enumerate(called)))
+        assert [model for _, model, _ in shown] == [builder for builder, _ in called]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sharpbench as sb
+from sharpbench.analysis.results import Results
 from sharpbench.datasets import datasets
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
@@ -239,6 +240,8 @@ def test_it_is_planned_without_the_place_it_stands_in(folder):
         (('data = "own_nets_of_a_test:batches"', ""), "one of dataset"),
         (('name = "digits"', 'name = "digit"'), "digits"),
         (('title = "tagger"', 'titel = "tagger"'), "title"),
+        (('title = "tagger"', 'title = "own_nets_of_a_test:small"'),
+         "title: networks of own_nets_of_a_test:small are called 'own_nets_of_a_test:small', too"),
         (("train_size = 100", "train_size = [50, 100]"), "dataset: a grid of 2 datasets"),
         (('weights = ["runs/*.pt", "runs/b.pt"]', "weights = []"), "weights: names no file"),
         (('data = "own_nets_of_a_test:batches"', 'inputs = "zoo.tomle"'),
@@ -273,6 +276,13 @@ def test_weights_of_one_name_are_told_apart_by_their_folders(folder, run):
     assert done.code == 0, done.err
     assert set(frame()["recipe_label"]) == {"a/final", "b/final", "as built"}
     assert "words" in set(frame()["model_label"])
+    shown = Results.load(Path("results"), "zoo").measured  # as every table of the page names them
+    found = shown[["dataset_short", "model_short", "recipe_short"]].drop_duplicates()
+    assert sorted(map(tuple, found.to_numpy())) == [
+        ("digits", "own_nets_of_a_test:small", "a/final"),
+        ("digits", "own_nets_of_a_test:small", "b/final"),
+        ("own_nets_of_a_test:batches", "words", "as built"),
+    ]
 
 
 def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
