@@ -16,6 +16,7 @@ __all__ = [
     "changes_in_words",
     "in_reading_order",
     "names_but_for",
+    "of_users",
     "reading_order",
     "short_names",
     "symbol",
@@ -64,6 +65,19 @@ def with_short_names(frame: pd.DataFrame) -> pd.DataFrame:
     return _own_called(frame)
 
 
+def of_users(frame: pd.DataFrame) -> pd.Series:
+    """Whether each row is of a user's own network, which package.module:build names: it was not trained here,
+    and its seeds are none of initialization or training."""
+    if "model" not in frame:
+        return pd.Series(False, index=frame.index)
+    return _signed(frame["model"], ":")
+
+
+def _signed(names: pd.Series, signs: str) -> pd.Series:
+    """Which of the names hold one of the ``signs``; no plug-in's does."""
+    return names.isin([n for n in names.dropna().unique() if set(signs) & set(str(n))])
+
+
 def _own_called(frame: pd.DataFrame) -> pd.DataFrame:
     """A user's own networks and data by what the suite calls them: nothing else tells checkpoints apart that
     lie in files of one name.
@@ -72,14 +86,11 @@ def _own_called(frame: pd.DataFrame) -> pd.DataFrame:
     within equal models stays together, and apart from the rest.
     """
 
-    def named(part: str, signs: str) -> pd.Series:
-        names = [n for n in frame[part].dropna().unique() if set(signs) & set(str(n))]
-        return frame[part].isin(names)
-
-    if not {"model", "dataset"} <= set(frame) or not (own := named("model", ":")).any():
+    own = of_users(frame)
+    if "dataset" not in frame or not own.any():
         return frame
     frame.loc[own, "recipe_short"] = frame.loc[own, "recipe_label"]
-    files = own & named("dataset", ":./")
+    files = own & _signed(frame["dataset"], ":./")
     frame.loc[files, "dataset_short"] = frame.loc[files, "dataset_label"]
     models = frame.loc[own, ["model_short", "model_label"]].drop_duplicates()
     alone = ~(models["model_short"].duplicated(False) | models["model_label"].duplicated(False))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sharpbench.analysis.names import of_users
 from sharpbench.analysis.prediction import TARGETS
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
 from sharpbench.analysis.statistics import Estimate, jackknife
@@ -18,9 +19,9 @@ __all__ = ["apart", "exchanged", "spreads"]
 
 def apart(results: Results) -> bool:
     """Whether there are networks that share the seed of one stream and not of another."""
-    frame = results.frame
-    if not set(SEED_COLUMNS) <= set(frame.columns):
+    if not set(SEED_COLUMNS) <= set(results.frame.columns):
         return False
+    frame = results.frame[~of_users(results.frame)]
     told = frame.drop_duplicates("subject")[[*SEED_COLUMNS]].drop_duplicates().dropna()
     return len(told) > 1 and bool((told.nunique() < len(told)).any())
 
@@ -43,6 +44,7 @@ def spreads(results: Results) -> pd.DataFrame:
             judged.assign(figure=judged["name"].map(results.title)),
         ]
     )
+    figures = figures[~of_users(figures)]
     figures = figures.assign(stratum=stratum(figures))
     rows = []
     for (where, recipe, figure), group in figures.groupby(

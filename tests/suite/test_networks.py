@@ -11,6 +11,7 @@ import torch
 
 import sharpbench as sb
 from sharpbench.analysis.results import Results
+from sharpbench.analysis.seed_streams import apart
 from sharpbench.datasets import datasets
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
@@ -277,6 +278,7 @@ def test_weights_of_one_name_are_told_apart_by_their_folders(folder, run):
     assert set(frame()["recipe_label"]) == {"a/final", "b/final", "as built"}
     assert "words" in set(frame()["model_label"])
     shown = Results.load(Path("results"), "zoo").measured  # as every table of the page names them
+    assert not apart(Results.load(Path("results"), "zoo"))  # nobody gave a stream a seed of its own
     found = shown[["dataset_short", "model_short", "recipe_short"]].drop_duplicates()
     assert sorted(map(tuple, found.to_numpy())) == [
         ("digits", "own_nets_of_a_test:small", "a/final"),
