@@ -145,8 +145,8 @@ class AttackTrajectory(Metric):
             inner = metrics.create(self.of, {**self.of_parameters, "samples": "all"})
         try:
             return inner.measure(subject, seed=seed)
-        except MetricUnsupported as reason:  # whose words may be of its own parameters
-            raise MetricUnsupported(f"{self.of} (by of_parameters): {reason}") from reason
+        except MetricUnsupported as refusal:  # whose words may be of its own parameters
+            raise MetricUnsupported(f"{self.of} (by of_parameters): {refusal}") from refusal
 
     def _slopes(
         self, subject: Subject, model: torch.nn.Module, points: Tensor, targets: Tensor, work: Work
