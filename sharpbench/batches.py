@@ -26,10 +26,11 @@ from sharpbench.nest import (
     rebuilt,
     same,
     unusual,
+    written,
 )
 from sharpbench.streamed import HELD, Chained, Reading, Streamed, bytes_of, readable_again
 
-__all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of"]
+__all__ = ["TARGETS", "Batches", "Take", "read", "size_of", "targets_of", "turned"]
 
 TARGETS = ("labels", "label", "targets", "target", "y")
 """Under which key a dict's targets are looked for, the first that is there."""
@@ -169,6 +170,8 @@ class Batches:
         self._source = batches
         self.first = self._load(0)
         self.sizes = sizes or [1] * len(batches)
+        self.cut: frozenset[Path] = frozenset()
+        """Where what is cut into samples stands."""
         self._kinds: list[_Kind] = []
         self.count = len(batches) if whole else sum(self.sizes)
         if whole:
@@ -321,9 +324,11 @@ class Batches:
     def _check(self, number: int, batch: Any) -> None:
         expected = [path for path, _ in leaves(self.first)]
         if [path for path, _ in leaves(batch)] != expected:
+            lists = any(len(path) > 1 and isinstance(path[-1], int) for path in expected)
+            hint = "; a list of one tensor a sample is torch.stack(…) of it" if lists else ""
             raise InputError(
                 f"batch {number} holds other things than batch 0 ({described(batch)}; "
-                f"{described(self.first)}): give every batch the same keys"
+                f"{described(self.first)}): give every batch the same keys{hint}"
             )
 
     def _cut(self, sizes: list[int]) -> None:
@@ -348,6 +353,7 @@ class Batches:
             words = [
                 p for p in words if isinstance(held[p], (list, tuple)) and len(held[p]) == size
             ]
+        self.cut = frozenset(own + words)
         kinds: dict[Any, _Kind] = {}
         kind_of: list[int] = []
         place: list[int] = []
@@ -366,7 +372,7 @@ class Batches:
                     raise InputError(
                         f"{named(path)} has no entry a sample ({described(leaf)} in a batch of {size}) and "
                         "differs between the batches: leave it out, or give a loss of the model and the "
-                        "batch, loss=lambda model, batch: …"
+                        f"batch, loss=lambda model, batch: …{turned(batch, path, size)}"
                     )
             key = tuple((path, tuple(t.shape[1:]), t.dtype) for path, t in held.items())
             if key not in kinds:
@@ -392,6 +398,18 @@ class Batches:
         self._batch_of = torch.arange(len(sizes), device=self.device).repeat_interleave(each)
         before = each.cumsum(0) - each
         self._place_in = torch.arange(self.count, device=self.device) - before[self._batch_of]
+
+
+def turned(batch: Any, path: Path, size: int) -> str:
+    """What to write, behind a semicolon, where a tensor seems to have its samples on its second axis."""
+    leaf = at(batch, path)
+    if not isinstance(leaf, Tensor) or leaf.ndim < 2 or leaf.shape[1] != size:
+        return ""
+    place = f"batch{written(batch, path)}.transpose(0, 1)"
+    return (
+        f"; {named(path)} seems to have its samples on axis 1, and samples are taken from axis 0: put "
+        f"{place} into the batches, and turn it back in forward=lambda model, batch: model({place})"
+    )
 
 
 def size_of(batch: Any, targets: Any) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sharpbench.batches import TARGETS, Batches, read, size_of, targets_of
+from sharpbench.batches import TARGETS, Batches, read, size_of, targets_of, turned
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 from sharpbench.formulas.log_softmax import cross_entropy
 from sharpbench.front import Form, Front, tensor_of
@@ -29,7 +29,7 @@ from sharpbench.loss import (
     unreduced,
     with_reduction,
 )
-from sharpbench.nest import Path, at, described, leaves, named, parsed, written
+from sharpbench.nest import Path, at, described, from_array, leaves, named, parsed, written
 from sharpbench.network import (
     copies,
     of_dtypes,
@@ -51,6 +51,9 @@ _TRIED = 64
 
 _MODEL = frozenset({"model", "net", "network", "module"})
 """A loss whose first argument has such a name takes model and batch."""
+
+_BATCH = frozenset({"batch", "data", "sample", "samples", "features", "inputs"})
+"""Names that an argument has that is a batch itself."""
 
 _NO_TARGETS = (
     "the batches hold no targets: the last entry of a tuple (inputs, targets) is taken, or what a dict has "
@@ -342,6 +345,7 @@ class _Fit:
             and self.path == (1,)
             and isinstance(self.found[0][0], Tensor)
             and self.found[0][0].is_floating_point()
+            and (0,) in every.cut
         )
         if plain:
             inputs = every.leaf((0,))
@@ -524,14 +528,24 @@ class _Fit:
             path = path[:1]
         place = written(self.found[0], path)
         real = leaf.is_floating_point() or leaf.is_complex() or not of_dtypes(error)
-        if real and (named_so := self._keywords()):
-            return f"give forward=lambda model, batch: model({named_so})"
+        if real and (arguments := self._keywords() or self._itself(error)):
+            return f"give forward=lambda model, batch: model({arguments})"
         # A fixed precision, .float(), would be another than that of a copy.
         call = f"batch{place}" if real else f"batch{place}.to(next(model.parameters()).dtype)"
         told = (
             "" if real else f", if {str(leaf.dtype).removeprefix('torch.')} is no number of a token"
         )
         return f"give forward=lambda model, batch: model({call}){told}"
+
+    def _itself(self, error: Exception) -> str:
+        """``batch`` where the network seems to take a batch itself, as one argument."""
+        if not isinstance(self.found[0], Mapping):
+            return ""
+        with contextlib.suppress(TypeError, ValueError):
+            taken = list(inspect.signature(unwrapped(self.model).forward).parameters)
+            if len(taken) == 1 and (taken[0] in _BATCH or "'str'" in str(error)):
+                return "batch"
+        return ""
 
     def _keywords(self) -> str:
         """The entries of a batch that have the names of what the network takes, as they are written in a
@@ -644,7 +658,27 @@ class _Fit:
     # --- what the front is told of the network ------------------------------------------------------
 
     def _of_network(self, every: Batches) -> dict[str, Any]:
-        return {"mixed": self.mixed, **self._varied(every)}
+        return {"mixed": self.mixed, "hint": self._uncut(every), **self._varied(every)}
+
+    def _uncut(self, every: Batches) -> str:
+        """What to write where a network doesn't run on some of the samples of a batch, behind a semicolon:
+        of what is no sample's own, though it seems to be."""
+        batch, size = every.first, every.sizes[0]
+        if every.whole:
+            return ""
+        for path, leaf in leaves(batch):
+            if path in every.cut or path == self.path:
+                continue
+            if isinstance(leaf, Tensor) and (hint := turned(batch, path, size)):
+                return hint
+            above = path[:-1]
+            if above and isinstance(part := at(batch, above), (list, tuple)) and len(part) == size:
+                place = f"batch{written(batch, above)}"
+                return (
+                    f"; {named(above)} is a {type(part).__name__} of {size} tensors: put "
+                    f"torch.stack({place}) in its place, or pad them to one shape before"
+                )
+        return ""
 
     # --- what input metrics differentiate in --------------------------------------------------------
 
@@ -758,7 +792,7 @@ class _Fit:
             return None
         if not isinstance(target, Tensor):
             try:
-                target = torch.as_tensor(target)
+                target = torch.as_tensor(from_array(target))
             except Exception as error:
                 raise InputError(
                     f"targets must be tensors, got {described(target)}: {first_line(error)}; what takes "

@@ -85,7 +85,8 @@ class Front:
     differ in length; ``shift``: without the last so many. ``loss``: of model and batch in the outputs'
     place, one value a sample or, where `Batches.whole`, a batch, each multiplied by ``weights``.
     ``varied``: what `points` shows: the path of a tensor of the batch, or the name of a submodule.
-    ``mixed``: the network that is given may have weights in several precisions.
+    ``mixed``: the network that is given may have weights in several precisions. ``hint``: what to write where
+    it doesn't run on samples.
     """
 
     def __init__(
@@ -101,10 +102,11 @@ class Front:
         varied: Path | str | None = None,
         no_points: str = "",
         mixed: bool = False,
+        hint: str = "",
     ) -> None:
         self.batches, self.forward, self.loss, self.weights = batches, forward, loss, weights
         self.form, self.tokens, self.shift = form, tokens, shift
-        self.varied, self.no_points, self.mixed = varied, no_points, mixed
+        self.varied, self.no_points, self.mixed, self.hint = varied, no_points, mixed, hint
 
     def __deepcopy__(self, memo: Any) -> Front:
         return self  # nothing in it changes

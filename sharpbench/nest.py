@@ -17,6 +17,7 @@ __all__ = [
     "Path",
     "at",
     "described",
+    "from_array",
     "kept",
     "leaves",
     "named",
@@ -37,7 +38,7 @@ def leaves(nest: Any, above: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Everything in a nest that is no container, an array as the tensor of its numbers, with its path."""
     inside = _parts(nest)
     if inside is None:
-        yield above, _as_tensor(nest)
+        yield above, from_array(nest)
         return
     for key, part in inside:
         yield from leaves(part, (*above, key))
@@ -46,7 +47,7 @@ def leaves(nest: Any, above: Path = ()) -> Iterator[tuple[Path, Any]]:
 def rebuilt(nest: Any, value: Callable[[Path, Any], Any]) -> Any:
     """A nest of the same kind whose leaves are ``value(path, leaf)``, an array being the tensor of its
     numbers."""
-    return _mapped(nest, lambda path, leaf: value(path, _as_tensor(leaf)), ())
+    return _mapped(nest, lambda path, leaf: value(path, from_array(leaf)), ())
 
 
 def _mapped(nest: Any, value: Callable[[Path, Any], Any], above: Path) -> Any:
@@ -166,6 +167,8 @@ def _parts(nest: Any) -> list[tuple[Key, Any]] | None:
     if isinstance(nest, Mapping):
         return [(key if isinstance(key, int) else str(key), nest[key]) for key in nest]
     if isinstance(nest, (list, tuple)):
+        if nest and all(isinstance(part, Tensor) and part.ndim == 0 for part in nest):
+            return None  # a number a sample: one leaf
         if nest and not any(isinstance(leaf, Tensor) for part in nest for _, leaf in leaves(part)):
             return None  # names, strings: one leaf
         fields = getattr(nest, "_fields", range(len(nest)))
@@ -181,7 +184,13 @@ def _parts(nest: Any) -> list[tuple[Key, Any]] | None:
     return None
 
 
-def _as_tensor(leaf: Any) -> Any:
-    if isinstance(leaf, (np.ndarray, np.generic)) and leaf.dtype != object:
-        return torch.as_tensor(leaf)
-    return leaf
+def from_array(leaf: Any) -> Any:
+    """An array of numbers as a tensor, one of words as a list; what is neither stays."""
+    if not isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf
+    if leaf.dtype.kind in "US":
+        return leaf.tolist()
+    if leaf.dtype.kind not in "biufc":
+        return leaf
+    steps = isinstance(leaf, np.ndarray) and any(step < 0 for step in leaf.strides)
+    return torch.as_tensor(leaf.copy() if steps or not leaf.flags.writeable else leaf)

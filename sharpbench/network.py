@@ -498,6 +498,12 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
 # --- outputs --------------------------------------------------------------------------------------
 
 
+_UNCUT = (
+    "; what can't be cut into samples takes a loss of the model and the batch, "
+    "loss=lambda model, batch: …"
+)
+
+
 def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) -> None:
     if not outputs.is_floating_point():
         whole = not outputs.is_complex()
@@ -506,13 +512,7 @@ def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) ->
     if outputs.ndim == 0 or len(outputs) != samples:
         raise InputError(
             f"the network returned the shape {tuple(outputs.shape)} for {samples} inputs: it must return "
-            "one row an input, (N, …)"
-            + (
-                ""
-                if front is None
-                else "; what can't be cut into samples takes a loss of the model and the batch, "
-                "loss=lambda model, batch: …"
-            )
+            "one row an input, (N, …)" + ("" if front is None else f"{front.hint}{_UNCUT}")
         )
     if outputs.numel() == 0:
         raise InputError(f"the network returned nothing: outputs of shape {tuple(outputs.shape)}")
@@ -562,6 +562,7 @@ def _run(
             raise InputError(
                 f"the network doesn't run on its batches ({front.shown(inputs)}): "
                 f"{first_line(error)}; how it is called says forward=lambda model, batch: …"
+                f"{front.hint}{_UNCUT}"
             ) from error
         raise InputError(
             f"the network doesn't run on inputs of shape (N, {', '.join(map(str, inputs.shape[1:]))}), "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
-from sharpbench.nest import unusual
+from sharpbench.nest import from_array, unusual
 
 __all__ = ["as_tensor", "check_fit", "cleaned", "reading", "task_of", "telling"]
 
@@ -20,7 +20,7 @@ _LOOKED_AT = 1 << 22
 def as_tensor(data: Any, what: str) -> Tensor:
     """``data`` as a plain tensor of samples without a graph. Raises InputError."""
     try:
-        tensor = torch.as_tensor(data)
+        tensor = torch.as_tensor(from_array(data))
     except Exception as error:
         raise InputError(
             f"{what} must be a tensor or an array, got a {type(data).__name__}: {error}"

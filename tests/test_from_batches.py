@@ -6,6 +6,7 @@ import collections
 import copy
 import dataclasses
 import itertools
+import warnings
 from collections import UserDict
 
 import numpy as np
@@ -873,6 +874,102 @@ def test_a_real_tensor_of_the_batch_among_others():
 def test_a_refusal_names_what_was_found_and_what_to_write(batches, options, message):
     with pytest.raises(InputError, match=message):
         Subject.from_batches(nn.Linear(3, 2), batches, **options)
+
+
+class Whole(nn.Module):
+    """Takes a batch itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, batch):
+        return self.inner(batch["x"])
+
+
+class TimeFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.RNN(2, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][-1])
+
+
+def stacked(model, batch):
+    return model(torch.stack(batch[0]))
+
+
+@pytest.mark.parametrize(
+    ("build", "batches", "options", "message"),
+    [
+        (Whole, [{"x": X, "y": Y}], {}, r"batch: model\(batch\)"),
+        (Whole, [{"x": X, "z": X, "y": Y}], {}, r"batch: model\(batch\)"),
+        (TimeFirst, [(reals(5, 4, 2), Y)], {}, r"model\(batch\[0\]\.transpose\(0, 1\)\)"),
+        (
+            TimeFirst,
+            [(reals(5, 4, 2), Y), (reals(5, 2, 2), Y[:2])],
+            {},
+            r"no entry a sample.*put batch\[0\]\.transpose\(0, 1\) into the batches",
+        ),
+        (
+            lambda: nn.Linear(3, 2),
+            [(list(X), Y)],
+            {"forward": stacked},
+            r"0 is a list of 4 tensors: put torch\.stack\(batch\[0\]\)",
+        ),
+        (
+            lambda: nn.Linear(3, 2),
+            [(list(X), Y), (list(X[:3]), Y[:3])],
+            {"forward": stacked},
+            r"a list of one tensor a sample is torch\.stack",
+        ),
+        (
+            lambda: Returns(lambda z: z[[3, 2, 1, 0]]),
+            [(X, Y)],
+            {"differentiate": "0"},
+            "can't be cut into samples",
+        ),
+    ],
+)
+def test_what_is_not_cut_is_told_with_the_line_to_write(build, batches, options, message):
+    with pytest.raises(InputError, match=message):
+        Subject.from_batches(seeded(build), batches, **options)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: (x, list(y)),
+        lambda x, y: (x, tuple(y)),
+        lambda x, y: (x.numpy()[::-1].copy()[::-1], y.numpy()[::-1].copy()[::-1]),
+        lambda x, y: (frozen(x), frozen(y)),
+        lambda x, y: {"x": x, "of": np.array([f"row {i}" for i in y]), "y": y},
+        lambda x, y: [x.as_subclass(Marked), y],
+        lambda x, y: (nn.Parameter(x), y),
+    ],
+)
+def test_arrays_and_lists_of_numbers_are_taken_as_they_are(form):
+    model, x, y = seeded(lambda: nn.Linear(3, 2)), reals(7, 3), torch.arange(7) % 2
+    batches = [form(x[:3], y[:3]), form(x[3:], y[3:])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        subject = Subject.from_batches(
+            model,
+            batches,
+            forward=lambda model, batch: model(batch["x"] if isinstance(batch, dict) else batch[0]),
+        )
+    check(subject, dense(model, lambda call: F.cross_entropy(call(x.double()), y)))
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+def frozen(tensor):
+    array = tensor.numpy().copy()
+    array.setflags(write=False)
+    return array
 
 
 @dataclasses.dataclass
