@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sharpbench.errors import InputError
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
 from sharpbench.outputs import Decisions
@@ -15,7 +16,7 @@ from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Loss, Splits, Subject, Task
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
 from sharpbench.suite.networks import NetworkPlan
-from sharpbench.suite.own import change_seed, own_subject
+from sharpbench.suite.own import change_seed, in_a_suite, own_subject
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
 
@@ -63,9 +64,11 @@ class NetworkRun(Measuring):
         return subject, content_key(parts)
 
     def _subject_built(self) -> Subject:
-        return own_subject(
-            self.network.given, seed=self.seed, device=self.network.device, data=self.task.data
-        )
+        given, device = self.network.given, self.network.device
+        try:
+            return own_subject(given, seed=self.seed, device=device, data=self.task.data)
+        except InputError as error:
+            raise InputError(in_a_suite(str(error))) from error
 
     @property
     def _metric_seed(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,15 @@ from sharpbench.suite.asking import check_answer, explain
 from sharpbench.suite.changing import changed
 from sharpbench.suite.given import Given
 
-__all__ = ["answer_of", "answers", "change_seed", "own_subject", "reason_of", "transformed"]
+__all__ = [
+    "answer_of",
+    "answers",
+    "change_seed",
+    "in_a_suite",
+    "own_subject",
+    "reason_of",
+    "transformed",
+]
 
 
 def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
@@ -217,6 +226,13 @@ _OPTIONS = {
     "differentiate": "--differentiate",
 }
 """How what the sentences of `Subject.from_batches` ask for is written here."""
+
+
+def in_a_suite(told: str) -> str:
+    """A sentence of `own_subject` that says of a suite's [[networks]] what it says of the command line."""
+    told = re.sub(r" \(at the command line [^()]*\)$", "", told)
+    keys = "|".join(Given.model_fields)
+    return re.sub(rf"--({keys})\b( (?='))?", lambda m: f"{m[1]} = " if m[2] else m[1], told)
 
 
 def change_seed(seed: int, transformation: str) -> int:

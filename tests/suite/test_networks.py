@@ -395,6 +395,25 @@ def test_a_network_that_cannot_be_built_is_a_record_and_the_others_are_measured(
     assert failed["status"] == "error"
 
 
+def test_what_is_wrong_with_a_network_is_said_in_the_words_of_the_suite(folder, run):
+    second = SUITE.index("[[networks]]", SUITE.index("[[networks]]") + 1)
+    lines = {
+        'loss = "L2Loss"': "loss = 'L2Loss' is no loss of torch.nn",
+        'forward = "own_nets_of_a_test:ahead"': "forward = 'own_nets_of_a_test:ahead': ",
+        'differentiate = "heart"': "differentiate='heart' is neither a tensor of the batch nor a part",
+    }
+    for key, told in lines.items():
+        (folder / "zoo.toml").write_text(
+            f"{SUITE[:second]}[[networks]]\n{key}{SUITE[second + 12 :]}"
+        )
+        done = run()
+        assert done.code == 1
+        (failed,) = (line for line in done.err.splitlines() if line.startswith("failed: "))
+        assert told in failed
+        assert "--" not in failed
+        assert "command line" not in failed
+
+
 def test_networks_that_decide_on_tokens_or_labels_are_judged_by_their_test_batches(
     folder, capsys, monkeypatch
 ):
