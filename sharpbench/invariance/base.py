@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.errors import TransformationRefused
-from sharpbench.invariance.keeping import moved_by
+from sharpbench.invariance.keeping import TOLERANCE, moved_by, ordinary_size, without_casts
 from sharpbench.invariance.recording import Example, running_on
 from sharpbench.network import copied
 from sharpbench.subject import Splits, batched_outputs
@@ -22,9 +22,6 @@ __all__ = ["Changed", "Points", "Transformation", "verify_promise"]
 Points = Callable[[Tensor], Tensor]
 
 _FEW = 3
-
-_TOLERANCE = 1e-10
-"""Relative change of the logits allowed to a transformation that preserves the function, in float64."""
 
 
 @dataclass(frozen=True)
@@ -95,34 +92,39 @@ def verify_promise(
     ``losses``: of the outputs for ``inputs``; the cross-entropy of every class, where it is not known.
 
     Raises TransformationRefused if a transformation that promises the function moved it by more than
-    1e-10, if one that promises the loss moved that of a sample, if one that divides the logits by a
-    temperature did something else, or if one that promises nothing left them where they were.
+    1e-10 (of a network that casts to float32: without its casts), if one that promises the loss moved that
+    of a sample, if one that divides the logits by a temperature did something else, or if one that promises
+    nothing left them where they were.
     """
-    old = batched_outputs(before, inputs.double())
-    new = batched_outputs(after, (points or transformation.points)(inputs.double()))
-    change = moved_by(old, new)
-    if transformation.preserves == "function" and not change <= _TOLERANCE:
+    given = (points or transformation.points)(inputs.double())
+
+    def outputs() -> tuple[Tensor, Tensor]:
+        return batched_outputs(before, inputs.double()), batched_outputs(after, given)
+
+    (old, new), casts = without_casts(outputs)
+    apart = change = moved_by(old, new)
+    if casts:
+        change = moved_by(*outputs())
+    if transformation.preserves == "function" and not apart <= TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} promises to preserve the function but moved the logits by "
-            f"{change:.1e} of their largest value: the network uses its layers in another way than is seen"
+            f"{apart:.1e} of their largest value: the network uses its layers in another way than is seen"
         )
     if transformation.preserves == "loss":
         told = "a sample's loss" if losses is not None else "a log-probability"
         one, other = ((losses or _log_probabilities)(outputs) for outputs in (old, new))
-        apart = (other - one).abs().max()
-        if not float(apart) <= _TOLERANCE * float(
-            one.abs().max().clamp_min(old.abs().max()).clamp_min(1)
-        ):
+        moved = (other - one).abs().max()
+        if not float(moved) <= TOLERANCE * max(float(one.abs().max()), ordinary_size(old), 1.0):
             raise TransformationRefused(
                 f"{transformation.label} promises to preserve the loss but moved {told} by "
-                f"{float(apart):.1e}"
+                f"{float(moved):.1e}"
             )
-    if transformation.preserves == "nothing" and not change > _TOLERANCE:
+    if transformation.preserves == "nothing" and not apart > TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} is a control that must change the function, but didn't"
         )
     divided = transformation.temperature
-    if divided != 1 and not moved_by(old / divided, new) <= _TOLERANCE:
+    if divided != 1 and not moved_by(old / divided, new) <= TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} promises to divide the logits by {divided:g} but did something else: "
             "more stands behind the last layer, or beside it"

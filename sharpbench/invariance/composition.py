@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Changed, Points, Transformation
+from sharpbench.invariance.recording import note_left, noting
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits
 
@@ -50,19 +51,30 @@ class Composition(Transformation):
 
     def transform(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> Changed:
         changed, maps = model, []
+        each: list[tuple[str, dict[str, str]]] = []
+        without: list[tuple[str, str]] = []
         for place, part in enumerate(self.parts):
-            try:
-                # A copy for each: one that refuses half-way leaves no trace.
-                one = part.transform(
-                    changed, seed=derive_seed(seed, part.name, place), splits=splits
-                )
-            except TransformationRefused as refusal:
-                reason = refusal
-            else:
-                changed = one.model
-                maps.append(one.points)
+            with noting() as left:
+                try:
+                    # A copy for each: one that refuses half-way leaves no trace.
+                    one = part.transform(
+                        changed, seed=derive_seed(seed, part.name, place), splits=splits
+                    )
+                except TransformationRefused as refusal:
+                    reason = refusal
+                    without.append((part.name, str(refusal)))
+                    continue
+            changed = one.model
+            maps.append(one.points)
+            each.append((part.name, left))
         if not maps:
             raise TransformationRefused(f"none of {', '.join(self.of)} applies: {reason}")
+        for name, why in without:
+            note_left(name, f"as a whole: {why}")
+        for name, left in each:
+            for layer, why in left.items():
+                alone = all(layer in other for _, other in each)
+                note_left(layer, why if alone else f"by {name}: {why}")
         return Changed(changed, partial(_one_after_another, maps))
 
     def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:

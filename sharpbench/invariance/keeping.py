@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import TransformationRefused, first_line
 from sharpbench.invariance.recording import example, note_left, outputs_on
+from sharpbench.precision import HALF
 
-__all__ = ["Part", "change_each", "moved_by"]
+__all__ = ["TOLERANCE", "Part", "change_each", "moved_by", "ordinary_size", "without_casts"]
 
-_TOLERANCE = 1e-10
+TOLERANCE = 1e-10
 """Relative change of outputs that rounding is allowed in float64; in other precisions 1e4 of their steps."""
 
 _BEYOND = 1e4
@@ -49,16 +52,21 @@ def change_each(model: nn.Module, parts: Sequence[Part]) -> None:
         for part in parts:
             part.change()
         return
-    before = outputs_on(model, run)
+
+    def outputs() -> list[Tensor]:
+        return outputs_on(model, run)
+
+    before, _ = without_casts(outputs)
+    eps = max((torch.finfo(t.dtype).eps for t in before), default=0.0)
+    allowed = TOLERANCE if eps < 1e-15 else 1e4 * eps
 
     def moved() -> str:
         try:
-            found = max(map(moved_by, before, outputs_on(model, run)), default=0.0)
+            after, _ = without_casts(outputs)
+            found = max(map(moved_by, before, after), default=0.0)
         except Exception as error:
             return first_line(error)
-        eps = max((torch.finfo(t.dtype).eps for t in before), default=0.0)
-        kept = found <= max(_TOLERANCE, 1e4 * eps if eps > 1e-15 else 0.0)
-        return "" if kept else f"by {found:.0e} of the largest output"
+        return "" if found <= allowed else f"by {found:.0e} of the largest output"
 
     undone = [_undoing(part) for part in parts]
     for part in parts:
@@ -95,16 +103,65 @@ def _undoing(part: Part) -> Callable[[], None]:
     return undo
 
 
+T = TypeVar("T")
+
+
+def without_casts(run: Callable[[], T]) -> tuple[T, bool]:
+    """What ``run`` gives where casts to float32 and below go to float64, and whether there are any.
+
+    RMS norms and softmaxes cast so whatever they are given. That their rounding is no part of the function,
+    and hides what is, holds where ``run`` gets by without them; otherwise they stay.
+    """
+    widened = _Widened()
+    try:
+        with widened:
+            return run(), widened.used
+    except Exception:
+        return run(), False
+
+
+class _Widened(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _CASTS and getattr(Tensor, name, None) is func:
+            self.used = True
+            return Tensor.double(args[0])
+        return func(*map(self._wide, args), **{k: self._wide(v) for k, v in (kwargs or {}).items()})
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype) and value in (torch.float32, *HALF):
+            self.used = True
+            return torch.float64
+        return value
+
+
+_CASTS = {"float", "half", "bfloat16"}
+
+
 def moved_by(old: Tensor, new: Tensor) -> float:
     """max |Δ outputs| / max |outputs|; an output that is set apart from the others, as a mask does that puts
     −10⁹ in its place, is held against itself, and the others against the largest of them."""
     if old.shape != new.shape:
         return torch.inf
     apart = torch.where(old == new, 0.0, (new - old).abs())
-    sizes = old.abs()
+    return float((apart / old.abs().clamp_min(ordinary_size(old))).max()) if old.numel() else 0.0
+
+
+def ordinary_size(outputs: Tensor) -> float:
+    """The largest output that no mask has set apart."""
+    sizes = outputs.abs()
     ordinary = sizes[(sizes > 0) & sizes.isfinite()]
-    largest = 1e-300
-    if len(ordinary):
-        limit = _BEYOND * ordinary.kthvalue(1 + len(ordinary) // 4).values
-        largest = float(ordinary[ordinary <= limit].max())
-    return float((apart / sizes.clamp_min(largest)).max()) if old.numel() else 0.0
+    if not len(ordinary):
+        return 1e-300
+    limit = _BEYOND * ordinary.kthvalue(1 + len(ordinary) // 4).values
+    return float(ordinary[ordinary <= limit].max())

@@ -22,7 +22,9 @@ def drawn_orders(
     Raises TransformationRefused where no layer has two.
     """
     if not any(size > 1 for _, size in sizes):
-        raise TransformationRefused(f"no layer has two {what}, and one has no order")
+        raise TransformationRefused(
+            f"no layer that could be changed has two {what}, and one has no order"
+        )
     while True:
         drawn = [torch.randperm(size, generator=generator) for _, size in sizes]
         same = [torch.equal(order, torch.arange(len(order))) for order in drawn]
@@ -31,6 +33,6 @@ def drawn_orders(
     for (name, size), kept in zip(sizes, same, strict=True):
         if kept:
             note_left(
-                name, f"it has one of {what}" if size == 1 else "its order was drawn as it is"
+                name, f"of {what} it has one" if size == 1 else "its order was drawn as it is"
             )
     return [None if kept else order for order, kept in zip(drawn, same, strict=True)]

@@ -77,14 +77,14 @@ def note_rest(before: nn.Module, after: nn.Module, reason: str) -> None:
     found = _LEFT.get()
     if found is None:
         return
-    now = _layers(after)
+    now, told = _layers(after), set(found)
     for name, tensors in _layers(before).items():
         there = now.get(name, {})
         same = tensors.keys() == there.keys() and all(
             _same(t, there[k]) for k, t in tensors.items()
         )
         above = [name[:i] for i, letter in enumerate(name) if letter == "."]
-        if same and not found.keys() & {name, *above}:
+        if same and not told & {name, *above}:
             note_left(name or "the network's own parameters", reason)
 
 

@@ -26,9 +26,12 @@ from sharpbench.invariance.structure import (
     attribute,
     computed,
     graph_of,
+    matrix,
     spoken,
+    transposed,
     unit_by_unit,
 )
+from sharpbench.network import copied
 from sharpbench.seeds import torch_generator
 
 __all__ = ["ResidualPermutation"]
@@ -96,7 +99,10 @@ class _Streams:
     """Follows which axis of which tensor runs over the same coordinates."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.graph = graph_of(model, is_attention)
+        self.norms = {m: axis for m in model.modules() if (axis := _axis_of(m)) is not None}
+        """Layers of others' own with a number for each coordinate, and which axis runs over them."""
+        whole = {m for m in model.modules() if is_attention(m) or transposed(m) or m in self.norms}
+        self.graph = graph_of(model, whole.__contains__)
         self.model, self.modules = model, dict(model.named_modules())
         self.of_node: dict[fx.Node, _Stream] = {}
         self.pinned: list[str] = []
@@ -107,12 +113,23 @@ class _Streams:
             stream = self._step(node)
             if stream is not None:
                 self.of_node[node] = stream
+        self._join()
         streams = {id(s): s for s in self.of_node.values()}
         for stream in streams.values():
             if stream.summed and not stream.free:
                 note_left(stream.name, stream.why)
                 self.pinned.append(f"of one of {stream.size} coordinates, {stream.why}")
         return [s for s in streams.values() if s.summed and s.free and s.size > 1]
+
+    def _join(self) -> None:
+        """Streams that share a tensor have their order in common: an encoder's and a decoder's, by their
+        embedding."""
+        holders: dict[int, tuple[int, fx.Node]] = {}
+        for node in list(self.of_node):
+            for axis, tensor in list(self.of_node[node].tensors):
+                at, other = holders.setdefault(id(tensor), (axis, node))
+                if at == axis and self.of_node[other] is not self.of_node[node]:
+                    self._merge(self.of_node[other], self.of_node[node], summed=False)
 
     def _step(self, node: fx.Node) -> _Stream | None:
         inputs = [self.of_node.get(n) for n in node.all_input_nodes]
@@ -127,13 +144,21 @@ class _Streams:
                 return None
             return _Stream(value.shape[-1], [(value.ndim - 1, value)])
         if node.op == "call_module":
-            return self._module(self.modules[str(node.target)], source, inputs)
+            return self._module(node, self.modules[str(node.target)], source, inputs)
         together = [s for s in inputs if s is not None]
         if node.target in _SUMS and len(inputs) == 2 and len(together) == 2:
             return self._merge(*together)
         if node.target is torch.cat and len(together) == len(inputs) and _beside(node):
             for other in together[1:]:
                 together[0] = self._merge(together[0], other, summed=False)
+            return together[0]
+        if node.target in _PRODUCTS and len(inputs) == 2:
+            if len(together) == 2:
+                one, other = sorted(together, key=lambda s: s.size, reverse=True)
+                return one if other.size == 1 else self._merge(one, other, summed=False)
+            if together and any(n.meta.get("shape") == () for n in node.all_input_nodes):
+                return together[0]  # times a number
+        if node.target is F.embedding and len(together) == len(inputs) == 1:
             return together[0]
         if node.target in _SUMS and together and not node.meta.get("alone"):
             together[0].summed = True
@@ -145,7 +170,11 @@ class _Streams:
         return None
 
     def _module(
-        self, layer: nn.Module, source: _Stream | None, inputs: list[_Stream | None]
+        self,
+        node: fx.Node,
+        layer: Any,
+        source: _Stream | None,
+        inputs: list[_Stream | None],
     ) -> _Stream | None:
         parts: list[nn.Module] = (
             [getattr(layer, name) for name in _PARTS] if is_attention(layer) else []
@@ -157,6 +186,18 @@ class _Streams:
             if isinstance(writer, nn.Linear | nn.Conv2d):
                 return _Stream(writer.weight.shape[0], [], free=False, why=why)
             return None
+        if layer in self.norms and source is not None:
+            each = [(_long_axis(p), p) for p in layer.parameters()]
+            if all(p.shape[axis] == source.size for axis, p in each) and self._lies(node, layer):
+                source.tensors += each
+                return source
+        if _depthwise(layer) and source is not None and layer.weight.shape[0] == source.size:
+            source.tensors += [(0, t) for t in (layer.weight, layer.bias) if t is not None]
+            return source
+        if transposed(layer):
+            self._read(matrix(layer), source, 1)
+            ends = [(1, layer.weight)] + ([(0, layer.bias)] if layer.bias is not None else [])
+            return _Stream(matrix(layer).shape[0], ends)
         if isinstance(layer, nn.Linear | nn.Conv2d):
             self._read(layer.weight, source, getattr(layer, "groups", 1))
             made = [layer.weight] + ([layer.bias] if layer.bias is not None else [])
@@ -189,6 +230,14 @@ class _Streams:
         self._pin(inputs, f"it is read by a {type(layer).__name__}")
         return None
 
+    def _lies(self, node: fx.Node, layer: nn.Module) -> bool:
+        """Whether the layer's coordinates are the stream's, which lie last, or are those of maps."""
+        shape = node.meta.get("shape")
+        if shape is None:
+            return True
+        last = len(shape) - 1
+        return len(shape) + self.norms[layer] == (1 if len(shape) == 4 else last)
+
     def _read(self, weight: Tensor, source: _Stream | None, groups: int) -> None:
         if source is None:
             return
@@ -202,7 +251,8 @@ class _Streams:
         source.tensors.append((1, weight))
 
     def _merge(self, first: _Stream, second: _Stream, *, summed: bool = True) -> _Stream:
-        first.summed |= summed or second.summed
+        # What is added to itself, as activations do that are written out, is no stream for that.
+        first.summed |= second.summed or (summed and first is not second)
         if first is not second:
             if first.size != second.size:
                 first.free = second.free = False
@@ -224,6 +274,7 @@ class _Streams:
 
 
 _NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm
+_PRODUCTS: set[Any] = {operator.mul, torch.mul, "mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _SUMS: set[Any] = {operator.add, torch.add, "add"}
 _KEEPING: set[Callable[..., Any] | str] = {
     torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "contiguous",
@@ -246,21 +297,66 @@ def _keeps(node: fx.Node) -> bool:
     if node.meta.get("further"):
         return False
     if out and len(into) == 1 and into[0]:
-        if node.target is operator.getitem and len(node.args) < 2:  # by a tensor
-            return False
+        if node.target is operator.getitem and len(node.args) < 2:  # by a tensor: of some tokens
+            return len(into[0]) != 4 and bool(out[-1] == into[0][-1])
         if node.target is operator.getitem:  # of some tokens, say: the last axis stays whole
             index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
             whole = len(index) < len(into[0]) or index[-1] == slice(None)
             return Ellipsis not in index and None not in index and whole
         if node.target in {"expand", "to", "type", "float", "double", "clone"}:
             return bool(out[-1] == into[0][-1])
-        flat = node.target in {"flatten", torch.flatten, "view", "reshape"}
+        flat = node.target in {"flatten", torch.flatten, "view", "reshape", torch.reshape}
         if flat and len(out) == 2 and out == into[0][:2]:  # (N, C, 1, 1) → (N, C)
             return True
+        if flat and len(into[0]) != 4 and len(out) != 4 and out[-1] == into[0][-1]:
+            return True  # tokens in one row, and back
     # Patches laid out as tokens: (N, C, h, w) → (N, C, hw) → (N, hw, C).
     return node.target in {"flatten", "transpose", torch.flatten, torch.transpose} and (
         node.args[1:] in {(2,), (1, 2)}
     )
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    """A convolution of each map by itself."""
+    return (
+        isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+    )
+
+
+def _long_axis(parameter: Tensor) -> int:
+    return max(range(parameter.ndim), key=lambda axis: parameter.shape[axis])
+
+
+def _axis_of(module: nn.Module) -> int | None:
+    """Along which axis, from behind, a module of somebody's own treats coordinates alike but for parameters
+    of one number each (an RMS norm, a scale of a layer); None for what is none, as a trial shows."""
+    each = list(module.parameters())
+    sizes = {p.numel() for p in each}
+    plain = all(p.ndim and max(p.shape) == p.numel() for p in each)
+    if len(sizes) != 1 or not plain or max(sizes) < 2 or any(True for _ in module.children()):
+        return None
+    if type(module).__module__.startswith("torch.nn.") or any(True for _ in module.buffers()):
+        return None
+    (size,) = sizes
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(size, generator=generator).roll(1)
+    for axis, shape in ((-1, (2, 3, size)), (-3, (2, size, 3, 4))):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                one = copied(module).double().cpu()
+                for parameter in one.parameters():
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+                x = torch.randn(shape, generator=generator, dtype=torch.float64)
+                y = one(x.clone())
+                for parameter in one.parameters():
+                    long = _long_axis(parameter)
+                    parameter.copy_(parameter.index_select(long, order))
+                moved = one(x.index_select(axis, order))
+                if y.shape == x.shape and torch.allclose(moved, y.index_select(axis, order)):
+                    return axis
+        except Exception:
+            continue
+    return None
 
 
 def _beside(node: fx.Node) -> bool:

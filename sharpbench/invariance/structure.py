@@ -156,14 +156,16 @@ class HiddenUnits:
 
     producer: nn.Module
     norms: tuple[nn.Module, ...]
+    """What scales each unit alone on its way: norms, and convolutions of each map by itself."""
     slopes: tuple[nn.PReLU, ...]
     """Activations with a parameter for each unit."""
     activations: tuple[Activation, ...]
+    """Those behind the last of ``norms``."""
     consumer: nn.Module
     before: int
     repeat: int
     max_pooled: bool = False
-    """Whether the units pass a max pooling, which does not commute with a change of sign."""
+    """Whether the units pass a max pooling behind these, which does not commute with a change of sign."""
     name: str = ""
     """The producer's."""
 
@@ -234,9 +236,12 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
                     units = "its weight or its reader's is used elsewhere, too"
             if isinstance(units, str):
                 reasons[str(node.target)] = units
-                note_left(str(node.target), units)
             else:
                 found.append(units)
+    between = {id(layer) for units in found for layer in units.norms}
+    for name, reason in reasons.items():
+        if id(modules[name]) not in between:
+            note_left(name, reason)
     note_uncalled(modules, graph)
     if not found:
         each = [f"{name} ({reason})" for name, reason in reasons.items()]
@@ -377,18 +382,17 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
         layer = modules[str(node.target)] if node.op == "call_module" else None
         told = spoken(node) if layer is None else f"a {type(layer).__name__}"
         read = f"its units are read by {told}"
-        if layer is not None and is_affine(layer):
+        if layer is not None and is_affine(layer) and not _depthwise(layer, place, into, size):
             blocks = _blocks(layer, place, into, size, producer)
             if isinstance(blocks, str):
                 return blocks
             each = tuple(norms), tuple(slopes), tuple(activations)
             return HiddenUnits(producer, *each, layer, *blocks, pooled, str(start.target))
-        if isinstance(layer, _NORMS):
-            if activations:
-                return "a norm stands behind the activation"
-            if not _one_a_unit(layer, place, into, size, producer):
+        if isinstance(layer, (*_NORMS, nn.Conv2d)):
+            if isinstance(layer, _NORMS) and not _one_a_unit(layer, place, into, size, producer):
                 return f"{told} treats its units together, or along another axis"
             norms.append(layer)
+            activations, pooled = [], False  # a scale is given behind them
         elif isinstance(layer, nn.PReLU):
             if layer.num_parameters != 1:
                 if place not in (None, _Place(1)) or layer.num_parameters != size:
@@ -478,6 +482,14 @@ def _reshaped(
             if length == size and before == after == 1:  # samples and tokens in one row
                 return _Place(axis)
     return None
+
+
+def _depthwise(layer: nn.Module, place: _Place | None, into: Any, size: int) -> bool:
+    """Whether it is a convolution of each of the units' maps by itself."""
+    if not isinstance(layer, nn.Conv2d) or not layer.groups == layer.in_channels == size > 1:
+        return False
+    at = place is None or (into is not None and place == _Place(len(into) - 3))
+    return at and layer.out_channels == size
 
 
 def _one_a_unit(

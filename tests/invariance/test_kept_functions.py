@@ -10,7 +10,8 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
-from sharpbench.invariance.keeping import moved_by
+from sharpbench.invariance.base import verify_promise
+from sharpbench.invariance.keeping import moved_by, without_casts
 from sharpbench.invariance.recording import left_alone, note_rest, noting, recorded, running_on
 from sharpbench.subject import Subject
 from sharpbench.suite.changing import changed
@@ -681,3 +682,172 @@ def test_two_heads_do_change_places():
             torch.equal(after.layers[0].key.weight, before.model.layers[0].key.weight.double())
         )
     assert orders == {False}
+
+
+def test_a_module_with_a_parameter_of_its_own_hides_no_layer_inside_it():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.norm = nn.Parameter(torch.ones(8)), nn.LayerNorm(8)
+
+        def forward(self, x):
+            return x + self.scale * self.norm(x)
+
+    layers = [nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8)]
+    found, _ = make(subject(lambda: nn.Sequential(*layers, Block())), "neuron_permutation")
+    assert "3, 3.norm (no linear layer" in found.left
+
+
+def test_of_a_composition_each_part_tells_what_it_left():
+    layers = [nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)]
+    found, moved_layers = make(subject(lambda: nn.Sequential(*layers)), "composition")
+    assert moved_layers == {"0", "2", "4"}
+    assert "0 (by neuron_rescaling: its activation is not positively homogeneous)" in found.left
+    assert "4 (its units are the outputs)" in found.left
+    smooth = [nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3)]
+    found, _ = make(subject(lambda: nn.Sequential(*smooth)), "composition")
+    assert "neuron_rescaling (as a whole: needs a positively homogeneous" in found.left
+
+
+# --- streams and maps of their own ---------------------------------------------------------------
+
+
+def inverted(activation):
+    """MobileNet's block: a norm and an activation stand on both sides of a convolution of each map."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), activation(),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Flatten(), nn.Linear(320, 3),
+    )  # fmt: skip
+    for norm in (net[1], net[4]):
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.normal_(tensor)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return net
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_units_pass_convolutions_of_each_map_and_norms_behind_activations(activation):
+    before = subject(lambda: inverted(activation), 1, 8, 8)
+    found, layers = make(before, "neuron_permutation")
+    assert layers == {"0", "1", "3", "4", "6", "9"}
+    assert "grouped" not in found.left
+    assert make(before, "neuron_rescaling")[1] == {"4", "6", "9"}
+
+
+class Norm32(nn.Module):
+    """An RMS norm that computes in float32, whatever it is given, as Hugging Face's do."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(size) + 0.5)
+
+    def forward(self, x):
+        exact = x.to(torch.float32)
+        scale = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.weight * (exact * scale).to(x.dtype)
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.scale = Norm32(8), nn.Parameter(torch.rand(8))
+        self.gate, self.up, self.down = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(6, 8)
+
+    def forward(self, x):
+        h = self.norm(x)
+        return x + self.scale * self.down(F.silu(self.gate(h)) * self.up(h))
+
+
+class Gates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.blocks = nn.Linear(4, 8), nn.ModuleList((Gated(), Gated()))
+        self.last, self.head = Norm32(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for block in self.blocks:
+            x = block(x).reshape(-1, 8).view(*x.shape)
+        return self.head(self.last(x)[:, -1])
+
+
+def test_a_stream_through_norms_and_scales_of_somebodys_own_is_permuted():
+    before = subject(Gates, 5, 4)
+    found = changed(before, transformations.create("residual_permutation"), seed=1)
+    old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+    assert 1e-10 < found.function_change < 1e-5  # the cast's rounding
+    x = torch.randn(3, 9, 4, dtype=torch.float64)
+    with torch.no_grad():
+        outputs, casts = without_casts(lambda: (old(x), new(x)))
+    assert casts
+    assert moved_by(*outputs) < 1e-12
+    inside = {
+        f"blocks.{i}{name}" for i in (0, 1) for name in ("", ".norm", ".gate", ".up", ".down")
+    }
+    assert moved(old, new) == {"enter", "last", "head", *inside}
+    assert not found.left
+
+
+def test_a_change_that_moves_the_function_less_than_a_casts_rounding_is_seen():
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.float().to(x.dtype)
+
+    def forward(net, x):
+        h = net.a(x)
+        return net.last(net.d(F.relu(net.b(F.relu(h))) + 1e-8 * h.cumsum(1)))
+
+    layers = {"a": nn.Linear(8, 6), "b": nn.Linear(6, 6), "d": nn.Linear(6, 3), "last": Rounded()}
+    before = subject(lambda: Net(forward, **layers))
+    after = before.with_model(before.working_model(torch.float64))
+    with torch.no_grad():
+        after.model.a.bias += 1e-9
+    old, new = (s.working_model(torch.float64) for s in (before, after))
+    with pytest.raises(TransformationRefused, match="promises to preserve the function"):
+        verify_promise(transformations.create("neuron_permutation"), old, new, before.inputs)
+
+
+def test_streams_with_one_embedding_have_one_order():
+    class Pair(nn.Module):
+        """An encoder's stream and a decoder's, whose inputs are made by one layer."""
+
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Linear(8, 6), nn.Linear(6, 3)
+            self.one, self.other, self.read = (nn.Linear(6, 6) for _ in "abc")
+
+        def forward(self, x):
+            first, second = self.embed(x), self.embed(x.flip(1))
+            first = first + self.one(F.relu(first))
+            second = second + self.other(F.relu(second)) + self.read(first)
+            return self.head(second)
+
+    found, layers = make(subject(Pair), "residual_permutation")
+    assert layers == {"embed", "one", "other", "read", "head"}
+    assert not found.left
+
+
+def test_an_activation_that_is_written_out_is_no_residual_stream():
+    def forward(net, x):
+        h = net.a(x)
+        return net.b(h * torch.tanh(h + 0.1 * h**3))
+
+    with pytest.raises(TransformationRefused, match="no residual stream"):
+        make(
+            subject(lambda: Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 3))),
+            "residual_permutation",
+        )
+
+
+def test_what_a_stream_is_added_to_is_told():
+    def forward(net, x):
+        h = net.a(x)
+        h = h + net.b(F.relu(h)).cumsum(1)
+        return net.d(h)
+
+    with pytest.raises(TransformationRefused, match="of 6 coordinates, it is added to something"):
+        make(
+            subject(lambda: Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 6), d=nn.Linear(6, 3))),
+            "residual_permutation",
+        )

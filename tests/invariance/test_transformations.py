@@ -79,7 +79,7 @@ def test_users_own_networks_keep_their_function(widths, leaky, bias, norm, stren
     ):
         transformation = transformations.create(name, parameters)
         if name == "neuron_permutation" and max(widths) == 1:
-            with pytest.raises(TransformationRefused, match="no layer has two units"):
+            with pytest.raises(TransformationRefused, match="has two units"):
                 transformation.apply(network, seed=seed)
             continue
         verify_promise(transformation, network, transformation.apply(network, seed=seed), x)
@@ -267,7 +267,7 @@ def test_attention_of_any_shape_keeps_its_function(heads, size, condition, stren
     ):
         change = transformations.create(name, parameters)
         if name == "head_permutation" and heads == 1:
-            with pytest.raises(TransformationRefused, match="no layer has two heads"):
+            with pytest.raises(TransformationRefused, match="has two heads"):
                 change.apply(network, seed=seed)
             continue
         assert (
