@@ -109,6 +109,9 @@ class Network:
         """Why the network as it is doesn't run: only copies in one precision do."""
         self.rounding: float | None = None
         """max |Δ outputs| / max |outputs| between it and a copy in `dtype`, where weights are no such."""
+        self.apart: float | None = None
+        """The same between a network in float32 and its copy in float64, where that is more than rounding: a
+        threshold, or a bin, that rounding crosses."""
         self._tried_in: torch.dtype | None = None
         """The precision of the copies that are tried; None: as the weights are given."""
         if not _plain(self.dtypes):
@@ -149,6 +152,12 @@ class Network:
     @property
     def of_precision(self) -> str:
         """What a reader must know of weights that are not in float32 or float64 throughout, or nothing."""
+        if self.apart is not None:
+            return (
+                f"a copy in float64 gives other outputs than the network in float32, by {self.apart:.1g} of "
+                f"the largest on {len(self._beside)} samples (a threshold or a bin that rounding crosses?): "
+                "dtype='float32' measures it as it is"
+            )
         if _plain(self.dtypes):
             return ""
         found = f"the weights are {told(self.dtypes)}: metrics measure a copy in the precision asked for"
@@ -398,7 +407,29 @@ class Network:
         self._check_follows(original, duplicate)
         if not self.not_as_given:
             self._check_copied(original, found)
+        if self.dtypes == (torch.float32,):
+            self.apart = self._apart_in_double(original)
         return found
+
+    def _apart_in_double(self, original: nn.Module) -> float | None:
+        """See `apart`; None too for a network that doesn't run in float64, or that is random."""
+        outputs = []
+        beside = self._beside if self.front is not None else self._beside.double()
+        for dtype, seed in ((torch.float64, 0), (torch.float32, 0), (torch.float32, 1)):
+            model = _in_precision(_private(original), dtype)
+            rows = beside if dtype == torch.float64 else self._beside
+            torch.manual_seed(seed)
+            try:
+                with torch.no_grad():
+                    outputs.append(_as_matrix(None, None, self._run(model, rows.clone())))
+            except InputError:
+                return None
+            if len(outputs) == 2 and self._alike(outputs[1], outputs[0]):
+                return None
+        there, own, again = outputs
+        if not self._alike(own, again):
+            return None
+        return float((own - there).abs().max() / own.abs().max().clamp_min(1e-300))
 
     def _couples(self, model: nn.Module, found: Tensor, fewer: Tensor) -> bool:
         """Whether the outputs ``found`` for the few samples are others where one of them is missing

@@ -406,6 +406,11 @@ class Subject:
         """How many classes, or numbers, the network gives a sample (of tokens: each of them)."""
         return self._network.outputs.shape[1]
 
+    def apart_in(self, dtype: torch.dtype) -> float | None:
+        """By how much of the largest the outputs of a copy in ``dtype`` are others than the network's, where
+        that is more than rounding."""
+        return self._network.apart if dtype == torch.float64 else None
+
     @property
     def few_outputs(self) -> Tensor:
         """The outputs of a few samples, (n, outputs, …), as metrics see them."""

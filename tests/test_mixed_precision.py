@@ -412,3 +412,46 @@ def test_a_suite_measures_and_judges_them_like_their_wide_twin(run):
         values.index = values.index.str.partition(":").get_level_values(2)
         assert values.notna().sum() == 3
         assert values["Net"] == pytest.approx(values["Wide"], rel=1e-5), name
+
+
+class Binned(nn.Module):
+    """A class of its own for each tenth: 0.7 is in the eighth bin in float32, in the seventh in float64."""
+
+    def __init__(self, noise=0.0):
+        super().__init__()
+        self.table, self.noise = nn.Parameter(torch.randn(10, 3)), noise
+
+    def forward(self, x):
+        noise = self.noise * torch.randn_like(x) if self.noise else 0
+        return self.table[(10 * x + noise).floor().long().clamp(0, 9)].sum(1)
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_a_bin_that_rounding_crosses_is_told(batches):
+    torch.manual_seed(0)
+    x, y = torch.full((20, 2), 0.55), torch.arange(20) % 3
+    model = Binned()
+    make = (
+        (lambda: Subject.from_batches(model, [{"x": x, "y": y}]))
+        if batches
+        else (lambda: Subject(model, x, y))
+    )
+    plain = sb.measure(make(), "gradient_norm")
+    assert "outputs_apart" not in plain.details
+    x[::4] = 0.7
+    subject = make()
+    assert "a copy in float64 gives other outputs than the network in float32" in subject.said[-1]
+    wide, own = (sb.measure(subject, "gradient_norm", dtype=d) for d in ("float64", "float32"))
+    assert wide.details["outputs_apart"] > 0.01
+    assert [component.source for component in wide.errors] == ["rounding"]
+    assert "outputs_apart" not in own.details
+    loss = F.cross_entropy(model(x), y)
+    gradient = torch.autograd.grad(loss, model.table)[0].norm()
+    assert own.value == pytest.approx(float(gradient), rel=1e-5)
+    assert abs(wide.value - float(gradient)) > 1e-2 * float(gradient)
+
+
+def test_what_is_random_is_not_told_to_be_rounded():
+    torch.manual_seed(0)
+    x, y = torch.full((20, 2), 0.55), torch.arange(20) % 3
+    assert "float64" not in " ".join(Subject(Binned(3.0), x, y).said)

@@ -211,6 +211,9 @@ def _with_precision(measurement: Measurement, subject: Subject, dtype: torch.dty
         details["computes_in"] = told((taken,))
         if taken in HALF or not errors:
             errors = (*errors, ErrorComponent("rounding", None))
+    if (apart := subject.apart_in(dtype)) is not None:
+        details["outputs_apart"] = apart
+        errors = (*errors, ErrorComponent("rounding", None))
     if details == measurement.details:
         return measurement
     error = measurement.standard_error if errors == measurement.errors else None
