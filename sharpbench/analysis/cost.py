@@ -38,12 +38,14 @@ def cost_table(results: Results) -> pd.DataFrame:
     Columns: ``metric``, ``subject`` (data set and model), ``n`` subjects timed, ``seconds``,
     ``spread`` (median interquartile range over the repeats, seconds), ``repeats``, ``peak_bytes``,
     ``gradients`` (work in gradient-equivalents), ``gradient_times`` (seconds over those of one
-    gradient; only from times taken alone on the machine), ``flops``, ``device``, ``threads``,
+    gradient; only from times taken alone on the machine, and repeated), ``flops``, ``device``, ``threads``,
     ``shared`` (whether other subjects or processes ran beside: such times are not comparable),
-    ``unstable`` (whether the times scattered).
+    ``unstable`` (whether the times scattered), ``first_call`` (whether one is that of a first call, with all
+    that this sets up: no repeat was asked for).
     """
     columns = ["metric", "subject", "n", "seconds", "spread", "repeats", "peak_bytes", "gradients",
-               "gradient_times", "flops", "device", "threads", "shared", "unstable"]  # fmt: skip
+               "gradient_times", "flops", "device", "threads", "shared", "unstable",
+               "first_call"]  # fmt: skip
     timed = _timed(results.measured)
     rows = []
     for (metric, dataset, model, device), group in timed.groupby(
@@ -66,17 +68,18 @@ def cost_table(results: Results) -> pd.DataFrame:
                 "threads": int(group["cost.threads"].iloc[0]),
                 "shared": bool(group["shared"].any()),
                 "unstable": bool(group["unstable"].any()),
+                "first_call": bool(group["first_call"].any()),
             }
         )
     return in_reading_order(pd.DataFrame(rows, columns=columns), "metric", "subject")
 
 
 def _timed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The timed rows, with ``shared``, ``unstable``, ``gradient_times`` and ``flops``."""
+    """The timed rows, with ``shared``, ``unstable``, ``first_call``, ``gradient_times`` and ``flops``."""
     if "cost.median_seconds" not in rows.columns:
         rows = rows.iloc[:0]
-        return rows.assign(shared=False, unstable=False, gradient_times=math.nan, flops=math.nan,
-                           **{"cost.device": None})  # fmt: skip
+        return rows.assign(shared=False, unstable=False, first_call=False, gradient_times=math.nan,
+                           flops=math.nan, **{"cost.device": None})  # fmt: skip
     rows = rows[rows["cost.median_seconds"].notna()].copy()  # in few blocks: columns are added
 
     def column(name: str, default: Any) -> pd.Series:
@@ -85,10 +88,13 @@ def _timed(rows: pd.DataFrame) -> pd.DataFrame:
 
     foreign = column("foreign_cores", 0.0).astype(float) > FOREIGN_CORES
     gradient = column("gradient_seconds", math.nan).astype(float)
+    seconds = rows["cost.median_seconds"].astype(float)
+    first = seconds == column("first_seconds", math.nan).astype(float)  # there was no other call
     return rows.assign(
         shared=column("shared_machine", False).astype(bool) | foreign,
         unstable=column("unstable", False).astype(bool),
-        gradient_times=rows["cost.median_seconds"].astype(float) / gradient,
+        first_call=first,
+        gradient_times=(seconds / gradient).where(~first),
         flops=column("flops", math.nan).astype(float),
     )
 

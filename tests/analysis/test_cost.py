@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from sharpbench.analysis.comparison import compare_costs
-from sharpbench.analysis.cost import scaling, sweeps
+from sharpbench.analysis.cost import cost_table, scaling, sweeps
 from sharpbench.analysis.results import Results
+from sharpbench.report.sections import sections
 
 
 def workloads(shared_at=None, noise=0.0):
@@ -124,3 +125,20 @@ def test_costs_of_two_result_sets():
     busy.loc[3:, "cost.median_seconds"] *= 100
     (row,) = compare_costs(frame, busy).to_dict("records")
     assert (row["n"], row["largest"]) == (2, 2.0)
+
+
+@pytest.mark.parametrize(("times", "first"), [([0.5], True), ([0.1, 0.2, 0.1], False)])
+def test_the_time_of_a_first_call_is_marked_and_no_multiple_of_a_gradients(times, first):
+    """A measured network's are not repeated: it took 400 times what a second call does."""
+    frame = workloads().iloc[:1].assign(
+        kind="measurement", subject="s", dataset="d", model="m", dataset_label="d", model_label="m",
+        model_short="m", dataset_short="d",
+        value=1.0, standard_error=None, transformation=None, problem=None, problem_label=None, seed=0,
+    )  # fmt: skip
+    frame["cost.seconds"] = [times]
+    frame["cost.median_seconds"], frame["cost.first_seconds"] = float(np.median(times)), 0.5
+    found = Results(frame)
+    (row,) = cost_table(found).to_dict("records")
+    assert (row["first_call"], np.isnan(row["gradient_times"])) == (first, first)
+    told = " ".join(sections.create("costly").sentences(found))
+    assert ("those of a first call" in told) == first

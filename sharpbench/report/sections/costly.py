@@ -48,6 +48,11 @@ class Costly(Section):
             found.append(
                 "Other subjects ran beside these measurements: their times are marked and not comparable."
             )
+        if costs["first_call"].any():
+            found.append(
+                "No repeat was asked for: times are marked that are those of a first call, with all that it "
+                "sets up, and not comparable."
+            )
         return found
 
     def tables(self, results: Results) -> Mapping[str, Any]:
