@@ -157,7 +157,8 @@ class Front:
         seen: list[Any] = []
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            seen.append(output)
+            # The next operation may write into it.
+            seen.append(output.clone() if isinstance(output, Tensor) else output)
 
         handle = dict(model.named_modules())[self.varied].register_forward_hook(note)
         try:
@@ -295,11 +296,11 @@ def _inside(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _replaced(model: nn.Module, name: Path | str | None, points: Tensor | None) -> Iterator[None]:
-    """Within it the named submodule returns ``points``."""
+    """Within it the named submodule returns ``points``, in a tensor that the network may write into."""
     if points is None or not isinstance(name, str):
         yield
         return
-    handle = dict(model.named_modules())[name].register_forward_hook(lambda *_: points)
+    handle = dict(model.named_modules())[name].register_forward_hook(lambda *_: points.clone())
     try:
         yield
     finally:

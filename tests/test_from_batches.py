@@ -732,6 +732,54 @@ def test_metrics_of_the_input_differentiate_in_what_is_named():
     assert curved.value == pytest.approx(sum(blocks) / 4, rel=1e-3)
 
 
+@pytest.mark.parametrize("part", ["0", "2", "4"])
+def test_what_is_differentiated_in_may_be_written_into(part):
+    """An activation in place would otherwise be what is differentiated in, and may be kinked."""
+
+    def made(inplace):
+        return nn.Sequential(
+            nn.Linear(3, 4),
+            nn.ELU(inplace=inplace),
+            nn.Linear(4, 4),
+            nn.ReLU(inplace),
+            nn.Linear(4, 2),
+        )
+
+    figures = []
+    for inplace in (False, True):
+        subject = Subject.from_batches(
+            seeded(lambda inplace=inplace: made(inplace)), [(X, Y)], differentiate=part
+        )
+        figures.append(
+            [
+                sb.measure(subject, "input_jacobian_norm", output="logits").value,
+                sb.measure(subject, "input_curvature").value,
+                sb.measure(subject, "curvature_rate", directions=1).value,
+            ]
+        )
+    assert figures[1] == pytest.approx(figures[0], rel=1e-9)
+    if part == "4":  # the outputs themselves
+        assert figures[0][0] == pytest.approx(2**0.5)
+
+
+class Overwritten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        h += 1
+        return self.last(h)
+
+
+def test_a_network_that_writes_into_what_its_derivative_needs_is_refused_in_a_sentence():
+    subject = Subject.from_batches(seeded(Overwritten), [(X, Y)])
+    for metric in ("hessian_trace", "gradient_norm", "curvature_rate"):
+        with pytest.raises(sb.MetricFailed, match="writes into a tensor that a derivative needs"):
+            sb.measure(subject, metric)
+
+
 def test_samples_of_different_shapes_have_no_common_directions():
     class Bag(nn.Module):
         def __init__(self):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sharpbench.change import PROPERTIES, Change, Property
-from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
+from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded, first_line
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.untouched import data_of, untouched
@@ -192,6 +192,11 @@ class Metric(Plugin, ABC):
         except Exception as error:
             if reason := subject.fault(dtype):
                 raise MetricFailed(reason) from error
+            if isinstance(error, RuntimeError) and "by an inplace operation" in str(error):
+                raise MetricFailed(
+                    "torch can't differentiate this network: it writes into a tensor that a derivative needs "
+                    f"({first_line(error)}); let that operation make a new one, x = x + y for x += y"
+                ) from error
             raise
         if subject.ignored:
             measurement.details["ignored_samples"] = subject.ignored
