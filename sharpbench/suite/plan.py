@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -680,7 +680,9 @@ def _weights(
         return
     folder, seen = suite.path.parent.resolve(), set()
     for pattern in block.weights:
-        found = sorted(map(Path, glob(str(folder / pattern), recursive=True)))
+        inside = Path(escape(str(folder))) / pattern  # the folder's own name is no pattern
+        named = folder / pattern  # a file may have brackets in its name, too
+        found = [named] if named.is_file() else sorted(map(Path, glob(str(inside), recursive=True)))
         files = [file for file in found if file.is_file()]
         if not files:
             raise suite.error(

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from glob import escape
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -469,7 +470,8 @@ def _moved(value: Any, folder: Path, within: str = "") -> Any:
     if isinstance(value, list):
         return [_moved(v, folder, within) for v in value]
     if isinstance(value, str) and within in _FILES_OF_NETWORKS:
-        return str(folder / value)
+        pattern = within == "networks.weights" and not (folder / value).is_file()
+        return str(Path(escape(str(folder)) if pattern else folder) / value)
     of_file = isinstance(value, str) and re.fullmatch(r"[^:]*\.py(:[\w.]+)?", value)
     return str(folder / value) if of_file else value
 

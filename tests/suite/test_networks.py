@@ -287,6 +287,26 @@ def test_weights_of_one_name_are_told_apart_by_their_folders(folder, run):
     ]
 
 
+def test_brackets_of_folders_and_files_are_no_patterns(folder):
+    away = folder / "runs [1]"
+    away.mkdir()
+    for name in ("a", "b"):
+        (folder / "runs" / f"{name}.pt").rename(away / f"{name} [0].pt")
+    block = SUITE.replace('["runs/*.pt", "runs/b.pt"]', '"*.pt"')
+    (away / "zoo.toml").write_text(block)
+    (away / "one.toml").write_text(block.replace('"*.pt"', '"a [0].pt"'))
+    (folder / "more.toml").write_text('name = "more"\nextends = "runs [1]/zoo.toml"\n')
+    (folder / "less.toml").write_text('name = "less"\nextends = "runs [1]/one.toml"\n')
+    found = {}
+    for place in (away / "zoo.toml", away / "one.toml", folder / "more.toml", folder / "less.toml"):
+        labels = [s.labels["recipe"] for s in make_plan(load_suite(place)).subjects]
+        found[place.name] = labels[:-1]
+    both = ["a [0]", "b [0]"]
+    assert found == {
+        "zoo.toml": both, "one.toml": both[:1], "more.toml": both, "less.toml": both[:1],
+    }  # fmt: skip
+
+
 def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
     """It was left aside in silence where the data are a dataset's."""
     given = Given(model="own_nets_of_a_test:small", dataset={"name": "digits", "train_size": 40})
