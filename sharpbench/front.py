@@ -279,7 +279,15 @@ def _dressed(cls: type[nn.Module]) -> type[nn.Module]:
         outputs = front.outputs(self, *args, **kwargs)
         return outputs.unsqueeze(1) if outputs.ndim == 1 else outputs
 
-    return type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+    own = {"__call__": call, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (_Unnoticed, cls), own)
+
+
+class _Unnoticed:
+    """Before a class: what it does with each class that inherits from it, as to register it, is not done."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        pass
 
 
 @contextmanager

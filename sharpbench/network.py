@@ -27,6 +27,7 @@ __all__ = [
     "TRIED",
     "Network",
     "as_written",
+    "check_loss_apart",
     "copied",
     "copies",
     "of_dtypes",
@@ -527,6 +528,27 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
 
 
 # --- outputs --------------------------------------------------------------------------------------
+
+
+def check_loss_apart(model: nn.Module, loss: Any, losses: Callable[[], Tensor]) -> None:
+    """Raises InputError for a loss of outputs and targets that reads the network's parameters by itself: in
+    copies they move, and for it they stay. ``losses()``: its values on a few samples."""
+    theirs = {id(p): name for name, p in model.named_parameters()}
+    held = loss.parameters() if isinstance(loss, nn.Module) else ()
+    found = next((theirs[id(p)] for p in held if id(p) in theirs), None)
+    if found is None:
+        try:
+            with torch.enable_grad():
+                read = _leaves(losses())
+                found = next((theirs[id(p)] for p in read if id(p) in theirs), None)
+        except Exception:  # which is told where it is measured
+            return
+    if found is not None:
+        raise InputError(
+            f"the loss reads the parameter {found!r} of the network by itself, so that it would be a "
+            "constant: give Subject.from_batches a loss of the model and the batch, loss=lambda model, "
+            "batch: …, that reaches it through the model it is given"
+        )
 
 
 _UNCUT = (

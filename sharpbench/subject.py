@@ -32,7 +32,7 @@ from sharpbench.loss import (
     resolve_loss,
 )
 from sharpbench.measurement import Work
-from sharpbench.network import TOGETHER, Network
+from sharpbench.network import TOGETHER, Network, check_loss_apart
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
 from sharpbench.precision import told
@@ -171,14 +171,19 @@ class Subject:
         every = targets if splits is None else splits.train_targets
         most = min(_TRIED_LOSSES, _NUMBERS // outputs[0].numel(), len(every))
         tried = max(len(outputs), most)
+        few = outputs[torch.arange(tried, device=outputs.device) % len(outputs)]
+        telling_targets = every[telling(every, tried, len(outputs))]
         loss = resolve_loss(
             self.loss or per_sample_loss(task),
-            outputs[torch.arange(tried, device=outputs.device) % len(outputs)],
-            every[telling(every, tried, len(outputs))],
+            few,
+            telling_targets,
             every,
             None if splits is None else splits.test_targets,
             flat=network.flat,
         )
+        if self.loss is not None and not isinstance(loss, GivenAsLoss):
+            made: Loss = loss
+            check_loss_apart(self.model, self.loss, lambda: made(few, telling_targets))
         said = self.said
         met = (
             f"{TOGETHER}; metrics of all samples take them as one batch" if network.coupled else ""

@@ -762,6 +762,24 @@ def test_what_is_differentiated_in_may_be_written_into(part):
         assert figures[0][0] == pytest.approx(2**0.5)
 
 
+def test_a_class_that_notes_its_heirs_hears_of_none():
+    heirs = []
+
+    class Registered(nn.Linear):
+        def __init_subclass__(cls, *, label, **kwargs):
+            super().__init_subclass__(**kwargs)
+            heirs.append((label, cls))
+
+    class Own(Registered, label="own"):
+        pass
+
+    model = seeded(lambda: Own(3, 2))
+    subject = Subject.from_batches(model, [{"features": X, "y": Y}])
+    check(subject, dense(model, lambda call: F.cross_entropy(call(X.double()), Y)))
+    assert heirs == [("own", Own)]
+    assert type(model) is Own
+
+
 class Overwritten(nn.Module):
     def __init__(self):
         super().__init__()

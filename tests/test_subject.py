@@ -286,6 +286,66 @@ def test_a_loss_is_tried_on_targets_of_every_class(loss, message):
         Subject(network(), x, torch.arange(N) // 4, loss=loss)
 
 
+class Uncertain(nn.Module):
+    """Its loss has a parameter of the network's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(FEATURES, CLASSES), nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def loss(self, f, t):
+        return F.cross_entropy(f, t, reduction="none") * torch.exp(-self.scale) + self.scale
+
+
+class Around(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, f, t):
+        return self.net.loss(f, t)
+
+
+@pytest.mark.parametrize("way", ["method", "closure", "module", "regulariser"])
+@pytest.mark.parametrize("batches", [False, True])
+def test_a_loss_that_reads_the_parameters_by_itself_is_refused(way, batches):
+    """In a copy they move, and for it they would be constants."""
+    x, y = data()
+    net = Uncertain()
+    loss = {
+        "method": net.loss,
+        "closure": lambda f, t: net.loss(f, t),
+        "module": Around(net),
+        "regulariser": lambda f, t: (
+            F.cross_entropy(f, t, reduction="none") + 0.1 * net.layer.weight.square().sum()
+        ),
+    }[way]
+    name = "layer.weight" if way == "regulariser" else "scale"
+    made = (
+        functools.partial(Subject.from_batches, net, [{"x": x, "y": y}])
+        if batches
+        else functools.partial(Subject, net, x, y)
+    )
+    with pytest.raises(InputError, match=f"{name}' of the network by itself.*lambda model, batch"):
+        made(loss=loss)
+    given = Subject.from_batches(
+        net, [(x, y)], loss=lambda model, batch: model.loss(model(batch[0]), batch[1])
+    )
+    gradient = torch.autograd.grad(net.loss(net(x), y).mean(), list(net.parameters()))
+    norm = torch.cat([g.flatten() for g in gradient]).norm()
+    assert sb.measure(given, "gradient_norm").value == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_a_loss_may_have_parameters_of_its_own():
+    x, y = data()
+    centres = nn.Parameter(torch.randn(CLASSES, CLASSES))
+    subject = Subject(network(), x, y, loss=lambda f, t: (f - centres[t]).square().sum(1))
+    assert sb.measure(subject, "gradient_norm").value > 0
+
+
 def test_a_mean_of_ones_own_is_that_of_its_values():
     x, y = data()
     own = Mean(lambda f, t: F.cross_entropy(f, t, reduction="none") ** 2)
