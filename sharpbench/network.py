@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -978,15 +978,17 @@ def as_written() -> Iterator[None]:
 
     What torch.compile was asked to compile runs eagerly: compiled code has no second derivative and makes no
     calls to see. torch's fused transformer layers, taken only where no gradient is asked for, stay off: the
-    function is the one that is differentiated.
+    function is the one that is differentiated. An autocast around all of this is none of the network's.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        if "torch._dynamo" not in sys.modules:  # seconds to import; else nothing is compiled
-            yield
-            return
-        with torch.compiler.set_stance("force_eager"):
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if "torch._dynamo" in sys.modules:  # seconds to import; else nothing is compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

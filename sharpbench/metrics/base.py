@@ -165,7 +165,7 @@ class Metric(Plugin, ABC):
                 )
         dtype = torch_dtype(getattr(self, "dtype", None) or "float64")
         try:
-            with as_written(), plain_checkpoints():
+            with as_written(), plain_checkpoints(), torch.enable_grad():
                 finding = Work()
                 if self.space == "input" and subject.front is not None and not self.by_at_inputs:
                     raise MetricUnsupported(

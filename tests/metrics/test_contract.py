@@ -58,6 +58,27 @@ def test_a_network_left_in_training_mode_is_measured_as_in_evaluation(name):
     assert figure(net.train()) == figure(net.eval())
 
 
+@pytest.mark.parametrize("name", metrics.names())
+def test_what_a_metric_stands_in_does_not_change_its_figure(name):
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    single = {"dtype": "float32"} if "dtype" in metrics.create(name).parameters() else {}
+    chosen = metrics.create(name, {**QUICKER.get(name, {}), **single})
+
+    def figure():
+        try:
+            return chosen.checked_measure(sb.Subject(net, x, y), seed=0).value
+        except MetricFailed as reason:
+            return str(reason)
+
+    plain = figure()
+    with torch.no_grad():
+        assert figure() == plain
+    with torch.autocast("cpu", torch.bfloat16):
+        assert figure() == plain
+
+
 @dataclass(frozen=True)
 class Vandal(Metric):
     """Changes what it measures."""
