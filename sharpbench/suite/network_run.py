@@ -66,7 +66,13 @@ class NetworkRun(Measuring):
     def _subject_built(self) -> Subject:
         given, device = self.network.given, self.network.device
         try:
-            return own_subject(given, seed=self.seed, device=device, data=self.task.data)
+            return own_subject(
+                given,
+                seed=self.seed,
+                device=device,
+                data=self.task.data,
+                dataset=self.network.data_from,
+            )
         except InputError as error:
             raise InputError(in_a_suite(str(error))) from error
 

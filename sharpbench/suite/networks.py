@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sharpbench.datasets import Dataset
 from sharpbench.errors import InputError, first_line, guarded, no_file_near
 from sharpbench.plugins import digest_of_module
 from sharpbench.results.keys import content_key
@@ -36,6 +37,8 @@ class NetworkPlan:
     seed: int
     device: str = "cpu"
     threads: int = 1
+    data_from: Dataset | None = None
+    """The one that is named, where one is: another process knows nothing of a user's file by its name."""
     seed_itself: bool = False
     """Whether metrics are given the seed itself, as `sharpbench.measure` does, and none derived from it."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sharpbench.datasets import datasets
+from sharpbench.datasets import Dataset, datasets
 from sharpbench.errors import (
     InputError,
     MetricFailed,
@@ -49,8 +49,12 @@ __all__ = [
 ]
 
 
-def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
+def own_subject(
+    given: Given, *, seed: int, device: str, data: Path, dataset: Dataset | None = None
+) -> Subject:
     """The network on the data that are named; datasets are found under ``data``.
+
+    ``dataset``: the one that is named, if it has been made.
 
     Raises InputError that says what is wrong with one of them, DataUnavailable for missing files.
     """
@@ -58,7 +62,10 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
         "--dataset NAME", "--data package.module:batches", "--inputs FILE (with --targets FILE)"
     ):
         raise InputError(fault)
-    splits = None if given.dataset is None else _splits(given, seed, device, data)
+    splits = None
+    if given.dataset is not None:
+        named = dict(given.dataset)
+        splits = _splits(dataset or datasets.create(named.pop("name"), named), seed, device, data)
     with _told_apart(f"--model {given.model!r}"):
         network = load_network(given.model, given.weights)
     try:
@@ -93,14 +100,10 @@ def own_subject(given: Given, *, seed: int, device: str, data: Path) -> Subject:
         )
 
 
-def _splits(given: Given, seed: int, device: str, data: Path) -> Splits:
-    assert given.dataset is not None
-    own = dict(given.dataset)
-    name = own.pop("name")
-    source = datasets.create(name, own)
-    with _told_apart(f"dataset {name!r}"):
+def _splits(source: Dataset, seed: int, device: str, data: Path) -> Splits:
+    with _told_apart(f"dataset {source.name!r}"):
         if reason := source.missing(data):
-            raise InputError(f"{reason}. Run: sharpbench data prepare {name}")
+            raise InputError(f"{reason}. Run: sharpbench data prepare {source.name}")
         splits = source.load(data, seed=derive_seed(seed, "data"))
         if not isinstance(splits, Splits):
             raise TypeError(f"it loaded a {type(splits).__name__}, not Splits")

@@ -582,7 +582,7 @@ def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[Networ
                 ("networks", i, "model" if block.title is None else "title"),
                 f"networks of {built} are called {title!r}, too: give those of {block.model} another title",
             )
-        model, data, data_label, given = _told_of_network(
+        model, data, data_label, given, dataset = _told_of_network(
             suite, block, ("networks", i), root, arrays
         )
         for file in files[i]:
@@ -597,6 +597,7 @@ def _network_plans(suite: SuiteFile, device: str, root: Path) -> Iterator[Networ
                 block.seed,
                 device,
                 suite.spec.threads,
+                dataset,
             )
 
 
@@ -624,9 +625,9 @@ def _told_of_network(
     at: tuple[str | int, ...],
     root: Path,
     arrays: Mapping[Path, str],
-) -> tuple[dict[str, Any], dict[str, Any], str, Given]:
-    """Identities of the network but for its weights and of its data, what these are called, and how they are
-    made. ``arrays``: what files of inputs are called."""
+) -> tuple[dict[str, Any], dict[str, Any], str, Given, Dataset | None]:
+    """Identities of the network but for its weights and of its data, what these are called, how they are
+    made, and the dataset if one is named. ``arrays``: what files of inputs are called."""
 
     def told(key: str, tell: Callable[[T], str], of: T) -> str:
         try:
@@ -658,17 +659,17 @@ def _told_of_network(
             )
         (dataset,) = _expand_all(suite, datasets, [block.dataset], (*at, "dataset"))
         data = {**dataset.identity(), "data": _fingerprint(dataset, root) or ""}
-        return model, data, dataset.label, given
+        return model, data, dataset.label, given, dataset
     if block.data is not None:
         data = {"name": block.data, "source": told("data", source_of, block.data)}
-        return model, {**data, **test}, block.data, given
+        return model, {**data, **test}, block.data, given, None
     assert block.inputs is not None
     hashes = {f"{n}_sha256": told(n, hash_of_file, Path(file)) for n, file in files.items()}
     # Where a file is says nothing of what is in it, and is not for a page.
     inside = not (Path(block.inputs).is_absolute() or ".." in Path(block.inputs).parts)
     name = block.inputs if inside else Path(block.inputs).name
     label = block.inputs if inside else arrays[folder / block.inputs]
-    return model, {"name": name, **hashes, **test}, label, given
+    return model, {"name": name, **hashes, **test}, label, given, None
 
 
 def _weights(

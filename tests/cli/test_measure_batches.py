@@ -419,12 +419,23 @@ def test_a_folder_that_another_command_holds_keeps_its_suite(odd, mine):
 def test_the_suite_of_a_dataset_of_one_s_own_names_its_file(mine, capsys, monkeypatch):
     (mine / "own_points.py").write_text(POINTS)
     command = ["measure", "--model", "mine_of_measure:dense", "--dataset", "own_points.py"]
-    command += ["--dataset-param", "n=12", "--loss", "L1Loss", "--metric", "parameter_norm"]
+    command += [
+        "--dataset-param",
+        "n=12",
+        "--loss",
+        "L1Loss",
+        "--metric",
+        "parameter_norm",
+        "--json",
+    ]
     told = in_process(capsys, monkeypatch, *command, "--output", "out")
     assert told.code == 0, told.err
-    again = sharpbench("run", "out/suite.toml", "--dry-run", cwd=mine)
+    # In a worker process, which has not seen the file.
+    again = sharpbench("run", "out/suite.toml", "--engine", "process", "--no-report", cwd=mine)
     assert again.returncode == 0, again.stderr
-    assert "points_of_mine(n=12)" in again.stdout
+    assert "points_of_mine(n=12)" in again.stderr
+    frame = sb.load_records(mine / "results").query("kind == 'measurement'")
+    assert frame["value"].tolist() == [json.loads(told.out)["value"]]
 
 
 POINTS = """
