@@ -139,6 +139,14 @@ class Front:
         outputs = _together(found, len(rows))
         return outputs * self.weights.to(outputs)[numbers].unsqueeze(1)
 
+    @property
+    def reach(self) -> int:
+        """From how many of the first samples some may be taken at little cost: none where batches stand for
+        samples, which never meet, and those of one batch where each is read anew."""
+        if self.batches.whole:
+            return 0
+        return self.batches.sizes[0] if self.batches.streamed else self.batches.count
+
     def shown(self, rows: Tensor) -> str:
         """What the network is given of the first of these samples, in a few words."""
         numbers = rows.reshape(len(rows), -1)[:1, 0].long()

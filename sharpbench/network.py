@@ -118,7 +118,8 @@ class Network:
         if not _plain(self.dtypes):
             self._settle_precision(original, few)
         # numbers stay exact
-        spread = torch.linspace(0, len(inputs) - 1, min(len(inputs), _BESIDE), device=inputs.device)
+        reach = len(inputs) if front is None else min(len(inputs), front.reach)
+        spread = torch.linspace(0, reach - 1, min(reach, _BESIDE), device=inputs.device)
         beside = torch.cat([inputs[spread.round().long()], few])
         self._few, self._beside = (
             t if front is not None or self.takes is None else t.to(self._tried_in or self.takes)
