@@ -365,11 +365,19 @@ _LAYERS = "layers.csv"
 _OPTIONS = {"metric": "--metric", "transformation": "--transform"}
 
 
+def _words(value: str) -> list[str]:
+    """The names in one value; the path of a file may have spaces and commas."""
+    place = value if value.endswith(".py") else value.rpartition(":")[0]
+    if place.endswith(".py") and Path(place).expanduser().is_file():
+        return [value]
+    return value.replace(",", " ").split()
+
+
 def _names(kind: str, given: Sequence[str], registry: Any, others: Any) -> list[str]:
     """The plug-ins of a kind that are named, each once. ``others``: those with which they are confused."""
     from sharpbench.plugins import plugin_name
 
-    words = [word for one in given for word in one.replace(",", " ").split()]
+    words = [word for one in given for word in _words(one)]
     names = list(dict.fromkeys(plugin_name(kind, word) for word in words))
     if given and not names:
         raise InputError(f"{_OPTIONS[kind]} names no {kind}")

@@ -369,6 +369,23 @@ def test_with_a_folder_and_without_one_the_same_is_said(odd, mine, does, code, r
     assert told == [row.get("reason", "") for row in rows]
 
 
+def test_a_metric_s_file_may_have_any_name(odd, mine):
+    away = mine / "my metrics, of 2026"
+    away.mkdir()
+    (mine / "odd_metric.py").rename(away / "odd one.py")
+    for place in ("my metrics, of 2026/odd one.py", str(away / "odd one.py")):
+        told = sharpbench(
+            *("measure", "--model", "odd_of_measure:deep", "--data", "odd_of_measure:rows"),
+            *("--metric", f"{place}:Odd", "parameter_norm,gradient_norm", "--json"),
+            *("--param", "does=well", "--output", "out"),
+            cwd=mine,
+        )
+        assert told.returncode == 0, told.stderr
+        assert [json.loads(line)["metric"] for line in told.stdout.splitlines()] == [
+            "odd_of_mine(does=well)", "parameter_norm", "gradient_norm",
+        ]  # fmt: skip
+
+
 def test_samples_are_heard_by_layers_and_unheard_not_in_silence(odd, mine):
     told = odd("--metric", "gradient_norm", "--samples", "7", "--layers", "--csv", does="well")
     assert told.code == 0, told.err
