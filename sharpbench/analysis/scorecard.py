@@ -24,7 +24,7 @@ from sharpbench.analysis.numbers import count, fixed
 from sharpbench.analysis.prediction import TARGETS, associations
 from sharpbench.analysis.problems import checked, solved
 from sharpbench.analysis.rank_correlation import FEWEST
-from sharpbench.analysis.results import Results, computed_once
+from sharpbench.analysis.results import Results, computed_once, seeds
 from sharpbench.analysis.retest import noise_ceilings
 from sharpbench.analysis.statistics import LEVEL, Estimate, binomial_interval
 from sharpbench.suite.spec import known_suites
@@ -397,6 +397,7 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
     else:
         table = associations(results)
         targets = [t for t in TARGETS if t in set(table["target"])][:1]
+        measured = results.measured.drop_duplicates("subject")
         for row in table[table["target"].isin(targets)].to_dict("records"):
             key = short["measurement", row["metric"]]
             if (within := row["within"]) is not None:
@@ -408,6 +409,8 @@ def _predictive(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict
                 asked.append((key, replace(cell, told=told + _ceiling(results, row["metric"]))))
             else:
                 few = f"fewer than {FEWEST} networks or two seeds that differ in it"
+                if len(measured) >= FEWEST and len(set(seeds(measured)[:, 0])) == 1:
+                    few = "one seed of the data, and an interval is taken over several of them"
                 asked.append((key, Cell("can't tell", told=(few,), evidence="predictive")))
     found = {}
     for key in dict.fromkeys(key for key, _ in asked):

@@ -57,6 +57,20 @@ def test_of_few_networks_no_rank_correlation_is_told():
     assert cell.told[0].startswith("fewer than 10 networks")
 
 
+def test_of_networks_of_one_seed_it_is_told_what_is_missing():
+    """A zoo of checkpoints, all judged on the same points."""
+    frame = records("hessian_trace", neighbours_exchanged(12), **PERMUTED, promised=True)
+    frame = frame.assign(seed=0)
+    judged = frame[frame["transformation"].isna()].assign(
+        kind="evaluation", name="test_error", title="test error"
+    )
+    frame = pd.concat([frame, judged], ignore_index=True).assign(**TRAINED)
+    (entry,) = scorecard(Results(frame))
+    cell = entry.cells["predictive"]
+    assert cell.word == "can't tell"
+    assert cell.told[0].startswith("one seed of the data")
+
+
 def test_of_several_permutations_that_of_the_most_networks_counts():
     many = records("hessian_trace", neighbours_exchanged(40), **PERMUTED, promised=True)
     few = records(

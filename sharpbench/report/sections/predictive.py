@@ -116,7 +116,7 @@ def predictive_sentences(table: pd.DataFrame) -> list[str]:
     rows = table[table["target"] == "test_error"]
     rows = rows[rows["within"].notna()]
     if rows.empty:
-        return ["Too few networks to rank."]
+        return ["Too few networks, or seeds of the data, to rank."]
     clear = sorted(
         (r for r in rows.itertuples() if r.within.clear), key=lambda r: -abs(r.within.value)
     )
