@@ -40,4 +40,6 @@ def test_metrics_with_one_conclusion_share_a_sentence():
         "Seems to rank the test error over all networks, but does not within data and model (τ): "
         "d −0.40, but +0.00 [−0.10, +0.10].",
     ]
-    assert predictive_sentences(table.iloc[:0]) == ["Too few networks, or seeds of the data, to rank."]
+    assert predictive_sentences(table.iloc[:0]) == [
+        "Too few networks, or seeds of the data, to rank."
+    ]
