@@ -443,8 +443,8 @@ class _Fit:
 
     def _shift(self, raw: Any, outputs: Tensor, target: Tensor, form: Form) -> int:
         """By how many tokens targets are ahead, which the loss that the network itself returns tells."""
-        own = raw.get("loss") if isinstance(raw, Mapping) else getattr(raw, "loss", None)
-        if self.loss is not None or not isinstance(own, Tensor) or own.ndim:
+        own, at_own = self._own_loss(raw)
+        if self.loss is not None or own is None:
             return 0
         integers = not target.is_floating_point()
         found: list[tuple[int, float]] = []
@@ -456,15 +456,38 @@ class _Fit:
                 found.append((1, _mean_entropy(logits[:, :, :-1], target[:, 1:])))
         elif integers and target.ndim == 1 and outputs.ndim == 2:
             found = [(0, _mean_entropy(outputs, target))]
-        for shift, mean in found:
-            if abs(mean - value) <= 1e-3 * max(abs(value), 1e-3):
-                return shift
-        tried = ", ".join(f"{mean:.4g}" for _, mean in found) or "none here"
+        # At the start of a training all are near ln V: the nearest is meant, where it is nearer by far.
+        near = sorted((abs(mean - value), shift) for shift, mean in found)
+        allowed = 1e-3 * max(abs(value), 1e-3)
+        if near and near[0][0] <= allowed and (len(near) < 2 or near[0][0] <= 0.1 * near[1][0]):
+            return near[0][1]
+        told = isinstance(self.forward, _DefaultForward) and self.forward.without is None
+        if (
+            isinstance(raw, (tuple, list)) and not told
+        ):  # a number that knows nothing of the targets
+            self._note(f"the number {value:.4g} beside the outputs is not taken for a loss")
+            return 0
+        tried = ", ".join(f"{mean:.6g}" for _, mean in found) or "none here"
+        which = "can be either" if near and near[0][0] <= allowed else "is not the"
         raise InputError(
-            f"the network returns a loss of its own, {value:.4g}, which is not the mean cross-entropy of its "
-            f"outputs and targets ({tried}): give loss=lambda model, batch: model(**batch).loss for "
+            f"the network returns a loss of its own, {value:.6g}, which {which} mean cross-entropy of its "
+            f"outputs and targets ({tried}): give loss=lambda model, batch: model(**batch){at_own} for "
             "its own, or loss=torch.nn.… for another"
         )
+
+    def _own_loss(self, raw: Any) -> tuple[Tensor | None, str]:
+        """The loss that a network returns beside its outputs, and how one writes it: its ``loss``, or the one
+        number of a tuple."""
+        if isinstance(raw, (tuple, list)) and not hasattr(raw, "loss"):
+            numbers = [i for i, t in enumerate(raw) if isinstance(t, Tensor) and not t.ndim]
+            own, at_own = (raw[numbers[0]], f"[{numbers[0]}]") if len(numbers) == 1 else (None, "")
+        elif isinstance(raw, Mapping):
+            own = raw.get("loss")
+            at_own = "['loss']" if not hasattr(raw, "loss") else ".loss"
+        else:
+            own, at_own = getattr(raw, "loss", None), ".loss"
+        real = isinstance(own, Tensor) and not own.ndim and own.is_floating_point()
+        return (own if real else None), at_own
 
     def _outputs_of(self, every: Batches, batch_number: int) -> Any:
         before = sum(size or 0 for size in self.sizes[:batch_number])

@@ -1089,6 +1089,66 @@ def test_the_one_tensor_beside_scalars_is_taken(what):
     check(subject, dense(net, lambda call: F.cross_entropy(call(X.double()), Y)))
 
 
+class Causal(nn.Module):
+    """Returns its loss beside the logits, in a tuple or a dict, of the next token or of each token's own."""
+
+    def __init__(self, form, shift, words=9):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(words, 3), nn.Linear(3, words)
+        self.form, self.shift = form, shift
+
+    def forward(self, tokens, labels=None):
+        z = self.head(torch.tanh(self.embedding(tokens)))
+        if labels is None:
+            return z
+        ahead = (z[:, :-1], labels[:, 1:]) if self.shift else (z, labels)
+        loss = F.cross_entropy(*(part.flatten(0, 1) for part in ahead))
+        return {"dict": {"loss": loss, "logits": z}, "first": (loss, z), "last": (z, loss)}[
+            self.form
+        ]
+
+
+@pytest.mark.parametrize("form", ["dict", "first", "last"])
+@pytest.mark.parametrize("shift", [False, True])
+def test_the_loss_that_a_network_returns_tells_which_tokens_it_predicts(form, shift):
+    model, x = seeded(lambda: Causal(form, shift)), ids(5, 6)
+    subject = Subject.from_batches(model, [{"tokens": x, "labels": x}], normaliser="tokens")
+    assert any("targets are shifted" in sentence for sentence in subject.said) == shift
+    own = seeded(lambda: Causal("first", shift))
+    check(subject, dense(own, lambda call: call(x, x)[0]), metrics=("trace",))
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_the_two_losses_of_an_untrained_network_are_told_apart(shift):
+    """Both are within a thousandth of ln V."""
+    model, x = seeded(lambda: Causal("dict", shift, 400)), ids(5, 6, high=400)
+    with torch.no_grad():
+        model.head.weight.mul_(0.05)
+        model.head.bias.mul_(0.05)
+    subject = Subject.from_batches(model, [{"tokens": x, "labels": x}], normaliser="tokens")
+    assert any("targets are shifted" in sentence for sentence in subject.said) == shift
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    with pytest.raises(InputError, match=r"can be either mean cross-entropy.*\['loss'\]"):
+        Subject.from_batches(model, [{"tokens": x, "labels": x}], normaliser="tokens")
+
+
+def test_a_number_in_a_tuple_is_a_loss_where_the_network_has_the_targets():
+    model, x = seeded(lambda: Causal("first", shift=False)), ids(5, 6)
+    batch = {"tokens": x, "labels": x}
+
+    def doubled(model, batch):
+        loss, z = model(**batch)
+        return 2 * loss, z
+
+    told = Subject.from_batches(model, [batch], forward=doubled, normaliser="tokens")
+    assert "beside the outputs is not taken for a loss" in told.said[1]
+    model.register_forward_hook(lambda _, args, output: (2 * output[0], output[1]))
+    with pytest.raises(InputError, match=r"is not the mean cross-entropy.*model\(\*\*batch\)\[0\]"):
+        Subject.from_batches(model, [batch], normaliser="tokens")
+
+
 def test_targets_may_be_counted_from_the_end():
     model = seeded(lambda: nn.Linear(3, 2))
     subject = Subject.from_batches(model, [(Y, X)], targets=-2)
