@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -287,12 +288,16 @@ def _digest(files: Mapping[Path, bytes]) -> str:
 
 def digest_of_module(name: str, path: Path) -> str:
     """SHA-256 of a user's module: of its file and, of those that stand beside its package, of all that it
-    imports from there. What is installed is told by its own file: it has versions.
+    imports from there; of an installed one of all code that was installed with it. What is torch's or
+    Python's own is told by its own file: it has versions.
 
     If that isn't what it was when this was asked last, the modules are to be imported anew.
     """
     code = path.read_bytes()
-    files = {path: code} if _installed(_root_of(path, name)) else _reached(path, code, name)
+    if _installed(_root_of(path, name)):
+        files = {path: code, **_installed_with(name)}
+    else:
+        files = _reached(path, code, name)
     digest = _forget_changed(_ASKED.get(name), files)
     _ASKED[name] = (digest,)
     return digest if len(files) > 1 else hashlib.sha256(code).hexdigest()
@@ -300,6 +305,29 @@ def digest_of_module(name: str, path: Path) -> str:
 
 _ASKED: dict[str, tuple[str]] = {}
 """By module, what `digest_of_module` found last."""
+
+
+def _installed_with(module: str) -> dict[Path, bytes]:
+    """What a module's distribution says of the code in it: a line with the hash of each file."""
+    package = module.partition(".")[0]
+    if package in _VERSIONED or package in sys.stdlib_module_names:
+        return {}
+    found = {}
+    for name in _distributions(tuple(sys.path)).get(package, ()):
+        told = importlib.metadata.distribution(name).read_text("RECORD") or ""
+        lines = sorted(line for line in told.splitlines() if ".py," in line or ".so," in line)
+        found[Path(name)] = "\n".join(lines).encode()
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Which distributions each package that is found on the ``path`` comes from."""
+    return importlib.metadata.packages_distributions()
+
+
+_VERSIONED = frozenset({"torch", "sharpbench"})
+"""Installed packages of which results name the version."""
 
 
 def _root_of(path: Path, module: str) -> Path:

@@ -1,6 +1,7 @@
 """``[[networks]]``: a user's own networks in a suite, through the command line as a user writes them."""
 
 import hashlib
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -369,6 +370,7 @@ def test_code_that_was_edited_is_imported_anew_in_one_process(folder):
     file = folder / "own_edited_of_a_test.py"
     try:
         file.write_text("def build():\n    return 1")
+        importlib.invalidate_caches()
         before = source_of("own_edited_of_a_test:build")
         assert import_object("own_edited_of_a_test:build")() == 1
         assert source_of("own_edited_of_a_test:build") == before
@@ -377,6 +379,32 @@ def test_code_that_was_edited_is_imported_anew_in_one_process(folder):
         assert import_object("own_edited_of_a_test:build")() == 2
     finally:
         sys.modules.pop("own_edited_of_a_test", None)
+
+
+def test_of_an_installed_package_all_its_code_counts(tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    (site / "installed_of_a_test").mkdir(parents=True)
+    (site / "installed_of_a_test" / "__init__.py").write_text("from .layers import build")
+    (site / "installed_of_a_test-1.dist-info").mkdir()
+    (site / "installed_of_a_test-1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: installed-of-a-test\nVersion: 1\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+
+    def told(code, more=""):
+        (site / "installed_of_a_test" / "layers.py").write_text(code)
+        record = f"installed_of_a_test/layers.py,sha256={hash(code)},{len(code)}\n{more}"
+        (site / "installed_of_a_test-1.dist-info" / "RECORD").write_text(record)
+        importlib.invalidate_caches()
+        return source_of("installed_of_a_test:build")
+
+    first = told("def build(): return 1")
+    # Where it was installed from, and by whom, is not its code.
+    assert (
+        told("def build(): return 1", "installed_of_a_test-1.dist-info/direct_url.json,sha256=a,9")
+        == first
+    )
+    assert told("def build(): return 2") != first
 
 
 def test_what_is_installed_is_told_by_its_own_file():
