@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,9 +17,16 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance.keeping import TOLERANCE, moved_by, ordinary_size, without_casts
 from sharpbench.invariance.recording import Example, running_on
 from sharpbench.network import copied
-from sharpbench.subject import Splits, batched_outputs
+from sharpbench.subject import Splits, Subject, batched_outputs
 
-__all__ = ["Changed", "Points", "Transformation", "verify_promise"]
+__all__ = [
+    "Changed",
+    "Points",
+    "Transformation",
+    "changing",
+    "subject_at_hand",
+    "verify_promise",
+]
 
 Points = Callable[[Tensor], Tensor]
 
@@ -62,6 +71,24 @@ class Transformation(Change, ABC):
     def points(self, inputs: Tensor) -> Tensor:
         """What the changed network is given in place of ``inputs``; the same, unless units change."""
         return inputs
+
+
+_SUBJECT: ContextVar[Subject | None] = ContextVar("subject", default=None)
+
+
+@contextmanager
+def changing(subject: Subject) -> Iterator[None]:
+    """Within it the network of this subject is changed."""
+    token = _SUBJECT.set(subject)
+    try:
+        yield
+    finally:
+        _SUBJECT.reset(token)
+
+
+def subject_at_hand() -> Subject | None:
+    """Whose network is changed, where that is known: changes that need no data do without."""
+    return _SUBJECT.get()
 
 
 def _first_of(splits: Splits | None) -> Example | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
-from sharpbench.invariance.base import Transformation
+from sharpbench.invariance.base import Transformation, subject_at_hand
+from sharpbench.loss import Task
 from sharpbench.network import copied
 from sharpbench.seeds import torch_generator
-from sharpbench.subject import Splits, per_sample_loss
+from sharpbench.subject import Splits, Subject, per_sample_loss
 
 __all__ = ["FurtherTraining", "WeightNoise"]
 
@@ -64,6 +66,9 @@ class FurtherTraining(Transformation):
             raise ValueError("steps and batch must be at least 1, lr positive")
 
     def apply(self, model: nn.Module, *, seed: int, splits: Splits | None = None) -> nn.Module:
+        subject = subject_at_hand()
+        if subject is not None and (splits is None or subject.front or not _plain(subject.loss)):
+            return self._trained_by(subject, model, seed)
         if splits is None:
             raise TransformationRefused("needs the training data, which is not known here")
         changed = copied(model)
@@ -80,7 +85,46 @@ class FurtherTraining(Transformation):
                 loss(outputs, y.to(dtype) if y.is_floating_point() else y).mean().backward()
                 optimizer.step()
         optimizer.zero_grad()
+        self._check_finite(changed)
         return changed
+
+    def _trained_by(self, subject: Subject, model: nn.Module, seed: int) -> nn.Module:
+        """On a subject's own batches, by its own loss."""
+        dtype = next(model.parameters()).dtype
+        trained = subject.with_model(model).working_model(dtype)
+        inputs, targets = subject.data("train")
+        if targets.is_floating_point():
+            targets = targets.to(dtype)
+        generator = torch_generator(seed)
+        free = [p for p in trained.parameters() if p.requires_grad]
+        if not free:
+            raise TransformationRefused("no parameter requires a gradient")
+        optimizer = torch.optim.SGD(free, lr=self.lr)
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                rows = torch.randint(len(inputs), (self.batch,), generator=generator)
+                rows = rows.to(inputs.device)
+                optimizer.zero_grad()
+                outputs = trained(inputs[rows].to(dtype))
+                subject.losses(outputs, targets[rows]).mean().backward()
+                optimizer.step()
+        self._check_finite(trained)
+        changed = copied(model)
+        with torch.no_grad():
+            for after, there in zip(changed.parameters(), trained.parameters(), strict=True):
+                after.copy_(there)
+        return changed
+
+    def _check_finite(self, model: nn.Module) -> None:
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise TransformationRefused(
+                f"training diverged within {self.steps} steps of learning rate {self.lr:g}"
+            )
 
     def change(self, model: nn.Module, *, seed: int) -> None:
         raise TransformationRefused("needs the training data, which is not known here")
+
+
+def _plain(loss: object) -> bool:
+    """Whether it is what a task has where none is given."""
+    return any(loss is per_sample_loss(task) for task in get_args(Task))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import TransformationRefused, first_line
-from sharpbench.invariance.recording import example, note_left, outputs_on
+from sharpbench.invariance.recording import example, note_left, note_written, outputs_on
 from sharpbench.precision import HALF
 
 __all__ = ["TOLERANCE", "Part", "change_each", "moved_by", "ordinary_size", "without_casts"]
@@ -72,6 +72,8 @@ def change_each(model: nn.Module, parts: Sequence[Part]) -> None:
     for part in parts:
         part.change()
     if not (reason := moved()):
+        for part in parts:
+            note_written(model, part.tensors)
         return
     for undo in reversed(undone):
         undo()
@@ -84,6 +86,7 @@ def change_each(model: nn.Module, parts: Sequence[Part]) -> None:
             note_left(part.name, f"the function moves when {part.what} is changed, {reason}")
         else:
             made += 1
+            note_written(model, part.tensors)
     if not made:
         raise TransformationRefused(
             "no layer can be changed with the function kept: the network uses what its layers make in "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -23,10 +23,12 @@ __all__ = [
     "left_alone",
     "note_left",
     "note_rest",
+    "note_written",
     "noting",
     "outputs_on",
     "recorded",
     "running_on",
+    "spoken",
 ]
 
 Example = Callable[[nn.Module], Any]
@@ -34,6 +36,7 @@ Example = Callable[[nn.Module], Any]
 
 _EXAMPLE: ContextVar[Example | None] = ContextVar("example", default=None)
 _LEFT: ContextVar[dict[str, str] | None] = ContextVar("left", default=None)
+_WRITTEN: ContextVar[set[str] | None] = ContextVar("written", default=None)
 
 
 @contextmanager
@@ -58,11 +61,13 @@ def example() -> Example | None:
 def noting() -> Iterator[dict[str, str]]:
     """Within it is noted which layers a transformation leaves alone, by their names, and why."""
     found: dict[str, str] = {}
-    token = _LEFT.set(found)
+    left = _LEFT.set(found)
+    written = _WRITTEN.set(set() if (outer := _WRITTEN.get()) is None else outer)
     try:
         yield found
     finally:
-        _LEFT.reset(token)
+        _LEFT.reset(left)
+        _WRITTEN.reset(written)
 
 
 def note_left(name: str, reason: str) -> None:
@@ -72,13 +77,25 @@ def note_left(name: str, reason: str) -> None:
         found.setdefault(name, reason)
 
 
+def note_written(model: nn.Module, tensors: Iterable[Tensor]) -> None:
+    """These parameters and buffers of ``model``, or views of them, are changed, be it that equal numbers have
+    changed their places."""
+    written = _WRITTEN.get()
+    if written is not None:
+        memory = {_memory(tensor) for tensor in tensors}
+        named = (*model.named_parameters(), *model.named_buffers())
+        written.update(name for name, tensor in named if _memory(tensor) in memory)
+
+
 def note_rest(before: nn.Module, after: nn.Module, reason: str) -> None:
     """Of the layers with parameters that a change left, those of which nothing is noted have ``reason``."""
     found = _LEFT.get()
     if found is None:
         return
-    now, told = _layers(after), set(found)
+    now, told, written = _layers(after), set(found), _WRITTEN.get() or set()
     for name, tensors in _layers(before).items():
+        if written & tensors.keys():
+            continue
         there = now.get(name, {})
         same = tensors.keys() == there.keys() and all(
             _same(t, there[k]) for k, t in tensors.items()
@@ -122,11 +139,11 @@ def recorded(
     """The graph of one pass: a node for each layer's call, and for what torch's functions make of others.
 
     As torch.fx writes it, but from what happened, so that what a forward pass asks of shapes and values is no
-    matter: ``call_module`` for the layers of torch.nn (and those that ``is_leaf``), ``call_function`` and
-    ``call_method``, ``get_attr`` for parameters that are used themselves. Nodes note the ``shape`` of their
-    result, and whether it is made of one known tensor ``alone``, their first argument; what depends on no
-    layer is a constant and stands for none. A tensor that was written into, be it through a view of it, is
-    from then on what the writing made.
+    matter: ``placeholder`` for the tensors that the network is given, ``call_module`` for the layers of
+    torch.nn (and those that ``is_leaf``), ``call_function`` and ``call_method``, ``get_attr`` for parameters
+    that are used themselves. Nodes note the ``shape`` of their result, and whether it is made of one tensor
+    ``alone``, their first argument; what depends on neither an input nor a layer is a constant and stands for
+    none. A tensor that was written into, be it through a view of it, is from then on what the writing made.
 
     Raises TransformationRefused where the network doesn't run.
     """
@@ -145,7 +162,7 @@ def recorded(
 def outputs_on(model: nn.Module, run: Example) -> list[Tensor]:
     """What a network gives for an example, as metrics run it."""
     with _watched(model):
-        return [t.detach().clone() for _, t in leaves(run(model)) if isinstance(t, Tensor)]
+        return [t.detach().clone() for t in _tensors(run(model))]
 
 
 @contextmanager
@@ -178,6 +195,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self._model = model
         self._leaves = {
             module: name
             for name, module in model.named_modules()
@@ -198,7 +216,7 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        handles = []
+        handles = [self._model.register_forward_pre_hook(self._begin, with_kwargs=True)]
         for module in self._leaves:
             before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
             after = module.register_forward_hook(self._leave, with_kwargs=True)
@@ -216,6 +234,12 @@ class _Recorder(TorchFunctionMode):
             yield
         finally:
             self._looking = before
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        with self._unseen():
+            for tensor in _tensors([args, kwargs]):
+                if id(tensor) not in self._nodes:
+                    self._note(tensor, self.graph.create_node("placeholder", "given"))
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._inside:
@@ -251,12 +275,13 @@ class _Recorder(TorchFunctionMode):
         given = _tensors([args, kwargs or {}])
         before = [_version(t) for t in given]
         result = func(*args, **(kwargs or {}))
-        if not given or func in (Tensor.__repr__, Tensor.requires_grad_):
+        name = getattr(func, "__name__", "")
+        if not given or name in _SHAPES or func in (Tensor.__repr__, Tensor.requires_grad_):
             return result
         written = [t for t, version in zip(given, before, strict=True) if _version(t) != version]
         tensors: Sequence[Any] = result if isinstance(result, (tuple, list)) else (result,)
         made = [one for one in tensors if isinstance(one, Tensor)]
-        if not (made or written or getattr(func, "__name__", "") in _NUMBERS):
+        if not (made or written or name.strip("_") in _NUMBERS):
             return result
         # As they were before the call, which may have written into them.
         every = (self._node_of(t, version) for t, version in zip(given, before, strict=True))
@@ -286,6 +311,10 @@ class _Recorder(TorchFunctionMode):
     def close(self, outputs: Any) -> None:
         found = self._known(outputs)
         self.graph.create_node("output", "output", (tuple(found),))
+        for node in reversed(self.graph.nodes):  # what was made for its shape alone, say
+            made = node.op in {"call_function", "call_method", "get_attr"}
+            if made and not node.users and spoken(node) not in _NUMBERS:
+                self.graph.erase_node(node)
 
     def _known(self, arguments: Any) -> tuple[fx.Node, ...]:
         every = (self._node_of(tensor, _version(tensor)) for tensor in _tensors(arguments))
@@ -318,8 +347,23 @@ class _Recorder(TorchFunctionMode):
         self._kept.append(tensor)
 
 
+def spoken(node: fx.Node) -> str:
+    """What an operation is called."""
+    return getattr(node.target, "__name__", str(node.target)).strip("_")
+
+
 def _tensors(nest: Any) -> list[Tensor]:
-    return [t for _, t in leaves(nest) if isinstance(t, Tensor)]
+    found: list[Tensor] = []
+    for _, leaf in leaves(nest):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, (list, tuple)):  # single numbers, which in a batch are one column
+            found += [
+                one
+                for part in leaf
+                for one in ([part] if isinstance(part, Tensor) else _tensors(part))
+            ]
+    return found
 
 
 def _version(tensor: Tensor) -> int:
@@ -339,10 +383,14 @@ def _memory(tensor: Tensor) -> int:
 
 
 _NUMBERS = {
-    "__array__", "__bool__", "__float__", "__index__", "__int__", "equal", "is_nonzero", "item",
-    "numpy", "tolist",
+    "array", "bool", "float", "index", "int", "equal", "is_nonzero", "item", "numpy", "tolist",
 }  # fmt: skip
 """What takes numbers out of torch."""
+_SHAPES = {
+    "empty_like", "full_like", "new_empty", "new_full", "new_ones", "new_zeros", "ones_like", "rand_like",
+    "randint_like", "randn_like", "zeros_like",
+}  # fmt: skip
+"""What asks a tensor for nothing but its shape."""
 _SUMS = {"__add__", "__radd__", "__iadd__", "add", "add_"}
 
 

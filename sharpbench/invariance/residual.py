@@ -19,7 +19,7 @@ from sharpbench.invariance.attention import is_attention
 from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.keeping import Part, change_each
 from sharpbench.invariance.orders import drawn_orders
-from sharpbench.invariance.recording import note_left
+from sharpbench.invariance.recording import note_left, spoken
 from sharpbench.invariance.structure import (
     ELEMENTWISE_FUNCTIONS,
     TRANSPARENT,
@@ -27,7 +27,6 @@ from sharpbench.invariance.structure import (
     computed,
     graph_of,
     matrix,
-    spoken,
     transposed,
     unit_by_unit,
 )
@@ -152,13 +151,17 @@ class _Streams:
             for other in together[1:]:
                 together[0] = self._merge(together[0], other, summed=False)
             return together[0]
-        if node.target in _PRODUCTS and len(inputs) == 2:
-            if len(together) == 2:
-                one, other = sorted(together, key=lambda s: s.size, reverse=True)
-                return one if other.size == 1 else self._merge(one, other, summed=False)
-            if together and any(n.meta.get("shape") == () for n in node.all_input_nodes):
-                return together[0]  # times a number
-        if node.target is F.embedding and len(together) == len(inputs) == 1:
+        if node.target in _PRODUCTS and len(inputs) == len(together) == 2:
+            one, other = sorted(together, key=lambda s: s.size, reverse=True)
+            return one if other.size == 1 else self._merge(one, other, summed=False)
+        if node.target is operator.getitem and source is not None and len(together) == 1:
+            given, out = node.all_input_nodes[0].meta.get("shape"), node.meta.get("shape")
+            by_tensor = len(inputs) > 1 or len(node.args) < 2
+            if by_tensor and given and out and len(given) != 4 and out[-1] == given[-1]:
+                return source  # of some tokens
+        if node.target is F.embedding and len(together) == 1:
+            return together[0]
+        if node.target in _BROADCASTING and len(together) == 1 and _alike(node, self.of_node):
             return together[0]
         if node.target in _SUMS and together and not node.meta.get("alone"):
             together[0].summed = True
@@ -297,8 +300,8 @@ def _keeps(node: fx.Node) -> bool:
     if node.meta.get("further"):
         return False
     if out and len(into) == 1 and into[0]:
-        if node.target is operator.getitem and len(node.args) < 2:  # by a tensor: of some tokens
-            return len(into[0]) != 4 and bool(out[-1] == into[0][-1])
+        if node.target is operator.getitem and len(node.args) < 2:  # by a tensor
+            return False
         if node.target is operator.getitem:  # of some tokens, say: the last axis stays whole
             index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
             whole = len(index) < len(into[0]) or index[-1] == slice(None)
@@ -314,6 +317,22 @@ def _keeps(node: fx.Node) -> bool:
     return node.target in {"flatten", "transpose", torch.flatten, torch.transpose} and (
         node.args[1:] in {(2,), (1, 2)}
     )
+
+
+_BROADCASTING: set[Any] = {
+    *_PRODUCTS, *_SUMS, "sub", "__sub__", torch.sub, "div", "__truediv__", torch.div, "masked_fill",
+    torch.where, "where",
+}  # fmt: skip
+
+
+def _alike(node: fx.Node, streams: dict[fx.Node, _Stream]) -> bool:
+    """Whether what a stream is multiplied by, or masked by, is the same for all its coordinates."""
+    out = node.meta.get("shape")
+    if not out:
+        return False
+    axis = -3 if len(out) == 4 else -1
+    others = [n.meta.get("shape") for n in node.all_input_nodes if n not in streams]
+    return bool(others) and all(s is not None and (len(s) < -axis or s[axis] == 1) for s in others)
 
 
 def _depthwise(layer: nn.Module) -> bool:

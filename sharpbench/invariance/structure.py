@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
-from sharpbench.invariance.recording import example, note_left, recorded
+from sharpbench.invariance.recording import example, note_left, recorded, spoken
 
 __all__ = [
     "COMPUTED",
@@ -28,7 +28,6 @@ __all__ = [
     "note_uncalled",
     "read_directly",
     "shared_parameters",
-    "spoken",
     "traced",
     "transposed",
     "unit_by_unit",
@@ -411,7 +410,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
         else:
             activations.append(activation)
     if not node.users:
-        return "what reads its units is not seen (compiled code, or numbers outside torch)"
+        return "nothing that is seen reads its units (compiled code, numbers outside torch, or nothing does)"
     return f"its units are read in {len(node.users)} places"
 
 
@@ -520,11 +519,6 @@ def _blocks(
     if isinstance(reader, nn.Conv2d) and not place.whole:
         return "its units are no whole share of what its reader takes"
     return place.before, place.after
-
-
-def spoken(node: fx.Node) -> str:
-    """What an operation is called."""
-    return getattr(node.target, "__name__", str(node.target)).strip("_")
 
 
 def _per_unit(layer: nn.Module) -> list[Tensor]:

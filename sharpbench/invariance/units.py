@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import operator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
-from sharpbench.invariance.recording import example
+from sharpbench.invariance.recording import spoken
 from sharpbench.invariance.structure import computed, graph_of, shared_parameters
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["InputRescaling", "InputRotation", "LogitShift", "LogitTemperature"]
 
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @transformations.register
@@ -47,12 +51,8 @@ class InputRescaling(Transformation):
         return self.factor
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        first = _first(model)
-        if first is None:
-            raise TransformationRefused("no linear or convolutional layer takes the input")
-        weight = first.weight
-        assert isinstance(weight, Tensor)
-        weight.div_(self.factor)
+        for layer in _readers(model):
+            layer.weight.div_(self.factor)
 
     def points(self, inputs: Tensor) -> Tensor:
         return inputs * self.factor
@@ -81,8 +81,8 @@ class InputRotation(Transformation):
         return 1.0
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        first = _first(model)
-        if not isinstance(first, nn.Linear):
+        first, *others = _readers(model, whole=True)
+        if others or not isinstance(first, nn.Linear):
             raise TransformationRefused("the first layer with weights is not linear")
         first.weight.copy_(first.weight @ self._rotation(first.in_features).to(first.weight).T)
 
@@ -151,19 +151,82 @@ class LogitTemperature(Transformation):
             parameter.div_(self.temperature)
 
 
-def _first(model: nn.Module) -> nn.Module | None:
-    """The layer with weights that runs first, as far as that is seen, else the one that stands first.
+_PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.Unflatten)
+_MOVING = {
+    "view", "reshape", "flatten", "unflatten", "contiguous", "clone", "detach", "to", "float", "double",
+    "type", "squeeze", "unsqueeze", torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, F.dropout,
+}  # fmt: skip
+"""What gives all numbers of an input on as they are."""
+_PARTING = {
+    "transpose", "permute", "movedim", "chunk", "split", "unbind", "expand", "repeat", "flip", "unfold",
+    "select", torch.transpose, torch.permute, torch.movedim, torch.chunk, torch.split, torch.unbind,
+    torch.cat, torch.stack, operator.getitem, F.pad, F.avg_pool2d, F.max_pool2d, F.adaptive_avg_pool2d,
+}  # fmt: skip
+"""What gives them on in other places, some of them, or linear in them."""
 
-    Raises TransformationRefused where writing into its weight changes nothing that stays.
+
+def _readers(model: nn.Module, *, whole: bool = False) -> list[_Layer]:
+    """The linear and convolutional layers that read the input, each once, where nothing else does.
+
+    ``whole``: each reads all numbers of a sample in a row. As far as that is seen; of a network that can't be
+    followed the layer that stands first.
+
+    Raises TransformationRefused where something else reads the input, or where writing into a weight does
+    more, or changes nothing that stays.
     """
-    found = next((m for m in model.modules() if isinstance(m, _WEIGHTED)), None)
-    if example() is not None:
-        modules = dict(model.named_modules())
-        called = (modules[str(n.target)] for n in graph_of(model).nodes if n.op == "call_module")
-        found = next((m for m in called if isinstance(m, _WEIGHTED)), found)
-    if found is not None and computed(found):
+    if not any(isinstance(m, _WEIGHTED) for m in model.modules()):
+        raise TransformationRefused("no linear or convolutional layer takes the input")
+    graph = None
+    with suppress(TransformationRefused):
+        graph = graph_of(model)
+    given = [] if graph is None else [n for n in graph.nodes if n.op == "placeholder"]
+    if graph is None or not given:
+        found = [m for m in model.modules() if isinstance(m, _WEIGHTED)][:1]
+    else:
+        found = _reading(model, graph, given, whole)
+    if not found:
+        raise TransformationRefused("no linear or convolutional layer takes the input")
+    if any(map(computed, found)):
         raise TransformationRefused("the first layer's weight is computed from others")
     return found
+
+
+def _reading(model: nn.Module, graph: fx.Graph, given: list[fx.Node], whole: bool) -> list[_Layer]:
+    modules = dict(model.named_modules())
+    heard: set[fx.Node] = set()  # what the outputs depend on
+    for node in reversed(graph.nodes):
+        if node.op == "output" or any(user in heard for user in node.users):
+            heard.add(node)
+    raw, found = set(given), {}
+    for node in graph.nodes:
+        reads = [n in raw for n in node.all_input_nodes]
+        layer = modules[str(node.target)] if node.op == "call_module" else None
+        if isinstance(layer, _WEIGHTED) and id(layer) in found and not any(reads):
+            raise TransformationRefused(
+                f"the layer that reads the input, {node.target}, reads more"
+            )
+        if node not in heard or not any(reads):
+            continue
+        passes = isinstance(layer, _PASSING) if layer is not None else node.target in _MOVING
+        parts = node.target in _PARTING or isinstance(layer, _POOLS)
+        if isinstance(layer, _WEIGHTED):
+            shape = node.all_input_nodes[0].meta.get("shape")
+            if whole and shape is not None and len(shape) != 2:
+                raise TransformationRefused(
+                    "the first layer with weights reads an input part by part"
+                )
+            found[id(layer)] = layer
+        elif all(reads) and (passes or (parts and not whole)):
+            raw.add(node)
+        else:
+            name = spoken(node) if layer is None else f"a {type(layer).__name__}"
+            raise TransformationRefused(
+                f"the input is read by {name}, and not by layers with weights alone"
+            )
+    return list(found.values())
+
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
 
 
 def _last(model: nn.Module) -> nn.Linear | None:

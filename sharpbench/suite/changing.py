@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpbench.errors import Meddled, TransformationRefused
-from sharpbench.invariance.base import Points, Transformation, verify_promise
+from sharpbench.invariance.base import Points, Transformation, changing, verify_promise
 from sharpbench.invariance.recording import left_alone, note_rest, noting, running_on
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of, untouched
@@ -40,7 +40,7 @@ def changed(subject: Subject, transformation: Transformation, *, seed: int) -> C
     transformation raises.
     """
     before = private_copy(unwrapped(subject.model), torch.float64)
-    with running_on(subject.run_few), noting() as left:
+    with running_on(subject.run_few), changing(subject), noting() as left:
         with untouched(transformation.label, before, data_of(subject), state_hash):
             after = transformation.transform(before, seed=seed, splits=subject.splits)
         if after.model is before:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
-from sharpbench.invariance.base import verify_promise
+from sharpbench.invariance.base import changing, verify_promise
 from sharpbench.invariance.keeping import moved_by, without_casts
 from sharpbench.invariance.recording import left_alone, note_rest, noting, recorded, running_on
 from sharpbench.subject import Subject
@@ -260,8 +262,19 @@ def test_what_writes_is_in_the_graph():
     nodes = {n.name: n for n in graph.nodes}
     (reader,) = nodes["a"].users
     assert reader.target == "__setitem__"
-    assert {"a", "getitem"} == {n.name for n in reader.all_input_nodes}
+    a, value = reader.all_input_nodes
+    assert (a.name, value.target, value.args[0].name) == ("a", operator.getitem, "b")
     assert [n.target for n in reader.users] == ["relu_"]
+
+
+def test_what_asks_for_a_shape_reads_nothing():
+    def forward(net, x):
+        h = F.relu(net.a(x))
+        first = h[:, 0] * 2
+        start = torch.zeros_like(h) + h.new_ones(len(first), 6)
+        return net.d(F.relu(net.c(F.relu(net.b(h))))) + start[:, :3]
+
+    assert make(four(forward), "neuron_permutation")[1] == {"a", "b", "c", "d"}
 
 
 def test_numbers_that_leave_torch_are_read():
@@ -277,7 +290,7 @@ def test_numbers_that_leave_torch_are_read():
         return net.d(F.relu(net.c(x[:, :6])))
 
     found, _ = make(four(compiled), "neuron_permutation")
-    assert "a (what reads its units is not seen" in found.left
+    assert "a (nothing that is seen reads its units" in found.left
     assert "are the outputs" not in found.left.partition("; d")[0]
 
 
@@ -645,13 +658,15 @@ def test_every_layer_is_changed_or_told_of(name):
         ),
     ):
         before = subject(build, *shape)
+        for parameter in before.model.parameters():
+            nn.init.normal_(parameter)
         try:
             found = changed(before, transformations.create(name), seed=1)
         except TransformationRefused:
             continue
         old, new = (s.working_model(torch.float64) for s in (before, found.subject))
         every = {n.rpartition(".")[0] for n, _ in old.named_parameters()}
-        with noting() as left, running_on(before.run_few):
+        with noting() as left, running_on(before.run_few), changing(before):
             model = before.working_model(torch.float64)
             after = transformations.create(name).apply(model, seed=1, splits=before.splits)
             note_rest(model, after, "the rest")
@@ -851,3 +866,130 @@ def test_what_a_stream_is_added_to_is_told():
             subject(lambda: Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 6), d=nn.Linear(6, 3))),
             "residual_permutation",
         )
+
+
+def test_equal_numbers_in_another_order_are_changed():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.norm, self.inner = nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 6)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.enter(x)
+            return self.head(x + self.inner(self.norm(x)))
+
+    found, layers = make(subject(Skip), "residual_permutation")
+    assert layers == {"enter", "inner", "head"}  # all numbers of the norm are equal
+    assert not found.left
+
+
+# --- the input -----------------------------------------------------------------------------------
+
+
+def branches(net, x):
+    y = torch.cat(
+        [F.relu(net.a(x)), F.relu(net.b(F.max_pool2d(x, 3, 1, 1))), net.c(F.pad(x, (1, 1, 1, 1)))],
+        1,
+    )
+    return net.d(y.mean((2, 3)))
+
+
+def stepwise(net, x):
+    h = x.new_zeros(len(x), 4)
+    for t in range(x.shape[1]):
+        h = torch.tanh(net.a(x[:, t]) + net.b(h))
+    return net.d(h)
+
+
+def test_every_layer_that_reads_the_input_takes_its_unit():
+    def images():
+        maps = {
+            "a": nn.Conv2d(1, 4, 3, padding=1),
+            "b": nn.Conv2d(1, 4, 1),
+            "c": nn.Conv2d(1, 4, 3),
+        }
+        return Net(branches, **maps, d=nn.Linear(12, 3))
+
+    def steps():
+        return Net(stepwise, a=nn.Linear(8, 4), b=nn.Linear(4, 4), d=nn.Linear(4, 3))
+
+    def wide():
+        return Net(
+            lambda n, x: n.a(x) + n.b(F.relu(n.c(x))),
+            a=nn.Linear(8, 3),
+            b=nn.Linear(5, 3),
+            c=nn.Linear(8, 5),
+        )
+
+    change = transformations.create("input_rescaling")
+    for build, shape, readers in (
+        (images, (1, 8, 8), "abc"),
+        (steps, (5, 8), "a"),
+        (wide, (8,), "ac"),
+    ):
+        before = subject(build, *shape)
+        found = changed(before, change, seed=0)
+        old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+        assert moved(old, new) == set(readers)
+
+
+def test_an_input_that_something_else_reads_stays_in_its_unit():
+    change = transformations.create("input_rescaling")
+    for forward, reason in (
+        (lambda n, x: n.b(F.relu(n.a(x + 1))), "read by add"),
+        (lambda n, x: n.b(F.relu(n.a(x))) + x[:, :3], "read by add"),
+        (lambda n, x: n.b(n.a(torch.cat([n.a(x), x[:, :2]], 1))), "read by cat|reads more"),
+    ):
+        net = Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+        with pytest.raises(TransformationRefused, match=reason):
+            changed(Subject(net, torch.randn(6, 8), Y), change, seed=0)
+    parts = Net(lambda n, x: n.b(n.a(x).mean(1)), a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+    with pytest.raises(TransformationRefused, match="part by part"):
+        changed(
+            Subject(parts, torch.randn(6, 5, 8), Y),
+            transformations.create("input_rotation"),
+            seed=0,
+        )
+
+
+# --- controls -------------------------------------------------------------------------------------
+
+
+def test_further_training_follows_the_batches_and_the_loss_that_are_given():
+    x, yes = torch.randn(20, 8), (torch.randn(20, 3) > 0).float()
+    more = transformations.create("further_training")
+
+    def called(model, batch):
+        return model(batch["x"]) * batch["weight"]
+
+    batches = [
+        {"x": x[:12], "weight": torch.ones(12, 1)},
+        {"x": x[12:], "weight": torch.ones(8, 1)},
+    ]
+    for batch, y in zip(batches, (yes[:12], yes[12:]), strict=True):
+        batch["labels"] = y
+    plain = Subject(mlp(), x, yes, loss=nn.BCEWithLogitsLoss())
+    fronted = Subject.from_batches(
+        plain.model, batches, forward=called, loss=nn.BCEWithLogitsLoss(), splits={"test": batches}
+    )
+    found = [changed(s, more, seed=1).subject for s in (plain, fronted)]
+    for before, after in zip((plain, fronted), found, strict=True):
+        losses = [
+            float(s.losses(s.working_model(torch.float64)(s.inputs.double()), yes.double()).mean())
+            for s in (before, after)
+        ]
+        assert losses[1] < 0.97 * losses[0]
+    for one, other in zip(*(s.model.parameters() for s in found), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9)
+    frozen = Subject(mlp().requires_grad_(False), x, torch.arange(20) % 3)
+    with pytest.raises(TransformationRefused, match="no parameter requires a gradient"):
+        changed(frozen, more, seed=1)
+
+
+def test_training_that_diverges_is_told():
+    wild = Subject(mlp(), 1e3 * torch.randn(20, 8), 1e3 * torch.randn(20, 3))
+    with pytest.raises(
+        TransformationRefused, match="training diverged within 50 steps of learning"
+    ):
+        changed(wild, transformations.create("further_training"), seed=1)
