@@ -551,7 +551,7 @@ class _Fit:
             path = path[:1]
         place = written(self.found[0], path)
         real = leaf.is_floating_point() or leaf.is_complex() or not of_dtypes(error)
-        if real and (arguments := self._keywords() or self._itself(error)):
+        if real and (arguments := self._keywords(error) or self._itself(error)):
             return f"give forward=lambda model, batch: model({arguments})"
         # A fixed precision, .float(), would be another than that of a copy.
         call = f"batch{place}" if real else f"batch{place}.to(next(model.parameters()).dtype)"
@@ -570,11 +570,11 @@ class _Fit:
                 return "batch"
         return ""
 
-    def _keywords(self) -> str:
+    def _keywords(self, error: Exception) -> str:
         """The entries of a batch that have the names of what the network takes, as they are written in a
-        call; nothing unless these are all that it needs."""
+        call, where it was given others; nothing unless these are all that it needs."""
         batch = self.found[0]
-        if not isinstance(batch, Mapping):
+        if not isinstance(batch, Mapping) or "unexpected keyword" not in str(error):
             return ""
         with contextlib.suppress(TypeError, ValueError):
             taken = inspect.signature(unwrapped(self.model).forward).parameters.values()
