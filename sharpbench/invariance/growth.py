@@ -56,24 +56,29 @@ class NeuronSplitting(Transformation):
             twins = torch.randperm(units.size, generator=generator)
             twins = twins[: max(round(self.share * units.size), 1)]
             part = torch.rand(len(twins), generator=generator, dtype=torch.float64)
-            undo = partial(_put_back, [_held(units.producer), _held(units.consumer)])
+            layers_held = [_held(m) for m in (units.producer, *units.gates, units.consumer)]
+            undo = partial(_put_back, layers_held)
             parts.append(Part(units.name, partial(_split, units, twins, part), undo=undo))
         change_each(model, parts)
 
 
 def _split(units: HiddenUnits, twins: Tensor, part: Tensor) -> None:
-    producer, consumer = units.producer, units.consumer
-    twins, part = twins.to(matrix(producer).device), part.to(matrix(consumer))
+    consumer = units.consumer
+    twins, part = twins.to(matrix(consumer).device), part.to(matrix(consumer))
     read = units.read_by().clone()
     second = read[:, twins] * part.view(1, -1, *[1] * (read.ndim - 2))
     read[:, twins] -= second
     whole = torch.cat([read, second], 1)
-    made = torch.cat([matrix(producer), matrix(producer)[twins]])
+    made = [
+        (maker, torch.cat([matrix(maker), matrix(maker)[twins]]))
+        for maker in (units.producer, *units.gates)
+    ]
     _give(consumer, whole.movedim(1, 2).flatten(1, 3))
-    _give(producer, made)
-    if isinstance(producer.bias, Tensor):
-        bias = torch.cat([producer.bias, producer.bias[twins]])
-        producer.bias = nn.Parameter(bias, producer.bias.requires_grad)
+    for maker, weight in made:
+        _give(maker, weight)
+        if isinstance(maker.bias, Tensor):
+            bias = torch.cat([maker.bias, maker.bias[twins]])
+            maker.bias = nn.Parameter(bias, maker.bias.requires_grad)
 
 
 Held = tuple[nn.Module, dict[str, Any]]

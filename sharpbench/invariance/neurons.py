@@ -200,6 +200,8 @@ def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
 
 
 def _rescaling(units: HiddenUnits, alpha: Tensor) -> Part:
+    for name in units.gate_names:
+        note_left(name, f"it gates the units of {units.name}, which are changed in its place")
     return Part(units.name, partial(_rescale, units, alpha), (*units.scaled_by(), units.read_by()))
 
 

@@ -22,6 +22,7 @@ from sharpbench.invariance.orders import drawn_orders
 from sharpbench.invariance.recording import note_left, spoken
 from sharpbench.invariance.structure import (
     ELEMENTWISE_FUNCTIONS,
+    PRODUCTS,
     TRANSPARENT,
     attribute,
     computed,
@@ -151,7 +152,7 @@ class _Streams:
             for other in together[1:]:
                 together[0] = self._merge(together[0], other, summed=False)
             return together[0]
-        if node.target in _PRODUCTS and len(inputs) == len(together) == 2:
+        if node.target in PRODUCTS and len(inputs) == len(together) == 2:
             one, other = sorted(together, key=lambda s: s.size, reverse=True)
             return one if other.size == 1 else self._merge(one, other, summed=False)
         if node.target is operator.getitem and source is not None and len(together) == 1:
@@ -277,7 +278,6 @@ class _Streams:
 
 
 _NORMS = nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm
-_PRODUCTS: set[Any] = {operator.mul, torch.mul, "mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 _SUMS: set[Any] = {operator.add, torch.add, "add"}
 _KEEPING: set[Callable[..., Any] | str] = {
     torch.relu, F.relu, "relu", torch.tanh, "tanh", F.gelu, F.silu, F.softplus, "contiguous",
@@ -320,7 +320,7 @@ def _keeps(node: fx.Node) -> bool:
 
 
 _BROADCASTING: set[Any] = {
-    *_PRODUCTS, *_SUMS, "sub", "__sub__", torch.sub, "div", "__truediv__", torch.div, "masked_fill",
+    *PRODUCTS, *_SUMS, "sub", "__sub__", torch.sub, "div", "__truediv__", torch.div, "masked_fill",
     torch.where, "where",
 }  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ __all__ = [
     "COMPUTED",
     "ELEMENTWISE",
     "ELEMENTWISE_FUNCTIONS",
+    "PRODUCTS",
     "TRANSPARENT",
     "HiddenUnits",
     "attribute",
@@ -58,6 +61,7 @@ ELEMENTWISE_FUNCTIONS = frozenset({*_FUNCTIONS, *_POOLS})
 _RESHAPING = {"view", "reshape", "flatten", "unflatten", torch.flatten, torch.reshape}
 _TRANSPOSING = {"transpose", torch.transpose, "swapaxes", torch.swapaxes}
 _MEANS = {"mean", torch.mean}
+PRODUCTS = {operator.mul, torch.mul, "mul", "__mul__", "__rmul__", "mul_", "__imul__"}
 
 COMPUTED = (
     "its weight or its reader's is computed from others (weight norm, pruning, a parametrisation)"
@@ -167,6 +171,10 @@ class HiddenUnits:
     """Whether the units pass a max pooling behind these, which does not commute with a change of sign."""
     name: str = ""
     """The producer's."""
+    gates: tuple[nn.Module, ...] = ()
+    """Layers whose units these are multiplied by, each by its own (SwiGLU): they have the same order, and
+    scales of their own."""
+    gate_names: tuple[str, ...] = ()
 
     @property
     def odd(self) -> bool:
@@ -190,7 +198,7 @@ class HiddenUnits:
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:
-        return (self.producer, *self.norms, *self.slopes, self.consumer)
+        return (self.producer, *self.gates, *self.norms, *self.slopes, self.consumer)
 
     def made_by(self) -> list[Tensor]:
         """Tensors whose first axis runs over the units, in the order in which they are applied."""
@@ -237,6 +245,7 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
                 reasons[str(node.target)] = units
             else:
                 found.append(units)
+    found = _each_once(found)
     between = {id(layer) for units in found for layer in units.norms}
     for name, reason in reasons.items():
         if id(modules[name]) not in between:
@@ -250,6 +259,21 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
             f"the network has no layer of hidden units with a single reader{why}"
         )
     return found
+
+
+def _each_once(found: list[HiddenUnits]) -> list[HiddenUnits]:
+    """Of units that are multiplied by each other those that can be scaled, or whose sign can be flipped."""
+    taken: dict[str, HiddenUnits] = {}
+    for units in found:
+        names = sorted((units.name, *units.gate_names))
+        key = " ".join(names)
+        best = taken.get(key)
+        if best is None or (units.positively_homogeneous, units.odd) > (
+            best.positively_homogeneous,
+            best.odd,
+        ):
+            taken[key] = units
+    return [units for units in found if any(units is one for one in taken.values())]
 
 
 def note_uncalled(modules: Mapping[str, nn.Module], graph: fx.Graph) -> None:
@@ -313,8 +337,8 @@ class _Tracer(fx.Tracer):
 
 def shared_parameters(model: nn.Module) -> set[int]:
     """Ids of the parameters that several layers have in common."""
-    ids = [id(p) for m in model.modules() for p in m._parameters.values() if p is not None]
-    return {one for one in ids if ids.count(one) > 1}
+    held = (p for m in model.modules() for p in m._parameters.values() if p is not None)
+    return {one for one, count in Counter(map(id, held)).items() if count > 1}
 
 
 def read_directly(model: nn.Module, graph: fx.Graph) -> set[int]:
@@ -368,6 +392,7 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
     norms: list[nn.Module] = []
     slopes: list[nn.PReLU] = []
     activations: list[Activation] = []
+    gates: list[fx.Node] = []
     node, pooled = start, False
     shape = start.meta.get("shape")  # unknown to torch.fx
     place = None
@@ -386,7 +411,10 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
             if isinstance(blocks, str):
                 return blocks
             each = tuple(norms), tuple(slopes), tuple(activations)
-            return HiddenUnits(producer, *each, layer, *blocks, pooled, str(start.target))
+            names = tuple(str(gate.target) for gate in gates)
+            of_gates = tuple(modules[name] for name in names)
+            own = str(start.target)
+            return HiddenUnits(producer, *each, layer, *blocks, pooled, own, of_gates, names)
         if isinstance(layer, (*_NORMS, nn.Conv2d)):
             if isinstance(layer, _NORMS) and not _one_a_unit(layer, place, into, size, producer):
                 return f"{told} treats its units together, or along another axis"
@@ -405,6 +433,10 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
             pooled |= isinstance(layer, nn.MaxPool2d) or _POOLS.get(node.target, False)
         elif (moved := _moved(node, layer, place, into, out, size)) is not None:
             place = moved if isinstance(moved, _Place) else None
+        elif (gate := _gate(node, before, start, modules)) is not None:
+            if norms or pooled or slopes or gates:
+                return read
+            gates.append(gate)
         elif (activation := _activation(node, layer)) is None or into != out:
             return read
         else:
@@ -412,6 +444,32 @@ def _follow(start: fx.Node, modules: dict[str, nn.Module]) -> HiddenUnits | str:
     if not node.users:
         return "nothing that is seen reads its units (compiled code, numbers outside torch, or nothing does)"
     return f"its units are read in {len(node.users)} places"
+
+
+def _gate(
+    node: fx.Node, before: fx.Node, start: fx.Node, modules: dict[str, nn.Module]
+) -> fx.Node | None:
+    """The layer whose units, behind activations, those of ``start`` are multiplied by; None for what is no
+    such product."""
+    others = [n for n in node.all_input_nodes if n is not before]
+    if node.op == "call_module" or node.target not in PRODUCTS or len(others) != 1:
+        return None
+    (other,) = others
+    shape = node.meta.get("shape")
+    while len(other.users) == 1 and other.meta.get("shape") == shape == before.meta.get("shape"):
+        layer = modules[str(other.target)] if other.op == "call_module" else None
+        if layer is not None and is_affine(layer):
+            alike = type(layer) is type(modules[str(start.target)])
+            fits = getattr(layer, "groups", 1) == 1 and other.meta.get("shape") == start.meta.get(
+                "shape"
+            )
+            return other if alike and fits and shape is not None else None
+        if len(other.all_input_nodes) != 1 or not unit_by_unit(
+            layer if layer is not None else other
+        ):
+            return None
+        (other,) = other.all_input_nodes
+    return None
 
 
 def unit_by_unit(what: fx.Node | nn.Module) -> bool:

@@ -993,3 +993,54 @@ def test_training_that_diverges_is_told():
         TransformationRefused, match="training diverged within 50 steps of learning"
     ):
         changed(wild, transformations.create("further_training"), seed=1)
+
+
+# --- gates ---------------------------------------------------------------------------------------
+
+
+def gated(activation, bias):
+    def forward(net, x):
+        return net.head(F.relu(net.down(activation(net.gate(x)) * net.up(x))))
+
+    layers = {"gate": nn.Linear(8, 6, bias), "up": nn.Linear(8, 6, bias)}
+    return Net(forward, **layers, down=nn.Linear(6, 5), head=nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", [F.silu, torch.relu, torch.sigmoid])
+def test_units_that_are_multiplied_have_one_order_and_scales_of_their_own(activation, bias):
+    before = subject(lambda: gated(activation, bias))
+    for name in ("neuron_permutation", "neuron_splitting"):
+        found, layers = make(before, name)
+        assert layers == {"gate", "up", "down", "head"}
+        assert found.left == "left as they are: head (its units are the outputs)"
+    found, layers = make(before, "neuron_rescaling")
+    scaled, other = ("gate", "up") if "gate" in layers else ("up", "gate")
+    assert layers == {scaled, "down", "head"}
+    assert f"{other} (it gates the units of {scaled}, which are" in found.left
+    assert (scaled == "up") or activation is torch.relu
+    assert make(before, "sign_flip")[1] == {"up", "down"}
+
+
+def test_a_gate_of_another_shape_or_that_is_read_elsewhere_leaves_its_units_alone():
+    def narrow(net, x):
+        return net.d(F.relu(net.c(net.a(x) * net.b(x).sigmoid())))
+
+    layers = {
+        "a": nn.Linear(8, 6),
+        "b": nn.Linear(8, 1),
+        "c": nn.Linear(6, 5),
+        "d": nn.Linear(5, 3),
+    }
+    found, moved_layers = make(subject(lambda: Net(narrow, **layers)), "neuron_permutation")
+    assert moved_layers == {"c", "d"}
+    assert "a, b (its units are read by mul)" in found.left
+
+    def twice(net, x):
+        gate = net.b(x)
+        return net.d(F.relu(net.c(net.a(x) * gate.sigmoid()))) + gate.cumsum(1)[:, :3]
+
+    layers = {**layers, "b": nn.Linear(8, 6)}
+    found, moved_layers = make(subject(lambda: Net(twice, **layers)), "neuron_permutation")
+    assert moved_layers == {"c", "d"}
+    assert "a (its units are read by mul)" in found.left
