@@ -436,6 +436,8 @@ class Subject:
                 else Decisions()
             )
         labels = labels_of(loss)
+        if labels is None and isinstance(loss, TokenLoss):
+            return "the loss is one of your own, which does not tell where its classes are"
         if labels is None:
             return "this is a regression"
         held = [self.targets] if self.splits is None else []

@@ -543,6 +543,8 @@ def test_a_loss_of_ones_own_counts_the_tokens_that_it_does_not_leave_out(form, i
     loss = Focal("none", ignore).forward if form == "function" else given
     subject = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="tokens")
     assert f"whose target is not {ignore}" in subject.said[0]
+    with pytest.raises(MetricUnsupported, match="does not tell where its classes are"):
+        sb.measure(subject, "margin")
     mean = Focal("mean", ignore)
     check(subject, dense(model, lambda call: mean(call(tokens), labels)), metrics=("trace",))
     total = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="sum")
