@@ -162,8 +162,8 @@ class Network:
         if self.apart is not None:
             return (
                 f"a copy in float64 gives other outputs than the network in float32, by {self.apart:.1g} of "
-                f"the largest on {len(self._beside)} samples (a threshold or a bin that rounding crosses?): "
-                "dtype='float32' measures it as it is"
+                f"the largest on {len(self._beside)} samples (a threshold or a bin that rounding crosses, or "
+                "numbers drawn from a seed?): dtype='float32' measures it as it is"
             )
         if _plain(self.dtypes):
             return ""
