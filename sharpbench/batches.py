@@ -131,7 +131,10 @@ Take = tuple[Tensor | None, Any]
 """Places of samples among those asked for (None: all of them, in order) and their batch."""
 
 
-_CONSTANT = (Tensor, type(None), bool, int, float, complex, str, bytes, list, tuple, torch.dtype)
+_CONSTANT = (
+    *(Tensor, type(None), bool, int, float, complex, str, bytes, list, tuple),
+    *(torch.dtype, torch.device),
+)
 """What may be the same in every batch."""
 
 

@@ -56,9 +56,13 @@ def _mapped(nest: Any, value: Callable[[Path, Any], Any], above: Path) -> Any:
         return value(above, nest)
     parts = [(key, _mapped(part, value, (*above, key))) for key, part in inside]
     if isinstance(nest, Mapping):
-        fresh: Any = copy.copy(nest) if hasattr(nest, "__setitem__") else dict(nest)
-        for (given, _), (_, part) in zip(nest.items(), parts, strict=True):
-            fresh[given] = part
+        given = {key: part for key, (_, part) in zip(nest, parts, strict=True)}
+        try:
+            fresh: Any = copy.copy(nest)
+            for key, part in given.items():
+                fresh[key] = part
+        except Exception:  # one that can't be written into
+            return given
         return fresh
     if isinstance(nest, tuple):
         every = [part for _, part in parts]

@@ -1013,6 +1013,7 @@ def test_what_is_not_cut_is_told_with_the_line_to_write(build, batches, options,
         lambda x, y: (x.numpy()[::-1].copy()[::-1], y.numpy()[::-1].copy()[::-1]),
         lambda x, y: (frozen(x), frozen(y)),
         lambda x, y: {"x": x, "of": np.array([f"row {i}" for i in y]), "y": y},
+        lambda x, y: Unwritable(x=x, y=y, on=torch.device("cpu")),
         lambda x, y: [x.as_subclass(Marked), y],
         lambda x, y: (nn.Parameter(x), y),
     ],
@@ -1028,6 +1029,11 @@ def test_arrays_and_lists_of_numbers_are_taken_as_they_are(form):
             forward=lambda model, batch: model(batch["x"] if isinstance(batch, dict) else batch[0]),
         )
     check(subject, dense(model, lambda call: F.cross_entropy(call(x.double()), y)))
+
+
+class Unwritable(dict):
+    def __setitem__(self, key, value):
+        raise TypeError("it is read only")
 
 
 class Marked(torch.Tensor):
