@@ -146,15 +146,15 @@ def verify_promise(
                 f"{transformation.label} promises to preserve the loss but moved {told} by "
                 f"{float(moved):.1e}"
             )
-    if transformation.preserves == "nothing" and not apart > TOLERANCE:
-        raise TransformationRefused(
-            f"{transformation.label} is a control that must change the function, but didn't"
-        )
     divided = transformation.temperature
     if divided != 1 and not moved_by(old / divided, new) <= TOLERANCE:
         raise TransformationRefused(
             f"{transformation.label} promises to divide the logits by {divided:g} but did something else: "
             "more stands behind the last layer, or beside it"
+        )
+    if transformation.preserves == "nothing" and not apart > TOLERANCE:
+        raise TransformationRefused(
+            f"{transformation.label} is a control that must change the function, but didn't"
         )
     return change
 

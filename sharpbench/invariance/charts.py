@@ -109,6 +109,8 @@ class LogScale(_Chart):
     kind = "chart"
 
     def chart(self, weight: Tensor, axis: int) -> nn.Module | str:
+        if weight.is_complex():
+            return "its weights are complex"
         if bool((weight == 0).any()):
             return "a weight is exactly zero and has no logarithm"
         return _Exponential(weight.detach().sign())

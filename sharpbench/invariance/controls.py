@@ -32,6 +32,7 @@ class WeightNoise(Transformation):
     reference = "a control of this benchmark's own"
     kind = "control"
     preserves = "nothing"
+    rest = "all its numbers are zero"
 
     strength: float = 0.1
 
@@ -56,6 +57,7 @@ class FurtherTraining(Transformation):
     reference = "a control of this benchmark's own"
     kind = "control"
     preserves = "nothing"
+    rest = "frozen, or without a gradient"
 
     steps: int = 50
     lr: float = 0.05

@@ -18,6 +18,7 @@ from sharpbench.nest import leaves
 from sharpbench.network import as_written
 
 __all__ = [
+    "THE_NETWORK",
     "Example",
     "example",
     "left_alone",
@@ -33,6 +34,9 @@ __all__ = [
 
 Example = Callable[[nn.Module], Any]
 """Runs a network once, on a few samples."""
+
+THE_NETWORK = "the network itself"
+"""What a layer is called that is the whole network."""
 
 _EXAMPLE: ContextVar[Example | None] = ContextVar("example", default=None)
 _LEFT: ContextVar[dict[str, str] | None] = ContextVar("left", default=None)
@@ -74,7 +78,7 @@ def note_left(name: str, reason: str) -> None:
     """A layer is left as it is, and why."""
     found = _LEFT.get()
     if found is not None:
-        found.setdefault(name, reason)
+        found.setdefault(name or THE_NETWORK, reason)
 
 
 def note_written(model: nn.Module, tensors: Iterable[Tensor]) -> None:
@@ -102,7 +106,7 @@ def note_rest(before: nn.Module, after: nn.Module, reason: str) -> None:
         )
         above = [name[:i] for i, letter in enumerate(name) if letter == "."]
         if same and not told & {name, *above}:
-            note_left(name or "the network's own parameters", reason)
+            note_left(name, reason)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
@@ -216,7 +220,9 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        handles = [self._model.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        handles = []
+        if not isinstance(self._model, torch.jit.ScriptModule):
+            handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         for module in self._leaves:
             before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
             after = module.register_forward_hook(self._leave, with_kwargs=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
-from sharpbench.invariance.recording import example, note_left, recorded, spoken
+from sharpbench.invariance.recording import THE_NETWORK, example, note_left, recorded, spoken
 
 __all__ = [
     "COMPUTED",
@@ -250,9 +250,9 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
     for name, reason in reasons.items():
         if id(modules[name]) not in between:
             note_left(name, reason)
-    note_uncalled(modules, graph)
+    reasons |= note_uncalled(modules, graph)
     if not found:
-        each = [f"{name} ({reason})" for name, reason in reasons.items()]
+        each = [f"{name or THE_NETWORK} ({reason})" for name, reason in reasons.items()]
         more = f" and {len(each) - 3} more" if len(each) > 3 else ""
         why = f": {', '.join(each[:3])}{more}" if each else ""
         raise TransformationRefused(
@@ -276,16 +276,18 @@ def _each_once(found: list[HiddenUnits]) -> list[HiddenUnits]:
     return [units for units in found if any(units is one for one in taken.values())]
 
 
-def note_uncalled(modules: Mapping[str, nn.Module], graph: fx.Graph) -> None:
-    """Of linear layers and convolutions that the graph doesn't show it is noted that it doesn't."""
+def note_uncalled(modules: Mapping[str, nn.Module], graph: fx.Graph) -> dict[str, str]:
+    """Linear layers and convolutions that the graph doesn't show, of which that is noted."""
     seen = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    for name, module in modules.items():
-        if is_affine(module) and name not in seen:
-            note_left(
-                name,
-                "on the samples that show the network's structure it is not called, or by a forward pass of "
-                "its own",
-            )
+    reason = (
+        "on the samples that show the structure it is not called, or has a forward pass of its own"
+    )
+    found = {
+        name: reason for name, module in modules.items() if is_affine(module) and name not in seen
+    }
+    for name in found:
+        note_left(name, reason)
+    return found
 
 
 def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, int]]:
@@ -297,7 +299,8 @@ def traced(model: nn.Module) -> tuple[fx.Graph, dict[str, nn.Module], dict[int, 
     whole = {
         m
         for m in model.modules()
-        if transposed(m) or (not _of_torch(m) and _elementwise(m) is not None)
+        if not isinstance(m, torch.jit.ScriptModule)
+        and (transposed(m) or (not _of_torch(m) and _elementwise(m) is not None))
     }
     graph = graph_of(model, whole.__contains__)
     modules = dict(model.named_modules())
@@ -316,6 +319,10 @@ def graph_of(
 
     Raises TransformationRefused if the network can't be followed.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TransformationRefused(
+            "the layers of TorchScript are not seen: give the module that was scripted"
+        )
     if (run := example()) is not None:
         return recorded(model, run, is_leaf)
     try:

@@ -38,7 +38,7 @@ class InputRescaling(Transformation):
     kind = "units"
     traits = frozenset({"diagonal", "homogeneous"})
     preserves = "function"
-    rest = "only the first layer is changed"
+    rest = "only what reads the input is changed"
 
     factor: float = 2.0
 
@@ -72,7 +72,7 @@ class InputRotation(Transformation):
     kind = "units"
     traits = frozenset({"isometry", "homogeneous"})
     preserves = "function"
-    rest = "only the first layer is changed"
+    rest = "only what reads the input is changed"
 
     angle_seed: int = 0
 
@@ -81,10 +81,12 @@ class InputRotation(Transformation):
         return 1.0
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        first, *others = _readers(model, whole=True)
-        if others or not isinstance(first, nn.Linear):
+        layers = _readers(model, whole=True)
+        if not all(isinstance(layer, nn.Linear) for layer in layers):
             raise TransformationRefused("the first layer with weights is not linear")
-        first.weight.copy_(first.weight @ self._rotation(first.in_features).to(first.weight).T)
+        for layer in layers:
+            weight = layer.weight
+            weight.copy_(weight @ self._rotation(weight.shape[1]).to(weight).T)
 
     def points(self, inputs: Tensor) -> Tensor:
         flat = inputs.flatten(1)

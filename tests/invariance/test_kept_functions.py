@@ -14,7 +14,14 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import changing, verify_promise
 from sharpbench.invariance.keeping import moved_by, without_casts
-from sharpbench.invariance.recording import left_alone, note_rest, noting, recorded, running_on
+from sharpbench.invariance.recording import (
+    THE_NETWORK,
+    left_alone,
+    note_rest,
+    noting,
+    recorded,
+    running_on,
+)
 from sharpbench.subject import Subject
 from sharpbench.suite.changing import changed
 
@@ -54,7 +61,11 @@ def moved(before, after):
     now, layers = named(after), set()
     for name, tensor in named(before).items():
         there = now.get(name)
-        if there is None or there.shape != tensor.shape or not torch.equal(there, tensor.double()):
+        if (
+            there is None
+            or there.shape != tensor.shape
+            or not torch.equal(there, tensor.to(there.dtype))
+        ):
             layers.add(name.rpartition(".")[0].partition(".parametrizations")[0])
     return layers
 
@@ -671,7 +682,7 @@ def test_every_layer_is_changed_or_told_of(name):
             after = transformations.create(name).apply(model, seed=1, splits=before.splits)
             note_rest(model, after, "the rest")
         for layer in every - moved(old, new):
-            told = layer or "the network's own parameters"
+            told = layer or THE_NETWORK
             assert any(told == one or told.startswith(f"{one}.") for one in left), (told, left)
 
 
@@ -1044,3 +1055,72 @@ def test_a_gate_of_another_shape_or_that_is_read_elsewhere_leaves_its_units_alon
     found, moved_layers = make(subject(lambda: Net(twice, **layers)), "neuron_permutation")
     assert moved_layers == {"c", "d"}
     assert "a (its units are read by mul)" in found.left
+
+
+# --- what can't be followed, or not so -------------------------------------------------------------
+
+
+def test_a_part_in_torchscript_leaves_what_stands_around_it_to_be_changed():
+    def build():
+        inner = torch.jit.script(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 6)))
+        return nn.Sequential(inner, nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    _, layers = make(subject(build), "neuron_permutation")
+    assert layers == {"2", "4"}
+    whole = subject(lambda: torch.jit.script(build()))
+    for name in ("neuron_permutation", "residual_permutation", "normalization_folding"):
+        with pytest.raises(TransformationRefused, match="layers of TorchScript are not seen"):
+            make(whole, name)
+
+
+def test_a_layer_that_is_the_whole_network_has_a_name():
+    with pytest.raises(
+        TransformationRefused, match=r"the network itself \(its units are the outputs"
+    ):
+        make(subject(lambda: nn.Linear(8, 3)), "neuron_permutation")
+
+
+def test_a_layer_with_a_forward_pass_of_its_own_is_told_of():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return F.linear(x, self.weight * 0.5, self.bias)
+
+    layers = [Scaled(8, 6), nn.ReLU(), Scaled(6, 3)]
+    with pytest.raises(
+        TransformationRefused, match=r"0 \(on the samples that show .* of its own\)"
+    ):
+        make(subject(lambda: nn.Sequential(*layers)), "neuron_permutation")
+
+
+def test_complex_weights_have_no_logarithm():
+    def forward(net, x):
+        return net.b(F.relu(net.a(x)).to(net.b.weight.dtype)).abs()
+
+    before = subject(lambda: Net(forward, a=nn.Linear(8, 6), b=nn.Linear(6, 3, dtype=torch.cfloat)))
+    found, layers = make(before, "log_scale")
+    assert layers == {"a"}
+    assert "b (its weights are complex)" in found.left
+
+
+def test_every_linear_layer_that_reads_a_whole_input_is_rotated():
+    def forward(net, x):
+        return net.a(x) + net.b(F.relu(net.c(x.flatten(1))))
+
+    layers = {"a": nn.Linear(8, 3), "b": nn.Linear(5, 3), "c": nn.Linear(8, 5)}
+    before = subject(lambda: Net(forward, **layers))
+    found = changed(before, transformations.create("input_rotation"), seed=0)
+    old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+    assert moved(old, new) == {"a", "c"}
+    assert "b (only what reads the input is changed)" in found.left
+
+
+def test_a_temperature_that_changes_nothing_is_told():
+    class Cosine(nn.Linear):
+        def forward(self, x):
+            return 5 * F.linear(F.normalize(x), F.normalize(self.weight))
+
+    net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), Cosine(6, 3, bias=False))
+    with pytest.raises(TransformationRefused, match=r"divide the logits by 0\.5 but"):
+        changed(
+            Subject(net, torch.randn(6, 8), Y), transformations.create("logit_temperature"), seed=0
+        )
