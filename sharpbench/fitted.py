@@ -39,15 +39,15 @@ from sharpbench.network import (
     unwrapped,
 )
 from sharpbench.precision import real_dtypes
-from sharpbench.samples import telling
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]
 
 Normaliser = Literal["samples", "tokens", "sum"]
 
-_TRIED = 64
-"""Samples on whose targets it is seen which tokens a loss leaves out."""
+_FEW_VALUES, _NUMBERS = 16, 1 << 22
+"""Targets of which it is seen whether a loss leaves them out: so many at least, and as many as take so many
+numbers of outputs."""
 
 _MODEL = frozenset({"model", "net", "network", "module"})
 """A loss whose first argument has such a name takes model and batch."""
@@ -600,21 +600,34 @@ class _Fit:
         the outputs. Said, for a mean over the tokens depends on it."""
         if self.normaliser != "tokens":
             return ()
-        every = self._joined(self._equal(self.targets))
-        chosen = telling(every, max(len(outputs), min(_TRIED, len(every))), len(outputs))
-        targets = every[chosen]
-        f = outputs[torch.arange(len(targets), device=outputs.device) % len(outputs)]
-        zero = torch.ones_like(targets, dtype=torch.bool)
-        turned = [f.roll(1, axis) for axis in range(1, f.ndim)]
-        for other in (f, *turned, -10 * f):
+        values = self._values_of_targets(max(_FEW_VALUES, _NUMBERS // outputs[0].numel()))
+        shape = self.targets[0].shape[1:]
+        alone = values.view(-1, *[1] * len(shape)).expand(-1, *shape)  # a sample of nothing else
+        f = outputs[torch.arange(len(alone), device=outputs.device) % len(outputs)]
+        zero, ran = torch.ones_like(values, dtype=torch.bool), False
+        for other in (f, *(f.roll(1, axis) for axis in range(1, f.ndim)), -10 * f):
             with contextlib.suppress(Exception), torch.no_grad():  # told where the loss is checked
-                losses = loss(other, targets)
-                zero &= losses == 0 if losses.shape == targets.shape else torch.zeros_like(zero)
-        none = [v for v in targets.unique().tolist() if bool(zero[targets == v].all())]
-        left = tuple(none) or (-100,)
+                losses = loss(other, alone)
+                zero &= (losses == 0).reshape(len(values), -1).all(1)
+                ran = losses.shape == alone.shape
+        left = tuple(values[zero].tolist() if ran else ()) or (-100,)
         told = ", ".join(map(str, left[:8])) + (", …" if len(left) > 8 else "")
         self._note(f"the losses are averaged over the tokens whose target is not {told}")
         return left
+
+    def _values_of_targets(self, most: int) -> Tensor:
+        """Which targets there are; of more than so many those that are likely to stand for none."""
+        each: list[tuple[Tensor, Tensor]] = [t.unique(return_counts=True) for t in self.targets]
+        values: Tensor
+        values, which = torch.cat([v for v, _ in each]).unique(return_inverse=True)
+        counts = torch.zeros_like(values, dtype=torch.long)
+        counts.index_add_(0, which, torch.cat([count for _, count in each]))
+        if len(values) <= most:
+            return values
+        frequent = values[counts.argsort(descending=True)[: most - 6]]
+        usual = values[torch.isin(values, values.new_tensor([-100, -1, 0]))]
+        likely: Tensor = torch.cat([values[:2], values[-1:], usual, frequent]).unique()
+        return likely
 
     def _scales(
         self, ignore: tuple[int, ...], weight: Tensor | None = None

@@ -577,6 +577,35 @@ def test_as_many_tokens_as_classes_in_the_first_batch_are_told_by_another(loss, 
     )
 
 
+def test_what_a_loss_leaves_out_is_found_among_many_words():
+    """Padding in one sample of many, of a vocabulary of which few words can be tried."""
+    words = 3000
+
+    class Speaker(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(words, 2), nn.Linear(2, words)
+
+        def forward(self, tokens):
+            return self.head(torch.tanh(self.embedding(tokens)))
+
+    tokens = torch.randint(1, words, (150, 24), generator=torch.Generator().manual_seed(0))
+    labels = tokens.clone()
+    labels[97, 3:] = 0
+
+    def loss(f, t):
+        return F.cross_entropy(f.mT, t, ignore_index=0, reduction="none")
+
+    model = seeded(Speaker)
+    subject = Subject.from_batches(model, [(tokens, labels)], loss=loss, normaliser="tokens")
+    assert "whose target is not 0" in subject.said[0]
+    assert subject.loss.scale == pytest.approx(150 / (150 * 24 - 21))
+    with pytest.raises(InputError, match="can't be evaluated"):
+        Subject.from_batches(
+            model, [(tokens, labels)], loss=lambda f, t: f.missing, normaliser="tokens"
+        )
+
+
 def test_a_sum_of_torch_needs_the_word_sum():
     model, tokens = seeded(Words), ids(8, 5)
     labels, loss = tokens % 3, nn.CrossEntropyLoss(reduction="sum")
