@@ -134,6 +134,8 @@ def _computing(space: Any) -> list[str]:
     """Names in a part of torch of functions that compute: others a library may wrap when it is imported."""
     inherited = dir(space) if isinstance(space, type) else vars(space)
     found = [name for name in inherited if callable(getattr(space, name, None))]
+    if space is nn.Module:  # torch.compile notes by these two what it has compiled
+        return [name for name in found if name not in ("__init__", "__setstate__")]
     if space is not torch:
         return found
     return [name for name in found if isinstance(getattr(torch, name), BuiltinFunctionType)]
