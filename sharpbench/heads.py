@@ -31,7 +31,11 @@ Rows = Sequence[Tensor]
 @dataclass(frozen=True)
 class Attention:
     """An attention layer by its weights: views (heads, size, …) of what makes queries, keys and values,
-    biases too, and (out, heads, size) of what reads the mixed values."""
+    biases too, and (out, heads, size) of what reads the mixed values.
+
+    Of heads that share keys and values: (groups, size, …), for each place in a group one of the queries, and
+    (out, groups, places, size).
+    """
 
     name: str
     heads: int
@@ -43,8 +47,10 @@ class Attention:
     """The parameters that these are views of, one map after another."""
 
 
-def attentions(model: nn.Module, left: Callable[[str, str], None] | None = None) -> list[Attention]:
-    """Every attention layer.
+def attentions(
+    model: nn.Module, left: Callable[[str, str], None] | None = None, *, grouped: bool = False
+) -> list[Attention]:
+    """Every attention layer; with ``grouped`` also those whose heads share keys and values in groups.
 
     A module with four linear maps under the names that libraries use and a number of heads, torch's
     nn.MultiheadAttention, or one whose queries, keys and values are made by one map (``c_attn``, ``qkv``).
@@ -56,7 +62,7 @@ def attentions(model: nn.Module, left: Callable[[str, str], None] | None = None)
     parents = {id(c): (m, n) for m in model.modules() for n, c in m.named_children()}
     found = []
     for name, module in model.named_modules():
-        made = _attention(name, module, parents)
+        made = _attention(name, module, parents, grouped)
         if isinstance(made, str):
             if left is not None:
                 left(name, made)
@@ -65,7 +71,9 @@ def attentions(model: nn.Module, left: Callable[[str, str], None] | None = None)
     return found
 
 
-def _attention(name: str, module: Any, parents: Mapping[int, Any]) -> Attention | str | None:
+def _attention(
+    name: str, module: Any, parents: Mapping[int, Any], grouped: bool
+) -> Attention | str | None:
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is None or module.bias_k is not None:
             return "keys and values of another width, or with a bias of their own, are not followed"
@@ -96,6 +104,8 @@ def _attention(name: str, module: Any, parents: Mapping[int, Any]) -> Attention 
         if any(map(_computed, (*makers, output))):
             return _COMPUTED
         sizes = {part.weight.shape[0] for part in makers}
+        if grouped and len(sizes) == 2 and (found := _groups(name, heads, makers, output)):
+            return found
         if len(sizes) > 1 or output.weight.shape[1] not in sizes or sizes.pop() % heads:
             return "its heads share keys and values, or are not of one size"
         query, key, value = (_rows([part.weight, part.bias], heads) for part in makers)
@@ -118,6 +128,28 @@ def _attention(name: str, module: Any, parents: Mapping[int, Any]) -> Attention 
         found = _of_one_map(name, heads, each, weights[1], by_head)
         return dataclasses.replace(found, weights=(joint.weight, output.weight))
     return None
+
+
+def _groups(
+    name: str, heads: int, makers: Sequence[nn.Linear], output: nn.Linear
+) -> Attention | None:
+    """Attention by its groups: each has one key and one value, and several queries in a row."""
+    wide, narrow = makers[0].weight.shape[0], makers[1].weight.shape[0]
+    size = wide // heads
+    fits = wide == heads * size == output.weight.shape[1] and makers[2].weight.shape[0] == narrow
+    if not size or not fits or narrow % size or wide % narrow:
+        return None
+    groups, each = narrow // size, wide // narrow
+    queries = [
+        t.unflatten(0, (groups, each, size)).select(1, i)
+        for t in (makers[0].weight, makers[0].bias)
+        if t is not None
+        for i in range(each)
+    ]
+    key, value = (_rows([part.weight, part.bias], groups) for part in makers[1:])
+    columns = output.weight.unflatten(1, (groups, each, size))
+    weights = tuple(m.weight for m in (*makers, output))
+    return Attention(name, groups, queries, key, value, columns, weights)
 
 
 _COMPUTED = "its weights are computed from others (weight norm, pruning, a parametrisation)"

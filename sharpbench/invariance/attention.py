@@ -34,16 +34,16 @@ __all__ = [
 PARTS = ("query", "key", "value", "output")
 
 
-def attentions(model: nn.Module) -> list[Attention]:
-    """`heads.attentions` whose weights serve once; of layers that look like one and can't be changed it is
-    noted why (`noting`)."""
-    every = heads.attentions(model, note_left)
+def attentions(model: nn.Module, left: Callable[[str, str], None] = note_left) -> list[Attention]:
+    """`heads.attentions`, groups too, whose weights serve once; of layers that look like one and can't be
+    changed ``left`` is told why."""
+    every = heads.attentions(model, left, grouped=True)
     used = [id(weight) for layer in every for weight in layer.weights]
     shared = {one for one in used if used.count(one) > 1} | shared_parameters(model)
     found = []
     for layer in every:
         if any(id(weight) in shared for weight in layer.weights):
-            note_left(layer.name, "its weights serve more than once")
+            left(layer.name, "its weights serve more than once")
         else:
             found.append(layer)
     return found
@@ -57,11 +57,20 @@ class _HeadTransformation(Transformation, ABC):
     rest = "no attention layer whose heads are found"
 
     def change(self, model: nn.Module, *, seed: int) -> None:
-        found = attentions(model)
+        reasons: dict[str, str] = {}
+
+        def left(name: str, reason: str) -> None:
+            reasons[name] = reason
+            note_left(name, reason)
+
+        found = attentions(model, left)
         if not found:
+            each = [f"{name} ({reason})" for name, reason in reasons.items()]
+            more = f" and {len(each) - 3} more" if len(each) > 3 else ""
+            why = f" that can be changed: {', '.join(each[:3])}{more}" if each else ""
             raise TransformationRefused(
                 "the network has no attention layer (a module with linear query, key, value and "
-                "output and a number of heads) that can be changed"
+                f"output and a number of heads){why}"
             )
         change_each(model, self.changes(found, torch_generator(seed)))
 

@@ -211,7 +211,9 @@ class _Geometry:
         self._moved = self._moved_pairs()
         self.count = sum(
             len(g[0])
-            for (g, _), moved in zip(_pairs(attentions(model)), self._moved, strict=True)
+            for (g, _), moved in zip(
+                _pairs(attentions(model, grouped=True)), self._moved, strict=True
+            )
             if moved
         )
         """Two a head, of those that are moved."""
@@ -244,7 +246,7 @@ class _Geometry:
         """Whether each pair is moved. Raises MetricFailed for one of which a part is."""
         marked = self._holding([torch.ones_like(w) for w in self._weights])
         moved = []
-        for pair in _pairs(attentions(marked)):
+        for pair in _pairs(attentions(marked, grouped=True)):
             marks = torch.cat([t.detach().reshape(-1) for side in pair for t in side]) != 0
             if bool(marks.any()) and not bool(marks.all()):
                 raise MetricFailed(
@@ -257,7 +259,7 @@ class _Geometry:
 
     def _pairs_of(self, holder: nn.Module) -> list[_Pair]:
         """Those that are moved."""
-        pairs = _pairs(attentions(holder))
+        pairs = _pairs(attentions(holder, grouped=True))
         return [pair for pair, moved in zip(pairs, self._moved, strict=True) if moved]
 
     def steepest(self, gradient: Pieces) -> tuple[Pieces, float]:
@@ -320,11 +322,13 @@ _Pair = tuple[list[Tensor], list[Tensor]]
 
 
 def _pairs(layers: Sequence[Attention]) -> list[_Pair]:
-    """Queries with keys and values with outputs, each as views (heads, h, …)."""
+    """Queries with keys and values with outputs, each as views (heads, h, …); of heads that share keys and
+    values all queries, and all outputs, of a group."""
     found: list[_Pair] = []
     for layer in layers:
         found.append((list(layer.query), list(layer.key)))
-        found.append((list(layer.value), [layer.output.permute(1, 2, 0)]))
+        outputs = [layer.output] if layer.output.ndim == 3 else layer.output.unbind(2)
+        found.append((list(layer.value), [columns.permute(1, 2, 0) for columns in outputs]))
     return found
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+import sharpbench as sb
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import changing, verify_promise
@@ -1124,3 +1125,65 @@ def test_a_temperature_that_changes_nothing_is_told():
         changed(
             Subject(net, torch.randn(6, 8), Y), transformations.create("logit_temperature"), seed=0
         )
+
+
+class Shared(nn.Module):
+    """Four heads of queries in two groups with a key and a value each, turned by a token's place if asked."""
+
+    def __init__(self, rotary):
+        super().__init__()
+        self.num_heads, self.rotary = 4, rotary
+        self.q_proj, self.o_proj = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+        self.k_proj, self.v_proj = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, 2)).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if self.rotary:
+            angle = torch.arange(x.shape[1]).to(x)
+            cos, sin = angle.cos().unsqueeze(-1), angle.sin().unsqueeze(-1)
+            q, k = (t * cos + torch.stack([-t[..., 1], t[..., 0]], -1) * sin for t in (q, k))
+        k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_share_keys_and_values_are_changed_by_their_groups(name, rotary):
+    before = subject(lambda: Stack(Shared(rotary), Shared(rotary)), 5, 8)
+    found, layers = make(before, name, [torch.randn(2, 11, 8)])
+    inside = {"v_proj", "o_proj"}
+    if not rotary or name != "attention_gl":
+        inside |= {"q_proj", "k_proj"}
+    assert {layer.rpartition(".")[2] for layer in layers} == inside
+    assert (
+        "layers.0, layers.1 (the function" in found.left or "queries and keys" in found.left
+    ) == (rotary and name == "attention_gl")
+
+
+def test_of_attention_that_is_not_followed_the_refusal_tells_why():
+    with pytest.raises(
+        TransformationRefused, match=r"changed: layers\.0 \(its weights are computed"
+    ):
+        make(subject(lambda: Stack(Attention(wrap=weight_norm, bias=False)), 5, 8), "attention_gl")
+
+
+@pytest.mark.parametrize("geometry", ["mix", "inv"])
+@pytest.mark.parametrize("name", ["attention_gl", "head_permutation"])
+def test_geodesic_sharpness_stays_where_heads_share_keys_and_values(name, geometry):
+    before = subject(lambda: Stack(Shared(False)), 5, 8)
+    after = changed(before, transformations.create(name), seed=3).subject
+    one, other = (
+        sb.measure(s, "geodesic_sharpness", geometry=geometry, rho=0.01).value
+        for s in (before, after)
+    )
+    assert other == pytest.approx(one, rel=1e-8)
+    elementwise = [
+        sb.measure(s, "sam_sharpness", adaptive="elementwise", rho=0.01).value
+        for s in (before, after)
+    ]
+    moved_by_it = abs(elementwise[1] / elementwise[0] - 1) > 1e-3
+    assert moved_by_it == (name == "attention_gl")
