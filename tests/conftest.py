@@ -59,6 +59,12 @@ repeats = 1
 torch.set_num_threads(1)  # small tensors are faster so, and sums keep their order
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that each worker calls otherwise would end a run of several, and only such a one."""
+    if places := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"a place in memory is in the name of {places[0]}: give it an id")
+
+
 @pytest.fixture(autouse=True)
 def _apart():
     """A test finds its process as another one would: no test leaves a trace, or hangs on what was drawn."""

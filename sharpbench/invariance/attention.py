@@ -111,6 +111,7 @@ class HeadPermutation(_HeadTransformation):
     """Permutes the heads of every attention layer; the function stays the same."""
 
     name = "head_permutation"
+    version = 2  # the first could draw the heads as they are
     reference = "Hecht-Nielsen (1990), with heads for neurons"
     kind = "permutation"
 

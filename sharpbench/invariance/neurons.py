@@ -35,6 +35,7 @@ class NeuronPermutation(Transformation):
     """Permutes the units (neurons, channels) of every hidden layer; the function stays the same."""
 
     name = "neuron_permutation"
+    version = 2  # the first left layers behind norms and gates as they were
     kind = "permutation"
     preserves = "function"
     rest = _REST
@@ -50,6 +51,7 @@ class ChannelPermutation(Transformation):
     """Permutes the channels of every hidden convolution alone; the function stays the same."""
 
     name = "channel_permutation"
+    version = 2
     reference = "Hecht-Nielsen (1990)"
     kind = "permutation"
     preserves = "function"
@@ -93,6 +95,7 @@ class NeuronRescaling(Transformation):
     """
 
     name = "neuron_rescaling"
+    version = 2
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
     preserves = "function"
@@ -123,6 +126,7 @@ class LayerRescaling(Transformation):
     """
 
     name = "layer_rescaling"
+    version = 2
     kind = "linear_gauge"
     traits = frozenset({"diagonal"})
     preserves = "function"
@@ -149,6 +153,7 @@ class SignFlip(Transformation):
     """Flips the sign of what makes and what reads half of the hidden units, for odd activations (tanh)."""
 
     name = "sign_flip"
+    version = 2
     kind = "linear_gauge"
     traits = frozenset({"isometry", "diagonal"})
     preserves = "function"

@@ -380,7 +380,6 @@ def test_a_clip_that_no_sample_reaches_is_no_homogeneous_activation(activation):
         (lambda x: 0.5 * x, True, True),
         (lambda x: F.dropout(x.abs(), 0.5, False), True, False),
     ],
-    ids=str,
 )
 def test_any_function_of_each_unit_alone_is_an_activation(activation, homogeneous, odd):
     def forward(net, x):
