@@ -15,7 +15,7 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.recording import spoken
-from sharpbench.invariance.structure import computed, graph_of, shared_parameters
+from sharpbench.invariance.structure import PRODUCTS, computed, graph_of, shared_parameters
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["InputRescaling", "InputRotation", "LogitShift", "LogitTemperature"]
@@ -210,6 +210,7 @@ def _reading(model: nn.Module, graph: fx.Graph, given: list[fx.Node], whole: boo
         if node not in heard or not any(reads):
             continue
         passes = isinstance(layer, _PASSING) if layer is not None else node.target in _MOVING
+        passes |= _is_multiple(node)
         parts = node.target in _PARTING or isinstance(layer, _POOLS)
         if isinstance(layer, _WEIGHTED):
             shape = node.all_input_nodes[0].meta.get("shape")
@@ -226,6 +227,14 @@ def _reading(model: nn.Module, graph: fx.Graph, given: list[fx.Node], whole: boo
                 f"the input is read by {name}, and not by layers with weights alone"
             )
     return list(found.values())
+
+
+def _is_multiple(node: fx.Node) -> bool:
+    """Whether a node is a number times its one input."""
+    numbers = [a for a in node.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    fits = len(node.args) == 2 and len(numbers) == 1 and not node.kwargs
+    divides = node.target in {operator.truediv, torch.div, "div", "__truediv__"}
+    return fits and (node.target in PRODUCTS or (divides and node.args[1] is numbers[0]))
 
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)

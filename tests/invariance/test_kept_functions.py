@@ -945,10 +945,24 @@ def test_every_layer_that_reads_the_input_takes_its_unit():
         assert moved(old, new) == set(readers)
 
 
+@pytest.mark.parametrize("name", ["input_rescaling", "input_rotation"])
+@pytest.mark.parametrize(
+    "scaled", [lambda x: 0.3 * x, lambda x: x / 7, lambda x: x.mul(-2)], ids=["times", "by", "mul"]
+)
+def test_an_input_may_be_given_a_factor_before_it_is_read(name, scaled):
+    layers = {"a": nn.Linear(8, 6), "b": nn.Linear(6, 3)}
+    before = subject(lambda: Net(lambda n, x: n.b(F.relu(n.a(scaled(x)))), **layers))
+    found = changed(before, transformations.create(name), seed=0)
+    old, new = (s.working_model(torch.float64) for s in (before, found.subject))
+    assert moved(old, new) == {"a"}
+
+
 def test_an_input_that_something_else_reads_stays_in_its_unit():
     change = transformations.create("input_rescaling")
     for forward, reason in (
         (lambda n, x: n.b(F.relu(n.a(x + 1))), "read by add"),
+        (lambda n, x: n.b(F.relu(n.a(1 / x))), "read by"),
+        (lambda n, x: n.b(F.relu(n.a(x * x))), "read by mul"),
         (lambda n, x: n.b(F.relu(n.a(x))) + x[:, :3], "read by add"),
         (lambda n, x: n.b(n.a(torch.cat([n.a(x), x[:, :2]], 1))), "read by cat|reads more"),
     ):
