@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sharpbench.network import computed
+
 __all__ = ["Attention", "Rows", "attentions"]
 
 _NAMES = (
@@ -77,7 +79,7 @@ def _attention(
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is None or module.bias_k is not None:
             return "keys and values of another width, or with a bias of their own, are not followed"
-        if module._parameters.get("in_proj_weight") is None or _computed(module.out_proj):
+        if module._parameters.get("in_proj_weight") is None or computed(module.out_proj):
             return _COMPUTED
         each: list[Tensor] = [
             module.in_proj_weight,
@@ -101,7 +103,7 @@ def _attention(
         output = next((o for o in readers if o is not None), _beside(module, parents))
         if heads is None or not isinstance(output, nn.Linear):
             return "its number of heads, or what reads them, is not found"
-        if any(map(_computed, (*makers, output))):
+        if any(map(computed, (*makers, output))):
             return _COMPUTED
         sizes = {part.weight.shape[0] for part in makers}
         if grouped and len(sizes) == 2 and (found := _groups(name, heads, makers, output)):
@@ -118,7 +120,7 @@ def _attention(
         turned = type(joint).__name__ == "Conv1D"  # Hugging Face's, whose weight is (in, out)
         if not turned and not isinstance(joint, nn.Linear):
             return f"one of its maps is a {type(joint).__name__}, which is not followed"
-        if _computed(joint) or _computed(output):
+        if computed(joint) or computed(output):
             return _COMPUTED
         weights = [layer.weight.T if turned else layer.weight for layer in (joint, output)]
         if weights[0].shape[0] != 3 * weights[1].shape[1]:
@@ -153,15 +155,6 @@ def _groups(
 
 
 _COMPUTED = "its weights are computed from others (weight norm, pruning, a parametrisation)"
-
-
-def _computed(layer: nn.Module) -> bool:
-    """Whether weight or bias are no parameters of the layer."""
-    held = ("weight", "bias")
-    return any(
-        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
-        for name in held
-    )
 
 
 def _of_one_map(

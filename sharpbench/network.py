@@ -28,6 +28,7 @@ __all__ = [
     "Network",
     "as_written",
     "check_loss_apart",
+    "computed",
     "copied",
     "copies",
     "of_dtypes",
@@ -573,6 +574,14 @@ _UNCUT = (
 )
 
 
+def computed(layer: nn.Module) -> bool:
+    """Whether a layer's weight or bias is no parameter of it: writing into it changes nothing that stays."""
+    return any(
+        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
+        for name in ("weight", "bias")
+    )
+
+
 def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) -> None:
     if not outputs.is_floating_point():
         whole = not outputs.is_complex()
@@ -967,16 +976,17 @@ def _converted(value: Any, convert: Callable[[Tensor], Tensor], above: set[int])
     in them, which torch doesn't know of, too."""
     if isinstance(value, Tensor):
         return convert(value)
-    if id(value) in above:
+    if isinstance(value, nn.Module):
+        return value._apply(convert) if above else value
+    if id(value) in above or type(value) not in (list, dict, tuple):
         return value
+    inside = {*above, id(value)}
+    if type(value) is tuple:
+        return tuple(_converted(v, convert, inside) for v in value)
     if type(value) is list:
-        value[:] = [_converted(v, convert, above | {id(value)}) for v in value]
-    elif type(value) is dict:
-        value.update({k: _converted(v, convert, above | {id(value)}) for k, v in value.items()})
-    elif type(value) is tuple:
-        return tuple(_converted(v, convert, above | {id(value)}) for v in value)
-    elif isinstance(value, nn.Module) and above:
-        value._apply(convert)
+        value[:] = [_converted(v, convert, inside) for v in value]
+    else:
+        value.update({k: _converted(v, convert, inside) for k, v in value.items()})
     return value
 
 

@@ -215,15 +215,15 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
         "reason",
     ]
     every = results.of_kind("measurement", columns=columns)
-    asked = every[every["transformation"].notna()]
+    changed = every["transformation"].notna()
+    asked, before = every[changed], dict(list(every[~changed].groupby("metric_short")))
     rows = []
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])
         ratios = found["ratio"]
         low, high, bound = _spread(found)
         if found.empty:
-            both = every["transformation"].isna() | (every["transformation"] == transformation)
-            verdict = _why_none(every[both & (every["metric_short"] == metric)])
+            verdict = _why_none(pd.concat([before.get(metric, every.iloc[:0]), group]))
         else:
             verdict = _verdict(found, low, high, bound)
         theory = _promise(found)

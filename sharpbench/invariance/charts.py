@@ -13,7 +13,8 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.recording import note_left
-from sharpbench.invariance.structure import computed, shared_parameters, transposed
+from sharpbench.invariance.structure import shared_parameters, transposed
+from sharpbench.network import computed
 
 __all__ = ["LogScale", "WeightNormalization"]
 

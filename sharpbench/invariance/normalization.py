@@ -16,12 +16,12 @@ from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.keeping import Part, change_each
 from sharpbench.invariance.recording import note_left
 from sharpbench.invariance.structure import (
-    computed,
     note_uncalled,
     read_directly,
     shared_parameters,
     traced,
 )
+from sharpbench.network import computed
 from sharpbench.seeds import torch_generator
 
 __all__ = ["NormalizationFolding", "NormalizationRescaling"]

@@ -25,13 +25,12 @@ from sharpbench.invariance.structure import (
     PRODUCTS,
     TRANSPARENT,
     attribute,
-    computed,
     graph_of,
     matrix,
     transposed,
     unit_by_unit,
 )
-from sharpbench.network import copied
+from sharpbench.network import computed, copied
 from sharpbench.seeds import torch_generator
 
 __all__ = ["ResidualPermutation"]

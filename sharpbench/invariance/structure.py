@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance.recording import THE_NETWORK, example, note_left, recorded, spoken
+from sharpbench.network import computed
 
 __all__ = [
     "COMPUTED",
@@ -24,7 +25,6 @@ __all__ = [
     "TRANSPARENT",
     "HiddenUnits",
     "attribute",
-    "computed",
     "graph_of",
     "hidden_units",
     "matrix",
@@ -367,14 +367,6 @@ def attribute(model: nn.Module, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-def computed(layer: nn.Module) -> bool:
-    """Whether a layer's weight or bias is no parameter of it: writing into it changes nothing that stays."""
-    return any(
-        isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
-        for name in ("weight", "bias")
-    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.recording import spoken
-from sharpbench.invariance.structure import PRODUCTS, computed, graph_of, shared_parameters
+from sharpbench.invariance.structure import PRODUCTS, graph_of, shared_parameters
+from sharpbench.network import computed
 from sharpbench.seeds import derive_seed, torch_generator
 
 __all__ = ["InputRescaling", "InputRotation", "LogitShift", "LogitTemperature"]
