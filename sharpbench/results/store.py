@@ -126,8 +126,7 @@ class SubjectFolder:
 
     def commit(self, description: dict[str, Any], weights: dict[str, Tensor] | None) -> None:
         """Write the weights, then the description that makes them count."""
-        self._check_claim()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._ready()
         before = self.read()
         description = {"schema": SCHEMA if before is None else before["schema"], **description}
         if weights is not None:
@@ -181,8 +180,7 @@ class SubjectFolder:
 
     def append(self, records: list[Record]) -> None:
         """Add records; they are on the disk when this returns."""
-        self._check_claim()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._ready()
         lines = "".join(record.to_line() + "\n" for record in records).encode()
         path = self.path / LINES
         with named_in_errors(path), path.open("ab+", buffering=0) as file:
@@ -208,12 +206,20 @@ class SubjectFolder:
         import filelock
 
         # The lock is for this machine, and ends with the process; the claim for those that share the folder.
-        with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
-            sweep_partials(self.path)
-            try:
-                yield
-            finally:
-                self._claim = None
+        try:
+            with filelock.FileLock(self.path / ".lock"), claimed(self.path) as self._claim:
+                sweep_partials(self.path)
+                try:
+                    yield
+                except FileNotFoundError:  # it may have gone after it was last asked for
+                    self._check_claim()
+                    raise
+                finally:
+                    self._claim = None
+        except FileNotFoundError:
+            if self.path.is_dir():
+                raise
+            raise _deleted(self.path) from None
 
     def files(self) -> dict[str, bytes]:
         """The bytes of the three files, as far as they are there: to be taken to another machine."""
@@ -237,6 +243,12 @@ class SubjectFolder:
         for name in (_WEIGHTS, LINES, DESCRIPTION):
             if name in files and read_file(self.path / name) != files[name]:
                 write_atomically(self.path / name, files[name])
+
+    def _ready(self) -> None:
+        """The folder is there to be written to: one that is held is never made anew, nobody holds that."""
+        if self._claim is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._check_claim()
 
     def _check_claim(self) -> None:
         if self._claim is not None:
@@ -503,6 +515,9 @@ class ResultsStore:
                 sweep_partials(self.root / kind, before=holder.stat().st_mtime - _FORGOTTEN)
             self._held = _identity(path)
             yield
+        except FileNotFoundError:
+            self.check_held()
+            raise
         finally:
             self._held = None
             holder.unlink(missing_ok=True)

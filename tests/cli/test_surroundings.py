@@ -290,6 +290,18 @@ def test_another_folder_in_the_place_of_the_one_that_is_held_is_not_taken_for_it
     store.check_held()  # nobody holds it
 
 
+def test_a_file_that_is_missed_since_the_folder_was_taken_away_is_told_as_that(tmp_path):
+    store = ResultsStore(tmp_path / "results")
+
+    def write():
+        with store.locked(wait=False, say=print):
+            store.root.rename(tmp_path / "away")
+            (store.root / "suites" / "tiny.json").touch()
+
+    with pytest.raises(InputError, match="results was deleted while the run wrote to it"):
+        write()
+
+
 def test_three_runs_and_a_report_share_a_folder(tmp_path):
     folder = suite(tmp_path, seeds=6)
     runs = [Command(folder, *RUN, out=f"out{n}", err=f"err{n}") for n in range(3)]

@@ -20,6 +20,7 @@ from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Metric
 from sharpbench.problems import problems
 from sharpbench.problems.base import Problem
+from sharpbench.results import store
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.subject import Subject
 from sharpbench.suite.engines import InlineEngine, ProcessEngine, make_engine, process
@@ -191,6 +192,31 @@ def test_a_folder_that_is_taken_away_while_it_is_written_to_ends_the_run(tmp_pat
     takes = block("size = 2", f'how = "takes {tmp_path / "results"}"')
     with pytest.raises(InputError, match="was deleted while it was written to; run again"):
         run(tmp_path, block("size = 1", 'how = ""') + takes, engine())
+
+
+@pytest.mark.parametrize(
+    "moment", ["claimed", "sweep_partials", "named_in_errors", "write_atomically"]
+)
+def test_a_folder_that_is_taken_away_between_a_look_and_a_write_ends_the_run(
+    tmp_path, monkeypatch, moment
+):
+    """Whatever was the last that found it there."""
+    real, left = getattr(store, moment), [1]
+
+    def found_there(path, *arguments, **options):
+        folder = path if path.is_dir() else path.parent
+        if folder.parent == tmp_path / "results" and left and folder.name not in store._DOCUMENTS:
+            left.clear()
+            take_away(folder)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(store, moment, found_there)
+    with pytest.raises(InputError, match=r"was deleted while .*; run again"):
+        run(tmp_path, block("size = 1", 'how = ""'), InlineEngine())
+    assert not left
+    assert not [p for p in (tmp_path / "results").glob("*/*") if p.name.startswith("measure")]
+    outcomes, _ = run(tmp_path, block("size = 1", 'how = ""'), InlineEngine())
+    assert [o.measured for o in outcomes.values()] == [1]
 
 
 @pytest.mark.parametrize(
