@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.batches import TARGETS, Batches, read, size_of, targets_of, turned
+from sharpbench.copies import copies, of_dtypes, refuse_unusual, stopped_by_a_cast, unwrapped
 from sharpbench.errors import InputError, first_line, nearest_names, shortened
 from sharpbench.formulas.log_softmax import cross_entropy
 from sharpbench.front import Form, Front, tensor_of
@@ -30,15 +31,8 @@ from sharpbench.loss import (
     with_reduction,
 )
 from sharpbench.nest import Path, at, described, from_array, leaves, named, parsed, written
-from sharpbench.network import (
-    copies,
-    of_dtypes,
-    quiet,
-    refuse_unusual,
-    stopped_by_a_cast,
-    unwrapped,
-)
 from sharpbench.precision import real_dtypes
+from sharpbench.running import quiet
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]

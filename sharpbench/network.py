@@ -1,43 +1,33 @@
-"""The private copy of a user's network that metrics work on: same function, other precision."""
+"""A user's network, tried and examined, and the private copy that metrics work on."""
 
 from __future__ import annotations
 
-import copy
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 
+from sharpbench.copies import (
+    check_initialised,
+    in_precision,
+    own_copy,
+    refuse_unusual,
+    stopped_by_a_cast,
+    tensors_of,
+    tried_as_is,
+    unwrapped,
+)
 from sharpbench.errors import InputError, first_line
 from sharpbench.formulas.context import repeatedly_differentiable
-from sharpbench.front import Front, fronted, tensor_of
+from sharpbench.front import Front, tensor_of
 from sharpbench.loss import is_tensor_like
 from sharpbench.measurement import Work
 from sharpbench.precision import HALF, Precisions, at_least_single, on_the_way_to, real_dtypes, told
+from sharpbench.running import evaluated_untouched, quiet
 
-__all__ = [
-    "TOGETHER",
-    "TRIED",
-    "Network",
-    "as_written",
-    "check_loss_apart",
-    "computed",
-    "copied",
-    "copies",
-    "of_dtypes",
-    "private_copy",
-    "quiet",
-    "refuse_unusual",
-    "stopped_by_a_cast",
-    "unwrapped",
-]
+__all__ = ["TOGETHER", "TRIED", "Network", "check_loss_apart", "computed"]
 
 TRIED = 3
 """Samples on which a network is tried, and a copy is compared with its original."""
@@ -96,13 +86,13 @@ class Network:
         """Whether the outputs depend on none of the parameters that are there to be differentiated in."""
         self._computes_in: dict[torch.dtype, torch.dtype] = {}
         original = unwrapped(model)
-        _check_initialised(original)
+        check_initialised(original)
         few = inputs[torch.arange(TRIED, device=inputs.device) % len(inputs)]
         self.dtypes = real_dtypes(original)
         """The real precisions of the weights."""
         self.dtype = at_least_single(self.dtypes) if self.dtypes else inputs.dtype
         """The one that holds them all, float32 at least; that of the inputs for a network without any."""
-        devices = [t.device for t in _tensors(original)] or [inputs.device]
+        devices = [t.device for t in tensors_of(original)] or [inputs.device]
         self.device = devices[0]
         if inputs.device not in devices:
             raise InputError(
@@ -121,7 +111,7 @@ class Network:
         threshold, or a bin, that rounding crosses."""
         self._tried_in: torch.dtype | None = None
         """The precision of the copies that are tried; None: as the weights are given."""
-        if not _plain(self.dtypes):
+        if not tried_as_is(self.dtypes):
             self._settle_precision(original, few)
         # numbers stay exact
         reach = len(inputs) if front is None else min(len(inputs), front.reach)
@@ -136,7 +126,7 @@ class Network:
 
     def copy(self, dtype: torch.dtype) -> nn.Module:
         """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
-        return self._fitted_out(_in_precision(_private(unwrapped(self.model)), dtype))
+        return self._fitted_out(in_precision(own_copy(unwrapped(self.model)), dtype))
 
     def _fitted_out(self, model: nn.Module) -> nn.Module:
         """In place: a copy that answers with one tensor (N, …), ndim ≥ 2, and leaves its input."""
@@ -166,7 +156,7 @@ class Network:
                 f"the largest on {len(self._beside)} samples (a threshold or a bin that rounding crosses, or "
                 "numbers drawn from a seed?): dtype='float32' measures it as it is"
             )
-        if _plain(self.dtypes):
+        if tried_as_is(self.dtypes):
             return ""
         found = f"the weights are {told(self.dtypes)}: metrics measure a copy in the precision asked for"
         if self._tried_in is None:
@@ -180,9 +170,9 @@ class Network:
 
     def judged(self) -> tuple[nn.Module, torch.dtype]:
         """A private copy, and the precision of inputs for it: `dtype` where it runs in that."""
-        if _plain(self.dtypes) or self._tried_in is not None:
+        if tried_as_is(self.dtypes) or self._tried_in is not None:
             return self.copy(self.dtype), self.dtype
-        return self._fitted_out(_private(unwrapped(self.model))), self.takes or self.dtype
+        return self._fitted_out(own_copy(unwrapped(self.model))), self.takes or self.dtype
 
     def stopped_by_a_cast(self, model: nn.Module, dtype: torch.dtype) -> str:
         """See `stopped_by_a_cast`, of a copy in ``dtype``."""
@@ -325,12 +315,12 @@ class Network:
         with quiet(self.device), torch.no_grad():
             for self.takes in dict.fromkeys(asked):
                 try:
-                    self._run(_private(original), few)
+                    self._run(own_copy(original), few)
                     self.not_as_given = ""
                     break
                 except InputError as error:
                     self.not_as_given = self.not_as_given or str(error)
-            wide = _in_precision(_private(original), self.dtype)
+            wide = in_precision(own_copy(original), self.dtype)
             try:
                 self._run(wide, few)
                 self._tried_in = self.dtype
@@ -344,8 +334,8 @@ class Network:
 
     def _examinee(self) -> nn.Module:
         """A private copy to be tried."""
-        model = _private(unwrapped(self.model))
-        return model if self._tried_in is None else _in_precision(model, self._tried_in)
+        model = own_copy(unwrapped(self.model))
+        return model if self._tried_in is None else in_precision(model, self._tried_in)
 
     def _rounded_to(self, model: nn.Module, few: Tensor) -> set[torch.dtype]:
         """The precisions below that of a copy to which it rounds on its way to the outputs."""
@@ -430,7 +420,7 @@ class Network:
         beside = self._beside if self.front is not None else self._beside.double()
 
         def outputs(dtype: torch.dtype, seed: int) -> Tensor:
-            model = _in_precision(_private(original), dtype)
+            model = in_precision(own_copy(original), dtype)
             rows = beside if dtype == torch.float64 else self._beside
             torch.manual_seed(seed)
             with torch.no_grad():
@@ -468,9 +458,9 @@ class Network:
         if self._tried_in is not None:
             torch.manual_seed(0)
             with torch.no_grad():
-                copied = _as_matrix(None, None, self._run(_private(original), self._few.clone()))
+                copied = _as_matrix(None, None, self._run(own_copy(original), self._few.clone()))
         torch.manual_seed(0)
-        with _evaluated_untouched(original):
+        with evaluated_untouched(original):
             expected = _as_matrix(None, None, self._run(original, self._few.clone()))
             if not self._alike(copied, expected):
                 torch.manual_seed(1)
@@ -480,7 +470,7 @@ class Network:
                 ):  # else it is random, which metrics refuse in their words
                     raise InputError(
                         "a copy of the network gives other outputs than the network itself: "
-                        + _why_another(_private(original))
+                        + _why_another(own_copy(original))
                     )
         if self._tried_in is not None:
             size = float(expected.abs().max())
@@ -542,9 +532,6 @@ def _apart(difference: Callable[[float], float], slope: float, size: float, nois
         if distances[-1] <= 1:
             break
     return min(distances)
-
-
-# --- outputs --------------------------------------------------------------------------------------
 
 
 def check_loss_apart(model: nn.Module, loss: Any, losses: Callable[[], Tensor]) -> None:
@@ -668,383 +655,3 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
         following = {n for n, _ in node.next_functions if n is not None} - known
         known |= following
         stack.extend(following)
-
-
-# --- copies ---------------------------------------------------------------------------------------
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Without what wraps it and leaves its function: torch.compile, DataParallel."""
-    dynamo = sys.modules.get(
-        "torch._dynamo.eval_frame"
-    )  # seconds to import; else nothing is compiled
-    while True:
-        if dynamo is not None and isinstance(model, dynamo.OptimizedModule):
-            model = model._orig_mod
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
-def _check_initialised(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise InputError(
-                f"{name!r} of the network is not initialised (a lazy module): run it once on a batch "
-                "before it is measured"
-            )
-        if tensor.is_meta:
-            raise InputError(f"{name!r} of the network is on the meta device and has no values")
-
-
-def _check_finite(model: nn.Module) -> None:
-    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in named:
-            if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_sparse:
-                continue
-            tensor = tensor.detach()
-            # Buffers may be infinite, as a mask is.
-            if tensor.isnan().any() or (kind == "parameter" and tensor.isinf().any()):
-                what = "NaN" if tensor.isnan().any() else "infinite"
-                raise InputError(f"the {kind} {name!r} of the network holds {what} values")
-
-
-def copies(model: nn.Module) -> Iterator[tuple[nn.Module, torch.dtype | None]]:
-    """Copies of a user's network to try things on, in evaluation mode and without wrappers, each with the
-    precision of the inputs for it (None: as they are given).
-
-    One, in its own precision, of a network whose weights are in float32 or float64. Of others first one in a
-    single precision that holds them all, float32 at least, then the network as it is with inputs in each of
-    its precisions: a network may run in none but one of these.
-    """
-    original = unwrapped(model)
-    _check_initialised(original)
-    dtypes = real_dtypes(original)
-    if not _plain(dtypes):
-        wide = at_least_single(dtypes)
-        yield _in_precision(_private(original), wide), wide
-    if len(dtypes) > 1:
-        yield _private(original), None
-    for dtype in dtypes or (torch.get_default_dtype(),):
-        yield _private(original), dtype
-
-
-def _plain(dtypes: tuple[torch.dtype, ...]) -> bool:
-    """Whether weights in these precisions are tried as they are."""
-    return dtypes in ((), (torch.float32,), (torch.float64,))
-
-
-def stopped_by_a_cast(model: nn.Module, run: Callable[[], object]) -> str:
-    """Why a copy in another precision doesn't run: where, and what to write there; or nothing, where torch
-    doesn't complain of the kind of numbers."""
-    inside: list[str] = []
-    handles: list[Any] = []
-    for name, module in model.named_modules():
-        enter = partial(_entered, inside, name)
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(lambda *_: inside.pop() and None))
-    try:
-        run()
-    except Exception as error:
-        if not of_dtypes(error.__cause__ or error):
-            return ""
-        part = next((name for name in reversed(inside) if name), "")
-    else:
-        return ""
-    finally:
-        for handle in handles:
-            handle.remove()
-    weight = next((n for n, _ in model.get_submodule(part).named_parameters()), "weight")
-    to = f"self.{part}.{weight}.dtype" if part else "weight.dtype"
-    before = f" before {part!r}" if part else ""
-    return (
-        f"the forward pass casts to a fixed precision{before}, as x.to(torch.bfloat16) and x.float() do, or "
-        "takes a tensor that is no parameter, buffer or attribute of its modules: let it follow the weights, "
-        f"x.to({to})"
-    )
-
-
-def of_dtypes(error: BaseException) -> bool:
-    """Whether torch complains of the kind of numbers."""
-    words = ("dtype", "scalar type", "not implemented for", "DoubleTensor", "Input type (")
-    return any(word in str(error) for word in words)
-
-
-def _entered(inside: list[str], name: str, *_: Any) -> None:
-    inside.append(name)
-
-
-def _of_quantisation(kind: type) -> bool:
-    home = kind.__module__
-    return home.startswith(("bitsandbytes", "torchao")) or (
-        home.startswith("torch.") and ".quantized" in home
-    )
-
-
-def refuse_unusual(model: nn.Module) -> None:
-    """Raises InputError for what is no network, and for one whose weights are no real numbers of its own:
-    quantised or sharded."""
-    if isinstance(model, type):
-        raise InputError(f"the model is the class {model.__name__}: give an instance of it")
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"the model must be a torch.nn.Module, got a {type(model).__name__}: put its parameters "
-            "and its forward pass into one"
-        )
-    for name, module in model.named_modules():
-        kind = type(module)
-        where = f"{name or 'it'} is a {kind.__module__}.{kind.__name__}"
-        if kind.__name__ == "FullyShardedDataParallel":
-            raise InputError(
-                f"the network is sharded over processes ({where}): gather its state (by "
-                "get_model_state_dict of torch.distributed.checkpoint.state_dict, full_state_dict=True), "
-                "load it into a plain copy and measure that"
-            )
-        if _of_quantisation(kind):
-            raise InputError(
-                f"the network is quantised ({where}), and its weights have no derivatives: measure the "
-                "network before quantisation, in float32"
-            )
-    _refuse_shared_memory(model)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        kind = type(tensor)
-        if is_lazy(tensor):
-            continue
-        if kind.__name__ == "DTensor":
-            raise InputError(
-                f"the parameter {name!r} is a DTensor, sharded over processes: gather it "
-                "(tensor.full_tensor()), load it into a plain copy and measure that"
-            )
-        if isinstance(tensor, nn.Parameter) and tensor.layout != torch.strided:
-            raise InputError(
-                f"the parameter {name!r} is {tensor.layout}, and derivatives are taken in dense ones: make "
-                "it dense, or a buffer"
-            )
-        if tensor.is_floating_point() and tensor.dtype.itemsize < 2:
-            raise InputError(
-                f"the parameter {name!r} is {str(tensor.dtype).removeprefix('torch.')}, in which nothing is "
-                "computed: measure the network in float32"
-            )
-        if tensor.is_quantized or _of_quantisation(kind) or hasattr(tensor, "quant_state"):
-            raise InputError(
-                f"the parameter {name!r} is quantised ({kind.__name__}, {tensor.dtype}) and has no "
-                "derivatives: measure the network before quantisation, in float32"
-            )
-
-
-def _refuse_shared_memory(model: nn.Module) -> None:
-    """Raises InputError for two parameters in one memory: moving one moves the other, of which torch's
-    gradients know nothing, and in copies they are apart."""
-    spans = [
-        (p.data_ptr(), p.data_ptr() + p.nbytes, name)
-        for name, p in model.named_parameters()
-        if not is_lazy(p) and not p.is_meta and _has_storage(p) and type(p) is nn.Parameter
-    ]
-    for (first, end, one), (begin, _, other) in pairwise(sorted(spans)):
-        # A strided one may leave room for others in between.
-        if begin == first or (begin < end and model.get_parameter(one).is_contiguous()):
-            raise InputError(
-                f"the parameters {one!r} and {other!r} are two in one memory, of which torch's gradients "
-                "know nothing: to tie them let both modules have the same parameter, a.weight = b.weight, "
-                "not their .data"
-            )
-
-
-def private_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a metric's own copy in another precision."""
-    made, front = _in_precision(_private(model), dtype), fronted(model)
-    return front.dressed(made) if front is not None and fronted(made) is None else made
-
-
-def _private(original: nn.Module) -> nn.Module:
-    """A copy of the network in evaluation mode, in its own precision, that shares no tensor with it."""
-    _check_finite(original)
-    model = copied(original)
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if (inner := unwrapped(child)) is not child:
-                module._modules[name] = inner
-    theirs = {t.data_ptr() for t in _tensors(original) if _has_storage(t)}
-    if model is original or any(t.data_ptr() in theirs for t in _tensors(model) if _has_storage(t)):
-        raise InputError(
-            "a copy of the network shares its tensors with the network (does it define __deepcopy__?), "
-            "and metrics change the copy"
-        )
-    model.eval()
-    for parameter in model.parameters():
-        if not parameter.is_leaf:  # a scripted module's copy has a graph that leads to the original
-            parameter.detach_().requires_grad_()
-        parameter.grad = None
-    return model
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.numel() > 0
-
-
-class _ByValue(TorchFunctionMode):
-    """Within it copy.deepcopy takes a tensor that has a graph by its value, which torch refuses."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
-            return memo.setdefault(id(tensor), tensor.detach().clone())
-        return func(*args, **(kwargs or {}))
-
-
-def _trainers(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
-    """The modules that hold the Lightning trainer that trained them, with all its data and optimizers."""
-    for module in model.modules():
-        trainer = vars(module).get("_trainer")
-        if type(trainer).__module__.partition(".")[0] in {"lightning", "pytorch_lightning"}:
-            yield module, trainer
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy. It has no trainer, and shares what can't be copied at all."""
-    # A copy is trained by nobody: what it logs is not meant for the trainer, which refuses it.
-    nobody: dict[int, Any] = {id(trainer): None for _, trainer in _trainers(model)}
-    with _ByValue():
-        try:
-            return copy.deepcopy(model, dict(nobody))
-        except Exception as error:
-            failed = error
-        shared: dict[int, Any] = nobody
-        itself = {id(m): m for m in model.modules()}
-        for module in model.modules():
-            for value in vars(module).values():
-                _share_uncopyable(value, itself, shared)
-        try:
-            return copy.deepcopy(model, shared)
-        except Exception:
-            raise InputError(
-                f"the network can't be copied, and metrics work on a copy: {first_line(failed)}"
-            ) from failed
-
-
-def _share_uncopyable(value: Any, known: dict[int, Any], shared: dict[int, Any]) -> None:
-    """Note in ``shared`` the parts of ``value`` that can't be copied."""
-    try:
-        copy.deepcopy(value, known | shared)
-    except Exception:
-        if isinstance(value, Mapping):
-            for part in value.values():
-                _share_uncopyable(part, known, shared)
-        elif isinstance(value, (list, tuple, set)):
-            for part in value:
-                _share_uncopyable(part, known, shared)
-        else:
-            shared[id(value)] = value
-
-
-def _in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """In place: every floating-point tensor of the network in ``dtype``, complex ones in its complex."""
-
-    def convert(tensor: Tensor) -> Tensor:
-        if tensor.is_complex():
-            return tensor.to(dtype.to_complex())
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-    model._apply(convert)
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue
-        # Tensors that are plain attributes: torch would leave them as they are.
-        for name, value in list(vars(module).items()):
-            if name not in _REGISTERED:
-                vars(module)[name] = _converted(value, convert, set())
-    return model
-
-
-_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
-
-
-def _converted(value: Any, convert: Callable[[Tensor], Tensor], above: set[int]) -> Any:
-    """An attribute of a module with the tensors in it converted, lists and dicts in place; modules that stand
-    in them, which torch doesn't know of, too."""
-    if isinstance(value, Tensor):
-        return convert(value)
-    if isinstance(value, nn.Module):
-        return value._apply(convert) if above else value
-    if id(value) in above or type(value) not in (list, dict, tuple):
-        return value
-    inside = {*above, id(value)}
-    if type(value) is tuple:
-        return tuple(_converted(v, convert, inside) for v in value)
-    if type(value) is list:
-        value[:] = [_converted(v, convert, inside) for v in value]
-    else:
-        value.update({k: _converted(v, convert, inside) for k, v in value.items()})
-    return value
-
-
-@contextmanager
-def quiet(device: torch.device) -> Iterator[None]:
-    """Within it global random state stays, and networks run as they are written."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), as_written():
-        yield
-
-
-@contextmanager
-def as_written() -> Iterator[None]:
-    """Within it networks run as they are written.
-
-    What torch.compile was asked to compile runs eagerly: compiled code has no second derivative and makes no
-    calls to see. torch's fused transformer layers, taken only where no gradient is asked for, stay off: the
-    function is the one that is differentiated. An autocast around all of this is none of the network's.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            for device in ("cpu", "cuda"):
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            if "torch._dynamo" in sys.modules:  # seconds to import; else nothing is compiled
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
-@contextmanager
-def _evaluated_untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards attributes, buffers and modes are as before."""
-    every = list(model.modules())
-    modes = [module.training for module in every]
-    modules = [m for m in every if not isinstance(m, torch.jit.ScriptModule)]
-    inner = ("_parameters", "_buffers", "_modules")
-    saved = [(dict(vars(m)), {k: dict(vars(m)[k]) for k in inner if k in vars(m)}) for m in modules]
-    buffers = [(b, b.clone()) for b in model.buffers() if b.layout == torch.strided]
-    try:
-        for module in every:
-            module.training = False
-        for module, _ in _trainers(model):
-            vars(module)["_trainer"] = None
-        with torch.no_grad():
-            yield
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
-    finally:
-        for module, (attributes, inside) in zip(modules, saved, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            for key, entries in inside.items():
-                vars(module)[key].clear()
-                vars(module)[key].update(entries)
-        for module, mode in zip(every, modes, strict=True):
-            module.training = mode

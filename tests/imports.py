@@ -34,12 +34,9 @@ FLOORS = (
         "precision",
         "samples",
         "streamed",
-        "batches",
-        "front",
-        "network",
-        "fitted",
         "device",
     ),
+    ("batches", "front", "copies", "running", "network", "fitted"),
     ("outputs", "subject", "truth", "heads", "surroundings"),
     ("taylor", "curvature"),
     ("models", "datasets"),
@@ -146,6 +143,7 @@ def picture() -> str:
     arrows = {pair for pair in floor_arrows(module_imports()) if DOOR not in pair}
     shown = {(a, b) for a, b in arrows if not _goes_round(a, b, arrows)}
     place: dict[str, tuple[float, float]] = {}
+    width: dict[str, int] = {}
     for row, floor in enumerate(reversed(FLOORS)):
         for column, folder in enumerate(floor):
             aside = (
@@ -153,6 +151,7 @@ def picture() -> str:
             )  # few boxes stand above each other
             x = _WIDTH * (column + 1) / (len(floor) + 1) + aside
             place[folder] = (x, 30 + row * _ROW)
+            width[folder] = min(_BOX, _WIDTH // (len(floor) + 1) - 6)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {len(FLOORS) * _ROW}" '
         'font-family="sans-serif" font-size="13">',
@@ -174,8 +173,9 @@ def picture() -> str:
             f'{y2:.0f}" fill="none" stroke="{colour}" marker-end="url(#tip)"/>'
         )
     for folder, (x, y) in place.items():
+        wide = width[folder]
         parts.append(
-            f'<rect x="{x - _BOX / 2:.0f}" y="{y - _HEIGHT / 2:.0f}" width="{_BOX}" height="{_HEIGHT}" '
+            f'<rect x="{x - wide / 2:.0f}" y="{y - _HEIGHT / 2:.0f}" width="{wide}" height="{_HEIGHT}" '
             f'rx="5" fill="#eef3f8" stroke="#567"/><text x="{x:.0f}" y="{y + 5:.0f}" '
             f'text-anchor="middle">{escape(folder)}</text>'
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sharpbench.copies import unwrapped
 from sharpbench.curvature.blocks import curvature_by_block, parameter_blocks
 from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.errors import InputError, MetricFailed
@@ -18,7 +19,7 @@ from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics as registered
 from sharpbench.metrics.base import Count, Dtype, Metric, measured_points, torch_dtype
 from sharpbench.metrics.curvature import check_together
-from sharpbench.network import as_written, unwrapped
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 

@@ -25,8 +25,8 @@ from sharpbench.errors import MetricFailed, TimeLimitExceeded
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.front import calls
 from sharpbench.measurement import Work
-from sharpbench.network import as_written
 from sharpbench.precision import on_the_way_to
+from sharpbench.running import as_written
 from sharpbench.seeds import torch_generator
 from sharpbench.shared import ALONE, Shared
 from sharpbench.subject import Loss

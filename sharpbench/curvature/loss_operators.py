@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sharpbench.allocator import give_back_freed_memory
+from sharpbench.copies import private_copy
 from sharpbench.curvature.operator import SymmetricOperator, coordinates
 from sharpbench.curvature.product_check import (
     Checks,
@@ -37,7 +38,6 @@ from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.formulas.convolution import ConvolutionsByFormula
 from sharpbench.front import AtInputs, fronted
 from sharpbench.measurement import Work
-from sharpbench.network import private_copy
 from sharpbench.seeds import torch_generator
 from sharpbench.shared import ALONE, Shared, digest
 from sharpbench.subject import Loss

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
+from sharpbench.copies import copied
 from sharpbench.evaluation.classification import Figure, Meaning, mean_figure, share_figure
 from sharpbench.metrics.attack import Attack
-from sharpbench.network import copied
 from sharpbench.seeds import derive_seed, numpy_generator, torch_generator
 from sharpbench.subject import Splits, batched_outputs
 

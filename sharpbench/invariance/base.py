@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.change import Change
+from sharpbench.copies import copied
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance.keeping import TOLERANCE, moved_by, ordinary_size, without_casts
 from sharpbench.invariance.recording import Example, running_on
-from sharpbench.network import copied
 from sharpbench.subject import Splits, Subject, batched_outputs
 
 __all__ = [

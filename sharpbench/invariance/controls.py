@@ -8,11 +8,11 @@ from typing import get_args
 import torch
 from torch import nn
 
+from sharpbench.copies import copied
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation, subject_at_hand
 from sharpbench.loss import Task
-from sharpbench.network import copied
 from sharpbench.seeds import torch_generator
 from sharpbench.subject import Splits, Subject, per_sample_loss
 

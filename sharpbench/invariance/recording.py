@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import TransformationRefused, first_line
 from sharpbench.nest import leaves
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 
 __all__ = [
     "THE_NETWORK",

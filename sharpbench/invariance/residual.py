@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from sharpbench.copies import copied
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.attention import PARTS as _PARTS
@@ -30,7 +31,7 @@ from sharpbench.invariance.structure import (
     transposed,
     unit_by_unit,
 )
-from sharpbench.network import computed, copied
+from sharpbench.network import computed
 from sharpbench.seeds import torch_generator
 
 __all__ = ["ResidualPermutation"]

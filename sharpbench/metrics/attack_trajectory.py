@@ -18,7 +18,8 @@ from sharpbench.metrics import metrics
 from sharpbench.metrics.attack import Attack
 from sharpbench.metrics.base import Count, Metric, check_count, measured_points
 from sharpbench.metrics.sampling import untold_points
-from sharpbench.network import TOGETHER, as_written
+from sharpbench.network import TOGETHER
+from sharpbench.running import as_written
 from sharpbench.subject import Subject
 
 __all__ = ["AttackTrajectory"]

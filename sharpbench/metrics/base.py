@@ -20,9 +20,9 @@ from sharpbench.errors import MetricFailed, MetricUnsupported, TimeLimitExceeded
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.untouched import data_of, untouched
-from sharpbench.network import as_written
 from sharpbench.precision import HALF, told
 from sharpbench.registry import Plugin
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.streamed import cast
 from sharpbench.subject import Subject, Task

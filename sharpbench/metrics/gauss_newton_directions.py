@@ -22,7 +22,7 @@ from sharpbench.metrics.base import torch_dtype
 from sharpbench.metrics.curvature import CurvatureMetric, ProductBudget, with_checks
 from sharpbench.metrics.gauss_newton import few_rows
 from sharpbench.metrics.sampling import untold_points
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.change import Change
+from sharpbench.copies import private_copy
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.heads import Attention, attentions
@@ -33,8 +34,8 @@ from sharpbench.metrics.surface import (
     moved_alone,
     random_batches,
 )
-from sharpbench.network import as_written, private_copy
 from sharpbench.registry import added_later
+from sharpbench.running import as_written
 from sharpbench.subject import Subject
 
 __all__ = [

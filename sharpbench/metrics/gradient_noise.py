@@ -29,7 +29,8 @@ from sharpbench.metrics.base import (
 from sharpbench.metrics.mean_over_points import jackknife
 from sharpbench.metrics.sampling import random_groups
 from sharpbench.metrics.surface import summed_gradient, whole_gradient
-from sharpbench.network import TOGETHER, as_written
+from sharpbench.network import TOGETHER
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed
 from sharpbench.shared import Shared
 from sharpbench.subject import Subject

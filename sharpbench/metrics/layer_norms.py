@@ -20,8 +20,8 @@ from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Dtype, Metric, torch_dtype
-from sharpbench.network import as_written
 from sharpbench.registry import added_later
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 

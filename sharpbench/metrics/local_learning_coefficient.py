@@ -24,7 +24,7 @@ from sharpbench.metrics.base import (
     torch_dtype,
 )
 from sharpbench.metrics.surface import complex_parameters
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownLearningCoefficient, Truth

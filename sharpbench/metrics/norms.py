@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.change import Change
+from sharpbench.copies import unwrapped
 from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import coordinates
 from sharpbench.errors import MetricUnsupported
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Metric, torch_dtype
-from sharpbench.network import unwrapped
 from sharpbench.registry import added_later
 from sharpbench.subject import Subject
 

@@ -28,7 +28,7 @@ from sharpbench.metrics.curvature import (
 from sharpbench.metrics.gauss_newton import GaussNewtonTopEigenvalue, gram_where_small
 from sharpbench.metrics.sampling import untold_points
 from sharpbench.metrics.surface import complex_parameters
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownTangentKernel, Truth
 

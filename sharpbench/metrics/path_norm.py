@@ -17,7 +17,8 @@ from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Dtype, Metric, torch_dtype
-from sharpbench.network import TOGETHER, as_written
+from sharpbench.network import TOGETHER
+from sharpbench.running import as_written
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, KnownPathNorm, Truth
 

@@ -27,7 +27,8 @@ from sharpbench.metrics.sampling import (
     random_groups,
     sampling_error,
 )
-from sharpbench.network import TOGETHER, as_written
+from sharpbench.network import TOGETHER
+from sharpbench.running import as_written
 from sharpbench.subject import Subject
 from sharpbench.truth import Known, Truth
 

@@ -13,7 +13,7 @@ from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work
 from sharpbench.metrics.base import Count, place_of_points
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.shared import Shared
 from sharpbench.subject import Subject

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sharpbench.copies import unwrapped
 from sharpbench.errors import (
     InputError,
     InputWarning,
@@ -26,7 +27,6 @@ from sharpbench.errors import (
     nearest_names,
     no_file_near,
 )
-from sharpbench.network import unwrapped
 from sharpbench.registry import import_object
 
 __all__ = ["load_network"]

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sharpbench.copies import private_copy, unwrapped
 from sharpbench.errors import Meddled, TransformationRefused
 from sharpbench.invariance.base import Points, Transformation, changing, verify_promise
 from sharpbench.invariance.recording import left_alone, note_rest, noting, running_on
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of, untouched
-from sharpbench.network import private_copy, unwrapped
 from sharpbench.subject import Subject
 
 __all__ = ["Changed", "changed"]

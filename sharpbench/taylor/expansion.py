@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, first_line
 from sharpbench.formulas.context import plain_checkpoints
 from sharpbench.measurement import Work
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.taylor.dispatch import Propagation
 from sharpbench.taylor.jet import Jet, Tally
 from sharpbench.taylor.rules import (  # noqa: F401 - their rules enter the table

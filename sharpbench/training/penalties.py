@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.formulas.context import repeatedly_differentiable
-from sharpbench.network import as_written
+from sharpbench.running import as_written
 from sharpbench.seeds import derive_seed, torch_generator
 from sharpbench.training import recipes
 from sharpbench.training.base import LossOfBatch
