@@ -406,8 +406,8 @@ class _Fit:
             return "as they are"
         if isinstance(loss, nn.NLLLoss):
             raise InputError(
-                "NLLLoss of tokens takes logarithms of probabilities: let the network return logits and give "
-                "loss=torch.nn.CrossEntropyLoss()"
+                "NLLLoss is not taken of tokens: give loss=torch.nn.CrossEntropyLoss(), which is the same of "
+                "log_softmax, and of logits what is meant"
             )
         last = outputs.shape[:-1] == target.shape
         second = (outputs.shape[0], *outputs.shape[2:]) == tuple(target.shape)

@@ -29,6 +29,7 @@ __all__ = [
     "as_module",
     "check_range",
     "ignore_index",
+    "is_cross_entropy",
     "is_tensor_like",
     "labels_of",
     "of_torch",
@@ -69,6 +70,7 @@ _RANGES: dict[type[nn.Module], tuple[float, float, str]] = {
     nn.BCELoss: (0.0, 1.0, ": (targets + 1) / 2 for −1 and 1, targets / 255 for a mask"),
     nn.MultiLabelSoftMarginLoss: (0.0, 1.0, ": (targets + 1) / 2 for −1 and 1"),
     nn.SoftMarginLoss: (-1.0, 1.0, ": 2 * targets − 1 for 0 and 1"),
+    nn.HingeEmbeddingLoss: (-1.0, 1.0, ": 2 * targets − 1 for 0 and 1"),
     nn.CrossEntropyLoss: (0.0, 1.0, ": real targets are probabilities, class ids are integers"),
     nn.KLDivLoss: (0.0, 1.0, ": they are probabilities; their logarithms take log_target=True"),
     nn.PoissonNLLLoss: (0.0, math.inf, ": they are counts"),
@@ -171,11 +173,18 @@ def ignore_index(loss: Any) -> int | None:
     """The target of samples that ``loss`` leaves out; torch's own default for the default loss."""
     if isinstance(loss, ScaledLoss):
         return ignore_index(loss.loss)
+    if isinstance(loss, TokenLoss):
+        return loss.ignore if loss.function is None else None
     loss = as_module(loss)
     if loss is _cross_entropy:
         return -100
     index = getattr(loss, "ignore_index", None) if isinstance(loss, _OF_CLASSES) else None
     return index if isinstance(index, int) else None
+
+
+def is_cross_entropy(loss: Any) -> bool:
+    """Whether it is torch's or the own one."""
+    return loss is _cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
 
 def check_range(loss: Any, targets: Tensor) -> None:
@@ -193,7 +202,7 @@ def check_range(loss: Any, targets: Tensor) -> None:
         return None
     low, high, hint = limits
     least, most = float(targets.min()), float(targets.max())
-    ends = isinstance(loss, nn.SoftMarginLoss)
+    ends = isinstance(loss, (nn.SoftMarginLoss, nn.HingeEmbeddingLoss))
     if least < low or most > high or (ends and bool((targets.abs() != 1).any())):
         between = f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g}"
         between = f"{low:g} and {high:g}" if ends else between
@@ -243,7 +252,15 @@ class PerSampleLoss:
 
     def values(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What ``function`` returns."""
-        losses = self._in(outputs)(outputs.squeeze(1) if self.flat else outputs, targets)
+        try:
+            losses = self._in(outputs)(outputs.squeeze(1) if self.flat else outputs, targets)
+        except RuntimeError as error:
+            if isinstance(self.original, nn.BCELoss) and "between 0 and 1" in str(error):
+                raise InputError(
+                    "BCELoss reads probabilities, from 0 to 1, and the network gives others for some of the "
+                    "samples: for logits give loss=torch.nn.BCEWithLogitsLoss()"
+                ) from error
+            raise
         if not is_tensor_like(losses):
             raise InputError(
                 f"the loss returned a {type(losses).__name__}; it must return a tensor of shape (N,)"

@@ -82,6 +82,8 @@ class Network:
         self.coupled = False
         """Whether a sample's outputs depend on the other samples of its batch."""
         self._writes = False
+        self.ends_in_sigmoid = False
+        """Whether the outputs are those of a sigmoid."""
         self.detached = False
         """Whether the outputs depend on none of the parameters that are there to be differentiated in."""
         self._computes_in: dict[torch.dtype, torch.dtype] = {}
@@ -123,6 +125,10 @@ class Network:
         )
         self.outputs = self._examine(original)
         """Outputs of the first samples (repeated where there are fewer), as in a copy."""
+        known = (self.outputs if self._own is None else self._own).detach()
+        self.span = float(known.min()), float(known.max())
+        """The least and the most of the outputs of all samples that were tried."""
+        self._own = None
 
     def copy(self, dtype: torch.dtype) -> nn.Module:
         """A private copy in ``dtype`` and evaluation mode. Raises InputError for NaN weights."""
@@ -373,6 +379,7 @@ class Network:
                 "the metric"
             )
         found = tensor_of(raw)
+        self.ends_in_sigmoid = _last_steps(found) == {"SigmoidBackward0"}
         self.detached = not found.requires_grad and any(
             p.requires_grad for p in duplicate.parameters()
         )
@@ -412,7 +419,6 @@ class Network:
             self._check_copied(original, found)
         if self.dtypes == (torch.float32,):
             self.apart = self._apart_in_double(original)
-        self._own = None
         return found
 
     def _apart_in_double(self, original: nn.Module) -> float | None:
@@ -567,6 +573,27 @@ def computed(layer: nn.Module) -> bool:
         isinstance(getattr(layer, name, None), Tensor) and name not in layer._parameters
         for name in ("weight", "bias")
     )
+
+
+_SAME_NUMBERS = (
+    "Alias", "Cat", "Clone", "Expand", "Index", "Permute", "Reshape", "Select", "Slice", "Squeeze", "Stack",
+    "T", "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
+"""How torch names steps that compute nothing."""
+
+
+def _last_steps(outputs: Tensor) -> set[str]:
+    """What torch calls the steps that outputs come from, behind those that only place them."""
+    found: set[str] = set()
+    left: list[Any] = [outputs.grad_fn]
+    while left:
+        step = left.pop()
+        name = type(step).__name__
+        if name.rstrip("0123456789").removesuffix("Backward") in _SAME_NUMBERS:
+            left += [before for before, _ in step.next_functions]
+        else:
+            found.add(name)
+    return found
 
 
 def _check_outputs(outputs: Tensor, samples: int, front: Front | None = None) -> None:

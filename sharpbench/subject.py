@@ -31,6 +31,7 @@ from sharpbench.loss import (
     per_sample_loss,
     resolve_loss,
 )
+from sharpbench.loss_outputs import check_outputs
 from sharpbench.measurement import Work
 from sharpbench.network import TOGETHER, Network, check_loss_apart
 from sharpbench.notebook import facts_table
@@ -168,6 +169,13 @@ class Subject:
         for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
             check_fit(of_classes, outputs, one)
             check_range(self.loss, one)
+        of_outputs = check_outputs(
+            self.loss or per_sample_loss(task),
+            outputs,
+            targets[torch.arange(len(outputs), device=targets.device) % len(targets)],
+            network.span,
+            sigmoid=network.ends_in_sigmoid,
+        )
         every = targets if splits is None else splits.train_targets
         most = min(_TRIED_LOSSES, _NUMBERS // outputs[0].numel(), len(every))
         tried = max(len(outputs), most)
@@ -188,7 +196,7 @@ class Subject:
         met = (
             f"{TOGETHER}; metrics of all samples take them as one batch" if network.coupled else ""
         )
-        of_network = (met, network.of_precision)
+        of_network = (met, network.of_precision, of_outputs)
         said = (*said, *(one for one in of_network if one and one not in said))
         checked: dict[str, Any] = {
             "said": said,

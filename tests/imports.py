@@ -30,6 +30,7 @@ FLOORS = (
     (
         "formulas",
         "loss",
+        "loss_outputs",
         "nest",
         "precision",
         "samples",

@@ -168,7 +168,8 @@ def test_the_mean_of_torchs_losses_is_what_torch_returns(loss, targets):
         "probabilities": x[:, :3].softmax(1),
         "labels": (x[:, :3] > 0).float(),
     }[targets]
-    net = network()
+    of_logarithms = isinstance(loss, (nn.NLLLoss, nn.KLDivLoss))
+    net = nn.Sequential(network(), nn.LogSoftmax(1)) if of_logarithms else network()
     subject = Subject(net, x, y, loss=loss)
     found = subject.losses(net(subject.inputs), subject.targets)
     assert found.shape == (len(subject.inputs),)
