@@ -40,8 +40,8 @@ from torch import Tensor, nn
 
 from sharpbench.allocator import keep_freed_memory
 from sharpbench.cost import measure_cost
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.curvature.krylov import stored_in
-from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.datasets import datasets
 from sharpbench.datasets.files import FILE_SETS, data_root
 from sharpbench.measurement import Measurement, Work

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.curvature.loss_operators import BlockDiagonalOperator, HessianOperator
+from sharpbench.curvature.hessian_operator import BlockDiagonalOperator, HessianOperator
 from sharpbench.errors import InputError, MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.subject import Subject, per_sample_loss

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.curvature import krylov, lanczos, loss_operators, product_check
-from sharpbench.curvature.loss_operators import HessianOperator
+from sharpbench.curvature import krylov, lanczos, product_check
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
@@ -88,8 +88,8 @@ def test_a_large_network_s_chunks_add_up_to_the_product_of_all(tiny, monkeypatch
     matrix = exact_matrix(tiny)
     vectors = torch.randn(len(matrix), columns, dtype=torch.float64)
     products, works = [], []
-    for lean in (loss_operators._LEAN, 10):
-        monkeypatch.setattr(loss_operators, "_LEAN", lean)
+    for large in (HessianOperator.large, 10):
+        monkeypatch.setattr(HessianOperator, "large", large)
         works.append(Work())
         operator = HessianOperator(
             model, subject.loss, x, y, work=works[-1], memory_budget=40_000

@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_found_anew(subject, alone):
 
 
 def _products(subject: Subject, numbers: list[int], monkeypatch: pytest.MonkeyPatch) -> int:
-    from sharpbench.curvature.loss_operators import HessianOperator
+    from sharpbench.curvature.hessian_operator import HessianOperator
 
     made, product = [], HessianOperator._product
 
@@ -127,7 +127,7 @@ def test_another_network_loss_or_point_shares_nothing(subject):
 
 
 def test_an_operator_whose_weights_are_moved_forgets(subject):
-    from sharpbench.curvature.loss_operators import HessianOperator
+    from sharpbench.curvature.hessian_operator import HessianOperator
 
     shared = Shared(Room()).under("here")
     assert subject.loss is not None

@@ -13,7 +13,7 @@ from torch import nn
 
 from sharpbench.copies import unwrapped
 from sharpbench.curvature.blocks import curvature_by_block, parameter_blocks
-from sharpbench.curvature.loss_operators import HessianOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.errors import InputError, MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics as registered

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from sharpbench.curvature.hessian_operator import BlockDiagonalOperator, HessianOperator
 from sharpbench.curvature.lanczos import extreme_eigenvalues_of_blocks
-from sharpbench.curvature.loss_operators import (
-    BlockDiagonalOperator,
-    HessianOperator,
-    named_subset,
-)
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.curvature.trace import mean_and_standard_error
 from sharpbench.errors import InputError
 

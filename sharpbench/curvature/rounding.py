@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.errors import TimeLimitExceeded
 from sharpbench.seeds import torch_generator

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.curvature.rounding import of_loss_operator
 from sharpbench.curvature.trace import Distribution, TraceResult, squared_frobenius_norm
 from sharpbench.errors import MetricFailed

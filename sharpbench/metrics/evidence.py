@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.curvature.gauss_newton import gauss_newton_rows, output_curvature
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
 from sharpbench.curvature.lanczos import spectral_density
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.curvature.operator import coordinates
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.curvature.trace import mean_and_standard_error
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.loss import per_sample_loss

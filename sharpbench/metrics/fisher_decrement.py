@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.gauss_newton import gauss_newton_rows, output_curvature
-from sharpbench.curvature.loss_operators import named_subset
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
 from sharpbench.curvature.lanczos import extreme_eigenvalues
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, named_subset
 from sharpbench.curvature.operator import coordinates
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics import metrics

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpbench.curvature.gauss_newton import gradient_lengths
-from sharpbench.curvature.loss_operators import named_subset
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work

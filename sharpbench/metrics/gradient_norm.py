@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpbench.curvature.loss_operators import named_subset
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics

@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from sharpbench.curvature.gauss_newton import affine_in_each_parameter, gauss_newton_trace
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator, ResidualOperator
 from sharpbench.curvature.lanczos import (
     SpectralDensity,
     Which,
     extreme_eigenvalues,
     spectral_density,
-)
-from sharpbench.curvature.loss_operators import (
-    GaussNewtonOperator,
-    HessianOperator,
-    ResidualOperator,
 )
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.curvature.trace import (

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sharpbench.change import SAME_FUNCTION, Change
 from sharpbench.curvature.block_norms import BlockNorms, block_norms
+from sharpbench.curvature.input_operator import InputHessianOperator
 from sharpbench.curvature.krylov import failure_probability
-from sharpbench.curvature.loss_operators import InputHessianOperator
 from sharpbench.curvature.product_check import Checks
 from sharpbench.front import AtInputs
 from sharpbench.measurement import Measurement, Work

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from sharpbench.change import Change
 from sharpbench.curvature.lanczos import extreme_eigenvalues
-from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import SymmetricOperator
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sharpbench.curvature.loss_operators import named_subset
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import ErrorComponent, Measurement, Work

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sharpbench.change import Change
 from sharpbench.copies import unwrapped
-from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import coordinates
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricUnsupported
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import metrics

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sharpbench.change import Change
-from sharpbench.curvature.loss_operators import GaussNewtonOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
 from sharpbench.curvature.operator import SymmetricOperator
 from sharpbench.curvature.trace import TraceResult, squared_frobenius_norm
 from sharpbench.errors import MetricFailed, TimeLimitExceeded, in_words

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from sharpbench.change import Change
 from sharpbench.curvature.gauss_newton import output_curvature
-from sharpbench.curvature.loss_operators import HessianOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.errors import MetricFailed, MetricUnsupported
 from sharpbench.front import calls
 from sharpbench.measurement import ErrorComponent, Measurement, Work

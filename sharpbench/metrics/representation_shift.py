@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sharpbench.curvature.loss_operators import named_subset
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricUnsupported
 from sharpbench.measurement import Measurement
 from sharpbench.metrics import metrics

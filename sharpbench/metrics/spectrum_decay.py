@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.curvature.lanczos import extreme_eigenvalues
-from sharpbench.curvature.loss_operators import HessianOperator
 from sharpbench.errors import MetricFailed
 from sharpbench.measurement import Measurement, Work
 from sharpbench.metrics import metrics

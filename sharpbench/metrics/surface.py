@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from sharpbench.curvature.loss_operators import named_subset
 from sharpbench.curvature.operator import coordinates
+from sharpbench.curvature.parameters import named_subset
 from sharpbench.errors import MetricFailed
 from sharpbench.formulas.context import repeatedly_differentiable
 from sharpbench.measurement import Work

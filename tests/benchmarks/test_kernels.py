@@ -7,7 +7,8 @@
 import pytest
 import torch
 
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
 from sharpbench.taylor.expansion import jet

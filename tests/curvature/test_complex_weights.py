@@ -6,7 +6,8 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 import sharpbench as sb
-from sharpbench.curvature.loss_operators import GaussNewtonOperator, HessianOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.loss import per_sample_loss
 from sharpbench.measurement import Work
 from sharpbench.subject import Subject

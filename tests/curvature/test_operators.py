@@ -4,13 +4,10 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from sharpbench.curvature.gauss_newton import gauss_newton_gram, gauss_newton_trace
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
+from sharpbench.curvature.hessian_operator import HessianOperator, ResidualOperator
+from sharpbench.curvature.input_operator import InputHessianOperator
 from sharpbench.curvature.lanczos import spectral_density
-from sharpbench.curvature.loss_operators import (
-    GaussNewtonOperator,
-    HessianOperator,
-    InputHessianOperator,
-    ResidualOperator,
-)
 from sharpbench.curvature.operator import MatrixOperator
 from sharpbench.curvature.trace import estimate_trace, squared_frobenius_norm
 from sharpbench.errors import MetricFailed

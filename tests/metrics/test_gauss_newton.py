@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sharpbench as sb
-from sharpbench.curvature.loss_operators import GaussNewtonOperator
+from sharpbench.curvature.gauss_newton_operator import GaussNewtonOperator
 from sharpbench.errors import MetricFailed, TimeLimitExceeded
 from sharpbench.measurement import Work
 from sharpbench.subject import Subject

@@ -136,7 +136,7 @@ def test_the_methods_of_the_trace_agree(subject):
 
 
 def test_a_relu_network_has_its_trace_exactly(digits):
-    from sharpbench.curvature.loss_operators import HessianOperator
+    from sharpbench.curvature.hessian_operator import HessianOperator
     from sharpbench.measurement import Work
     from tests.conftest import trained
 
@@ -221,7 +221,7 @@ def test_budgets_stand_where_labels_and_stored_parameters_have_them():
 
 
 def test_peak_memory_stays_within_the_budget(trained_mlp):
-    from sharpbench.curvature.loss_operators import HessianOperator
+    from sharpbench.curvature.hessian_operator import HessianOperator
     from sharpbench.measurement import Work
 
     model = trained_mlp.working_model(torch.float64)

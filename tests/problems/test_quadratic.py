@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sharpbench.curvature.loss_operators import HessianOperator
+from sharpbench.curvature.hessian_operator import HessianOperator
 from sharpbench.measurement import Work
 from sharpbench.metrics import metrics
 from sharpbench.problems import problems
