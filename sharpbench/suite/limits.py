@@ -28,15 +28,21 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         raise RuntimeError("time limits need POSIX signals and the main thread")
 
+    over = False
+
     def expired(signum: int, frame: FrameType | None) -> None:
+        if over:  # it came while the limit was taken away, which is to be done as a whole
+            return
         raise TimeLimitExceeded(f"{what} took longer than the limit of {seconds:g} s")
 
-    previous = signal.signal(signal.SIGALRM, expired)
+    around, _ = signal.getitimer(signal.ITIMER_REAL)
     start = time.monotonic()
-    around, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGALRM, expired)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # which may be over when this returns
         yield
     finally:
+        over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
         if around:  # one limit inside another
