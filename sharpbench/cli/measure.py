@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sharpbench.cli.exits import BAD_INPUT, DONE, INTERRUPTED, SOME_FAILED, ended_by
+from sharpbench.cli.exits import BAD_INPUT, DONE, SOME_FAILED
 from sharpbench.cli.options import (
     DataOption,
     DeviceOption,
@@ -26,6 +26,7 @@ from sharpbench.cli.options import (
     parse_value,
     transformation_names,
 )
+from sharpbench.cli.run import to_resume
 from sharpbench.console import aside, err, escape
 from sharpbench.errors import (
     InputError,
@@ -320,11 +321,7 @@ def _into_folder(
         if ended is None:  # else there is nothing yet that could stand on a page
             raise
     if ended is not None:
-        code = ended_by(ended.number) if isinstance(ended, Terminated) else INTERRUPTED
-        err.print(
-            "interrupted: what was recorded is kept, the same command resumes", soft_wrap=True
-        )
-        raise typer.Exit(code)
+        raise to_resume(ended)
 
 
 def _layers(

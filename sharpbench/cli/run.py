@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from sharpbench.suite.prepared import RunSummary
     from sharpbench.suite.session import Intent
 
-__all__ = ["counted", "print_summary", "resumable", "run"]
+__all__ = ["counted", "print_summary", "resumable", "run", "to_resume"]
 
 
 def run(
@@ -131,12 +132,34 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated) as error:
-        how, code = "interrupted", INTERRUPTED
-        if isinstance(error, Terminated):
-            how, code = "ended by a signal", ended_by(error.number)
-        told = f"{how}: what was recorded is kept, the same command resumes"
-        err.print(told, soft_wrap=True)
-        raise typer.Exit(code) from None
+        raise to_resume(error) from None
+
+
+def to_resume(error: KeyboardInterrupt | Terminated) -> typer.Exit:
+    """Says, also where another signal comes, that nothing recorded is lost; what ends the program then."""
+    how, code = "interrupted", INTERRUPTED
+    if isinstance(error, Terminated):
+        how, code = "ended by a signal", ended_by(error.number)
+    said = False
+    while not said:
+        with suppress(KeyboardInterrupt, Terminated), _unheard():
+            err.print(f"{how}: what was recorded is kept, the same command resumes", soft_wrap=True)
+            said = True
+    return typer.Exit(code)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """No signal ends the program here."""
+    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {n: handler for n in numbers if callable(handler := signal.getsignal(n))}
+    try:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_aside(text: str) -> None:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
+import pytest
+import typer
+
+from sharpbench.cli import run as verb
+from sharpbench.errors import Terminated
 from tests.cli.command import sharpbench
 from tests.conftest import MINI_SUITE
 
@@ -66,3 +73,26 @@ def test_what_is_not_installed_is_told_before_the_run(monkeypatch):
         f"{rivals:,} of {len(asked):,} measurements: curvlinops is not installed: "
         "pip install 'sharpbench[rivals]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "code"), [(KeyboardInterrupt(), 130), (Terminated(signal.SIGTERM), 143)]
+)
+def test_a_second_signal_does_not_cut_off_what_is_said_of_the_first(monkeypatch, first, code):
+    said = []
+
+    def presses(text, **how):
+        signal.raise_signal(signal.SIGINT)
+        said.append(text)
+
+    monkeypatch.setattr(verb.err, "print", presses)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as ended, verb.resumable():
+            raise first
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.exit_code == code
+    (told,) = said
+    assert told.endswith("what was recorded is kept, the same command resumes")
