@@ -163,6 +163,26 @@ def test_what_ends_a_worker_fails_one_figure_and_is_tried_again(tmp_path):
     assert "exit code 0" in again["plane · seed=0"].problems[0]
 
 
+def test_how_a_worker_ended_is_waited_for_where_that_takes_a_while():
+    """Its connection is closed before the process that forked it learns of its end, and tells it."""
+
+    class Ended:
+        exitcode = None
+
+        def join(self, timeout):
+            if timeout > 1:  # a busy machine gets to it later
+                self.exitcode = -9
+
+    class Gone:
+        def is_running(self):
+            return False
+
+    worker = object.__new__(process._Worker)
+    worker.process, worker.system, worker._deaf = Ended(), Gone(), True
+    fault = worker.fault(worker.dead, grace=5.0, stopped=30.0)
+    assert fault.reason == "worker died by signal 9"
+
+
 def test_a_worker_that_dies_once_is_replaced_and_nobody_is_bothered(tmp_path):
     count = tmp_path / "count"
     count.mkdir()

@@ -36,6 +36,9 @@ __all__ = ["ProcessEngine"]
 _TICK = 0.5
 """Seconds between two looks at processes that say nothing."""
 
+_PATIENCE = 60.0
+"""Seconds in which a process of a busy machine is run at least once."""
+
 _WORKS = "sharpbench.suite.run"
 """The module that a worker needs, and this process doesn't."""
 
@@ -185,6 +188,8 @@ class _Worker:
         """Why it is to be replaced, or None if it may go on."""
         if self._deaf and not dead:  # most likely it is about to be
             self.process.join(timeout=1)
+            if self._over:  # who forked it has yet to say how it ended
+                self.process.join(timeout=_PATIENCE)
             dead = self.dead
         if dead and (code := self.process.exitcode) is not None:
             how = f"died by signal {-code}" if code < 0 else f"ended itself with exit code {code}"
@@ -207,7 +212,11 @@ class _Worker:
     @property
     def dead(self) -> bool:
         """Whether its process is over; one that closed whatever it had open can look as if it were."""
-        return self.process.exitcode is not None and self._status in {"", psutil.STATUS_ZOMBIE}
+        return self.process.exitcode is not None and self._over
+
+    @property
+    def _over(self) -> bool:
+        return self._status in {"", psutil.STATUS_ZOMBIE}
 
     @property
     def _status(self) -> str:
