@@ -125,7 +125,11 @@ def _children() -> dict[str, bool]:
     Ray cluster, whose nodes come and go with tests, and all with their module."""
     found = {}
     for place in Path("/proc/self/task").glob("*/children"):
-        for pid in place.read_text().split():
+        try:
+            children = place.read_text().split()
+        except OSError:  # the thread ended meanwhile
+            continue
+        for pid in children:
             try:
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:200]

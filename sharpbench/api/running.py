@@ -14,6 +14,7 @@ from sharpbench.errors import InputError, MetricFailed
 from sharpbench.metrics import Metric, metrics
 from sharpbench.plugins import PluginSource, load_plugins, plugin_name
 from sharpbench.progress import progress as bar
+from sharpbench.results.disk import write_atomically
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite.conformance import Finding, check_metric
 from sharpbench.suite.engines import make_engine
@@ -125,7 +126,7 @@ def rank(
     suite, text = ranking_suite(chosen, given)
     path = Path(reports) / suite / "suite.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    write_atomically(path, text.encode())  # another may be ranking the same metric
     return run(path, **population(cache, workers), progress=progress)
 
 

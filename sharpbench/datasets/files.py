@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -219,9 +220,12 @@ def _install(files: FileSet, found: Path, target: Path) -> None:
         verified[name] = data
     target.mkdir(parents=True, exist_ok=True)
     for name, data in verified.items():
-        partial = target / f"{name}.partial"
-        partial.write_bytes(data)
-        os.replace(partial, target / name)
+        partial = target / f"{name}.{uuid.uuid4().hex}.partial"  # another process may do the same
+        try:
+            partial.write_bytes(data)
+            os.replace(partial, target / name)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _read_file(folder: Path, name: str, subfolder: str, size: int) -> bytes:

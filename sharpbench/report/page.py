@@ -101,7 +101,7 @@ def write_page(view: Results, folder: Path, *, index: bool | None = None) -> Pat
         told[f"tables/{name}.json"] = _json(own)
     for left in (folder / "tables").glob("*.json"):
         if f"tables/{left.name}" not in told:
-            left.unlink()
+            left.unlink(missing_ok=True)  # another report of the suite may do the same
     for name, text in told.items():
         write_atomically(folder / name, text.encode())
     return folder / "index.html"

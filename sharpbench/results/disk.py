@@ -119,7 +119,12 @@ def set_aside(path: Path, root: Path, folder: str) -> Path:
             break
         except FileExistsError:
             number += 1
-    os.rename(path, target / path.name)
+    try:
+        os.rename(path, target / path.name)
+    except FileNotFoundError:
+        with suppress(OSError):
+            target.rmdir()
+        raise
     return target / path.name
 
 
@@ -127,7 +132,12 @@ def clear(path: Path, root: Path, folder: str) -> Path | None:
     """Make room for a file at ``path``: what stands there and is none is set aside; where it is then."""
     if not os.path.lexists(path) or not fault_of(path):
         return None
-    moved = set_aside(path, root, folder)
+    try:
+        moved = set_aside(path, root, folder)
+    except FileNotFoundError:  # another process was quicker
+        if not path.parent.is_dir():
+            raise
+        return None
     if fault_of(moved):
         return moved
     with suppress(FileExistsError):  # another process was quicker, and this is its file

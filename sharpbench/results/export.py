@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def write_table(frames: pd.DataFrame | Iterable[pd.DataFrame], target: Path) -> 
     if target.suffix not in {".parquet", ".csv"}:
         raise InputError(f"{target}: the file must end in .parquet or .csv")
     pieces = [frames] if isinstance(frames, pd.DataFrame) else frames
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")  # of this export alone
     write = _write_parquet if target.suffix == ".parquet" else _write_csv
     try:
         rows = write(map(_flat, pieces), partial)

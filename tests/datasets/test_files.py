@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import struct
 import tarfile
 import threading
@@ -59,6 +60,23 @@ def test_prepare_copies_verified_files_from_a_folder(tmp_path, file_set, compres
     assert "SHA-256 verified" in lines[-1]
     assert small.locate(root) == root / "Small" / "raw"
     assert "already there" in next(iter(files.prepare("small", root)))
+
+
+def test_two_that_prepare_at_once_do_not_disturb_each_other(tmp_path, file_set, monkeypatch):
+    small, content = file_set
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    real, others = os.replace, [1]
+
+    def replace(source, target):
+        if others:
+            others.pop()
+            assert "verified" in list(files.prepare("small", tmp_path, given=tmp_path))[-1]
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert "verified" in list(files.prepare("small", tmp_path, given=tmp_path))[-1]
+    assert {p.name for p in small.locate(tmp_path).iterdir()} == set(content)
 
 
 def test_compressed_files_in_the_data_root_are_found(tmp_path, file_set):

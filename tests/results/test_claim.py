@@ -148,6 +148,27 @@ def test_a_file_that_came_meanwhile_is_put_back(tmp_path, monkeypatch):
     assert [p for p in (tmp_path / "damaged").rglob("*") if p.is_file()] == []
 
 
+def test_what_is_no_file_may_be_set_aside_by_another(tmp_path, monkeypatch):
+    path, damaged = tmp_path / "results" / ".lock", tmp_path / "results" / "damaged"
+    path.mkdir(parents=True)
+    real = os.rename
+
+    def after(first, where):
+        def rename(source, target):
+            real(first, where)
+            real(source, target)
+
+        return rename
+
+    monkeypatch.setattr(os, "rename", after(path, tmp_path / "theirs"))
+    assert disk.clear(path, damaged, ".lock") is None
+    assert list(damaged.iterdir()) == []
+    path.mkdir()
+    monkeypatch.setattr(os, "rename", after(path.parent, tmp_path / "away"))
+    with pytest.raises(FileNotFoundError):  # with the folder itself, which others tell
+        disk.clear(path, damaged, ".lock")
+
+
 def test_who_was_silent_for_too_long_writes_nothing_any_more(tmp_path):
     folder = SubjectFolder(tmp_path / "subject")
     record = Record(key="k", plan_key="p", kind="measurement", name="n", label="n", value=1.0)

@@ -23,6 +23,20 @@ def test_a_table_is_read_again_with_nested_values_as_json(tmp_path, ending, read
     assert table["name"].isna().tolist() == [False, True]
 
 
+@pytest.mark.parametrize(("ending", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
+def test_two_that_write_a_table_at_once_leave_a_whole_one(tmp_path, ending, read):
+    target = tmp_path / f"all.{ending}"
+
+    def pieces():
+        yield FRAME
+        write_table(FRAME, target)
+        yield FRAME
+
+    assert write_table(pieces(), target) == 4
+    assert read(target)["value"].tolist() == [1.5, 2.5, 1.5, 2.5]
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_another_ending_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(InputError, match=r"must end in \.parquet or \.csv"):
         write_table(FRAME, tmp_path / "new" / "all.txt")
