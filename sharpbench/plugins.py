@@ -160,9 +160,46 @@ def load_plugins(place: str | os.PathLike[str], folder: Path | None = None) -> t
     """Import a user's file, or module, and register the plug-ins that it defines.
 
     ``folder``: where a relative path starts; the working directory if None. Raises InputError that says what
-    is wrong with the file, or with one of its plug-ins.
+    is wrong with the file, or with one of its plug-ins; or that it brings none.
     """
-    return _source(os.fspath(place), folder).module(strict=True)
+    there = _of_users()
+    source = _source(os.fspath(place), folder)
+    module = source.module(strict=True)
+    if not (_of_users() - there or _brings(module)):
+        raise InputError(
+            f"{source.place} holds no plug-in, a class derived from sharpbench.metrics.Metric (Model, "
+            f"Dataset, Recipe, Transformation …) with a `name`{_nearly_one(module)}"
+        )
+    return module
+
+
+def _of_users() -> set[type[Plugin]]:
+    """The plug-ins that were registered and are neither built in nor installed."""
+    homes = ((kind, sys.modules.get(home)) for kind, home in _HOMES.items())
+    every = (cls for kind, home in homes if home is not None for cls in registry_of(kind).loaded())
+    return {cls for cls in every if not _by_contract(cls)}
+
+
+def _brings(module: types.ModuleType) -> bool:
+    """Whether plug-ins of users stand in a module, or in one that it imports."""
+    values = list(vars(module).values())
+    named = {getattr(v, "__name__" if inspect.ismodule(v) else "__module__", None) for v in values}
+    places = tuple(f"{name}." for name in (*named, module.__name__) if isinstance(name, str))
+    return any(f"{cls.__module__}.".startswith(places) for cls in _of_users())
+
+
+def _nearly_one(module: types.ModuleType) -> str:
+    """What the first class of a module that was likely meant as a plug-in lacks, behind a colon."""
+    for cls in _plugins_in(module):
+        if "name" not in vars(cls):
+            taken = f", and {cls.name!r} is taken" if hasattr(cls, "name") else ""
+            return f': {cls.__qualname__} has no `name` of its own{taken}; write name = "…" in it'
+        lacks = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        return f": {cls.__qualname__} lacks {lacks}"
+    for cls in vars(module).values():
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and hasattr(cls, "measure"):
+            return f": {cls.__qualname__} has measure() and derives from no Metric"
+    return ""
 
 
 def plugin_name(kind: str, text: str, folder: Path | None = None) -> str:

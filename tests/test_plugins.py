@@ -279,3 +279,65 @@ def test_the_reference_population_asks_every_metric_that_it_can_afford():
     left_out = {"local_learning_coefficient"}  # ten seconds a network
     names = {n for n in metrics if metrics.origin(n).startswith("sharpbench.")}
     assert {block["name"] for block in suite.spec.metrics} == names - left_out
+
+
+BODY = """
+    def measure(self, subject, *, seed):
+        return Measurement(1.0)
+"""
+HEAD = """
+from dataclasses import dataclass
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+"""
+NONE = {
+    "nothing.py": ("import torch\nfrom sharpbench.metrics import Metric\n", "holds no plug-in"),
+    "nameless.py": (
+        HEAD + "@dataclass(frozen=True)\nclass Own(Metric):" + BODY,
+        'Own has no `name` of its own; write name = "…" in it',
+    ),
+    "heir.py": (
+        "from sharpbench.metrics.layer_norms import LayerNorms\nclass Own(LayerNorms):\n    pass\n",
+        "Own has no `name` of its own, and 'layer_norms' is taken",
+    ),
+    "abstract.py": (
+        HEAD + "@dataclass(frozen=True)\nclass Own(Metric):\n    name = 'own_abstract'\n",
+        "Own lacks measure",
+    ),
+    "underived.py": (
+        HEAD + "class Own:\n    name = 'own_underived'\n" + BODY,
+        "Own has measure() and derives from no Metric",
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "told"), [(f, told) for f, (_, told) in NONE.items()], ids=NONE)
+def test_a_file_without_a_plugin_is_refused_with_what_its_class_lacks(file, told, tmp_path):
+    (tmp_path / file).write_text(NONE[file][0])
+    with pytest.raises(InputError, match="holds no plug-in, a class derived from") as refused:
+        load_plugins(file, tmp_path)
+    assert told in str(refused.value)
+    (tmp_path / "suite.toml").write_text(
+        SUITE.format(name="x").replace("parts/x.py", file).replace("mine", "none")
+    )
+    with pytest.raises(InputError, match=r"suite\.toml.*plugins.*holds no plug-in"):
+        make_plan(load_suite(tmp_path / "suite.toml"))
+
+
+@pytest.mark.parametrize("line", ["from {} import Own", "import {}", "from {} import FACTOR, use"])
+def test_a_file_that_brings_the_plugins_of_another_one_holds_them(line, mine):
+    folder, name = mine
+    own = (
+        (folder / "parts" / f"{name}.py")
+        .read_text()
+        .replace("@dataclass", "@metrics.register\n@dataclass")
+    )
+    own = (
+        own.replace("import Metric\n", "import Metric, metrics\n") + "FACTOR = 1\ndef use(): pass\n"
+    )
+    (folder / "parts" / f"{name}.py").write_text(own)
+    (folder / "parts" / "all.py").write_text(line.format(name) + "\n")
+    for _ in range(2):  # the second time nothing is imported
+        load_plugins("parts/all.py")
+        assert name in metrics
+    sys.modules.pop(name)

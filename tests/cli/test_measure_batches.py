@@ -474,16 +474,19 @@ class Points(Dataset):
 
 
 def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, monkeypatch):
+    second = PLUGIN.replace("weight_count_of_mine", "second_count_of_mine")
+    (mine / "second.py").write_text(second.replace("WeightCount", "SecondCount"))
     command = ["measure", "--model", "mine_of_measure:wide", "--dataset", "digits", "--json"]
     command += ["--metric", "parameter_norm", "logit_norm,weight_count_of_mine", "logit_norm"]
+    command += ["second_count_of_mine"]
     command += ["--dataset-param", "train_size=30", "label_noise=0.5"]
-    command += ["--plugin", "my_metric.py", "mine_of_measure"]
+    command += ["--plugin", "my_metric.py", "second.py"]
     command += ["--transform", "neuron_permutation", "neuron_rescaling"]
     command += ["--param", "samples=5", "logit_norm.split=train", "neuron_rescaling.strength=2.0"]
     told = in_process(capsys, monkeypatch, *command, "--output", "out")
     assert told.code == 0, told.err
     rows = [json.loads(line) for line in told.out.splitlines()]
-    asked = ["parameter_norm", "logit_norm", "weight_count_of_mine"]
+    asked = ["parameter_norm", "logit_norm", "weight_count_of_mine", "second_count_of_mine"]
     changes = [None, "neuron_permutation", "neuron_rescaling(strength=2)"]
     found = [(row["metric"].partition("(")[0], row.get("transformation")) for row in rows]
     assert sorted(found, key=str) == sorted(((m, c) for m in asked for c in changes), key=str)
@@ -527,6 +530,7 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
         (["--data", "mine_of_measure:batches", "--param", "tolerence=1"], "tolerance"),
         (["--data", "mine_of_measure:batches", "--samples", "none"], "--samples"),
         (["--data", "mine_of_measure:batches", "--plugin", "absent.py"], "there is no file"),
+        (["--plugin", "mine_of_measure.py"], "mine_of_measure.py holds no plug-in"),
         (["--plugin", "of_no_code.npz"], "of_no_code.npz' is no Python file (it must end in .py)"),
         (["--param", "parameters_of=head"], "'parameters_of' = 'head': a list is meant"),
         (["--data", "mine_of_measure:batches", "--json", "--csv"], "exclude each other"),
