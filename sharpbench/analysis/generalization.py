@@ -17,27 +17,28 @@ import numpy as np
 import pandas as pd
 
 from sharpbench.analysis.numbers import number
-from sharpbench.analysis.prediction_scores import (
-    Choice,
+from sharpbench.analysis.prediction_scores.beyond_hyperparameters import (
+    Increment,
+    from_hyperparameters,
+    increment,
+    noisy_oracle,
+)
+from sharpbench.analysis.prediction_scores.choice import Choice, choice, random_choice
+from sharpbench.analysis.prediction_scores.conditional_information import conditional_information
+from sharpbench.analysis.prediction_scores.granulated_tau import (
+    difference_of_tau,
+    granulated_tau,
+    told_apart,
+)
+from sharpbench.analysis.prediction_scores.population import Population, Tested
+from sharpbench.analysis.prediction_scores.sign_error import (
     Confidence,
     Environments,
-    Increment,
-    Population,
     SignError,
-    Tested,
-    choice,
-    conditional_information,
-    difference_of_tau,
     environments,
-    from_hyperparameters,
-    granulated_tau,
-    increment,
     independent_confidence,
-    noisy_oracle,
     paired_confidence,
-    random_choice,
     sign_error,
-    told_apart,
 )
 from sharpbench.analysis.rank_correlation import benjamini_hochberg, holm
 from sharpbench.analysis.results import SEED_COLUMNS, Results, computed_once, seeds, stratum
@@ -284,7 +285,7 @@ def _along_training(results: Results, subjects: list[str]) -> dict[str, np.ndarr
     several = np.isfinite(steps).sum(1) > 1
     variance = np.full(len(subjects), math.nan)
     variance[several] = np.nanvar(steps[several], axis=1, ddof=1)
-    counted = losses.notna().sum(1)
+    counted = losses.notna().sum(axis=1)
     epochs = counted.where(counted > 0).to_numpy(float)
     return {"epochs of training": epochs, "variance of the loss along training": variance}
 

@@ -17,11 +17,8 @@ import pandas as pd
 
 from sharpbench.analysis.audit import Evidence, Missing
 from sharpbench.analysis.generalization import grid
-from sharpbench.analysis.prediction_scores import (
-    difference_of_tau,
-    from_hyperparameters,
-    granulated_tau,
-)
+from sharpbench.analysis.prediction_scores.beyond_hyperparameters import from_hyperparameters
+from sharpbench.analysis.prediction_scores.granulated_tau import difference_of_tau, granulated_tau
 from sharpbench.analysis.statistics import LEVEL, NORMAL, Estimate, mean, over_seeds, slope
 
 __all__ = [

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from sharpbench.analysis.prediction_scores import Population
+from sharpbench.analysis.prediction_scores.population import Population
 
 
 def grid(levels, seeds=1, *, model_axes=0):

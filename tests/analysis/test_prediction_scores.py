@@ -11,24 +11,27 @@ from mbe_eval.robust_sign_error import robust_sign_error_environments, robust_si
 from scipy.stats import kendalltau
 from sklearn.linear_model import Ridge
 
-from sharpbench.analysis.prediction_scores import (
+from sharpbench.analysis.prediction_scores.beyond_hyperparameters import (
     _PENALTIES,
-    Population,
     _Ridge,
-    choice,
-    conditional_information,
-    difference_of_tau,
-    environments,
     from_hyperparameters,
-    granulated_tau,
-    hoeffding_confidence,
     increment,
-    independent_confidence,
     noisy_oracle,
-    paired_confidence,
-    random_choice,
-    sign_error,
+)
+from sharpbench.analysis.prediction_scores.choice import choice, random_choice
+from sharpbench.analysis.prediction_scores.conditional_information import conditional_information
+from sharpbench.analysis.prediction_scores.granulated_tau import (
+    difference_of_tau,
+    granulated_tau,
     told_apart,
+)
+from sharpbench.analysis.prediction_scores.population import Population
+from sharpbench.analysis.prediction_scores.sign_error import (
+    environments,
+    hoeffding_confidence,
+    independent_confidence,
+    paired_confidence,
+    sign_error,
 )
 from sharpbench.analysis.rank_correlation import benjamini_hochberg
 from sharpbench.seeds import numpy_generator
