@@ -18,11 +18,16 @@ from sharpbench.running import as_written
 from sharpbench.taylor.dispatch import Propagation
 from sharpbench.taylor.jet import Jet, Tally
 from sharpbench.taylor.rules import (  # noqa: F401 - their rules enter the table
-    basic,
+    arithmetic,
+    elementwise,
     functions,
     indexing,
+    linear,
     linear_algebra,
+    losses,
+    normalization,
     recurrent,
+    selections,
     spectral,
 )
 

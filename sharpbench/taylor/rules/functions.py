@@ -16,15 +16,10 @@ from torch import Tensor
 from sharpbench.formulas import layers, losses
 from sharpbench.formulas.log_softmax import reduced
 from sharpbench.taylor.jet import Jet
-from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import (
-    cat,
-    each_coefficient,
-    lifted,
-    loss_rule,
-    of_the_value,
-    stack,
-)
+from sharpbench.taylor.rules import arithmetic, elementwise, selections
+from sharpbench.taylor.rules.linear import cat, each_coefficient, stack
+from sharpbench.taylor.rules.losses import loss_rule
+from sharpbench.taylor.rules.selections import lifted, of_the_value
 from sharpbench.taylor.table import Rule, rule
 
 __all__ = ["first_series", "integrated"]
@@ -47,8 +42,8 @@ def integrated(value: Tensor, *terms: tuple[Any, Jet]) -> Jet:
         if not moving or not like.degree:
             continue
         rate = x.like(torch.stack([n * c for n, c in moving]), tuple(n - 1 for n, _ in moving))
-        term = basic._mul(lifted(slope, x), rate)
-        total = term if total is None else basic._add(total, term)
+        term = arithmetic.mul(lifted(slope, x), rate)
+        total = term if total is None else arithmetic.add(total, term)
     if total is None:
         return like.constant(value)
     places = [i for i, n in enumerate(total.orders) if n < like.degree]
@@ -103,8 +98,8 @@ def _xlogy(input: Any, other: Any) -> Any:
     like = first_series(input, other)
     x, y = lifted(input, like), lifted(other, like)
     nothing = (x.primal == 0).expand(torch.broadcast_shapes(x.shape, y.shape))
-    safe = basic._where(nothing, 1.0, y)
-    return basic._where(nothing, 0.0, x * safe.log())
+    safe = arithmetic.where(nothing, 1.0, y)
+    return arithmetic.where(nothing, 0.0, x * safe.log())
 
 
 @rule("logit", "special_logit")
@@ -133,23 +128,23 @@ _SINC_NEAR = 1.0
 def _sinc(input: Jet) -> Any:
     """sin πx / πx; near 0, where that is 0/0, by its power series."""
     near = input.primal.abs() <= _SINC_NEAR
-    far = basic._where(near, 2.0, input) * math.pi
+    far = arithmetic.where(near, 2.0, input) * math.pi
     quotient = far.sin() / far
-    x = basic._where(near, input, 0.0) * math.pi
+    x = arithmetic.where(near, input, 0.0) * math.pi
     square = x * x
     terms = 16 + input.degree
     total: Any = 0.0
     for k in range(terms, -1, -1):
         total = square * total + (-1.0) ** k * math.exp(-math.lgamma(2 * k + 2))
-    return basic._where(near, total, quotient)
+    return arithmetic.where(near, total, quotient)
 
 
 def _remainder(func: Callable[..., Tensor], rounding: str) -> Rule:
     def applied(input: Any, other: Any) -> Any:
         a, b = (x.primal if isinstance(x, Jet) else x for x in (input, other))
         turns = torch.div(a, b, rounding_mode=rounding).detach()
-        result = basic._sub(
-            input, basic._mul(other, turns) if isinstance(other, Jet) else other * turns
+        result = arithmetic.sub(
+            input, arithmetic.mul(other, turns) if isinstance(other, Jet) else other * turns
         )
         return _with_value(result, func(a, b))
 
@@ -176,23 +171,23 @@ def _nan_to_num(
     input: Jet, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Any:
     value = torch.nan_to_num(input.primal, nan, posinf, neginf)
-    return basic._masked(input, torch.isfinite(input.primal), value)
+    return elementwise.masked(input, torch.isfinite(input.primal), value)
 
 
 @rule("clamp_min")
 def _clamp_min(input: Any, min: Any) -> Any:
-    return basic._clamp(input, min, None)
+    return selections.clamp(input, min, None)
 
 
 @rule("clamp_max")
 def _clamp_max(input: Any, max: Any) -> Any:
-    return basic._clamp(input, None, max)
+    return selections.clamp(input, None, max)
 
 
 @rule("copysign")
 def _copysign(input: Jet, other: Any) -> Any:
     return _abs(input) * (
-        1 - 2 * torch.signbit(basic._constant(_plain(other), input)).to(input.dtype)
+        1 - 2 * torch.signbit(arithmetic.constant(_plain(other), input)).to(input.dtype)
     )
 
 
@@ -220,7 +215,7 @@ rule("sgn")(_constant_of(torch.sgn))
 def _abs(input: Jet) -> Any:
     if input.primal.is_complex():
         return _root_of_sum(input.real * input.real + input.imag * input.imag)
-    return basic._abs(input)
+    return elementwise.absolute(input)
 
 
 # --- activations ------------------------------------------------------------------------------------
@@ -242,13 +237,13 @@ rule("native_channel_shuffle")(layers.native_channel_shuffle)
 @rule("hardsigmoid")
 def _hardsigmoid(input: Jet, inplace: bool = False) -> Any:
     inside = (input.primal > -3) & (input.primal < 3)
-    return basic._masked(input / 6 + 0.5, inside, F.hardsigmoid(input.primal))
+    return elementwise.masked(input / 6 + 0.5, inside, F.hardsigmoid(input.primal))
 
 
 @rule("hardswish")
 def _hardswish(input: Jet, inplace: bool = False) -> Any:
-    inner = basic._where(input.primal < 3, input * (input / 6 + 0.5), input)
-    return basic._masked_fill(inner, input.primal <= -3, 0.0)
+    inner = arithmetic.where(input.primal < 3, input * (input / 6 + 0.5), input)
+    return arithmetic.masked_fill(inner, input.primal <= -3, 0.0)
 
 
 @rule("prelu")
@@ -257,7 +252,7 @@ def _prelu(input: Any, weight: Any) -> Any:
     input = lifted(input, like)
     if weight.numel() > 1 and input.primal.ndim > 2:
         weight = weight.reshape(-1, *[1] * (input.primal.ndim - 2))
-    return basic._where(input.primal > 0, input, input * weight)
+    return arithmetic.where(input.primal > 0, input, input * weight)
 
 
 @rule("rrelu")
@@ -269,7 +264,7 @@ def _rrelu(
     inplace: bool = False,
 ) -> Any:
     if not training:
-        return basic._leaky_relu(input, (lower + upper) / 2)
+        return elementwise.leaky_relu(input, (lower + upper) / 2)
     above = input.primal > 0
     probe = torch.where(above, torch.ones_like(input.primal), -torch.ones_like(input.primal))
     slopes = torch.where(above, 1.0, -F.rrelu(probe.detach(), lower, upper, True))
@@ -278,20 +273,20 @@ def _rrelu(
 
 @rule("threshold")
 def _threshold(input: Jet, threshold: float, value: float, inplace: bool = False) -> Any:
-    return basic._where(input.primal > threshold, input, value)
+    return arithmetic.where(input.primal > threshold, input, value)
 
 
 @rule("softshrink")
 def _softshrink(input: Jet, lambd: float = 0.5) -> Any:
     return _with_value(
-        basic._masked_fill(input, input.primal.abs() <= lambd, 0.0),
+        arithmetic.masked_fill(input, input.primal.abs() <= lambd, 0.0),
         F.softshrink(input.primal, lambd),
     )
 
 
 @rule("hardshrink")
 def _hardshrink(input: Jet, lambd: float = 0.5) -> Any:
-    return basic._masked_fill(input, input.primal.abs() <= lambd, 0.0)
+    return arithmetic.masked_fill(input, input.primal.abs() <= lambd, 0.0)
 
 
 # --- norms and statistics ---------------------------------------------------------------------------
@@ -302,7 +297,9 @@ def _root_of_sum(squares: Jet) -> Any:
     nothing = squares.primal == 0
     if not nothing.any():
         return squares.sqrt()
-    return basic._masked_fill(basic._masked_fill(squares, nothing, 1.0).sqrt(), nothing, 0.0)
+    return arithmetic.masked_fill(
+        arithmetic.masked_fill(squares, nothing, 1.0).sqrt(), nothing, 0.0
+    )
 
 
 def _sum(x: Any, dim: Any, keepdim: bool) -> Any:
@@ -333,13 +330,15 @@ def _vector_norm(
     if order == 1:
         return _sum(size, dim, keepdim)
     if math.isinf(order):
-        return basic._amax(order > 0)(size, _axes(size, dim), keepdim)
+        return selections.amax(order > 0)(size, _axes(size, dim), keepdim)
     if order == 0:
         return x.constant(torch.linalg.vector_norm(x.primal.detach(), 0, dim, keepdim))
-    safe = basic._masked_fill(size, size.primal == 0, 1.0)
-    total = _sum(basic._masked_fill(safe**order, size.primal == 0, 0.0), dim, keepdim)
+    safe = arithmetic.masked_fill(size, size.primal == 0, 1.0)
+    total = _sum(arithmetic.masked_fill(safe**order, size.primal == 0, 0.0), dim, keepdim)
     nothing = total.primal == 0
-    return basic._masked_fill(basic._masked_fill(total, nothing, 1.0) ** (1 / order), nothing, 0.0)
+    return arithmetic.masked_fill(
+        arithmetic.masked_fill(total, nothing, 1.0) ** (1 / order), nothing, 0.0
+    )
 
 
 @rule("norm")
@@ -557,16 +556,16 @@ def _margin_ranking(input1: Any, input2: Any, target: Any, margin: float = 0.0) 
 def _hinge_embedding(input: Any, target: Tensor, margin: float = 1.0) -> Any:
     if isinstance(target, Jet):
         return NotImplemented
-    far = basic._where(target == 1, 0.0, (margin - input).relu())
-    return basic._where(target == -1, 0.0, input) + far
+    far = arithmetic.where(target == 1, 0.0, (margin - input).relu())
+    return arithmetic.where(target == -1, 0.0, input) + far
 
 
 @loss_rule("cosine_embedding_loss")
 def _cosine_embedding(input1: Any, input2: Any, target: Tensor, margin: float = 0.0) -> Any:
     sizes = [(x * x).sum(-1) + 1e-12 for x in (input1, input2)]  # torch's own floor
     cosine = (input1 * input2).sum(-1) / (sizes[0] * sizes[1]).sqrt()
-    losses = basic._where(target == 1, 1 - cosine, 0.0)
-    return losses + basic._where(target == -1, (cosine - margin).relu(), 0.0)
+    losses = arithmetic.where(target == 1, 1 - cosine, 0.0)
+    return losses + arithmetic.where(target == -1, (cosine - margin).relu(), 0.0)
 
 
 @loss_rule("triplet_margin_loss")
@@ -629,7 +628,7 @@ def _weight_of_l1_loss() -> Any:
 def _huber(difference: Any, delta: float) -> Any:
     size = difference.abs()
     near = size.primal <= delta
-    return basic._where(near, difference * difference * 0.5, (size - 0.5 * delta) * delta)
+    return arithmetic.where(near, difference * difference * 0.5, (size - 0.5 * delta) * delta)
 
 
 @loss_rule("huber_loss")
@@ -657,7 +656,7 @@ def _bce(input: Any, target: Any, weight: Any = None) -> Any:
 def _bce_with_logits(input: Any, target: Any, weight: Any = None, pos_weight: Any = None) -> Any:
     like = first_series(input, target)
     input = lifted(input, like)
-    rest = basic._softplus(-input, threshold=math.inf)
+    rest = elementwise.softplus(-input, threshold=math.inf)
     if pos_weight is None:
         losses = (1 - target) * input + rest
     else:
@@ -671,9 +670,11 @@ def _poisson(
 ) -> Any:
     losses = input.exp() - target * input if log_input else input - target * (input + eps).log()
     if full:
-        beyond = basic._where((target <= 1), 1.0, target)  # below it Stirling's formula is left out
+        beyond = arithmetic.where(
+            (target <= 1), 1.0, target
+        )  # below it Stirling's formula is left out
         stirling = beyond * beyond.log() - beyond + 0.5 * (2 * math.pi * beyond).log()
-        losses = losses + basic._where(target <= 1, 0.0, stirling)
+        losses = losses + arithmetic.where(target <= 1, 0.0, stirling)
     return losses
 
 
@@ -692,8 +693,8 @@ rule("logaddexp2")(
     lambda input, other: _logaddexp(input * math.log(2), other * math.log(2)) / math.log(2)
 )
 rule("pos", "positive")(lambda input: input)
-rule("fmax")(lambda input, other: basic._larger(input, other, True))
-rule("fmin")(lambda input, other: basic._larger(input, other, False))
+rule("fmax")(lambda input, other: selections.larger(input, other, True))
+rule("fmin")(lambda input, other: selections.larger(input, other, False))
 for _func in _ARGUMENTS:
     rule(_func.__name__)(_selection(_func))
 rule("max_unpool1d")(each_coefficient(F.max_unpool1d))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
-from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import each_coefficient, linear_in_first, stack, wrapped
+from sharpbench.taylor.rules import arithmetic
+from sharpbench.taylor.rules.linear import each_coefficient, linear_in_first, stack, wrapped
 from sharpbench.taylor.table import Rule, rule
 
 __all__ = ["jointly_linear"]
@@ -167,7 +167,7 @@ def _zero(input: Jet) -> Any:
 @rule("fill_diagonal")
 def _fill_diagonal(input: Jet, fill_value: float, wrap: bool = False) -> Any:
     mask = torch.zeros_like(input.primal, dtype=torch.bool).fill_diagonal_(True, wrap)
-    return basic._where(mask, fill_value, input)
+    return arithmetic.where(mask, fill_value, input)
 
 
 def _list_of_tensors(func: Callable[..., Any]) -> Rule:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
-from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import bilinear, lifted
+from sharpbench.taylor.rules import arithmetic, linear
+from sharpbench.taylor.rules.linear import bilinear
+from sharpbench.taylor.rules.selections import lifted
 from sharpbench.taylor.table import Rule, rule
 
 
@@ -145,7 +146,7 @@ def _det(A: Jet) -> Any:
     for k in range(1, n):
         trace = product.diagonal(dim1=-2, dim2=-1).sum(-1) / k
         inner = product - trace.unsqueeze(-1).unsqueeze(-1) * eye
-        product = basic._matmul(A, inner)
+        product = linear.matmul(A, inner)
     return product.diagonal(dim1=-2, dim2=-1).sum(-1) * ((-1) ** (n - 1) / n)
 
 
@@ -160,13 +161,13 @@ def _matrix_power(A: Jet, n: int) -> Any:
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(A.shape)
     result: Any = A.constant(eye)
     for _ in range(n):
-        result = basic._matmul(result, A)
+        result = linear.matmul(result, A)
     return result
 
 
 def _added(product: Any, input: Any, beta: float, alpha: float) -> Any:
     scaled = product * alpha
-    return scaled if beta == 0 else basic._add(scaled, input * beta)
+    return scaled if beta == 0 else arithmetic.add(scaled, input * beta)
 
 
 def _with_product(product: Callable[[Any, Any], Any]) -> Rule:
@@ -180,7 +181,7 @@ def _with_product(product: Callable[[Any, Any], Any]) -> Rule:
 
 def _matmul(a: Any, b: Any) -> Any:
     moving = isinstance(a, Jet) or isinstance(b, Jet)
-    return basic._matmul(a, b) if moving else torch.matmul(a, b)
+    return linear.matmul(a, b) if moving else torch.matmul(a, b)
 
 
 @rule("outer", "ger")
@@ -238,7 +239,7 @@ def _bilinear_layer(input1: Any, input2: Any, weight: Any, bias: Any = None) -> 
     if isinstance(weight, Jet):
         return NotImplemented
     out = bilinear(lambda a, b: F.bilinear(a, b, weight), input1, input2)
-    return out if bias is None else basic._add(out, bias)
+    return out if bias is None else arithmetic.add(out, bias)
 
 
 @rule("lerp")

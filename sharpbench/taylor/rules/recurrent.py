@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
-from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import cat, lifted, stack
+from sharpbench.taylor.rules import arithmetic, linear
+from sharpbench.taylor.rules.linear import cat, stack
+from sharpbench.taylor.rules.selections import lifted
 from sharpbench.taylor.table import Rule, rule
 
 State = tuple[Any, ...]
@@ -61,10 +62,10 @@ def _layer(
         rows = steps[t].shape[0]
         current = tuple(_rows(s, 0, rows) for s in full)
         moved = step(
-            basic._linear(steps[t], w_x, b_x), basic._linear(current[0], w_h, b_h), current
+            linear.linear(steps[t], w_x, b_x), linear.linear(current[0], w_h, b_h), current
         )
         if projection is not None:
-            moved = (basic._linear(moved[0], projection), *moved[1:])
+            moved = (linear.linear(moved[0], projection), *moved[1:])
         full = tuple(
             new if rows == old.shape[0] else _joined(new, _rows(old, rows, old.shape[0] - rows))
             for new, old in zip(moved, full, strict=True)
@@ -115,7 +116,7 @@ def _network(
         if bidirectional:
             steps = [cat([a, b], -1) for a, b in zip(*found, strict=True)]
         if dropout and train and layer < num_layers - 1:
-            steps = [basic._dropout(x, dropout, True) for x in steps]
+            steps = [arithmetic.dropout(x, dropout, True) for x in steps]
     return steps, tuple(stack([last[i] for last in lasts], 0) for i in range(len(states)))
 
 
@@ -184,8 +185,8 @@ def _cell(step: Step, several: bool) -> Rule:
         like = _like([input, *state])
         state = tuple(lifted(s, like) for s in state)
         moved = step(
-            basic._linear(lifted(input, like), w_ih, b_ih),
-            basic._linear(state[0], w_hh, b_hh),
+            linear.linear(lifted(input, like), w_ih, b_ih),
+            linear.linear(state[0], w_hh, b_hh),
             state,
         )
         return moved if several else moved[0]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sharpbench.taylor.jet import Jet
-from sharpbench.taylor.rules import basic
-from sharpbench.taylor.rules.basic import each_coefficient
+from sharpbench.taylor.rules import selections
 from sharpbench.taylor.rules.functions import first_series
 from sharpbench.taylor.rules.indexing import jointly_linear
+from sharpbench.taylor.rules.linear import each_coefficient
 from sharpbench.taylor.table import Rule, rule
 
 
@@ -52,7 +52,7 @@ def _complex(real: Any, imag: Any) -> Any:
 @rule("polar")
 def _polar(abs: Any, angle: Any) -> Any:
     like = first_series(abs, angle)
-    turned = basic.lifted(angle, like)
+    turned = selections.lifted(angle, like)
     return _complex(abs * turned.cos(), abs * turned.sin())
 
 
