@@ -183,7 +183,7 @@ def measure(
     from sharpbench.invariance import transformations
     from sharpbench.metrics import metrics
     from sharpbench.plugins import load_plugins, plugin_name
-    from sharpbench.suite.given import Given
+    from sharpbench.suite.given import COMMAND_LINE, Given
     from sharpbench.suite.one_network import check_folder
     from sharpbench.suite.own import own_subject
 
@@ -219,9 +219,10 @@ def measure(
         normaliser=normaliser,
         differentiate=differentiate,
     )
-    subject = own_subject(given, seed=seed, device=device, data=data_dir or data_root())
+    data_at = data_dir or data_root()
+    subject = own_subject(given, COMMAND_LINE, seed=seed, device=device, data=data_at)
     for sentence in subject.said:
-        _say(sentence)
+        _say(COMMAND_LINE.of_python(sentence))
     _set_samples(names, own, metrics, drawn, subject, layers=layers)
     chosen = [metrics.create(name, own[name]) for name in names]
     told = _Told([m.label for m in chosen], [c.label for c in changes], as_json, as_csv, layers)
@@ -236,7 +237,7 @@ def measure(
             told,
             seed=seed,
             device=device,
-            data=data_dir or data_root(),
+            data=data_at,
         )
     else:
         _printed(subject, chosen, changes, told, seed=seed)
@@ -508,8 +509,11 @@ class _Told:
 
     def fail(self, what: str, reason: str, *, wrong: bool = False) -> None:
         """``wrong``: whether it is the input's fault."""
+        from sharpbench.suite.given import COMMAND_LINE
+
         self.code = max(self.code, BAD_INPUT if wrong else SOME_FAILED)
-        err.print(f"[yellow]failed:[/] {escape(f'{what}: {reason}')}", soft_wrap=True)
+        told = f"{what}: {COMMAND_LINE.of_python(reason)}"
+        err.print(f"[yellow]failed:[/] {escape(told)}", soft_wrap=True)
 
     def answer(
         self, metric: Metric, m: Measurement | str, after: str, *, wrong: bool = False

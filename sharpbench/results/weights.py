@@ -68,8 +68,10 @@ _FOREIGN = (
 _SAVE = "save model.state_dict() with torch.save, or with safetensors"
 
 
-def load_network(builder: str, weights: Path | None) -> nn.Module:
+def load_network(builder: str, weights: Path | None, *, called: str) -> nn.Module:
     """Call ``package.module:build`` and load ``weights`` into the network it returns.
+
+    ``called``: the builder as whoever named it wrote it.
 
     Modules in the current folder are found. Weights are safetensors, or what
     ``torch.load(weights_only=True)`` reads, which runs no code from the file; the file's content tells
@@ -78,33 +80,32 @@ def load_network(builder: str, weights: Path | None) -> nn.Module:
     missing or doesn't fit.
     """
     if ":" not in builder:
-        raise InputError(f"--model {builder!r} must be package.module:function")
+        raise InputError(f"{called} must be package.module:function")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         function = import_object(builder)
     except ImportError as error:
-        raise InputError(f"--model {builder!r}: {error}") from error
+        raise InputError(f"{called}: {error}") from error
     if not callable(function):
         raise InputError(
-            f"--model {builder!r} is a {type(function).__name__}, not a function that returns a network"
+            f"{called} is a {type(function).__name__}, not a function that returns a network"
         )
     try:
         with guarded():
             network = function if isinstance(function, nn.Module) else function()
     except Exception as error:
         raise InputError(
-            f"--model {builder!r}, called without arguments, raised {first_line(error)}: name a function "
+            f"{called}, called without arguments, raised {first_line(error)}: name a function "
             "that needs none and returns the network"
         ) from error
     if not isinstance(network, nn.Module):
         if inspect.iscoroutine(network):
             network.close()
-        raise InputError(f"--model {builder!r} returned {type(network).__name__}, not an nn.Module")
+        raise InputError(f"{called} returned {type(network).__name__}, not an nn.Module")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise InputError(
-            f"--model {builder!r} returned a network on the meta device, without values: "
-            "build it on the CPU"
+            f"{called} returned a network on the meta device, without values: build it on the CPU"
         )
     if weights is not None:
         _load(unwrapped(network), weights, builder)

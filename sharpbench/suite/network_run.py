@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from sharpbench.errors import InputError
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
 from sharpbench.outputs import Decisions
@@ -14,9 +13,10 @@ from sharpbench.precision import told
 from sharpbench.results.keys import content_key
 from sharpbench.results.store import SubjectFolder
 from sharpbench.subject import Loss, Splits, Subject, Task
+from sharpbench.suite.given import SUITE_FILE
 from sharpbench.suite.measuring import Measuring, hash_of_tensors
 from sharpbench.suite.networks import NetworkPlan
-from sharpbench.suite.own import change_seed, in_a_suite, own_subject
+from sharpbench.suite.own import change_seed, own_subject
 from sharpbench.suite.remaining import remaining
 from sharpbench.suite.task import Notify, Step, SubjectTask, Watch
 
@@ -65,16 +65,14 @@ class NetworkRun(Measuring):
 
     def _subject_built(self) -> Subject:
         given, device = self.network.given, self.network.device
-        try:
-            return own_subject(
-                given,
-                seed=self.seed,
-                device=device,
-                data=self.task.data,
-                dataset=self.network.data_from,
-            )
-        except InputError as error:
-            raise InputError(in_a_suite(str(error))) from error
+        return own_subject(
+            given,
+            SUITE_FILE,
+            seed=self.seed,
+            device=device,
+            data=self.task.data,
+            dataset=self.network.data_from,
+        )
 
     @property
     def _metric_seed(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,13 +35,12 @@ from sharpbench.seeds import derive_seed
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.asking import check_answer, explain
 from sharpbench.suite.changing import changed
-from sharpbench.suite.given import Given
+from sharpbench.suite.given import Given, Words
 
 __all__ = [
     "answer_of",
     "answers",
     "change_seed",
-    "in_a_suite",
     "own_subject",
     "reason_of",
     "transformed",
@@ -50,31 +48,37 @@ __all__ = [
 
 
 def own_subject(
-    given: Given, *, seed: int, device: str, data: Path, dataset: Dataset | None = None
+    given: Given,
+    words: Words,
+    *,
+    seed: int,
+    device: str,
+    data: Path,
+    dataset: Dataset | None = None,
 ) -> Subject:
     """The network on the data that are named; datasets are found under ``data``.
 
-    ``dataset``: the one that is named, if it has been made.
+    ``words``: those of who named them; ``dataset``: the one that is named, if it has been made.
 
     Raises InputError that says what is wrong with one of them, DataUnavailable for missing files.
     """
-    if fault := given.fault(
-        "--dataset NAME", "--data package.module:batches", "--inputs FILE (with --targets FILE)"
-    ):
+    if fault := given.fault(words):
         raise InputError(fault)
     splits = None
     if given.dataset is not None:
         named = dict(given.dataset)
-        splits = _splits(dataset or datasets.create(named.pop("name"), named), seed, device, data)
-    with _told_apart(f"--model {given.model!r}"):
-        network = load_network(given.model, given.weights)
+        made = dataset or datasets.create(named.pop("name"), named)
+        splits = _splits(made, words, seed, device, data)
+    called = words.named("model", given.model)
+    with _told_apart(called, words):
+        network = load_network(given.model, given.weights, called=called)
     try:
         network = network.to(device)
     except Exception as error:
         raise InputError(f"the network can't be moved to {device}: {first_line(error)}") from error
-    loss = None if given.loss is None else _loss(given.loss)
-    forward = None if given.forward is None else _named("--forward", given.forward)
-    with _told_apart("the network or its data"):
+    loss = None if given.loss is None else _loss(given.loss, words)
+    forward = None if given.forward is None else _named("forward", given.forward, words)
+    with _told_apart("the network or its data", words):
         reads_batches = given.told("forward", "normaliser", "differentiate")
         if splits is not None and not reads_batches:
             train = splits.train_inputs, splits.train_targets
@@ -84,11 +88,11 @@ def own_subject(
             batches: Any = [(splits.train_inputs, splits.train_targets)]
             test = {"test": [(splits.test_inputs, splits.test_targets)]}
         elif given.data is not None:
-            batches = _named("--data", given.data)
+            batches = _named("data", given.data, words)
         else:
-            batches = [_from_files(given)]
+            batches = [_from_files(given, words)]
         if given.test is not None:
-            test = {"test": _named("--test", given.test)}
+            test = {"test": _named("test", given.test, words)}
         return Subject.from_batches(
             network,
             batches,
@@ -100,8 +104,8 @@ def own_subject(
         )
 
 
-def _splits(source: Dataset, seed: int, device: str, data: Path) -> Splits:
-    with _told_apart(f"dataset {source.name!r}"):
+def _splits(source: Dataset, words: Words, seed: int, device: str, data: Path) -> Splits:
+    with _told_apart(f"dataset {source.name!r}", words):
         if reason := source.missing(data):
             raise InputError(f"{reason}. Run: sharpbench data prepare {source.name}")
         splits = source.load(data, seed=derive_seed(seed, "data"))
@@ -110,47 +114,48 @@ def _splits(source: Dataset, seed: int, device: str, data: Path) -> Splits:
         return splits.to(device)
 
 
-def _named(option: str, pointer: str) -> Any:
+def _named(key: str, pointer: str, words: Words) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         return import_object(pointer)
     except ImportError as error:
-        raise InputError(f"{option} {pointer!r}: {error}") from error
+        raise InputError(f"{words.named(key, pointer)}: {error}") from error
 
 
-def _loss(pointer: str) -> Any:
+def _loss(pointer: str, words: Words) -> Any:
     """What ``package.module:name`` or a ``name`` of torch.nn stands for; of a class an instance."""
     own = ":" in pointer
     if not own and not isinstance(getattr(torch.nn, pointer, None), type):
         losses = [name for name in dir(torch.nn) if name.endswith("Loss")]
         raise InputError(
-            f"--loss {pointer!r} is no loss of torch.nn; one of your own is package.module:function. "
-            f"{nearest_names(pointer, losses)}"
+            f"{words.named('loss', pointer)} is no loss of torch.nn; one of your own is "
+            f"package.module:function. {nearest_names(pointer, losses)}"
         )
-    found = _named("--loss", pointer) if own else getattr(torch.nn, pointer)
+    found = _named("loss", pointer, words) if own else getattr(torch.nn, pointer)
     if isinstance(found, type) and issubclass(found, torch.nn.Module):
         try:
             return found()
         except Exception as error:
             raise InputError(
-                f"--loss {pointer!r} can't be made without arguments: {first_line(error)}; name an instance"
+                f"{words.named('loss', pointer)} can't be made without arguments: {first_line(error)}; name "
+                "an instance"
             ) from error
     return found
 
 
-def _from_files(given: Given) -> Any:
+def _from_files(given: Given, words: Words) -> Any:
     """One batch from files of arrays: (inputs, targets), each an array or a dict of them."""
     assert given.inputs is not None
-    inputs = _arrays("--inputs", Path(given.inputs))
+    inputs = _arrays("inputs", Path(given.inputs), words)
     if given.targets is None:
         if len(inputs) == 1:
             raise InputError(
-                f"{given.inputs} holds {next(iter(inputs))!r} alone: name the targets with --targets "
-                "FILE, or keep them beside it under labels"
+                f"{given.inputs} holds {next(iter(inputs))!r} alone: name the targets by "
+                f"{words.to_write('targets', 'FILE')}, or keep them beside it under labels"
             )
         return inputs
-    targets = _arrays("--targets", Path(given.targets))
+    targets = _arrays("targets", Path(given.targets), words)
     if len(targets) != 1:
         raise InputError(
             f"{given.targets} holds {', '.join(sorted(targets))}: targets must be one array"
@@ -166,10 +171,11 @@ def _from_files(given: Given) -> Any:
     return one, its
 
 
-def _arrays(option: str, path: Path) -> dict[str, Tensor]:
+def _arrays(key: str, path: Path, words: Words) -> dict[str, Tensor]:
     """The arrays of a .safetensors, .npz or .npy file. Nothing in it is run."""
+    called = words.named(key, path)
     if fault := no_file_near(path):
-        raise InputError(f"{option}: {fault}")
+        raise InputError(f"{words.named(key)}: {fault}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -177,21 +183,18 @@ def _arrays(option: str, path: Path) -> dict[str, Tensor]:
             found: dict[str, Tensor] = load_file(path)
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as held:
-                found = {
-                    key: _tensor(held[key], f"{option} {str(path)!r}: {key!r}")
-                    for key in held.files
-                }
+                found = {name: _tensor(held[name], f"{called}: {name!r}") for name in held.files}
         elif path.suffix == ".npy":
             array = np.load(path, allow_pickle=False)
-            found = {path.stem: _tensor(array, f"{option} {str(path)!r}")}
+            found = {path.stem: _tensor(array, called)}
         else:
-            raise InputError(f"{option} {str(path)!r} must end in .safetensors, .npz or .npy")
+            raise InputError(f"{called} must end in .safetensors, .npz or .npy")
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{option} {str(path)!r} can't be read: {first_line(error)}") from error
+        raise InputError(f"{called} can't be read: {first_line(error)}") from error
     if not found:
-        raise InputError(f"{option} {str(path)!r} holds no array")
+        raise InputError(f"{called} holds no array")
     return found
 
 
@@ -207,35 +210,15 @@ def _tensor(array: np.ndarray[Any, Any], what: str) -> Tensor:
 
 
 @contextmanager
-def _told_apart(what: str) -> Iterator[None]:
+def _told_apart(what: str, words: Words) -> Iterator[None]:
     """Inside runs what others wrote: its fault is an InputError, and what it prints isn't our output."""
     try:
         with guarded(), contextlib.redirect_stdout(sys.stderr):
             yield
     except InputError as error:
-        told = str(error)
-        options = [option for word, option in _OPTIONS.items() if f"{word}=" in told]
-        if not options:
-            raise
-        raise InputError(f"{told} (at the command line {', '.join(options)})") from error
+        raise InputError(words.of_python(str(error))) from error
     except Exception as error:
         raise InputError(f"{what}: {first_line(error)}") from error
-
-
-_OPTIONS = {
-    "forward": "--forward package.module:function",
-    "loss": "--loss package.module:function or a loss of torch.nn",
-    "normaliser": "--normaliser",
-    "differentiate": "--differentiate",
-}
-"""How what the sentences of `Subject.from_batches` ask for is written here."""
-
-
-def in_a_suite(told: str) -> str:
-    """A sentence of `own_subject` that says of a suite's [[networks]] what it says of the command line."""
-    told = re.sub(r" \(at the command line [^()]*\)$", "", told)
-    keys = "|".join(Given.model_fields)
-    return re.sub(rf"--({keys})\b( (?='))?", lambda m: f"{m[1]} = " if m[2] else m[1], told)
 
 
 def change_seed(seed: int, transformation: str) -> int:

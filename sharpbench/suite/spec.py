@@ -30,7 +30,7 @@ from pydantic import (
 from sharpbench.errors import InputError, nearest_names, no_file, shortened
 from sharpbench.registry import Plugin, Registry
 from sharpbench.seeds import STREAMS, Seeds
-from sharpbench.suite.given import NetworkNamed
+from sharpbench.suite.given import SUITE_FILE, NetworkNamed
 
 __all__ = [
     "SeedsSpec",
@@ -207,10 +207,7 @@ class NetworksSpec(NetworkNamed):
 
     @model_validator(mode="after")
     def _one_source(self) -> NetworksSpec:
-        fault = self.fault(
-            "dataset = { name = … }", 'data = "package.module:batches"', 'inputs = "file"'
-        )
-        if fault:
+        if fault := self.fault(SUITE_FILE):
             raise ValueError(fault)
         return self
 

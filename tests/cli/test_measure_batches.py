@@ -90,6 +90,7 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine_of_measure.py").write_text(CODE)
     (tmp_path / "my_metric.py").write_text(PLUGIN)
     (tmp_path / "of_no_code.npz").write_bytes(b"numbers")
+    np.savez(tmp_path / "alone.npz", x=np.ones((4, 3)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -500,7 +501,9 @@ def test_all_words_behind_an_option_of_several_values_are_its_own(mine, capsys, 
     ("options", "message"),
     [
         ([], "--dataset NAME"),
-        (["--dataset", "digits", "--data", "x:y"], "dataset and data"),
+        (["--dataset", "digits", "--data", "x:y"], "got --dataset and --data"),
+        (["--targets", "y.npz", "--dataset", "digits"], "--targets goes with --inputs"),
+        (["--inputs", "alone.npz"], "name the targets by --targets FILE"),
         (["--data", "mine_of_measure:absent"], "has no 'absent'"),
         (["--data", "mine_of_measure:batchs"], "Did you mean 'batches'"),
         (["--data", "mine_of_mesure:batches"], "Did you mean 'mine_of_measure'"),

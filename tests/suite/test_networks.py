@@ -20,7 +20,7 @@ from sharpbench.registry import import_object
 from sharpbench.results.store import load_records
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
-from sharpbench.suite.given import Given
+from sharpbench.suite.given import COMMAND_LINE, SUITE_FILE, Given
 from sharpbench.suite.networks import source_of
 from sharpbench.suite.own import own_subject
 from sharpbench.suite.plan import NetworkPlan, make_plan
@@ -313,7 +313,8 @@ def test_what_a_dataset_s_network_is_differentiated_in_is_heard(folder):
     given = Given(model="own_nets_of_a_test:small", dataset={"name": "digits", "train_size": 40})
 
     def curvature(**more):
-        subject = own_subject(given.model_copy(update=more), seed=0, device="cpu", data=folder)
+        asked = given.model_copy(update=more)
+        subject = own_subject(asked, COMMAND_LINE, seed=0, device="cpu", data=folder)
         said.extend(subject.said)
         return sb.measure(subject, "input_jacobian_norm").value
 
@@ -449,6 +450,7 @@ def test_what_is_wrong_with_a_network_is_said_in_the_words_of_the_suite(folder, 
         'loss = "L2Loss"': "loss = 'L2Loss' is no loss of torch.nn",
         'forward = "own_nets_of_a_test:ahead"': "forward = 'own_nets_of_a_test:ahead': ",
         'differentiate = "heart"': "differentiate='heart' is neither a tensor of the batch nor a part",
+        'normaliser = "tokens"\nloss = "NLLLoss"': '(in [[networks]] loss = "package.module:function", or',
     }
     for key, told in lines.items():
         (folder / "zoo.toml").write_text(
@@ -460,6 +462,27 @@ def test_what_is_wrong_with_a_network_is_said_in_the_words_of_the_suite(folder, 
         assert told in failed
         assert "--" not in failed
         assert "command line" not in failed
+
+
+def test_one_fault_is_said_in_the_words_of_whoever_named_the_network(folder):
+    given = Given(model="own_nets_of_a_test:yes_or_no", data="own_nets_of_a_test:pairs")
+    told = {}
+    for words in (COMMAND_LINE, SUITE_FILE):
+        for at, model in (("real", given.model), ("absent", "own_nets_of_a_test:absent")):
+            asked = given.model_copy(update={"model": model})
+            with pytest.raises(InputError) as fault:
+                own_subject(asked, words, seed=0, device="cpu", data=folder)
+            told[words.place, at] = str(fault.value)
+    assert told[COMMAND_LINE.place, "absent"].startswith("--model 'own_nets_of_a_test:absent': ")
+    assert told[SUITE_FILE.place, "absent"].startswith("model = 'own_nets_of_a_test:absent': ")
+    assert told[COMMAND_LINE.place, "real"].endswith(
+        "task='regression' (at the command line --loss package.module:function, or the name of a loss of "
+        "torch.nn, in place of a task --loss package.module:function)"
+    )
+    assert told[SUITE_FILE.place, "real"].endswith(
+        '(in [[networks]] loss = "package.module:function", or the name of a loss of torch.nn, in place of '
+        'a task loss = "package.module:function")'
+    )
 
 
 def test_networks_that_decide_on_tokens_or_labels_are_judged_by_their_test_batches(
