@@ -92,7 +92,8 @@ class Score:
     error: the sign error, with the worst environment in words as ``worst``.
     added: what the figure adds to the hyperparameters; that of an oracle tells what can be seen at all.
     beyond: Ψ less that of the hyperparameters alone.
-    tied: whether Ψ can't be told from that of the metric with the largest.
+    tied: whether Ψ can't be told from that of the metric with the largest, if that has a star; else it is the
+        largest by chance, and nothing is tied with it.
     apart: the rows of metrics, controls and rival whose Ψ is told apart from this one's, of all pairs.
     """
 
@@ -436,7 +437,7 @@ def _with_ties(
 
 
 def _adjusted(told: list[Score]) -> list[Score]:
-    """With the p of every figure and target adjusted for all of them."""
+    """With the p of every figure and target adjusted for all of them, and no ties with what has no star."""
     asked = [i for i, s in enumerate(told) if s.kind in {"metric", "control"}]
     for field in ("mean", "added", "beyond"):
         there = [i for i in asked if getattr(told[i], field)]
@@ -446,4 +447,8 @@ def _adjusted(told: list[Score]) -> list[Score]:
                 getattr(told[i], field), adjusted=float(adjusted), q=float(q)
             )
             told[i] = dataclasses.replace(told[i], **{field: found})
-    return told
+    best: dict[str, Score] = {}
+    for score in (s for s in told if s.kind == "metric" and s.mean):
+        best.setdefault(score.target, score)
+    without = {target for target, s in best.items() if s.mean and not s.mean.stars}
+    return [dataclasses.replace(s, tied=s.tied and s.target not in without) for s in told]

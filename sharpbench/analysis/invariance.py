@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,18 @@ from sharpbench.analysis.failures import outcomes_of
 from sharpbench.analysis.names import in_reading_order
 from sharpbench.analysis.rank_correlation import kendall
 from sharpbench.analysis.results import (
+    SEED_COLUMNS,
     Results,
     computed_once,
     seeds,
     stratum,
 )
-from sharpbench.analysis.statistics import beyond, mean_over_blocks, networks_to_bound
+from sharpbench.analysis.statistics import (
+    beyond,
+    bound_for_single,
+    mean_over_seeds,
+    networks_to_bound,
+)
 
 __all__ = [
     "FEWEST_RANKED",
@@ -52,8 +59,9 @@ def changes(results: Results) -> pd.DataFrame:
     perhaps "the same"), ``promised`` (whether theory promises the same; None where the records, of an older
     version, do not tell),
     ``ratio`` (after/before; of 0/0 1), ``change`` (signed, from what is expected, else from before, over
-    |before|), ``relative_change`` (its size without the expectation), ``noise`` (relative standard error of
-    the random numbers that the two figures do not share; NaN where one of them does not tell its error),
+    |before|), ``factor`` (after/before; where theory predicts an amount 1 + ``change``),
+    ``relative_change`` (its size without the expectation), ``noise`` (relative standard error of the random
+    numbers that the two figures do not share; NaN where one of them does not tell its error),
     ``moved`` (beyond the tolerance by more than three times the noise, by more still where that is estimated
     from few random numbers (`beyond`), and by what both iterations may be off; False where the noise is not
     known),
@@ -74,8 +82,9 @@ def changes(results: Results) -> pd.DataFrame:
     noise = noise / size
     unfinished = (joined["unfinished"] + joined["unfinished_before"]) / size
     allowed = TOLERANCE + unfinished + needed * noise
-    relative = (after - before).abs() / size
-    change = (after - expected.fillna(before)) / size
+    relative = _part(after - before, size).abs()
+    change = _part(after - expected.fillna(before), size)
+    downwards = expected.isna() & (before < 0)
     return pd.DataFrame(
         {
             "subject": joined["subject"],
@@ -93,6 +102,7 @@ def changes(results: Results) -> pd.DataFrame:
             "expected": expected,
             "promised": _column(joined, "promised"),
             "change": change,
+            "factor": 1 + change.where(~downwards, -change),
             "relative_change": relative,
             "noise": noise,
             "moved": relative > allowed,
@@ -100,6 +110,11 @@ def changes(results: Results) -> pd.DataFrame:
             "function_change": joined["function_change"],
         }
     )
+
+
+def _part(difference: pd.Series, size: pd.Series) -> pd.Series:
+    """``difference`` over ``size``; what stays 0 has not changed."""
+    return (difference / size).where(difference != 0, 0.0)
 
 
 @computed_once
@@ -177,8 +192,9 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
 
     ``n`` subjects (several draws of one are averaged), ``median_change`` and ``largest_change``
     (relative), ``moved_share`` of the networks that move by themselves, ``low`` and ``high`` (the 95%
-    interval of the mean signed change over networks, from the expected value where there is one),
-    ``bound`` (with 95% confidence 95% of networks change by no more), ``median_ratio``, ``lowest_ratio`` and
+    interval over seeds of the geometric mean of the ``factor`` over networks, less 1; NaN where there are not
+    two seeds), ``bound`` (with 95% confidence 95% of networks change by no larger factor than 1 + it, up or
+    down), ``median_ratio``, ``lowest_ratio`` and
     ``highest_ratio`` (the median and the extremes of after/before over every draw and subject),
     ``function_change`` (the largest, of the logits), ``theory`` and the ``verdict``:
 
@@ -193,8 +209,12 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     - where no figure stands before and after (n = 0), what became of them: ``not applicable`` where the
       transformation refuses every subject, ``failed``, ``timed out`` or ``not installed`` where one did.
 
-    Spreads are those of the paired changes over networks; networks of one seed count by how alike they are
-    (their intraclass correlation), so that many recipes of few seeds are not taken for many networks.
+    Spreads are those of the paired changes over networks, on the scale ln(after/before), where changes by
+    large and unlike factors lie evenly about their middle; where some change their sign there is no
+    logarithm, and they are taken as ±ln(1 + |change|). A normal spread is supposed: what befalls single
+    networks alone, and none of those that were seen, is in neither. Recipes of few seeds are not taken for
+    many networks: the mean is that of these configurations over seeds (`mean_over_seeds`), the bound counts
+    networks of one seed by how alike they are at most (`bound_for_single`).
 
     What would decide where one ``can't tell``, if everything else stayed as it is: ``networks``, how many of
     them, or else ``precision``, how many times smaller the errors that the two figures do not share would
@@ -205,6 +225,7 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     though not promised`` or ``a control does not move it``.
     """
     moved = dict(list(changes(results).groupby(["metric", "transformation"])))
+    networks = _networks(results)
     columns = [
         "metric_short",
         "transformation",
@@ -221,11 +242,11 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
     for (metric, transformation), group in asked.groupby(["metric_short", "transformation"]):
         found = moved.get((metric, transformation), changes(results).iloc[:0])
         ratios = found["ratio"]
-        low, high, bound = _spread(found)
+        spread = _spread(found, networks)
         if found.empty:
             verdict = _why_none(pd.concat([before.get(metric, every.iloc[:0]), group]))
         else:
-            verdict = _verdict(found, low, high, bound)
+            verdict = _verdict(found, spread)
         theory = _promise(found)
         rows.append(
             {
@@ -238,16 +259,16 @@ def invariance_matrix(results: Results) -> pd.DataFrame:
                 "median_change": float(found["relative_change"].median()),
                 "largest_change": float(found["relative_change"].max()),
                 "moved_share": float(found.groupby("subject")["moved"].mean().mean()),
-                "low": low,
-                "high": high,
-                "bound": bound,
+                "low": spread.low,
+                "high": spread.high,
+                "bound": spread.bound,
                 "median_ratio": float(ratios.median()),
                 "lowest_ratio": float(ratios.min()),
                 "highest_ratio": float(ratios.max()),
                 "function_change": float(found["function_change"].max()),
                 "theory": theory,
                 "verdict": verdict,
-                **_what_would_tell(found, verdict, low, high, bound),
+                **_what_would_tell(found, verdict, spread),
                 "disagrees": _disagreement(theory, verdict, control=bool(found["control"].any())),
             }
         )
@@ -276,13 +297,63 @@ def _disagreement(theory: str, verdict: str, *, control: bool) -> str:
     return "a control does not move it" if control else "invariant though not promised"
 
 
-def _spread(found: pd.DataFrame) -> tuple[float, float, float]:
-    """The 95% interval of the mean change over networks, and the bound for 95% of single networks."""
+@dataclass(frozen=True)
+class _Spread:
+    """Changes over networks: the ends of the interval of their mean and the bound for single ones, as parts;
+    ``each`` network's on the scale of logarithms with its seed of the data, and how many times the networks
+    that it would take for the mean to leave the tolerance (NaN where no number would)."""
+
+    low: float = math.nan
+    high: float = math.nan
+    bound: float = math.nan
+    each: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
+    seed: pd.Series = field(default_factory=lambda: pd.Series(dtype=float))
+    times: float = math.nan
+
+
+def _networks(results: Results) -> pd.DataFrame:
+    """By subject its seeds, the data's first, and the number of its configuration: data, model and recipe."""
+    rows = results.measured.drop_duplicates("subject").set_index("subject")
+    if rows.empty:
+        return pd.DataFrame({"configuration": []})
+    names = [c for c in ("dataset_short", "model_short", "recipe_short") if c in rows]
+    number = rows.groupby([rows[c].astype(str) for c in names]).ngroup() if names else 0
+    streams = [c for c in SEED_COLUMNS if c in rows and rows[c].notna().all()]
+    return rows[streams or ["seed"]].assign(configuration=number)
+
+
+def _spread(found: pd.DataFrame, networks: pd.DataFrame) -> _Spread:
     if found.empty:
-        return np.nan, np.nan, np.nan
-    each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
-    centre, bound = mean_over_blocks(each["change"].to_numpy(float), each["seed"].to_numpy())
-    return centre.low, centre.high, bound
+        return _Spread()
+    factor = found["factor"].astype(float)
+    positive = bool((factor > 0).all())
+    away = factor - 1
+    scale = np.log(factor) if positive else np.sign(away) * np.log1p(away.abs())
+    each = scale.groupby(found["subject"]).mean()
+    if not np.isfinite(each).all():
+        return _Spread()
+    own = networks.loc[each.index]
+    own_seeds = own.drop(columns="configuration").to_numpy()
+    bound = bound_for_single(each.to_numpy(), own_seeds[:, 0])
+    told = _Spread(bound=_as_part(bound), each=each, seed=own.iloc[:, 0])
+    middle = mean_over_seeds(each.to_numpy(), own_seeds, own["configuration"].to_numpy())
+    if middle is None:
+        return told
+    low, high = (
+        _as_part(end) if positive else math.copysign(_as_part(abs(end)), end)
+        for end in (middle.low, middle.high)
+    )
+    half, room = 0.5 * (middle.high - middle.low), abs(middle.value) - math.log1p(TOLERANCE)
+    times = (half / room) ** 2 if room > 0 and math.isfinite(half) else math.nan
+    return replace(told, low=low, high=high, times=times)
+
+
+def _as_part(logarithm: float) -> float:
+    """The change by a factor of such a logarithm; infinite where no number holds it."""
+    return math.expm1(logarithm) if logarithm < _LARGEST else math.inf
+
+
+_LARGEST = 700.0
 
 
 def _why_none(asked: pd.DataFrame) -> str:
@@ -294,35 +365,32 @@ def _why_none(asked: pd.DataFrame) -> str:
     )
 
 
-def _verdict(found: pd.DataFrame, low: float, high: float, bound: float) -> str:
+def _verdict(found: pd.DataFrame, spread: _Spread) -> str:
     predicted = bool(found["expected"].notna().all())
     by_itself = found["deviates"] if predicted else found["moved"]
     share = float(by_itself.groupby(found["subject"]).mean().ge(0.5).mean())
-    if bound <= TOLERANCE and float(found["change"].abs().max()) <= TOLERANCE:
+    if spread.bound <= TOLERANCE and float(found["change"].abs().max()) <= TOLERANCE:
         return "equivariant" if predicted else "invariant"
-    if low > TOLERANCE or high < -TOLERANCE or share >= 0.5:
+    if spread.low > TOLERANCE or spread.high < -TOLERANCE or share >= 0.5:
         return "moves"
     certain = bool((by_itself & (found["noise"] == 0)).any())
     return "mixed" if certain or by_itself.mean() > _CHANCE else "can't tell"
 
 
-def _what_would_tell(
-    found: pd.DataFrame, verdict: str, low: float, high: float, bound: float
-) -> dict[str, float]:
+def _what_would_tell(found: pd.DataFrame, verdict: str, spread: _Spread) -> dict[str, float]:
     told = {"networks": math.nan, "precision": math.nan}
-    if verdict != "can't tell" or found["subject"].nunique() < 2:
+    if verdict != "can't tell" or len(spread.each) < 2:
         return told
-    each = found.groupby("subject").agg(change=("change", "mean"), seed=("seed", "first"))
-    changed = each["change"].to_numpy(float)
-    largest, centre = float(found["change"].abs().max()), abs(float(changed.mean()))
+    largest = float(found["change"].abs().max())
     if largest <= TOLERANCE:
-        enough = networks_to_bound(changed, each["seed"].to_numpy(), TOLERANCE)
+        enough = networks_to_bound(
+            spread.each.to_numpy(), spread.seed.to_numpy(), math.log1p(TOLERANCE)
+        )
         return told if enough is None else told | {"networks": float(enough)}
     if (found["noise"] > 0).any():
-        return told | {"precision": max(bound, largest) / TOLERANCE}
-    if centre > TOLERANCE and math.isfinite(high):
-        half = 0.5 * (high - low)
-        told["networks"] = math.ceil(len(each) * (half / (centre - TOLERANCE)) ** 2)
+        return told | {"precision": max(spread.bound, largest) / TOLERANCE}
+    if math.isfinite(spread.times):
+        told["networks"] = math.ceil(len(spread.each) * spread.times)
     return told
 
 

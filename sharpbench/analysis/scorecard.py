@@ -67,8 +67,8 @@ class Cell:
     parts: how many of them hold, where the figure is a share.
     told: what else there is to say: where it went wrong, of which setting the figure is.
     evidence: the section of the report that shows it.
-    tied: not told apart from the best of all metrics: the intervals overlap, or the scores say so; of a
-        share of transformations that it is the same.
+    tied: not told apart from the best of all metrics, which has a verdict: the intervals overlap, or the
+        scores say so; of a share of transformations that it is the same.
     networks: on how many the worst of the changes was tried, where the figure is a share of them.
     """
 
@@ -475,7 +475,8 @@ def _costly(results: Results, rows: pd.DataFrame) -> dict[_Key, Cell]:
 
 
 def _with_ties(entries: list[Entry]) -> list[Entry]:
-    """Every cell that can't be told from the best of its column marked, where that are several."""
+    """Every cell that can't be told from the best of its column marked, where that are several; none where
+    the largest figure itself can't tell: it is the best of nothing."""
     tied: dict[tuple[str, _Key], bool] = {}
     for question, measure, sign in _BEST:
         own = [
@@ -486,7 +487,9 @@ def _with_ties(entries: list[Entry]) -> list[Entry]:
         if not own:
             continue
         best = max((c for _, c in own), key=lambda c: sign * c.value)
-        if measure == "psi":
+        if best.word == "can't tell":
+            equal = []
+        elif measure == "psi":
             equal = [place for place, c in own if c.tied]
         elif measure == "transformations":
             equal = [place for place, c in own if c.value == best.value]

@@ -18,13 +18,14 @@ __all__ = [
     "Estimate",
     "beyond",
     "binomial_interval",
+    "bound_for_single",
     "effective_number",
     "exactly",
     "jackknife",
     "line",
     "mean",
     "mean_and_error",
-    "mean_over_blocks",
+    "mean_over_seeds",
     "networks_to_bound",
     "over_seeds",
     "partial_spearman",
@@ -108,25 +109,67 @@ def mean(values: np.ndarray) -> Estimate | None:
     return Estimate(centre, centre - half, centre + half, len(values))
 
 
-def mean_over_blocks(values: np.ndarray, blocks: np.ndarray) -> tuple[Estimate, float]:
-    """Mean with its interval, and a bound for single values, where those of one block are alike.
+def mean_over_seeds(
+    values: np.ndarray, seeds: np.ndarray, configurations: np.ndarray
+) -> Estimate | None:
+    """Mean of ``values`` (N,) of networks with its 95% interval over the ``seeds`` (N,) or (N, streams).
 
-    Student's t with as many values as the blocks are worth (`effective_number`). The bound: with 95%
-    confidence 95% of single values, of any blocks, lie within ± it; |mean| and Howe's factor of a two-sided
-    normal tolerance interval (J. Am. Stat. Assoc. 64, 1969) for what they are worth at least. Values that are
-    0 but for rounding need no second one; of others a single one says nothing of the next: then both are
-    infinite.
+    What is drawn are the seeds: networks of one are alike, by how much a few of them can't tell, so that each
+    seed's networks are left out together (`jackknife`). ``configurations`` (N,) may differ by any amount:
+    each keeps the weight of its networks throughout. Student's t has one degree of freedom less than seeds,
+    which count for less where they hold unequal numbers n of networks, (Σn)²/Σn² (Kish 1965). Of several
+    streams the widest interval stands.
+
+    None for a single seed of the data, of which nothing says what another one gives, unless all values are 0
+    but for rounding.
     """
     values = np.asarray(values, dtype=float)
-    centre, size = float(values.mean()), effective_number(values, blocks)
-    if len(values) < 2 or size <= 1:
-        width = 0.0 if bool(np.abs(values).max() <= 1e-9) else math.inf
-        return Estimate(centre, centre - width, centre + width, len(values)), abs(centre) + width
-    deviation = float(values.std(ddof=1))
-    half = students(size - 1) * deviation / math.sqrt(size)
+    if not len(values) or not np.isfinite(values).all():
+        return None
+    _, group, sizes = np.unique(configurations, return_inverse=True, return_counts=True)
+
+    def weighted(kept: np.ndarray) -> float:
+        count = np.bincount(group, kept, len(sizes))
+        total = np.bincount(group, kept * values, len(sizes))
+        there = count > 0
+        return float(np.average(total[there] / count[there], weights=sizes[there]))
+
+    centre = weighted(np.ones(len(values)))
+    if bool(np.abs(values).max() <= _NONE):
+        return Estimate(centre, centre, centre, len(values))
+    ends = []
+    for place, column in enumerate((seeds[:, None] if seeds.ndim == 1 else seeds).T):
+        names, held = np.unique(column, return_counts=True)
+        if len(names) < 2:
+            if place == 0:
+                return None
+            continue
+        without = np.array([weighted((column != name).astype(float)) for name in names])
+        free = len(values) ** 2 / float(np.square(held).sum()) - 1
+        ends.append(jackknife(centre, without, free=free)[:2])
+    low, high = max(ends, key=lambda end: end[1] - end[0])
+    return Estimate(centre, low, high, len(values))
+
+
+_NONE = 1e-9
+"""What is no larger is 0 but for rounding."""
+
+
+def bound_for_single(values: np.ndarray, blocks: np.ndarray) -> float:
+    """With 95% confidence 95% of single values, of any blocks, lie within ± it.
+
+    |mean| and Howe's factor of a two-sided normal tolerance interval (J. Am. Stat. Assoc. 64, 1969) for what
+    values that are alike within a block are worth at least (`effective_number`). Values that are 0 but for
+    rounding need no second one; of others a single block says nothing of the next: the bound is infinite.
+    """
+    values = np.asarray(values, dtype=float)
+    centre = abs(float(values.mean()))
+    if bool(np.abs(values).max() <= _NONE):
+        return centre
+    if len(np.unique(blocks)) < 2:
+        return math.inf
     least, of_any = _at_least(values, blocks)
-    bound = abs(centre) + _tolerance_factor(least) * of_any
-    return Estimate(centre, centre - half, centre + half, len(values)), bound
+    return centre + _tolerance_factor(least) * of_any
 
 
 def _at_least(values: np.ndarray, blocks: np.ndarray) -> tuple[float, float]:
@@ -153,7 +196,7 @@ def _tolerance_factor(size: float) -> float:
 
 
 def networks_to_bound(values: np.ndarray, blocks: np.ndarray, limit: float) -> int | None:
-    """How many values would bring the bound of `mean_over_blocks` within ``limit`` if mean, spread and
+    """How many values would bring `bound_for_single` within ``limit`` if mean, spread and
     likeness within a block stayed as they are; None where no number would."""
     centre = abs(float(values.mean()))
     least, deviation = _at_least(values, blocks)
@@ -166,14 +209,12 @@ def networks_to_bound(values: np.ndarray, blocks: np.ndarray, limit: float) -> i
     return math.ceil(size / worth)
 
 
-def effective_number(
-    values: np.ndarray, blocks: np.ndarray, *, seldom: float | None = None
-) -> float:
-    """How many independent values as many of these are worth, which are alike within a block.
+def effective_number(values: np.ndarray, blocks: np.ndarray, *, seldom: float) -> float:
+    """How many independent values as many of these are worth at least, which are alike within a block.
 
-    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965); or
-    with the one that is exceeded as ``seldom``, by the F of the blocks (Searle 1971): few of them often look
-    unlike each other by chance, and alike.
+    n/(1 + (m − 1)·ICC) with the intraclass correlation of a one-way analysis of variance (Kish 1965) that is
+    exceeded as ``seldom``, by the F of the blocks (Searle 1971): few of them often look unlike each other by
+    chance, and alike.
     """
     _, group, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
     n, groups = len(values), len(sizes)
@@ -183,8 +224,7 @@ def effective_number(
     between = float((sizes * np.square(means - values.mean())).sum()) / (groups - 1)
     within = float(np.square(values - means[group]).sum()) / (n - groups)
     typical = (n - float(np.square(sizes).sum()) / n) / (groups - 1)
-    if seldom is not None:
-        between /= float(stats.f.ppf(seldom, groups - 1, n - groups))
+    between /= float(stats.f.ppf(seldom, groups - 1, n - groups))
     total = between + (typical - 1) * within
     alike = max((between - within) / total, 0.0) if total > 0 else 0.0
     return n / (1 + (typical - 1) * alike)
@@ -232,11 +272,12 @@ def jackknife(
     step: float = 0.0,
     correlation: bool = False,
     reach: tuple[float, float] | None = None,
+    free: float | None = None,
 ) -> tuple[float, float, float]:
     """The 95% interval of a figure and its two-sided p against 0, from its values ``without`` each block.
 
-    Tukey (1958), with Student's t for the number of blocks less one. A ``correlation``'s interval is that of
-    its artanh.
+    Tukey (1958), with Student's t of ``free`` degrees of freedom, by default the number of blocks less one. A
+    ``correlation``'s interval is that of its artanh.
 
     ``step``: by how much the figure changes if a single one of the pairs that it counts does, 2/pairs of a
     rank correlation. The standard error is no less than it, else blocks that happen to agree would
@@ -267,8 +308,9 @@ def jackknife(
         unseen = 1 - (LEVEL / 2) ** (1 / count)  # binomial trials without a failure
         low, high = (value + unseen * (end - value) for end in reach)
         return low, high, min(1.0, 2 * 0.5**count) if value else 1.0
-    width = students(count - 1) * error
-    p = 2 * float(stats.t.sf(abs(centre) / error, count - 1))
+    free = count - 1 if free is None else free
+    width = students(free) * error
+    p = 2 * float(stats.t.sf(abs(centre) / error, free))
     if not correlation:
         return centre - width, centre + width, p
     return min(math.tanh(centre - width), value), max(math.tanh(centre + width), value), p

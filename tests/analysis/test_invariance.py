@@ -15,7 +15,7 @@ from sharpbench.analysis.invariance import (
     reachable,
 )
 from sharpbench.analysis.results import Results
-from sharpbench.analysis.statistics import effective_number, mean_over_blocks
+from sharpbench.analysis.statistics import bound_for_single, effective_number, mean_over_seeds
 
 PERMUTED = {"transformation": "neuron_permutation", "parameters": {}}
 
@@ -48,26 +48,89 @@ def test_the_interval_is_students_and_the_bound_howes():
     change = np.array([0.05, -0.02, 0.01, 0.03, -0.04, 0.06])
     frame = records("hessian_trace", [(2.0, 2.0 * (1 + c)) for c in change], **PERMUTED)
     (row,) = invariance_matrix(Results(frame)).to_dict("records")
-    low, high = stats.t.interval(0.95, 5, change.mean(), stats.sem(change))
-    assert (row["low"], row["high"]) == pytest.approx((low, high))
+    log = np.log1p(change)
+    low, high = stats.t.interval(0.95, 5, log.mean(), stats.sem(log))
+    assert (row["low"], row["high"]) == pytest.approx((math.expm1(low), math.expm1(high)))
     factor = stats.norm.ppf(0.975) * math.sqrt(5 * (1 + 1 / 6) / stats.chi2.ppf(0.05, 5))
-    assert row["bound"] == pytest.approx(change.mean() + factor * change.std(ddof=1))
+    assert row["bound"] == pytest.approx(math.expm1(log.mean() + factor * log.std(ddof=1)))
     assert row["largest_change"] == pytest.approx(0.06)
     assert row["median_change"] == pytest.approx(0.035)
     assert (row["lowest_ratio"], row["highest_ratio"]) == pytest.approx((0.96, 1.06))
 
 
 def test_networks_of_one_seed_count_by_how_alike_they_are():
-    """Means 1 and 5, mean squares 16 and 2: the ICC is (16 − 2)/(16 + 2), so that n is 4/(1 + 7/9)."""
-    assert effective_number(
-        np.array([0.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1])
-    ) == pytest.approx(2.25)
+    """Means 1 and 5, mean squares 16 and 2, whose ratio is judged by an F of 1 and 2 degrees of freedom: at
+    the one that is met in half of the cases, 2/3, they may be 24 and 2, so that n is 4/(1 + 22/26)."""
+    half = {"seldom": 0.5}
+    assert stats.f.ppf(0.5, 1, 2) == pytest.approx(2 / 3)
+    four, twos = np.array([0.0, 2.0, 4.0, 6.0]), np.array([0, 0, 1, 1])
+    assert effective_number(four, twos, **half) == pytest.approx(4 / (1 + 22 / 26))
     alike = np.repeat([1.0, 2.0, 4.0], 5)
-    assert effective_number(alike, np.repeat([0, 1, 2], 5)) == pytest.approx(3)
-    assert effective_number(alike, np.arange(15)) == 15
-    assert effective_number(alike, np.zeros(15)) == 1
+    assert effective_number(alike, np.repeat([0, 1, 2], 5), **half) == pytest.approx(3)
+    assert effective_number(alike, np.arange(15), **half) == 15
+    assert effective_number(alike, np.zeros(15), **half) == 1
     # As unlike within a seed as between seeds: all of them count.
-    assert effective_number(np.array([0.0, 2.0, 2.0, 0.0]), np.array([0, 0, 1, 1])) == 4
+    assert effective_number(np.array([0.0, 2.0, 2.0, 0.0]), twos, **half) == 4
+
+
+def test_a_mean_over_seeds_by_hand():
+    """Recipes that differ by 10 and seeds by 1: the spread is that of the seeds' means alone."""
+    seeds, recipes = np.tile([0, 1, 2], 2), np.repeat([0, 1], 3)
+    of_seed = np.array([1.0, 2.0, 4.0])
+    found = mean_over_seeds(of_seed[seeds] + 10 * recipes, seeds, recipes)
+    low, high = stats.t.interval(0.95, 2, 5 + of_seed.mean(), stats.sem(of_seed))
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 6)
+    # A recipe that one seed lacks stays what it is.
+    there = np.arange(6) != 5
+    left = mean_over_seeds((of_seed[seeds] + 10 * recipes)[there], seeds[there], recipes[there])
+    assert left.value == pytest.approx(3 / 5 * 7 / 3 + 2 / 5 * 11.5)
+    # Seeds of 2, 2 and 1 networks are worth 25/9.
+    with_seed = [2 / 5 * 12 + 3 / 5 * 3, 2 / 5 * 11 + 3 / 5 * 2.5, 2 / 5 * 11.5 + 3 / 5 * 1.5]
+    error = math.sqrt(2 / 3 * np.square(with_seed - np.mean(with_seed)).sum())
+    half = stats.t.ppf(0.975, 25 / 9 - 1) * error
+    assert (left.low, left.high) == pytest.approx((left.value - half, left.value + half))
+    # A single seed says nothing of another one, but that what does not move at all is not moved.
+    assert mean_over_seeds(of_seed, np.zeros(3), np.arange(3)) is None
+    still = mean_over_seeds(np.zeros(3), np.zeros(3), np.arange(3))
+    assert (still.low, still.high) == (0, 0)
+
+
+def test_of_several_streams_the_one_that_differs_most_tells_the_spread():
+    data, initial = np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3)
+    both, alike = np.column_stack([data, initial]), np.zeros(9)
+    of_initial = np.array([1.0, 2.0, 4.0])[initial]
+    found = mean_over_seeds(of_initial, both, alike)
+    low, high = stats.t.interval(0.95, 2, 7 / 3, stats.sem([1, 2, 4]))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert mean_over_seeds(of_initial, np.column_stack([alike, initial]), alike) is None
+
+
+def test_a_figure_that_stays_0_is_not_moved():
+    """As the share of negative eigenvalues of networks that have none."""
+    frame = records("negative share", [(0.0, 0.0)] * 4, **PERMUTED, promised=True)
+    (row,) = invariance_matrix(Results(frame)).to_dict("records")
+    assert (row["verdict"], row["low"], row["high"], row["bound"]) == ("invariant", 0, 0, 0)
+    moved = records("negative share", [(0.0, 0.0), (0.0, 0.0), (0.0, 0.5)], **PERMUTED)
+    (row,) = invariance_matrix(Results(moved)).to_dict("records")
+    assert math.isnan(row["low"])
+    assert row["verdict"] == "can't tell"  # of what size is none?
+
+
+def test_factors_count_by_their_logarithm_and_in_the_direction_of_before():
+    """Down to a third and up to thrice is no move on average, of negative figures neither."""
+    for sign in (1, -1):
+        pairs = [(sign * 1.0, sign * c) for c in (1 / 3, 3.0, 1 / 2, 2.0)]
+        (row,) = invariance_matrix(Results(records("m", pairs, **PERMUTED))).to_dict("records")
+        assert (1 + row["low"]) * (1 + row["high"]) == pytest.approx(1)
+        twice = [(sign * 1.0, sign * c) for c in (1.9, 2.1, 2.0, 2.05)]
+        (row,) = invariance_matrix(Results(records("m", twice, **PERMUTED))).to_dict("records")
+        assert 1.8 < 1 + row["low"] < 2 < 1 + row["high"] < 2.2
+    # What changes its sign has no logarithm: 1 + |change| stands in, with the change's sign.
+    turned = [(1.0, -1.0), (1.0, -1.2), (-1.0, 0.8)]
+    (row,) = invariance_matrix(Results(records("m", turned, **PERMUTED))).to_dict("records")
+    low, high = stats.t.interval(0.95, 2, *(f(np.log([3, 3.2, 2.8])) for f in (np.mean, stats.sem)))
+    assert (row["low"], row["high"]) == pytest.approx((1 - math.exp(high), 1 - math.exp(low)))
+    assert row["verdict"] == "moves"
 
 
 def test_a_change_of_a_value_near_zero_is_told_by_the_usual_size():
@@ -122,6 +185,7 @@ def test_an_unclear_one_says_what_would_tell():
     # 24% at most, and by its own noise: within 2% with errors twelve times smaller.
     row = what_would_tell([0.24, -0.2, 0.1, -0.1, 0.0, -0.04], 0.1)
     assert row["precision"] == pytest.approx(max(0.24, row["bound"]) / 0.02)
+    assert row["bound"] > 0.24
     assert math.isnan(row["networks"])
     # A metric that doesn't tell its error can't be asked for a smaller one.
     row = what_would_tell([0.24, -0.2, 0.1, -0.1, 0.0, -0.04], None)
@@ -133,20 +197,22 @@ def test_a_bound_that_more_networks_would_bring_down():
     change = np.tile([0.008, -0.008], 4)
     row = what_would_tell(change, 0.01)
     n = int(row["networks"])
-    deviation = change.std(ddof=1)
+    log = np.log1p(change)
+    deviation = log.std(ddof=1)
     bounds = [
-        stats.norm.ppf(0.975)
+        abs(log.mean())
+        + stats.norm.ppf(0.975)
         * math.sqrt((k - 1) * (1 + 1 / k) / stats.chi2.ppf(0.05, k - 1))
         * deviation
         for k in (8, n / 1.06, n)
     ]
-    assert bounds[0] == pytest.approx(row["bound"])
-    assert bounds[1] > 0.02 > bounds[2]
-    # A mean of 3% with an interval of ±x: it excludes 2% once x is 1%.
-    change = np.array([0.21, -0.15, 0.12, -0.06])
-    row = what_would_tell(change, None)
-    half = stats.t.ppf(0.975, 3) * change.std(ddof=1) / 2
-    assert row["networks"] == math.ceil(4 * (half / 0.01) ** 2)
+    assert math.expm1(bounds[0]) == pytest.approx(row["bound"])
+    assert bounds[1] > math.log(1.02) > bounds[2]
+    # A mean of 3% with an interval of ±x: it excludes 2% once x is the third by which it is beyond.
+    log = np.log(1.03) + np.array([0.18, -0.18, 0.09, -0.09])
+    row = what_would_tell(np.expm1(log), None)
+    half = stats.t.ppf(0.975, 3) * log.std(ddof=1) / 2
+    assert row["networks"] == math.ceil(4 * (half / math.log(1.03 / 1.02)) ** 2)
 
 
 def test_how_far_one_network_can_be_pushed():
@@ -298,7 +364,7 @@ def test_a_bound_of_few_seeds_is_seldom_too_small(seeds, each, alike):
     for _ in range(trials):
         common, own = rng.normal(size=seeds)[block], rng.normal(size=len(block))
         values = 0.02 / stats.norm.ppf(0.975) * (np.sqrt(alike) * common + np.sqrt(1 - alike) * own)
-        small += mean_over_blocks(values, block)[1] <= 0.02
+        small += bound_for_single(values, block) <= 0.02
     assert small / trials <= 0.05
 
 
@@ -309,4 +375,6 @@ def test_the_least_that_values_are_worth_is_by_the_f_of_their_blocks():
     ratio = stats.f_oneway(*groups).statistic / stats.f.ppf(0.2, 3, 20)
     likeness = max((ratio - 1) / (ratio + 5), 0)
     assert effective_number(values, blocks, seldom=0.2) == pytest.approx(24 / (1 + 5 * likeness))
-    assert effective_number(values, blocks, seldom=0.2) < effective_number(values, blocks)
+    assert effective_number(values, blocks, seldom=0.2) < effective_number(
+        values, blocks, seldom=0.5
+    )

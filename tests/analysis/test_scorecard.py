@@ -126,6 +126,24 @@ def test_what_cant_be_told_from_the_best_is_tied(networks):
     assert [e.cells["invariant"].tied for e in networks.values()] == [False, True, True, False]
 
 
+def test_where_nothing_can_be_told_nothing_is_as_good_as_the_best():
+    rng = np.random.default_rng(5)
+    by_lot = [rng.normal(size=NETWORKS) for _ in range(2)]
+    noise = card(errors(), *(measured(f"m{k}", x.__getitem__) for k, x in enumerate(by_lot)))
+    cells = [e.cells["predictive"] for e in noise.values()]
+    assert [(c.word, c.measure, c.tied) for c in cells] == [("can't tell", "tau", False)] * 2
+    assert cells[0].low <= cells[1].high
+    assert cells[1].low <= cells[0].high
+    # Beside one that predicts the one of which nothing is told may be as good.
+    beside = card(
+        errors(), measured("good", lambda i: 1.0 + i), measured("m0", by_lot[0].__getitem__)
+    )
+    words = [(e.cells["predictive"].word, e.cells["predictive"].tied) for e in beside.values()]
+    assert words[0][0] == "predicts"
+    assert words[1][0] == "can't tell"
+    assert words[0][1] == words[1][1]
+
+
 @pytest.mark.parametrize(
     ("rows", "word", "told"),
     [

@@ -95,11 +95,13 @@ def test_what_an_unfinished_iteration_may_be_off_is_no_move():
 
 
 def test_the_bound_for_single_networks_by_hand():
-    """Mean 0.01, deviation 0.01: 1.96·√(2·(4/3)/χ²₀.₀₅(2)) = 9.991 deviations for three networks."""
-    found = invariance_of([1.0, 1.01, 1.02])
-    assert found["bound"] == pytest.approx(0.01 + 9.991 * 0.01, rel=1e-3)
+    """Of the logarithms mean 0.01, deviation 0.01: 1.96·√(2·(4/3)/χ²₀.₀₅(2)) = 9.991 deviations for three
+    networks."""
+    found = invariance_of(np.exp([0.0, 0.01, 0.02]))
+    assert found["bound"] == pytest.approx(np.expm1(0.01 + 9.991 * 0.01), rel=1e-3)
     half = 4.302653 * 0.01 / np.sqrt(3)
-    assert (found["low"], found["high"]) == pytest.approx((0.01 - half, 0.01 + half))
+    ends = np.expm1([0.01 - half, 0.01 + half])
+    assert (found["low"], found["high"]) == pytest.approx(tuple(ends))
 
 
 def test_a_change_of_random_sign_is_never_invariant():
@@ -118,10 +120,11 @@ def test_a_change_of_random_sign_is_never_invariant():
 def test_recipes_of_one_seed_are_not_so_many_networks():
     """Four recipes of each seed change alike: the spread is that of three seeds, not of twelve networks."""
     seeds = np.repeat([0, 1, 2], 4)
-    changes = 1 + np.array([0.01, 0.03, 0.05])[seeds]
+    changes = np.exp(np.array([0.01, 0.03, 0.05])[seeds])
     found = invariance_of(changes, seeds=seeds)
-    half = 4.302653 * np.std(changes, ddof=1) / np.sqrt(3)
-    assert (found["low"], found["high"]) == pytest.approx((0.03 - half, 0.03 + half), rel=1e-6)
+    half = 4.302653 * 0.02 / np.sqrt(3)
+    ends = np.expm1([0.03 - half, 0.03 + half])
+    assert (found["low"], found["high"]) == pytest.approx(tuple(ends), rel=1e-6)
     apart = invariance_of(changes, seeds=np.arange(12))
     assert apart["high"] - apart["low"] < 0.5 * (found["high"] - found["low"])
 

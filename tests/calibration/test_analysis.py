@@ -5,12 +5,24 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from sharpbench.analysis.calibration import BAND
 from sharpbench.analysis.cost import exponents
+from sharpbench.analysis.invariance import invariance_matrix
 from sharpbench.analysis.rank_correlation import kendall
-from sharpbench.analysis.statistics import binomial_interval, mean, over_seeds, pearson, slope
+from sharpbench.analysis.results import Results
+from sharpbench.analysis.statistics import (
+    binomial_interval,
+    mean,
+    mean_over_seeds,
+    over_seeds,
+    pearson,
+    slope,
+)
 from sharpbench.seeds import numpy_generator
-from tests.calibration.coverage import assert_covers
+from tests.analysis.test_invariance import PERMUTED, records
+from tests.calibration.coverage import assert_covers, share_covered
 
 
 def correlated(rng: np.random.Generator, n: int, rho: float) -> tuple[np.ndarray, np.ndarray]:
@@ -23,6 +35,103 @@ def test_a_mean_over_networks(n):
     rng = numpy_generator(0)
     found = [mean(rng.normal(2.0, 0.3, n)) for _ in range(600)]
     assert_covers([(e.low, e.high) for e in found], 2.0)
+
+
+def logs_of_changes(rng, seeds, recipes, *, alike, spread, apart=0.0):
+    """ln(after/before) of networks (seeds, recipes), of whose variance seeds have the part ``alike``, while
+    recipes stand ``apart``; and the mean that networks of other seeds have."""
+    of_recipe = 0.7 + apart * rng.normal(size=recipes)
+    common, own = rng.normal(size=(seeds, 1)), rng.normal(size=(seeds, recipes))
+    noise = math.sqrt(alike) * common + math.sqrt(1 - alike) * own
+    return of_recipe + spread * noise, float(of_recipe.mean())
+
+
+def over(values):
+    seeds, recipes = np.indices(values.shape)
+    there = np.isfinite(values)
+    found = mean_over_seeds(values[there], seeds[there], recipes[there])
+    return found.low, found.high
+
+
+@pytest.mark.parametrize(
+    ("seeds", "recipes", "alike", "apart"),
+    [(2, 1, 0, 0), (2, 6, 0.3, 0), (2, 6, 0.7, 1), (3, 6, 0.5, 2), (3, 6, 0.95, 0), (4, 3, 0.7, 1),
+     (5, 3, 0, 1), (10, 1, 0, 0), (30, 2, 0.3, 1)],
+)  # fmt: skip
+def test_a_mean_over_seeds_whose_networks_are_alike(seeds, recipes, alike, apart):
+    """Networks that count by how alike they seem would cover 75 to 93% of the means."""
+    rng = numpy_generator(6)
+    held = []
+    for _ in range(600):
+        logs, middle = logs_of_changes(rng, seeds, recipes, alike=alike, spread=1.0, apart=apart)
+        low, high = over(logs)
+        held.append((low - middle, high - middle))
+    assert_covers(held, 0.0)
+
+
+def test_a_mean_over_seeds_that_lack_recipes():
+    """Three recipes of ten seeds, and four of the first two alone, whose changes are larger by far."""
+    rng = numpy_generator(7)
+    of_recipe = np.array([0.0, 1.0, 2.0, 5.0, 6.0, 7.0, 8.0])
+    count = np.array([10, 10, 10, 2, 2, 2, 2])
+    middle = float(np.average(of_recipe, weights=count))
+    held = []
+    for _ in range(600):
+        logs = of_recipe + rng.normal(size=(10, 1)) + 0.7 * rng.normal(size=(10, 7))
+        low, high = over(np.where(np.arange(10)[:, None] < count, logs, np.nan))
+        held.append((low - middle, high - middle))
+    assert_covers(held, 0.0)
+
+
+@pytest.mark.parametrize("streams", [(3, 3), (5, 5)])
+@pytest.mark.parametrize("of_data", [0.0, 1.0])
+def test_a_mean_over_two_streams_of_seeds(streams, of_data):
+    """Crossed ones: never less than it says; of three and three seeds up to 99%."""
+    rng = numpy_generator(9)
+    data, initial = (way.ravel() for way in np.indices(streams))
+    held = []
+    for _ in range(300):
+        a, b = (rng.normal(size=size) for size in streams)
+        values = of_data * a[data] + b[initial] + 0.5 * rng.normal(size=len(data))
+        found = mean_over_seeds(values, np.column_stack([data, initial]), np.zeros(len(data)))
+        held.append((found.low, found.high))
+    _, (_, high) = share_covered(held, 0.0)
+    assert high >= BAND[0]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_the_mean_and_the_bound_of_lognormal_changes(seeds):
+    """The table has the geometric mean, which lies in its interval, and a bound that holds 95% of networks.
+
+    Of single networks so spread the interval of the plain mean would hold it in 82 to 90%, and the bound of
+    the plain changes be too small in 20 to 36 of 100 populations.
+    """
+    rng, asked, recipes = numpy_generator(8), 200, 2
+    frames, middles = [], []
+    for k in range(asked):
+        logs, middle = logs_of_changes(rng, seeds, recipes, alike=0.5, spread=1.0)
+        each = records(f"m{k:03}", [(1.0, f) for f in np.exp(logs).ravel()], **PERMUTED)
+        place = each["subject"].str[1:].astype(int)
+        frames.append(each.assign(seed=place // recipes, recipe_short=place % recipes))
+        middles.append(middle)
+    found = invariance_matrix(Results(pd.concat(frames, ignore_index=True))).sort_values("metric")
+    ends = np.log1p(found[["low", "high"]].to_numpy()) - np.array(middles)[:, None]
+    assert_covers([(low, high) for low, high in ends], 0.0)
+    reach = np.log1p(found["bound"].to_numpy())
+    held = stats.norm.cdf(reach - middles) - stats.norm.cdf(-reach - middles)
+    assert binomial_interval(int((held < 0.95).sum()), asked)[0] <= 0.05
+
+
+@pytest.mark.parametrize(("seeds", "recipes"), [(2, 6), (3, 6), (5, 1)])
+def test_changes_about_none_are_seldom_called_a_move(seeds, recipes):
+    """By half or twice at random: the middle is none, and one call in twenty may be false."""
+    rng = numpy_generator(8)
+    logs = [
+        logs_of_changes(rng, seeds, recipes, alike=0.5, spread=1.0)[0] - 0.7 for _ in range(600)
+    ]
+    ends = [over(each) for each in logs]
+    moves = sum(low > math.log(1.02) or high < math.log(0.98) for low, high in ends)
+    assert binomial_interval(moves, 600)[0] <= 0.05
 
 
 @pytest.mark.parametrize(("seeds", "recipes"), [(40, 1), (12, 3)])

@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from sharpbench.analysis.generalization import Score, scores
@@ -53,6 +54,21 @@ def test_the_scorecard_has_the_scores_of_the_grid(results):
     )  # fmt: skip
     assert noise.word == "can't tell"
     assert not noise.tied
+
+
+def test_the_largest_of_what_shows_nothing_is_not_called_the_best(tmp_path):
+    frame = population(seeds=4).frame
+    frame = frame[~frame["name"].isin(["knows", "proxy"])]
+    twin = frame[frame["name"] == "noise"].copy()
+    turned = twin["value"].sample(frac=1, random_state=1).to_numpy()
+    twin = twin.assign(name="lot", metric_short="lot", value=turned)
+    view = Results(pd.concat([frame, twin], ignore_index=True))
+    rows = [s for s in scores(view) if s.kind == "metric" and s.target == "test_error"]
+    assert [s.mean.stars for s in rows] == ["", ""]
+    assert not any(s.tied for s in rows)
+    shown = _show(sections.create("generalization"), view, environment(), Drawings(tmp_path))
+    assert "no metric is shown to rank the test error" in shown.sentences[0]
+    assert f"; {rows[0].row} has the largest Ψ" in shown.sentences[0]
 
 
 def test_rivals_and_controls_stand_in_the_same_table(shown):

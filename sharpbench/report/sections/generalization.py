@@ -147,10 +147,14 @@ def generalization_sentences(found: Grid, table: list[Score], results: Results) 
     n = f"On {count(found.population.size)} networks"
     tied = [s.row for s in metrics if s.tied and s.row != best.row]
     also = f" (not told apart from it: {_first(tied)})" if tied else ""
+    first = (
+        f"{best.row} ranks the {title} best of all metrics:"
+        if best.mean.stars
+        else f"no metric is shown to rank the {title}; {best.row} has the largest"
+    )
     sentences = [
-        f"{n} that differ in one setting at a time, {best.row} ranks the {title} best of all metrics: "
-        f"Ψ {interval(best.mean, 2, sign=True)}{also}; the hyperparameters alone have "
-        f"{interval(rival.mean, 2, sign=True)}."
+        f"{n} that differ in one setting at a time, {first} Ψ {interval(best.mean, 2, sign=True)}{also}; the "
+        f"hyperparameters alone have {interval(rival.mean, 2, sign=True)}."
     ]
     better = [s for s in metrics if s.beyond and s.beyond.stars and s.beyond.value > 0]
     if better:

@@ -53,7 +53,7 @@ _RULES = (
     "chance, after Holm's adjustment; the noise ceiling is a metric's τ with itself, asked again after a "
     "mere permutation. "
     "Costly: median work in gradients with its range. "
-    "“=”: not told apart from the best of its column (intervals overlap)."
+    "“=”: not told apart from the best of its column (intervals overlap), where the best has a verdict."
 )
 
 
