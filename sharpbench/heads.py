@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sharpbench.network import computed
 
-__all__ = ["Attention", "Rows", "attentions"]
+__all__ = ["Attention", "Rows", "attentions", "once_read_otherwise"]
 
 _NAMES = (
     ("query", "key", "value", "output"),
@@ -24,6 +24,9 @@ _NAMES = (
     ("q", "k", "v", "o"),
 )
 """Under which names libraries keep the four maps of an attention layer."""
+
+_BY_HEAD = "query_key_value"
+"""The joint map of BLOOM and GPT-NeoX, whose rows lie head by head."""
 
 _HEADS = ("heads", "num_heads", "num_attention_heads", "n_heads", "n_head", "nhead")
 
@@ -73,6 +76,22 @@ def attentions(
     return found
 
 
+def once_read_otherwise(model: nn.Module) -> bool:
+    """Whether a network has heads that were taken for other ones, or for none, when `attentions` was new:
+    those that share keys and values, those whose queries, keys and values lie head by head, and those whose
+    weights are computed from others. Figures of that time are not this network's."""
+    computed_ones: list[str] = []
+    found = attentions(
+        model,
+        lambda _, reason: computed_ones.extend([reason] * (reason == _COMPUTED)),
+        grouped=True,
+    )
+    by_head = any(isinstance(getattr(m, _BY_HEAD, None), nn.Linear) for m in model.modules())
+    return (
+        bool(computed_ones) or any(a.output.ndim == 4 for a in found) or (by_head and bool(found))
+    )
+
+
 def _attention(
     name: str, module: Any, parents: Mapping[int, Any], grouped: bool
 ) -> Attention | str | None:
@@ -113,7 +132,7 @@ def _attention(
         query, key, value = (_rows([part.weight, part.bias], heads) for part in makers)
         columns, weights = _columns(output.weight, heads), [m.weight for m in (*makers, output)]
         return Attention(name, heads, query, key, value, columns, tuple(weights))
-    for maker, reader in (("c_attn", "c_proj"), ("qkv", "proj"), ("query_key_value", "dense")):
+    for maker, reader in (("c_attn", "c_proj"), ("qkv", "proj"), (_BY_HEAD, "dense")):
         joint, output = getattr(module, maker, None), getattr(module, reader, None)
         if joint is None or output is None or heads is None:
             continue
@@ -126,7 +145,7 @@ def _attention(
         if weights[0].shape[0] != 3 * weights[1].shape[1]:
             return "queries, keys and values are not three equal parts"
         each = [weights[0], *([joint.bias] if joint.bias is not None else [])]
-        by_head = maker == "query_key_value"
+        by_head = maker == _BY_HEAD
         found = _of_one_map(name, heads, each, weights[1], by_head)
         return dataclasses.replace(found, weights=(joint.weight, output.weight))
     return None

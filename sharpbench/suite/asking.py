@@ -144,6 +144,13 @@ class Run:
                 self.folder.commit(described(None, None, status, reason), None)
             return None
         found = described(subject, weights, "known", None)
+        if known is not None and known["weights"] not in (None, weights):
+            self.mended.append(
+                self.folder.set_aside(
+                    "what it holds is of other weights or data, or of how they were read"
+                )
+            )
+            known = None
         if known is None or known["weights"] != weights:
             self.folder.commit(found, None)
         elif names := {k: v for k, v in found.items() if k.endswith("label") and v != known.get(k)}:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from sharpbench.heads import once_read_otherwise
 from sharpbench.metrics.base import state_hash
 from sharpbench.metrics.untouched import data_of
 from sharpbench.outputs import Decisions
@@ -59,6 +60,8 @@ class NetworkRun(Measuring):
         if self.network.given.loss is not None and decisions != Decisions():
             # Once judged by half the squared error, whatever its loss was, and as one that decides nothing.
             parts.append("judged by its loss")
+        if once_read_otherwise(subject.model):
+            parts.append("heads in groups, head by head, or of weights that are computed")
         if subject.weights_in not in ((), (subject.dtype,)):
             parts.append(f"judged in {told((subject.judged_model()[1],))}")
         return subject, content_key(parts)

@@ -224,6 +224,73 @@ def test_where_the_data_change_behind_a_name_figures_are_not_believed(folder, ru
     told = frame()
     tagger = told[(told["kind"] == "measurement") & (told["model_label"] == "tagger")]
     assert set(tagger["samples"].dropna()) == {8}
+    settled = run()
+    assert "0 records written" in settled.out
+    assert "moved to" not in settled.err
+
+
+GROUPS = """
+
+class Groups(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.num_heads = 4
+        self.q_proj, self.o_proj = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.k_proj, self.v_proj = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, 2)).transpose(1, 2)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o_proj(mixed.flatten(2)).mean(1)
+
+def words():
+    g = torch.Generator().manual_seed(6)
+    return [(torch.randn(5, 3, 8, generator=g), torch.arange(5))]
+"""
+
+
+def test_figures_of_heads_that_were_read_otherwise_are_not_believed_and_others_are(
+    folder, run, monkeypatch
+):
+    (folder / "own_nets_of_a_test.py").write_text(NETS + GROUPS)
+    sys.modules.pop("own_nets_of_a_test")
+    text = SUITE.replace("fisher_rao_norm", "geodesic_sharpness").replace(
+        "hessian_trace", "gradient_norm"
+    )
+    (folder / "zoo.toml").write_text(
+        text.replace(":Tagger", ":Groups").replace(":batches", ":words").replace("tagger", "groups")
+    )
+
+    def pairs(told, network):
+        asked = told[(told["name"] == "geodesic_sharpness") & (told["recipe_label"] == network)]
+        (found,) = asked[asked["transformation"].isna()]["details"]
+        return found["attention_pairs"]
+
+    # As it was: no groups were seen, and the key said nothing of them.
+    import sharpbench.metrics.geodesic as geodesic
+    import sharpbench.suite.network_run as network_run
+
+    with monkeypatch.context() as then:
+        then.setattr(network_run, "once_read_otherwise", lambda model: False)
+        then.setattr(geodesic, "attentions", lambda model, **grouped: [])
+        assert run().code == 0
+    before = frame()
+    assert pairs(before, "as built") == 0
+    again = run()
+    assert again.code == 0
+    assert "of other weights or data, or of how they were read" in again.err
+    assert pairs(frame(), "as built") == 4
+    there = {key: group["run"].unique().tolist() for key, group in before.groupby("recipe_label")}
+    for network, group in frame().groupby("recipe_label"):
+        assert (group["run"].unique().tolist() == there[network]) == (network != "as built")
+    settled = run()
+    assert "0 records written" in settled.out
+    assert "moved to" not in settled.err
 
 
 def test_it_is_planned_without_the_place_it_stands_in(folder):
