@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -376,13 +375,8 @@ repeats = 0
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "mixed_nets_of_a_test.py").write_text(CODE)
-    (tmp_path / "mixed.toml").write_text(SUITE)
-    yield tmp_path
-    sys.modules.pop("mixed_nets_of_a_test", None)
+def folder(users_folder):
+    return users_folder({"mixed_nets_of_a_test.py": CODE, "mixed.toml": SUITE})
 
 
 @pytest.fixture

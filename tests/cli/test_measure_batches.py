@@ -86,14 +86,11 @@ class WeightCount(Metric):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    (tmp_path / "mine_of_measure.py").write_text(CODE)
-    (tmp_path / "my_metric.py").write_text(PLUGIN)
-    (tmp_path / "of_no_code.npz").write_bytes(b"numbers")
-    np.savez(tmp_path / "alone.npz", x=np.ones((4, 3)))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+def mine(users_folder):
+    files = {"mine_of_measure.py": CODE, "my_metric.py": PLUGIN, "of_no_code.npz": "numbers"}
+    folder = users_folder(files)
+    np.savez(folder / "alone.npz", x=np.ones((4, 3)))
+    return folder
 
 
 def test_batches_by_name_with_parameters_of_one_metric(mine, capsys, monkeypatch):

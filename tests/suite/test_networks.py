@@ -124,12 +124,9 @@ repeats = 0
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "own_nets_of_a_test.py").write_text(NETS)
-    (tmp_path / "zoo.toml").write_text(SUITE)
-    (tmp_path / "runs").mkdir()
+def folder(users_folder):
+    folder = users_folder({"own_nets_of_a_test.py": NETS, "zoo.toml": SUITE})
+    (folder / "runs").mkdir()
     import own_nets_of_a_test as nets
 
     for number, name in enumerate("ab"):
@@ -137,9 +134,8 @@ def folder(tmp_path, monkeypatch):
         with torch.no_grad():
             for p in network.parameters():
                 p.mul_(1 + 0.1 * number)
-        torch.save(network.state_dict(), tmp_path / "runs" / f"{name}.pt")
-    yield tmp_path
-    sys.modules.pop("own_nets_of_a_test", None)
+        torch.save(network.state_dict(), folder / "runs" / f"{name}.pt")
+    return folder
 
 
 @pytest.fixture
