@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import intents, run_plan
 from sharpbench.suite.spec import load_suite
 from tests.conftest import MINI_SUITE
+from tests.waiting import PATIENCE, until
 
 
 def run(suite: Path, results: Path, workers: int = 1):
@@ -143,6 +146,10 @@ def test_workers_change_no_digit(undisturbed, mini_suite, tmp_path):
     assert ours == planned_figures(mini_suite, undisturbed)
 
 
+ENDLESS = MINI_SUITE.replace('base = "adam", epochs = 3', 'base = "adam", epochs = 10_000_000')
+"""Half of its networks are trained for days: it is not over before it is ended, however slow a test is."""
+
+
 def command_line(suite: Path, results: Path, workers: int) -> list[str]:
     run_suite = [sys.executable, "-m", "sharpbench", "run", str(suite), "--no-report"]
     return [*run_suite, "--results", str(results), "--workers", str(workers)]
@@ -158,18 +165,16 @@ def test_kill_nine_loses_nothing(undisturbed, mini_suite, tmp_path, workers):
     while kills < 3:
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         # From the middle of the first training to the middle of the measurements.
-        lines = len(_lines(results))
-        deadline = time.monotonic() + 120
-        while len(_lines(results)) < lines + rng.randint(1, 60) and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.003)
-        if process.poll() is not None:
-            break  # it was done before it could be killed
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills == 3
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        lines = len(_lines(results)) + rng.randint(1, 60)
+        until(lambda: len(_lines(results)) >= lines or process.poll() is not None)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            kills += 1
+        else:  # it was done before it could be killed
+            assert process.returncode == 0
+            shutil.rmtree(results)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert finished.returncode == 0, finished.stderr
     assert figures(results) == planned_figures(mini_suite, undisturbed)
 
@@ -188,12 +193,20 @@ def _mind_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-def _started(command: list[str]) -> subprocess.Popen[str]:
-    """The command in a session of its own, as at a terminal."""
-    return subprocess.Popen(
+@contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command in a session of its own, as at a terminal; nothing of it is left."""
+    process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True,
         preexec_fn=_mind_signals,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.mark.slow
@@ -209,36 +222,36 @@ def _started(command: list[str]) -> subprocess.Popen[str]:
 )
 def test_a_signal_ends_it_and_it_says_how_to_resume(mini_suite, tmp_path, workers, number, times):
     results = tmp_path / "results"
-    process = _started(command_line(mini_suite, results, workers))
-    while not _lines(results) and process.poll() is None:
-        time.sleep(0.01)
-    if number == signal.SIGTERM:
-        process.terminate()
-    else:
-        os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group
-    if times == 2:  # while it ends its workers
-        time.sleep(0.002)
-        os.killpg(process.pid, number)
-    _, told = process.communicate(timeout=60)
-    # Where nothing is left to do but to leave, the second one ends it as it would end any program.
-    assert process.returncode in {128 + number, *([-number] if times == 2 else [])}
-    assert "the same command resumes" in told
-    assert "Traceback" not in told
-    deadline = time.monotonic() + 10
-    while _members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _members(process.pid)
+    mini_suite.write_text(ENDLESS)
+    with _started(command_line(mini_suite, results, workers)) as process:
+        until(lambda: _lines(results), goes_on=lambda: process.poll() is None)
+        if number == signal.SIGTERM:
+            process.terminate()
+        else:
+            os.killpg(process.pid, number)  # a terminal sends Ctrl-C to the whole group
+        if times == 2:  # while it ends its workers
+            time.sleep(0.002)
+            os.killpg(process.pid, number)
+        _, told = process.communicate(timeout=PATIENCE)
+        # Where nothing is left to do but to leave, the second one ends it as it would end any program.
+        assert process.returncode in {128 + number, *([-number] if times == 2 else [])}
+        assert "the same command resumes" in told
+        assert "Traceback" not in told
+        until(lambda: not _members(process.pid))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_while_workers_begin_is_told_in_one_line(mini_suite, tmp_path, workers):
     """What workers are forked from imports for a second, and gets a terminal's Ctrl-C like all others."""
-    process = _started(command_line(mini_suite, tmp_path / "results", workers))
-    while not any(_begun_by(pid, b"multiprocessing.forkserver") for pid in _members(process.pid)):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    mini_suite.write_text(ENDLESS)
+    begun = b"multiprocessing.forkserver"
+    with _started(command_line(mini_suite, tmp_path / "results", workers)) as process:
+        until(
+            lambda: any(_begun_by(pid, begun) for pid in _members(process.pid)),
+            goes_on=lambda: process.poll() is None,
+        )
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert told == "interrupted: what was recorded is kept, the same command resumes\n"
 
@@ -257,7 +270,7 @@ class Locked(Metric):
     def measure(self, subject, *, seed):
         held = multiprocessing.get_context("spawn").Lock()
         Path("locked").touch()
-        time.sleep(600)
+        time.sleep(1e6)
 """
 
 
@@ -267,12 +280,10 @@ def test_what_an_ended_worker_held_is_cleared_up_in_silence(mini_suite, tmp_path
     mini_suite.write_text(
         MINI_SUITE.partition("[[metrics]]")[0] + '[[metrics]]\nname = "locked.py:Locked"\n'
     )
-    process = _started(command_line(mini_suite, tmp_path / "results", 1))
-    while not Path("locked").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    with _started(command_line(mini_suite, tmp_path / "results", 1)) as process:
+        until(Path("locked").exists, goes_on=lambda: process.poll() is None)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert told.endswith("interrupted: what was recorded is kept, the same command resumes\n")
     assert "leaked" not in told
@@ -393,23 +404,29 @@ def test_a_network_that_comes_out_otherwise_when_trained_again_is_measured_anew(
 def test_two_runs_on_one_folder(tmp_path):
     store, said = ResultsStore(tmp_path), []
     script = (
-        "import sys, time; from pathlib import Path; "
+        "import sys; from pathlib import Path; "
         "from sharpbench.results.store import ResultsStore; "
         "store = ResultsStore(Path(sys.argv[1]))\n"
         "with store.locked(wait=True, say=print):\n"
-        "    print('held', flush=True); time.sleep(2)"
+        "    print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
     assert other.stdout.readline().strip() == "held"
     with (
         pytest.raises(ResultsBusy, match=f"in use by process {other.pid}"),
         store.locked(wait=False, say=said.append),
     ):
         pass
-    with store.locked(wait=True, say=said.append):
-        assert other.poll() is not None or other.wait(timeout=5) == 0
+
+    def say(text):
+        said.append(text)
+        other.stdin.close()  # so it ends
+
+    with store.locked(wait=True, say=say):
+        assert other.wait(timeout=PATIENCE) == 0
     assert f"process {other.pid}" in said[0]
 
 
@@ -420,18 +437,12 @@ def test_an_unknown_suite_has_no_results(undisturbed):
 
 def test_a_killed_parent_takes_its_workers_along(mini_suite, tmp_path):
     results = tmp_path / "results"
-    command = command_line(mini_suite, results, 2)
-    process = subprocess.Popen(
-        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    while not _lines(results) and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 10
-    while _members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _members(process.pid)
+    mini_suite.write_text(ENDLESS)
+    with _started(command_line(mini_suite, results, 2)) as process:
+        until(lambda: _lines(results), goes_on=lambda: process.poll() is None)
+        process.kill()
+        process.wait()
+        until(lambda: not _members(process.pid))
 
 
 def _begun_by(pid: str, program: bytes) -> bool:
