@@ -7,17 +7,17 @@ import gc
 import multiprocessing
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from sharpbench.errors import InputError
 from sharpbench.results.store import ResultsStore
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parents[2]
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="devices of Linux")
@@ -52,10 +52,13 @@ class Command:
         context = multiprocessing.get_context("forkserver")
         self.process = context.Process(target=_command, kwargs={**told, "file_size": file_size})
         self.process.start()
+        self.started.append(self.process)
+
+    started: ClassVar[list] = []
 
     def code(self) -> int:
         """How it ended."""
-        self.process.join(120)
+        self.process.join(PATIENCE)
         return self.process.exitcode
 
 
@@ -90,9 +93,19 @@ def _imported():
     )
 
 
-def suite(folder: Path, seeds: int = 1) -> Path:
+@pytest.fixture(autouse=True)
+def _ended():
+    """No command is left when its test fails."""
+    yield
+    while Command.started:
+        process = Command.started.pop()
+        process.kill()
+        process.join()
+
+
+def suite(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny.toml").write_text(SUITE.format(seeds=seeds))
+    (folder / "tiny.toml").write_text(SUITE.format(seeds=1))
     return folder
 
 
@@ -179,7 +192,7 @@ def test_a_poor_place_to_start_from(tmp_path, expected):
     told = subprocess.run(
         [sys.executable, "-c", code, "run", "tiny.toml", "--results", "rés ü", "--reports", "報告"],
         cwd=folder, env=poor, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)), timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)), timeout=PATIENCE,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr.decode()
     assert b"Traceback" not in told.stderr
@@ -257,21 +270,60 @@ def test_a_folder_that_can_only_be_read_is_read(disk, tmp_path, expected):
 # --- others ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("engine", "what"), [("inline", ""), ("process", "*")])
+WAITING = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from sharpbench.measurement import Measurement
+from sharpbench.metrics import Metric
+
+@dataclass(frozen=True)
+class Waiting(Metric):
+    \"""Tells that it is here, and goes on when it may.\"""
+    name, title, unit, space = "waiting", "waiting metric", "", "parameter"
+
+    def measure(self, subject, *, seed):
+        number = len(list(Path().glob("here-*")))
+        Path(f"here-{number}").touch()
+        while not Path(f"go-{number}").exists():
+            time.sleep(0.01)
+        return Measurement(1.0, samples=1)
+"""
+
+
+def waiting_suite(folder: Path, seeds: int) -> Path:
+    """The last figure of each network waits in ``here-<n>`` for ``go-<n>``."""
+    suite(folder)
+    (folder / "waiting.py").write_text(WAITING)
+    asked = '[[metrics]]\nname = "waiting.py:Waiting"\n[[problems]]'
+    text = SUITE.format(seeds=seeds).replace("[[problems]]", asked)
+    (folder / "tiny.toml").write_text(text.replace("repeats = 1", "repeats = 0"))
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["inline", "process"])
+@pytest.mark.parametrize("what", ["all", "what is written to", "what is done"])
 def test_a_folder_that_is_taken_away_ends_the_run(tmp_path, engine, what):
-    folder = suite(tmp_path, seeds=60)
+    folder = waiting_suite(tmp_path, seeds=2)
     results = folder / "results"
-    command = ("run", "tiny.toml", "--no-report", "--engine", engine)
-    told = Command(folder, *command)
-    while len(lines(results)) < 40:
-        assert told.process.is_alive()
-        time.sleep(0.01)
-    os.kill(told.process.pid, signal.SIGSTOP)  # that it doesn't end before they are gone
-    taken = [results] if not what else [p.parent for p in results.glob("*/measurements.jsonl")]
+    told = Command(folder, "run", "tiny.toml", "--no-report", "--engine", engine)
+
+    def here(number):
+        until((folder / f"here-{number}").exists, goes_on=told.process.is_alive)
+
+    here(0)
+    if what == "what is done":
+        (folder / "go-0").touch()
+        here(1)
+    written_to = {path.parent for path in results.glob("*/.claim")}
+    done = {path.parent for path in results.glob("*/measurements.jsonl")} - written_to
+    taken = {"all": {results}, "what is written to": written_to, "what is done": done}[what]
+    assert len(taken) >= 1
     (folder / "away").mkdir()
     for path in taken:
         path.rename(folder / "away" / path.name)
-    os.kill(told.process.pid, signal.SIGCONT)
+    for number in range(2):
+        (folder / f"go-{number}").touch()
     assert told.code() == 2
     assert "was deleted while" in told.err.read_text()
     assert "Traceback" not in told.err.read_text()
@@ -303,11 +355,18 @@ def test_a_file_that_is_missed_since_the_folder_was_taken_away_is_told_as_that(t
 
 
 def test_three_runs_and_a_report_share_a_folder(tmp_path):
-    folder = suite(tmp_path, seeds=6)
+    folder = waiting_suite(tmp_path, seeds=6)
     runs = [Command(folder, *RUN, out=f"out{n}", err=f"err{n}") for n in range(3)]
-    while len(lines(folder / "results")) < 20:
-        time.sleep(0.01)
+
+    def waiting():
+        told = [run.err.read_text() for run in runs if run.err.exists()]
+        return sum("waiting for it to finish" in text for text in told)
+
+    until(lambda: waiting() == 2, goes_on=lambda: all(run.process.is_alive() for run in runs))
+    until((folder / "here-0").exists, goes_on=lambda: all(run.process.is_alive() for run in runs))
     report = Command(folder, "report", "tiny", out="out3", err="err3")
+    for number in range(6):
+        (folder / f"go-{number}").touch()
     assert (report.code(), [run.code() for run in runs]) == (0, [0, 0, 0])
     assert (folder / "reports" / "tiny" / "index.html").is_file()
     found = Counter(lines(folder / "results"))
@@ -316,5 +375,4 @@ def test_three_runs_and_a_report_share_a_folder(tmp_path):
     told = "".join(run.out.read_text() for run in runs)
     assert told.count("12 subjects: 6 trained") == 1
     assert told.count("12 subjects: 0 trained") == 2
-    waited = [run for run in runs if "waiting for it to finish" in run.err.read_text()]
-    assert len(waited) == 2
+    assert waiting() == 2
