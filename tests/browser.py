@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -30,13 +32,14 @@ _OF_COLOURS = ("color-contrast", "link-in-text-block")
 def dom(page: Path, *, seconds: float = 5) -> str:
     """The page's DOM after ``seconds`` of its own time."""
     assert CHROMIUM is not None
-    with tempfile.TemporaryDirectory() as profile:
+    # Processes of the browser that outlive it by a moment still write there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         done = subprocess.run(
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
              "--disable-quic", f"--user-data-dir={profile}", "--window-size=1400,1000",
              f"--virtual-time-budget={1000 * seconds:.0f}", "--dump-dom", page.as_uri()],
-            capture_output=True, text=True, timeout=300, check=True,
+            capture_output=True, text=True, timeout=PATIENCE, check=True,
         )  # fmt: skip
     return done.stdout
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENTRY_POINTS = re.compile(r"^```toml\n(\[project\.entry-points.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -49,7 +51,7 @@ assert all(math.isclose(a, 0.9 * b) for a, b in zip(after, before, strict=True))
 
 def _run(copy: Path, *command: str) -> str:
     done = subprocess.run(
-        [sys.executable, *command], cwd=copy, capture_output=True, text=True, timeout=300,
+        [sys.executable, *command], cwd=copy, capture_output=True, text=True, timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(copy), "COLUMNS": "200", "NO_COLOR": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -130,7 +132,7 @@ def test_the_metric_of_the_document_stands_alone_too(newcomer, tmp_path):
     shutil.copy(source, tmp_path / "weight_norm.py")
     done = subprocess.run(
         [sys.executable, "-m", "sharpbench", "check", "weight_norm:WeightNorm"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

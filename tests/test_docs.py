@@ -13,6 +13,7 @@ from sharpbench.suite.plan import make_plan
 from sharpbench.suite.spec import known_suites, load_suite
 from tests.cli.command import sharpbench
 from tests.conftest import shipped
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -24,7 +25,7 @@ def site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder

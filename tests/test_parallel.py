@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 WORKER = """
 import json, sys
 import torch
@@ -81,10 +83,15 @@ def test_each_process_measures_its_own_network_on_its_own_data(tmp_path):
         for rank in range(2)
     ]  # fmt: skip
     told = []
-    for worker in workers:
-        out, err = worker.communicate(timeout=300)
-        assert worker.returncode == 0, err
-        told.append(json.loads(out.splitlines()[-1]))
+    try:
+        for worker in workers:
+            out, err = worker.communicate(timeout=PATIENCE)
+            assert worker.returncode == 0, err
+            told.append(json.loads(out.splitlines()[-1]))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
     if "skipped" in told[0]:
         pytest.skip(f"a gloo group can't be started here: {told[0]['skipped']}")
     first, second = told

@@ -20,6 +20,7 @@ from sharpbench.errors import InputError
 from sharpbench.measurement import ErrorComponent, Measurement, Work
 from sharpbench.metrics.norms import ParameterNorm
 from sharpbench.results.store import load_records
+from tests.waiting import PATIENCE
 
 SUITE = """
 name = "small"
@@ -208,7 +209,7 @@ def test_a_script_needs_no_guard(folder):
         "print(results.summary.trained, results.summary.records > 0, sb.report.__name__)\n"
     )
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2 True report"]

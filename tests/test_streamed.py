@@ -17,6 +17,7 @@ from sharpbench import batches, streamed
 from sharpbench.console import aside
 from sharpbench.errors import InputError
 from sharpbench.subject import Subject
+from tests.waiting import PATIENCE
 
 SEED = torch.Generator().manual_seed(0)
 X, Y = torch.randn(50, 6, generator=SEED), torch.arange(50) % 3
@@ -212,7 +213,10 @@ def test_the_memory_that_it_takes_does_not_grow_with_the_data():
     found = {}
     for held in (1000, 4):
         told = subprocess.run(
-            [sys.executable, "-c", PEAK, str(held)], capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", PEAK, str(held)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
         )
         assert told.returncode == 0, told.stderr
         found[held] = [float(word) for word in told.stdout.split()]

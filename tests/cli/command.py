@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.traces import forgotten
+from tests.waiting import PATIENCE
 
 __all__ = ["Told", "in_process", "sharpbench"]
 
@@ -18,7 +19,7 @@ __all__ = ["Told", "in_process", "sharpbench"]
 def sharpbench(*arguments: str, cwd: Path | None = None, **environment: str):
     return subprocess.run(
         [sys.executable, "-m", "sharpbench", *arguments],
-        capture_output=True, text=True, timeout=300, cwd=cwd,
+        capture_output=True, text=True, timeout=PATIENCE, cwd=cwd,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **environment},
     )  # fmt: skip
 

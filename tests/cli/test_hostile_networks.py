@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.cli.command import in_process
+from tests.waiting import PATIENCE
 
 NETS = """
 import sys, warnings
@@ -454,11 +455,11 @@ from sharpbench.metrics import Metric, metrics
 @metrics.register
 @dataclass(frozen=True)
 class Slow(Metric):
-    """Takes a minute."""
+    """Takes for ever."""
     name, title, unit, space = "slow", "slow", "", "parameter"
     def measure(self, subject, *, seed):
         print("started", flush=True)
-        time.sleep(60)
+        time.sleep(1e6)
 '''
 
 
@@ -481,7 +482,7 @@ def test_figures_come_as_they_are_measured_and_stay_on_ctrl_c(tmp_path, as_json)
         assert running.stderr is not None
         assert running.stderr.readline() == "started\n"
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=30)
+        out, err = running.communicate(timeout=PATIENCE)
     finally:
         running.kill()
     assert running.returncode == 130

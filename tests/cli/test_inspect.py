@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sharpbench.version import __version__
 from tests.cli.command import in_process, sharpbench
+from tests.waiting import PATIENCE
 
 
 def test_list_show_and_status(tmp_path):
@@ -48,7 +49,9 @@ def test_list_as_json_has_what_a_program_needs(capsys, monkeypatch):
 def test_to_list_suites_torch_is_not_needed():
     told = "import sys, sharpbench.cli as c; sys.argv = ['sharpbench', 'list', 'suites']\n"
     told += "try: c.main()\nexcept SystemExit: print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 

@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import sharpbench as sb
 from sharpbench.results.store import ResultsStore
 from sharpbench.subject import Subject
 from tests.cli.command import in_process, sharpbench
+from tests.waiting import PATIENCE
 
 CODE = """
 import torch
@@ -224,7 +227,7 @@ def test_invariance_of_ones_own_network(mine, capsys, monkeypatch):
 
 
 SLOW = PLUGIN.replace("weight_count_of_mine", "endless_of_mine").replace(
-    "        return", "        import time; time.sleep(600)\n        return"
+    "        return", "        import time; time.sleep(1e6)\n        return"
 )
 DEEP = """
 def deep():
@@ -271,7 +274,7 @@ def test_ctrl_c_keeps_what_was_measured_and_writes_its_report(mine):
     shown = [process.stdout.readline() for _ in range(2)]  # the second metric runs
     assert shown[1].startswith(b"parameter_norm,")
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=200)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, told
     assert b"resumes" in told
     assert b"Traceback" not in told
@@ -285,14 +288,26 @@ def test_a_bar_on_the_terminal_leaves_a_pipe_the_figures(mine):
     import pty
 
     mine_side, theirs = pty.openpty()
-    told = subprocess.run(
-        [sys.executable, "-m", "sharpbench", "measure", "--model", "mine_of_measure:build", "--json",
-         "--data", "mine_of_measure:batches", "--metric", "parameter_norm"],
-        cwd=mine, stdout=subprocess.PIPE, stderr=theirs, timeout=300,
-    )  # fmt: skip
-    bar = os.read(mine_side, 1 << 16)
-    for side in (mine_side, theirs):
-        os.close(side)
+    shown = []
+
+    def read():  # a bar that goes on for long would fill the terminal that nobody reads
+        with suppress(OSError):  # that of the other side's end
+            while part := os.read(mine_side, 1 << 16):
+                shown.append(part)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        told = subprocess.run(
+            [sys.executable, "-m", "sharpbench", "measure", "--model", "mine_of_measure:build", "--json",
+             "--data", "mine_of_measure:batches", "--metric", "parameter_norm"],
+            cwd=mine, stdout=subprocess.PIPE, stderr=theirs, timeout=PATIENCE,
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+        reading.join()
+        os.close(mine_side)
+    bar = b"".join(shown)
     assert json.loads(told.stdout)["metric"] == "parameter_norm"
     assert b"0/1" in bar
     assert b"{" not in bar

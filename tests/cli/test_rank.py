@@ -16,6 +16,7 @@ from sharpbench.report.site import write_index
 from sharpbench.results.store import ResultsStore
 from sharpbench.suite import conformance, reference
 from tests.cli.command import in_process
+from tests.waiting import PATIENCE
 
 POPULATION = """
 name = "population"
@@ -60,7 +61,7 @@ def test_what_is_written_works_as_it_is(written):
     assert len(tests) == 5
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
-        cwd=written, capture_output=True, text=True, timeout=300,
+        cwd=written, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout

@@ -206,7 +206,7 @@ def test_a_poor_place_to_start_from(tmp_path, expected):
 # --- disks ----------------------------------------------------------------------------------------
 
 
-FULL = {12_000: "measurements.jsonl", 1_500: "subject.json"}
+FULL = {12_000: "measurements.jsonl", 1_800: "subject.json"}
 
 
 @linux

@@ -15,6 +15,7 @@ import typer
 from sharpbench.suite.forecast import Expected
 from tests.cli.command import in_process, sharpbench
 from tests.conftest import MINI_SUITE
+from tests.waiting import PATIENCE
 
 PLAIN = """
 name = "plain"
@@ -211,7 +212,7 @@ def test_the_shell_completes_names(here, words, found):
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert set(told.stdout.split()) == found, told.stderr
 

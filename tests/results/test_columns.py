@@ -13,6 +13,7 @@ import pytest
 
 from sharpbench.results import columns as columns_module
 from sharpbench.results.columns import Columns, Content
+from tests.waiting import PATIENCE
 
 SORTS = {"name": "word", "value": "real", "count": "whole", "good": "flag", "more": "nested"}
 
@@ -230,14 +231,14 @@ def _read_and_write(root: str, number: int) -> None:
 
 
 def test_readers_beside_a_writer_never_see_half_a_copy(folders):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")  # this process may have threads, and locks
     others = [
         context.Process(target=_read_and_write, args=(str(folders.root), n)) for n in range(3)
     ]
     for process in others:
         process.start()
     for process in others:
-        process.join(120)
+        process.join(PATIENCE)
     assert [process.exitcode for process in others] == [0, 0, 0]
 
 

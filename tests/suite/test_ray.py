@@ -31,6 +31,7 @@ from sharpbench.suite.engines import InlineEngine, RayEngine, make_engine
 from sharpbench.suite.plan import make_plan
 from sharpbench.suite.session import run_plan
 from sharpbench.suite.spec import load_suite
+from tests.waiting import until
 
 pytest.importorskip("ray", reason="needs sharpbench[ray]")
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,9 +171,16 @@ def test_two_nodes_give_every_digit_and_a_lost_node_costs_nothing(cluster, plugg
         f"metrics = [{deadly}, {waits}]\n[cost]\nrepeats = 1\n"
     )
 
+    over = threading.Event()
+
     def lose_a_node():
-        while not (there := list(lost.glob("tried-*"))):
-            time.sleep(0.05)
+        def tried(times):
+            return until(
+                lambda: len(found := list(lost.glob("tried-*"))) >= times and found,
+                goes_on=lambda: not over.is_set(),
+            )
+
+        there = tried(1)
         parents = psutil.Process(int(there[0].name.removeprefix("tried-"))).parents()
         cluster.remove_node(
             next(
@@ -182,15 +190,17 @@ def test_two_nodes_give_every_digit_and_a_lost_node_costs_nothing(cluster, plugg
             ),
             allow_graceful=False,
         )
-        while len(list(lost.glob("tried-*"))) < 2:  # its worker ends with it, another begins
-            time.sleep(0.05)
+        tried(2)  # its worker ends with it, another begins
         (lost / "go").touch()
 
     nodes = [first, add_node(cluster)]
     losing = threading.Thread(target=lose_a_node)
     losing.start()
-    (outcome,) = run(lost, suite, RayEngine())
-    losing.join()
+    try:
+        (outcome,) = run(lost, suite, RayEngine())
+    finally:
+        over.set()
+        losing.join()
     assert len(list(lost.glob("tried-*"))) == 2
     assert "ended itself with exit code 3" in outcome.problems[0]
     frame = load_records(lost / "results").set_index("label")
@@ -241,7 +251,7 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
     kills, begun = {"node": 0, "worker": 0, "driver": 0}, time.monotonic()
     last, code, finished = 0, None, 0
     while sum(kills.values()) < KILLS or code != 0:
-        driver = context.Process(target=_drive, args=(tmp_path,))
+        driver = context.Process(target=_drive, args=(tmp_path, dict(os.environ)))
         driver.start()
         due: float | None = None
         while driver.is_alive():
@@ -275,10 +285,14 @@ def test_twenty_random_kills_lose_nothing_and_do_nothing_twice(cluster, tmp_path
     print(f"{kills}: {finished} times all of {len(expected)} figures, none twice", flush=True)
 
 
-def _drive(folder: Path) -> None:
-    """What the shell does: the command, in a process of its own."""
+def _drive(folder: Path, environment: dict[str, str]) -> None:
+    """What the shell does: the command, in a process of its own.
+
+    What it is forked from may have begun before the cluster, whose address stands in the environment.
+    """
     from sharpbench.cli import main
 
+    os.environ |= environment
     os.chdir(folder)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
