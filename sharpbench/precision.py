@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "HALF",
     "Precisions",
+    "Widened",
     "at_least_single",
     "first_dtype",
     "on_the_way_to",
     "real_dtypes",
     "told",
+    "without_casts",
 ]
+
+T = TypeVar("T")
 
 HALF = (torch.bfloat16, torch.float16)
 """Precisions whose rounding is seen in every figure."""
@@ -77,3 +82,47 @@ def on_the_way_to(outputs: Tensor) -> set[torch.dtype]:
         known |= following
         stack.extend(following)
     return found
+
+
+def without_casts(run: Callable[[], T]) -> tuple[T, bool]:
+    """What ``run`` gives where casts to float32 and below go to float64, and whether there are any.
+
+    RMS norms and softmaxes cast so whatever they are given. That their rounding is no part of the function,
+    and hides what is, holds where ``run`` gets by without them; otherwise they stay.
+    """
+    widened = Widened()
+    try:
+        with widened:
+            return run(), widened.used
+    except Exception:
+        return run(), False
+
+
+class Widened(TorchFunctionMode):
+    """Within it casts to float32 and below go to float64; ``used``: whether there were any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _CASTS and getattr(Tensor, name, None) is func:
+            self.used = True
+            return Tensor.double(args[0])
+        return func(*map(self._wide, args), **{k: self._wide(v) for k, v in (kwargs or {}).items()})
+
+    def _wide(self, value: Any) -> Any:
+        if isinstance(value, torch.dtype) and value in (torch.float32, *HALF):
+            self.used = True
+            return torch.float64
+        return value
+
+
+_CASTS = {"float", "half", "bfloat16"}

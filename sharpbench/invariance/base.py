@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from sharpbench.change import Change
 from sharpbench.copies import copied
 from sharpbench.errors import TransformationRefused
-from sharpbench.invariance.keeping import TOLERANCE, moved_by, ordinary_size, without_casts
+from sharpbench.invariance.keeping import TOLERANCE, moved_by, ordinary_size
 from sharpbench.invariance.recording import Example, running_on
+from sharpbench.precision import without_casts
 from sharpbench.subject import Splits, Subject, batched_outputs
 
 __all__ = [

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sharpbench.errors import TransformationRefused, first_line
 from sharpbench.invariance.recording import example, note_left, note_written, outputs_on
-from sharpbench.precision import HALF
+from sharpbench.precision import without_casts
 
-__all__ = ["TOLERANCE", "Part", "change_each", "moved_by", "ordinary_size", "without_casts"]
+__all__ = ["TOLERANCE", "Part", "change_each", "moved_by", "ordinary_size"]
 
 TOLERANCE = 1e-10
 """Relative change of outputs that rounding is allowed in float64; in other precisions 1e4 of their steps."""
@@ -104,51 +102,6 @@ def _undoing(part: Part) -> Callable[[], None]:
             tensor.copy_(before)
 
     return undo
-
-
-T = TypeVar("T")
-
-
-def without_casts(run: Callable[[], T]) -> tuple[T, bool]:
-    """What ``run`` gives where casts to float32 and below go to float64, and whether there are any.
-
-    RMS norms and softmaxes cast so whatever they are given. That their rounding is no part of the function,
-    and hides what is, holds where ``run`` gets by without them; otherwise they stay.
-    """
-    widened = _Widened()
-    try:
-        with widened:
-            return run(), widened.used
-    except Exception:
-        return run(), False
-
-
-class _Widened(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.used = False
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _CASTS and getattr(Tensor, name, None) is func:
-            self.used = True
-            return Tensor.double(args[0])
-        return func(*map(self._wide, args), **{k: self._wide(v) for k, v in (kwargs or {}).items()})
-
-    def _wide(self, value: Any) -> Any:
-        if isinstance(value, torch.dtype) and value in (torch.float32, *HALF):
-            self.used = True
-            return torch.float64
-        return value
-
-
-_CASTS = {"float", "half", "bfloat16"}
 
 
 def moved_by(old: Tensor, new: Tensor) -> float:

@@ -307,3 +307,60 @@ def test_a_function_that_runs_for_no_sample_alone_is_refused():
     subject = Subject(Together(5, 3), torch.randn(40, 5), torch.arange(40) % 3)
     with pytest.raises(MetricFailed, match=r"Right runs for some samples beside others|depend"):
         sb.measure(subject, "hessian_trace")
+
+
+class InSingle(nn.Module):
+    """RMS norms that compute in float32, as T5's do, before many ReLUs of several tokens."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 40), nn.Linear(40, 40), nn.Linear(40, 3)
+        self.after = after
+
+    def forward(self, x):
+        h = x.unflatten(1, (-1, 6))
+        for layer in (self.first, self.second):
+            size = h.to(torch.float32).pow(2).mean(-1, keepdim=True)
+            h = layer(4 * (h * torch.rsqrt(size + 1e-6)).to(h.dtype)).relu()
+        return self.after(4 * self.head(h).mean(1))
+
+
+@pytest.mark.parametrize("name", ["hessian_top_eigenvalue", "input_curvature"])
+def test_a_network_of_many_kinks_that_casts_to_float32_is_not_taken_for_a_wrong_one(name):
+    torch.manual_seed(0)
+    net, x, y = InSingle(nn.Tanh()), torch.randn(12, 60), torch.arange(12) % 3
+    found = sb.measure(Subject(net, x, y), name)
+    assert found.details["checks"]["product"] <= 1e-5
+    if name == "hessian_top_eigenvalue":
+        twin = InSingle(nn.Tanh()).double()
+        twin.load_state_dict(net.state_dict())
+        places = list(twin.state_dict())
+
+        def loss(*weights):
+            outputs = torch.func.functional_call(
+                twin, dict(zip(places, weights, strict=True)), x.double()
+            )
+            return nn.functional.cross_entropy(outputs, y)
+
+        weights = tuple(twin.state_dict().values())
+        blocks = torch.autograd.functional.hessian(loss, weights)
+        dense = torch.cat(
+            [
+                torch.cat([b.reshape(w.numel(), -1) for b in row], 1)
+                for w, row in zip(weights, blocks, strict=True)
+            ]
+        )
+        assert found.value == pytest.approx(float(torch.linalg.eigvalsh(dense)[-1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hessian_top_eigenvalue", "input_curvature"])
+@pytest.mark.parametrize("wrong", [KeepsIntermediate, HalfSecond])
+def test_a_wrong_second_derivative_behind_such_a_cast_is_still_found(name, wrong):
+    class After(nn.Module):
+        def forward(self, f):
+            return wrong.apply(f)
+
+    torch.manual_seed(0)
+    net, x, y = InSingle(After()), torch.randn(12, 60), torch.arange(12) % 3
+    with pytest.raises(MetricFailed, match="product is not"):
+        sb.measure(Subject(net, x, y), name)

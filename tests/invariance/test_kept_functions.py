@@ -14,7 +14,7 @@ import sharpbench as sb
 from sharpbench.errors import TransformationRefused
 from sharpbench.invariance import transformations
 from sharpbench.invariance.base import changing, verify_promise
-from sharpbench.invariance.keeping import moved_by, without_casts
+from sharpbench.invariance.keeping import moved_by
 from sharpbench.invariance.recording import (
     THE_NETWORK,
     left_alone,
@@ -23,6 +23,7 @@ from sharpbench.invariance.recording import (
     recorded,
     running_on,
 )
+from sharpbench.precision import without_casts
 from sharpbench.subject import Subject
 from sharpbench.suite.changing import changed
 
