@@ -77,6 +77,12 @@ def values(rows: pd.DataFrame, column: Column) -> np.ndarray:
     return rows[name].to_numpy(float)
 
 
+def _counted(*columns: Column) -> bool:
+    """Whether one is a share of the test points, of which a few can be equal by chance."""
+    shares = (TEST_ERROR, ADVERSARIAL, CORRUPTED)
+    return any(isinstance(column, str) and column in shares for column in columns)
+
+
 # --- networks of suites -----------------------------------------------------------------------------
 
 
@@ -139,7 +145,8 @@ class Mean:
         return self.group.source.suites
 
     def __call__(self, evidence: Evidence, suite: str) -> Estimate | None:
-        return mean(values(self.group.rows(evidence, suite), self.column))
+        figures = values(self.group.rows(evidence, suite), self.column)
+        return mean(figures, counted=_counted(self.column))
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,8 @@ class Difference(_OfNetworks):
         if not there:
             raise Missing(suite)
         apart = pd.concat([_paired(rows, base, self.column) for rows in there])
-        found = mean(apart.groupby(level=0).mean().to_numpy(float))
+        each = apart.groupby(level=0).mean().to_numpy(float)
+        found = mean(each, counted=_counted(self.column))
         if self.column != ECE or found is None:
             return found
         floor = values(base, _FLOOR).mean()
@@ -295,9 +303,13 @@ def _over_seeds(
     correlation: bool,
 ) -> Estimate | None:
     named = [values(rows, column) for column in columns]
-    seeds = rows["seed"].to_numpy()
+    how: dict[str, Any] = {
+        "seeds": rows["seed"].to_numpy(),
+        "correlation": correlation,
+        "counted": _counted(*columns),
+    }
     if within is None:
-        return over_seeds(statistic, *named, seeds=seeds, correlation=correlation)
+        return over_seeds(statistic, *named, **how)
 
     def centred(*values: np.ndarray) -> float:
         left, groups = [v.copy() for v in values[:-1]], values[-1]
@@ -308,7 +320,7 @@ def _over_seeds(
         return statistic(*left)
 
     groups = rows[within].to_numpy(float)
-    return over_seeds(centred, *named, groups, seeds=seeds, correlation=correlation)
+    return over_seeds(centred, *named, groups, **how)
 
 
 @dataclass(frozen=True)

@@ -98,15 +98,32 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(error)
 
 
-def mean(values: np.ndarray) -> Estimate | None:
-    """Mean of the finite values with Student's t interval; None for fewer than two of them."""
+def mean(values: np.ndarray, *, counted: bool = False) -> Estimate | None:
+    """Mean of the finite values with Student's t interval; None for fewer than two of them.
+
+    It supposes a spread that is about normal: of two to six lognormal values it holds 91 to 94% where their
+    logarithms have a deviation of 0.5, 82 to 89% at 1 (take the mean of the logarithms). ``counted``: values
+    are shares of a few points, which can be equal by chance; of a few equal ones it has no ends (`_EQUAL`).
+    """
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return None
     centre, error = mean_and_error(values)
     half = students(len(values) - 1) * error
+    if counted and _alike(values) and len(values) < _EQUAL:
+        half = math.inf
     return Estimate(centre, centre - half, centre + half, len(values))
+
+
+_EQUAL = 6
+"""So many equal counted figures are certain of it: of two sides six fall on one in 3% of cases. Fewer don't
+tell how far another one may be. Figures that are no counts are equal by their nature alone."""
+
+
+def _alike(values: np.ndarray) -> bool:
+    """Whether all are the same but for rounding."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def mean_over_seeds(
@@ -243,12 +260,14 @@ def over_seeds(
     *columns: np.ndarray,
     seeds: np.ndarray,
     correlation: bool = False,
+    counted: bool = False,
 ) -> Estimate | None:
     """``statistic(*columns)`` with its 95% interval by the jackknife over ``seeds``.
 
     Networks of one seed share data and initial weights: all of a seed are left out together, and Student's
     t has one degree of freedom less than there are seeds. A ``correlation``'s interval is taken on the
-    scale artanh r. None for fewer than three seeds or where the statistic is not finite.
+    scale artanh r. None for fewer than three seeds or where the statistic is not finite; ``counted``
+    as of a `mean`: where it is the same without any of a few seeds the interval then has no ends.
     """
     table = np.column_stack([np.asarray(c, dtype=float) for c in columns])
     complete = np.isfinite(table).all(1)
@@ -262,6 +281,8 @@ def over_seeds(
     without = np.array([statistic(*table[blocks != name].T) for name in names])
     step = 2 / len(table) ** 2 if correlation else 0.0
     low, high, _ = jackknife(value, without, step=step, correlation=correlation)
+    if counted and low == high and len(names) < _EQUAL:
+        low, high = -math.inf, math.inf
     return Estimate(value, low, high, len(table))
 
 

@@ -77,6 +77,8 @@ def reason(row: Mapping[str, Any]) -> str:
     if resolution == found.noise:
         told = f"within ±{number(found.noise, 2)}" if math.isfinite(found.noise) else "all alike"
         return f"no larger than chance among the points that all are judged on ({told})"
+    if math.isinf(resolution):
+        return "few networks, or equal ones, tell no spread: it would take more of them"
     text = f"the smallest effect to be seen: {number(resolution, 2)}"
     if row["networks"] is None:
         return f"{text}; more networks would not decide it"

@@ -70,7 +70,7 @@ def test_a_claim_of_ones_own_is_judged():
         # Two seeds tell no width at all.
         (
             (0.5, -math.inf, math.inf),
-            "the smallest effect to be seen: ∞; more networks would not decide it",
+            "few networks, or equal ones, tell no spread: it would take more of them",
         ),
     ],
 )

@@ -30,6 +30,49 @@ def test_the_mean_has_students_interval():
     assert mean(np.array([1.0, 2.0, math.nan])).n == 2
 
 
+def test_a_few_equal_values_tell_no_spread():
+    """As test errors of few points: another network may be anywhere, and no rule is won by it. Of what isn't
+    counted, as a change that theory forbids, they are equal by their nature."""
+    for values in ([0.03] * 5, [0.0, 0.0], [0.1 + 0.2, 0.3, 0.3]):
+        assert mean(np.array(values)).high == pytest.approx(values[0])
+        found = mean(np.array(values), counted=True)
+        assert (found.low, found.high) == (-math.inf, math.inf)
+        for rule in (Level(values[0], 0.1), NoEffect(0.1), Within(0, 1), Sign(1), Effect(0.03)):
+            assert rule.judge(found).verdict == "inconclusive"
+    six = mean(np.full(6, 0.03), counted=True)
+    assert (six.low, six.high) == pytest.approx((0.03, 0.03))
+    counted = {"counted": True}
+    level = over_seeds(slope, np.arange(9.0), np.zeros(9), seeds=np.repeat([0, 1, 2], 3), **counted)
+    assert (level.value, level.low, level.high) == (0, -math.inf, math.inf)
+    by_six = np.repeat(np.arange(6), 3)
+    certain = over_seeds(slope, np.arange(18.0), np.zeros(18), seeds=by_six, **counted)
+    assert (certain.low, certain.high) == (0, 0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 6])
+@pytest.mark.parametrize("step", [0.3, 1.0])
+def test_the_mean_of_rounded_values_is_covered(n, step):
+    """In steps of 0.3 and of a whole deviation: of few networks some are equal, of two every fourth pair."""
+    rng, trials, held = np.random.default_rng(8), 1000, 0
+    for _ in range(trials):
+        found = mean(step * np.round(rng.normal(0.3, 1, size=n) / step), counted=True)
+        held += found.low <= 0.3 <= found.high
+    assert held / trials >= 0.92
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 6])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_slope_over_few_seeds_is_covered(seeds, tied):
+    rng, trials, held = np.random.default_rng(9), 600, 0
+    for _ in range(trials):
+        x, own = rng.normal(size=(2, seeds))
+        y = 0.6 * x + 0.8 * own
+        of = np.round(y) if tied else y
+        found = over_seeds(slope, x, of, seeds=np.arange(seeds), counted=tied)
+        held += found.low <= 0.6 <= found.high
+    assert held / trials >= 0.92
+
+
 def test_correlations_are_scipys():
     assert pearson(X, Y) == pytest.approx(stats.pearsonr(X, Y).statistic)
     assert spearman(X, Y) == pytest.approx(stats.spearmanr(X, Y).statistic)
