@@ -297,7 +297,7 @@ class _Fit:
         if outputs.ndim == 0 or len(outputs) != len(first):
             raise InputError(
                 f"the network returned the shape {tuple(outputs.shape)} for targets {tuple(first.shape)}: it "
-                f"must return one row a sample, (N, …): {_reshaped(outputs, first)}"
+                f"must return one row a sample, (N, …): {self._reshaped(outputs, first)}"
             )
         front_form = self._form(every, outputs, first, raw)
         shift = self._shift(raw, outputs, first, front_form)
@@ -468,6 +468,23 @@ class _Fit:
             f"outputs and targets ({tried}): give loss=lambda model, batch: model(**batch){at_own} for "
             "its own, or loss=torch.nn.… for another"
         )
+
+    def _reshaped(self, outputs: Tensor, target: Tensor) -> str:
+        """How outputs become one row a sample."""
+        if outputs.ndim > 1 and target.ndim > 1 and len(outputs) == target.numel():
+            return "forward=lambda model, batch: model(…).unflatten(0, (-1, T)), T tokens a sample"
+        if outputs.ndim > 1 and target.ndim > 1 and outputs.shape[:2] == target.shape[:2][::-1]:
+            return "forward=lambda model, batch: model(…).transpose(0, 1)"
+        batch = self.found[0]
+        path = next((p for p, t in leaves(batch) if isinstance(t, Tensor) and p != self.path), ())
+        for name, module in self.copy.named_modules():
+            if getattr(module, "batch_first", True) is False:
+                return (
+                    f"{name or 'it'} is a {type(module).__name__} without batch_first=True, whose samples "
+                    "stand on axis 1: put it there, or give forward=lambda model, batch: model(batch"
+                    f"{written(batch, path)}.transpose(0, 1))"
+                )
+        return "give a loss of the model and the batch, loss=lambda model, batch: …"
 
     def _own_loss(self, raw: Any) -> tuple[Tensor | None, str]:
         """The loss that a network returns beside its outputs, and how one writes it: its ``loss``, or the one
@@ -904,15 +921,6 @@ def _takes_model(loss: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return bool(names) and names[0] in _MODEL
-
-
-def _reshaped(outputs: Tensor, target: Tensor) -> str:
-    """How outputs become one row a sample."""
-    if outputs.ndim > 1 and target.ndim > 1 and len(outputs) == target.numel():
-        return "forward=lambda model, batch: model(…).unflatten(0, (-1, T)), T tokens a sample"
-    if outputs.ndim > 1 and target.ndim > 1 and outputs.shape[:2] == target.shape[:2][::-1]:
-        return "forward=lambda model, batch: model(…).transpose(0, 1)"
-    return "or give a loss of the model and the batch, loss=lambda model, batch: …"
 
 
 def _mean_entropy(logits: Tensor, targets: Tensor) -> float:

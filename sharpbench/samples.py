@@ -118,12 +118,15 @@ def task_of(outputs: Tensor, targets: Tensor) -> Task:
     return "regression" if int(targets.min()) < 0 else "classification"
 
 
-def check_fit(reads_: Reads, outputs: Tensor, targets: Tensor) -> None:
-    """Whether the network's outputs fit the targets. Raises InputError."""
+def check_fit(reads_: Reads, outputs: Tensor, targets: Tensor, *, integers: bool = False) -> None:
+    """Whether the network's outputs fit the targets, which were given as ``integers`` or not. Raises
+    InputError."""
     if reads_ == "values" and outputs.shape[1:] != targets.shape[1:]:
         hint = ""
         if targets.shape[1:] == (1,) and bool((targets == targets.round()).all()):
-            hint = "; if they are class ids, give them as integers"
+            hint = "; if they are class ids, " + (
+                "give loss=torch.nn.CrossEntropyLoss()" if integers else "give them as integers"
+            )
         elif outputs.shape[1:2] == (1,) and outputs.shape[2:] == targets.shape[1:]:
             hint = ": targets.unsqueeze(1)"
         raise InputError(

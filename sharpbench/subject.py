@@ -167,7 +167,7 @@ class Subject:
         if isinstance(self.loss, (TokenLoss, GivenAsLoss)):
             of_classes = "anything"  # fitted already
         for one in [targets] if splits is None else [splits.train_targets, splits.test_targets]:
-            check_fit(of_classes, outputs, one)
+            check_fit(of_classes, outputs, one, integers=not given[1].is_floating_point())
             check_range(self.loss, one)
         of_outputs = check_outputs(
             self.loss or per_sample_loss(task),

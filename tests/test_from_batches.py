@@ -1516,3 +1516,27 @@ def test_the_lines_that_refusals_name_run_in_every_precision():
         Subject.from_batches(
             nn.Linear(3, 2), [(X, Y)], loss=lambda outputs, y: F.cross_entropy(outputs, y)
         )
+
+
+class Late(nn.Module):
+    """A recurrent layer whose samples stand on axis 1, given batches with samples on axis 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(3, 4), nn.Linear(4, 2)
+
+    def forward(self, words):
+        return self.head(self.cells(words)[0][-1])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_samples_on_another_axis_of_a_recurrent_layer_are_told_with_the_line_to_write(named):
+    x, y = torch.randn(6, 5, 3), torch.arange(6) % 2
+    batch = {"words": x, "labels": y} if named else (x, y)
+    place = "batch['words']" if named else "batch[0]"
+    line = f"forward=lambda model, batch: model({place}.transpose(0, 1))"
+    with pytest.raises(InputError, match="cells is a LSTM without batch_first=True") as refused:
+        Subject.from_batches(Late(), [batch])
+    assert str(refused.value).endswith(line)
+    subject = Subject.from_batches(Late(), [batch], forward=eval(line.removeprefix("forward=")))
+    assert sb.measure(subject, "gradient_norm").samples == 6

@@ -256,3 +256,9 @@ def test_probabilities_beyond_1_of_a_sample_that_is_not_tried_are_told_where_the
     subject = sb.Subject(net, x, torch.ones(200, 1), loss=nn.BCELoss())
     with pytest.raises((InputError, MetricFailed), match="BCEWithLogitsLoss"):
         sb.measure(subject, "hessian_trace")
+
+
+def test_class_ids_under_a_loss_of_labels_are_told_their_own():
+    told = both(network(), CLASSES, nn.BCELoss())
+    assert "if they are class ids, give loss=torch.nn.CrossEntropyLoss()" in told
+    assert "give them as integers" in both(network(), CLASSES.float(), nn.BCELoss())

@@ -126,8 +126,8 @@ def _named(key: str, pointer: str, words: Words) -> Any:
 def _loss(pointer: str, words: Words) -> Any:
     """What ``package.module:name`` or a ``name`` of torch.nn stands for; of a class an instance."""
     own = ":" in pointer
-    if not own and not isinstance(getattr(torch.nn, pointer, None), type):
-        losses = [name for name in dir(torch.nn) if name.endswith("Loss")]
+    losses = [name for name in dir(torch.nn) if name.endswith("Loss")]
+    if not own and pointer not in losses:
         raise InputError(
             f"{words.named('loss', pointer)} is no loss of torch.nn; one of your own is "
             f"package.module:function. {nearest_names(pointer, losses)}"

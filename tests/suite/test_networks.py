@@ -511,6 +511,7 @@ def test_what_is_wrong_with_a_network_is_said_in_the_words_of_the_suite(folder, 
     second = SUITE.index("[[networks]]", SUITE.index("[[networks]]") + 1)
     lines = {
         'loss = "L2Loss"': "loss = 'L2Loss' is no loss of torch.nn",
+        'loss = "Softmax"': "loss = 'Softmax' is no loss of torch.nn",
         'forward = "own_nets_of_a_test:ahead"': "forward = 'own_nets_of_a_test:ahead': ",
         'differentiate = "heart"': "differentiate='heart' is neither a tensor of the batch nor a part",
         'normaliser = "tokens"\nloss = "NLLLoss"': '(in [[networks]] loss = "package.module:function", or',
