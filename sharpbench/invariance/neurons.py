@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +14,7 @@ from sharpbench.invariance import transformations
 from sharpbench.invariance.base import Transformation
 from sharpbench.invariance.keeping import Part, change_each
 from sharpbench.invariance.orders import drawn_orders
-from sharpbench.invariance.recording import note_left
+from sharpbench.invariance.recording import note_left, written_into
 from sharpbench.invariance.structure import HiddenUnits, hidden_units
 from sharpbench.seeds import torch_generator
 
@@ -113,8 +114,8 @@ class NeuronRescaling(Transformation):
         parts = []
         for units in _homogeneous(model):
             z = torch.randn(units.size, generator=generator, dtype=torch.float64)
-            parts.append(_rescaling(units, (self.strength * z).exp()))
-        change_each(model, parts)
+            parts.append((units, (self.strength * z).exp()))
+        _rescale_each(model, parts)
 
 
 @transformations.register
@@ -144,7 +145,7 @@ class LayerRescaling(Transformation):
         for units in others:
             note_left(units.name, "only the first layer is changed")
         alpha = torch.full((first.size,), self.alpha, dtype=torch.float64)
-        change_each(model, [_rescaling(first, alpha)])
+        _rescale_each(model, [(first, alpha)])
 
 
 @transformations.register
@@ -179,10 +180,10 @@ class SignFlip(Transformation):
             if bool((signs == 1).all()):
                 note_left(units.name, "every sign was drawn as it is")
             else:
-                parts.append(_rescaling(units, signs.double()))
+                parts.append((units, signs.double()))
         if not parts:
             raise TransformationRefused("every sign was drawn as it is")
-        change_each(model, parts)
+        _rescale_each(model, parts)
 
 
 def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
@@ -202,6 +203,14 @@ def _homogeneous(model: nn.Module) -> list[HiddenUnits]:
             f"{', '.join(names) or 'none'}"
         )
     return layers
+
+
+def _rescale_each(model: nn.Module, parts: Sequence[tuple[HiddenUnits, Tensor]]) -> None:
+    """Multiply the units of each layer, and divide what reads them."""
+    change_each(model, [_rescaling(units, alpha) for units, alpha in parts])
+    for units, _ in parts:
+        if units.norms and not written_into(model, units.producer):
+            note_left(units.name, "what scales each of its units behind it is changed in its place")
 
 
 def _rescaling(units: HiddenUnits, alpha: Tensor) -> Part:

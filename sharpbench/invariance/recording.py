@@ -91,6 +91,13 @@ def note_written(model: nn.Module, tensors: Iterable[Tensor]) -> None:
         written.update(name for name, tensor in named if _memory(tensor) in memory)
 
 
+def written_into(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether a parameter of a layer is among what `note_written` was told of."""
+    own = {id(parameter) for parameter in layer.parameters()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    return not names.isdisjoint(_WRITTEN.get() or set())
+
+
 def note_rest(before: nn.Module, after: nn.Module, reason: str) -> None:
     """Of the layers with parameters that a change left, those of which nothing is noted have ``reason``."""
     found = _LEFT.get()

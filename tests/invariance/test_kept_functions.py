@@ -1201,3 +1201,18 @@ def test_geodesic_sharpness_stays_where_heads_share_keys_and_values(name, geomet
     ]
     moved_by_it = abs(elementwise[1] / elementwise[0] - 1) > 1e-3
     assert moved_by_it == (name == "attention_gl")
+
+
+@pytest.mark.parametrize("name", ["neuron_rescaling", "layer_rescaling"])
+def test_a_layer_whose_norm_is_scaled_in_its_place_is_told_so(name):
+    before = subject(
+        lambda: nn.Sequential(
+            nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(),
+            nn.Linear(5, 3),
+        )
+    )  # fmt: skip
+    found, layers = make(before, name)
+    assert "0 (what scales each of its units behind it is changed in its place)" in found.left
+    assert "1" in layers
+    assert "3" in layers  # it reads units that were scaled, though its own are scaled behind it
+    assert "0 (no linear layer" not in found.left
