@@ -160,13 +160,14 @@ def _family(parameters: Mapping[str, Any]) -> str:
 def traps(results: Results) -> list[dict[str, Any]]:
     """Where implementations are known to go wrong: a row a problem, metric and implementation.
 
-    ``trap``: the wrong answer that the problem provokes. Over all seeds: how often it was ``asked``, how many
-    ``answered``, how many of these were ``wrong`` (further off than three standard errors, more where few
-    random numbers tell them, and than 1%), and how many of the wrong ones said that they had converged
-    (``claimed``). Of the answer that is furthest off for what it allows: ``exact``, ``value`` or the
-    ``reason`` why there is none, and ``standard_error``. ``verdict``: ``right`` if none is wrong, ``wrong``
-    if at least half are, else ``sometimes wrong``, both with ``, and says converged`` if one does, or ``no
-    answer``. Empty for records of older versions, which tell no trap.
+    ``trap``: the wrong answer that the problem provokes. Over all seeds: how often it was ``asked``, how
+    many ``answered``, how many of these were ``wrong`` (further off than three standard errors, more where
+    few random numbers tell them, and than 1%), and how many of the wrong ones said that they had converged
+    (``claimed``); how many allow so much that 0 would be right as well (``open``). Of the answer that is
+    furthest off for what it allows: ``exact``, ``value`` or the ``reason`` why there is none, and
+    ``standard_error``. ``verdict``: ``right`` if none is wrong, or ``can't tell`` if at least half are
+    open, ``wrong`` if at least half are, else ``sometimes wrong``, both with ``, and says converged`` if
+    one does, or ``no answer``. Empty for records of older versions, which tell no trap.
     """
     rows = results.of_kind("problem")
     if "trap" not in rows:
@@ -179,13 +180,16 @@ def traps(results: Results) -> list[dict[str, Any]]:
         answered=answered,
         excess=(off / allowed).where(answered, -1.0),
         wrong=answered & ~(off <= allowed),
+        open=answered & (off <= allowed) & _open(rows, allowed),
     )
     rows = rows.assign(claimed=rows["wrong"] & rows["converged"].eq(True))
     table = []
     for _, own in rows.groupby(["problem_short", "metric_short"], sort=False):
         worst = own.loc[own["excess"].fillna(np.inf).idxmax()]
-        n, wrong, claimed = (int(own[c].sum()) for c in ("answered", "wrong", "claimed"))
-        verdict = "right" if n else "no answer"
+        n, wrong, claimed, open_ = (
+            int(own[c].sum()) for c in ("answered", "wrong", "claimed", "open")
+        )
+        verdict = "can't tell" if n and 2 * open_ >= n else "right" if n else "no answer"
         if wrong:
             verdict = "wrong" if 2 * wrong >= n else "sometimes wrong"
             verdict += ", and says converged" if claimed else ""
@@ -198,6 +202,7 @@ def traps(results: Results) -> list[dict[str, Any]]:
                 "asked": len(own),
                 "answered": n,
                 "wrong": wrong,
+                "open": open_,
                 "claimed": claimed,
                 "exact": worst["expected"],
                 "value": worst["value"] if n else None,
@@ -217,6 +222,16 @@ def _allowed(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(np.fmax(noise, 0.01 * rows["expected"].astype(float).abs()), index=rows.index)
 
 
+def _open(rows: pd.DataFrame, allowed: pd.Series) -> pd.Series:
+    """Whether an answer is allowed to be off by as much as the exact one's size: 0 would be right, too.
+
+    The growth of derivatives is a logarithm, of which 0 is as good a figure as any: a factor of e an order.
+    """
+    size = rows["expected"].astype(float).abs()
+    size = size.where(~_is_growth(rows), size.clip(lower=1.0))
+    return (size > _ZERO) & (allowed >= size)
+
+
 @computed_once
 def checked(results: Results) -> pd.DataFrame:
     """Every answer whose exact value is known, of all seeds: ``name``, ``metric``, ``parameters``,
@@ -224,7 +239,8 @@ def checked(results: Results) -> pd.DataFrame:
 
     ``right`` as the `traps` are judged (off an exact 0 by up to 0.01), also within the bound that an
     iteration states, and, of one that states no error, within the tolerance that it claims; else ``wrong``,
-    or ``can't tell`` if it says itself that it has not converged or does not know its error.
+    or ``can't tell`` if it says itself that it has not converged or does not know its error; ``too wide`` is
+    one that is right by errors with which 0 would be right, too.
     """
     rows = _answered(results)
     columns = ["name", "metric", "parameters", "problem", "seed", "verdict"]
@@ -240,7 +256,8 @@ def checked(results: Results) -> pd.DataFrame:
     allowed = np.fmax(allowed, claimed.where(error == 0, 0.0))
     off = (rows["value"].astype(float) - expected).abs()
     told = rows["converged"].astype(bool) & error.notna()
-    verdict = np.where(off <= allowed, "right", np.where(told, "wrong", "can't tell"))
+    right = np.where(_open(rows, _allowed(rows)), "too wide", "right")
+    verdict = np.where(off <= allowed, right, np.where(told, "wrong", "can't tell"))
     found = rows[["name", "parameters", "seed"]].assign(
         metric=rows["metric_short"], problem=rows["problem_short"], verdict=verdict
     )

@@ -114,8 +114,9 @@ def scorecard(results: Results) -> list[Entry]:
 
     - right: ``wrong`` if at least half of the answers to one problem are wrong (`problems.checked`) or more
       than 5% of the stated errors and claims do not hold (`calibration.stated_errors`); else ``no limit`` if
-      what it estimates has none on some problem; else ``can't tell`` if more than 5% of the checks are open,
-      else ``right``.
+      what it estimates has none on some problem; else ``can't tell`` if more than 5% of the checks are open
+      (an answer that can't tell, or half of them right by errors with which 0 would be right, too), else
+      ``right``.
       Without known answers implementations are compared: they agree ``within errors`` if no more than 5%
       of the networks differ by more than these explain (without errors: if none differs by more than 1%),
       else they ``differ``, or one ``can't tell`` without errors.
@@ -228,10 +229,11 @@ def _right(results: Results, short: Mapping[tuple[str, str], _Key]) -> dict[_Key
     answers = checked(results)
     for (metric, problem), group in answers.groupby(["metric", "problem"], sort=False):
         key = short["problem", metric]
-        wrong, open_ = ((group["verdict"] == v).sum() for v in ("wrong", "can't tell"))
-        verdict = (
-            "wrong" if 2 * wrong >= len(group) else "can't tell" if wrong or open_ else "right"
+        wrong, open_, wide = (
+            (group["verdict"] == v).sum() for v in ("wrong", "can't tell", "too wide")
         )
+        untold = wrong or open_ or 2 * wide >= len(group)
+        verdict = "wrong" if 2 * wrong >= len(group) else "can't tell" if untold else "right"
         checks.setdefault(key, []).append((verdict, problem))
         if verdict == "wrong":
             certain.setdefault(key, []).append(problem)

@@ -34,12 +34,14 @@ def measured(name, value, after=None, *, work=3.0, implementation=None):
             yield row(i, after(value(i)), label, **own, **changed)
 
 
-def answered(name, values, *, problem="bowl", expected=2.0, converged=True, **parameters):
+def answered(
+    name, values, *, problem="bowl", expected=2.0, converged=True, error=0.0, **parameters
+):
     for seed, value in enumerate(values):
         yield row("p", value, f"{name}{parameters}", kind="problem", name=name, title=name.title(),
                   parameters=parameters, problem=problem, problem_short=problem, problem_label=problem,
                   expected=expected, limit=None, diverges=None, converged=converged, seed=seed,
-                  standard_error=0.0, gradient_equivalents=30.0)  # fmt: skip
+                  standard_error=error, gradient_equivalents=30.0)  # fmt: skip
 
 
 def card(*rows):
@@ -155,6 +157,8 @@ def test_where_nothing_can_be_told_nothing_is_as_good_as_the_best():
         (answered("m", [2.25, 2.25], tolerance=0.1), "wrong", ("wrong on bowl",)),
         (answered("m", [1e-3, -1e-3], expected=0.0), "right", ()),
         (answered("m", [0.5, 0.5], expected=0.0), "wrong", ("wrong on bowl",)),
+        (answered("m", [2.1, 2.2, 1.9], error=0.7), "can't tell", ("open on bowl",)),
+        ([*answered("m", [2.1], error=0.7), *answered("m", [2.1, 1.9], error=0.1)], "right", ()),
         (
             [
                 one

@@ -16,7 +16,7 @@ def verdict(value, error, *, converged=True, status="ok", free=None):
         "metric_short": "m", "name": "m", "expected": 200.0, "value": value, "seed": 0,
         "standard_error": error, "converged": converged, "reason": None,
         "errors": [{"source": "probes", "size": error, "degrees_of_freedom": free}],
-        "trap": TRAP, "trap_kind": "two runs",
+        "trap": TRAP, "trap_kind": "two runs", "parameters": {},
     }  # fmt: skip
     (row,) = traps(Results(pd.DataFrame([asked])))
     assert row["trap"] == TRAP
@@ -45,6 +45,14 @@ def test_an_error_from_three_probes_excuses_twenty_times_its_size():
     assert verdict(200 + 19.3 * 3, 3.0, free=2) == "wrong, and says converged"
 
 
+def test_an_error_as_wide_as_the_answer_is_no_merit():
+    """Were 0 right as well, nothing is shown, however near 200 it came; what is wrong stays wrong."""
+    assert verdict(201, 200 / 3 - 0.1) == "right"
+    assert verdict(201, 200 / 3 + 0.1) == "can't tell"
+    assert verdict(210, 12.0, free=2) == "can't tell"
+    assert verdict(601, 200 / 3 + 0.1) == "wrong, and says converged"
+
+
 def test_no_answer_is_neither_right_nor_wrong():
     assert verdict(None, None, status="failed") == "no answer"
 
@@ -53,7 +61,7 @@ def test_every_seed_counts():
     asked = {
         "kind": "problem", "status": "ok", "problem_label": "hard", "problem_short": "hard",
         "metric_short": "m", "name": "m", "expected": 200.0, "standard_error": None, "converged": True,
-        "reason": None, "errors": [], "trap": TRAP, "trap_kind": "two runs",
+        "reason": None, "errors": [], "trap": TRAP, "trap_kind": "two runs", "parameters": {},
     }  # fmt: skip
     values = [200.0, 201.0, 150.0, 190.0, 200.5]
     rows = [{**asked, "seed": seed, "value": value} for seed, value in enumerate(values)]

@@ -42,7 +42,8 @@ MARKS = {
 
 _RULES = (
     "Right: ✗ if half of the answers to one problem or more are wrong (off by more than three standard "
-    "errors and 1%), or over 5% of the stated errors and claims do not hold; △ if what is estimated has no "
+    "errors and 1%), or over 5% of the stated errors and claims do not hold; ? if over 5% of "
+    "the answers tell nothing, as one whose error is as wide as what it is of; △ if what is estimated has no "
     "limit; ≈ where no answer is known but implementations differ by more than their errors on at most 5% of "
     "networks. "
     "Invariant: the worst verdict of all changes that keep the function, with the range of after/before. "
