@@ -53,7 +53,8 @@ def outcomes(results: Results) -> dict[str, int]:
 
 @computed_once
 def failures(results: Results) -> pd.DataFrame:
-    """Trainings and measurements without a figure; where the reasons differ in their numbers alone, together.
+    """Networks that were not trained or built, and measurements without a figure; where the reasons differ in
+    their numbers alone, together.
 
     Columns: ``what``, ``transformation``, ``outcome`` (of `WORDS`), ``reason`` (the first of them),
     ``others`` (how many more there are), ``n`` (figures), ``example`` (one).

@@ -132,6 +132,13 @@ class Results:
         return int(self.frame.loc[~of_problems, "subject"].nunique())
 
     @functools.cached_property
+    def failed(self) -> int:
+        """Networks that have run and have no figure: their training, or building them, failed."""
+        of_networks = self.frame["subject"].isin(self.manifest.get("subjects", ()))
+        failed = (self.frame["kind"] == "subject") & (self.frame["status"] != "ok") & of_networks
+        return int(self.frame.loc[failed, "subject"].nunique())
+
+    @functools.cached_property
     def titles(self) -> dict[str, str]:
         """What each metric and evaluated quantity is called, by its name; those not told are missing."""
         return titles_of(self.frame, "name", "title")

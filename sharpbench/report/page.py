@@ -180,6 +180,7 @@ def _facts(view: Results) -> Mapping[str, Any]:
         "written": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "planned": view.planned,
         "present": view.present,
+        "failed": view.failed,
         "answered": len(view.of_kind("problem", "calibration")),
         "outcomes": outcomes(view),
         "left_out": view.left_out,

@@ -210,7 +210,9 @@ def content_of(stored: Stored) -> Content:
     facts["columns"] = subject_columns(description)
     facts["description"] = {k: v for k, v in description.items() if k not in _IN_COLUMNS}
     if description["status"] not in ANSWERED:
-        failed = "building" if "problem" in description["identity"] else "training"
+        # A network of a user's own, which alone is `said` how it was read, and a problem are never trained.
+        trained = "problem" not in description["identity"] and "said" not in description
+        failed = "training" if trained else "building"
         row = {"kind": "subject", "name": failed, "label": failed}
         row |= {"status": description["status"], "reason": description["reason"]}
         return Content(facts, [row])

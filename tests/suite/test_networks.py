@@ -17,6 +17,7 @@ from sharpbench.datasets import datasets
 from sharpbench.errors import InputError
 from sharpbench.metrics import metrics
 from sharpbench.registry import import_object
+from sharpbench.report.page import write_report
 from sharpbench.results.store import load_records
 from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
@@ -505,6 +506,10 @@ def test_a_network_that_cannot_be_built_is_a_record_and_the_others_are_measured(
     assert told[told["kind"] == "measurement"]["recipe_label"].nunique() == 3
     (failed,) = told[told["kind"] == "subject"].to_dict("records")
     assert failed["status"] == "error"
+    assert failed["label"] == "building"
+    page = write_report(Path("results"), "zoo", Path("reports")).read_text()
+    assert "1 of 4 networks of this suite has no figures" in page
+    assert "have not run yet" not in page
 
 
 def test_what_is_wrong_with_a_network_is_said_in_the_words_of_the_suite(folder, run):

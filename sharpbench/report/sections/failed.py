@@ -15,7 +15,7 @@ __all__ = ["Failed"]
 
 @dataclass(frozen=True)
 class Failed(Section):
-    """Trainings and measurements without a figure, with the reason."""
+    """Networks and measurements without a figure, with the reason."""
 
     name, title = "failed", "What failed, and what did not apply"
     link, place = "What failed", 80

@@ -78,7 +78,7 @@ class Predictive(Section):
             yield Picture(
                 "scatter",
                 functools.partial(_scatter_figure, networks, results.units),
-                f"Each metric against the test error, a point a trained network (n = "
+                f"Each metric against the test error, a point a network (n = "
                 f"{count(networks['subject'].nunique())}). Bars are standard errors; colour is data and "
                 "model, shape the recipe. Compare points of one colour: other differences are not the "
                 "metric's.",
