@@ -56,6 +56,12 @@ _NO_TARGETS = (
 )
 
 
+_RANDOM = (
+    "the loss is another one when it is evaluated again (a draw inside, as a variational autoencoder's, or a "
+    "random layer left on?), and has no derivative of its own: keep what is drawn in the batches"
+)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What `Subject` is made of: rows (N, 1), or inputs where no ``front`` is needed, and targets.
@@ -245,6 +251,12 @@ class _Fit:
             )
         if size == 1:
             return "samples"
+        with contextlib.suppress(Exception), quiet(self.device), torch.enable_grad():
+            torch.manual_seed(1)
+            again = self.loss(self.copy, next(iter(one.take(rows[:, 0].long(), self.dtype)))[1])
+            if not agree(again, loss, loss):
+                self._note(_RANDOM)
+                return "samples"
         part = Batches([batch], self.device, whole=False, sizes=[size])
         half = torch.arange((size + 1) // 2, device=self.device)
         (_, few), *_ = part.take(half, self.dtype)

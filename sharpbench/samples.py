@@ -11,7 +11,7 @@ from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
 from sharpbench.nest import from_array, unusual
 
-__all__ = ["as_tensor", "check_fit", "cleaned", "reading", "task_of", "telling"]
+__all__ = ["as_tensor", "check_fit", "cleaned", "reading", "soft_labels", "task_of", "telling"]
 
 _LOOKED_AT = 1 << 22
 """Numbers among targets that are searched for those that tell."""
@@ -177,6 +177,18 @@ def telling(targets: Tensor, count: int, first: int) -> Tensor:
 def _spread(length: int, count: int) -> Tensor:
     """At most so many numbers below ``length``, evenly."""
     return torch.linspace(0, length - 1, min(length, max(count, 1))).round().long()
+
+
+def soft_labels(targets: Tensor) -> str:
+    """What a reader must know where real targets (N, C), taken as they are, are probabilities of classes."""
+    if not targets.is_floating_point() or targets.ndim != 2 or targets.shape[1] < 2:
+        return ""
+    if float(targets.min()) < 0 or bool(((targets.double().sum(1) - 1).abs() > 1e-3).any()):
+        return ""
+    return (
+        "the targets are probabilities (none is negative, and each sample's sum to 1), and are compared by ½ "
+        "squared error: for cross-entropy give loss=torch.nn.CrossEntropyLoss()"
+    )
 
 
 _OTHER: dict[Reads, Task] = {"classes": "regression", "values": "classification"}

@@ -37,7 +37,7 @@ from sharpbench.network import TOGETHER, Network, check_loss_apart
 from sharpbench.notebook import facts_table
 from sharpbench.outputs import Decisions
 from sharpbench.precision import told
-from sharpbench.samples import as_tensor, check_fit, cleaned, reading, task_of, telling
+from sharpbench.samples import as_tensor, check_fit, cleaned, reading, soft_labels, task_of, telling
 from sharpbench.shared import ALONE, Shared
 
 __all__ = [
@@ -196,7 +196,8 @@ class Subject:
         met = (
             f"{TOGETHER}; metrics of all samples take them as one batch" if network.coupled else ""
         )
-        of_network = (met, network.of_precision, of_outputs)
+        taken = soft_labels(targets) if self.loss is None and self.task is None else ""
+        of_network = (met, network.of_precision, of_outputs, taken)
         said = (*said, *(one for one in of_network if one and one not in said))
         checked: dict[str, Any] = {
             "said": said,

@@ -1540,3 +1540,28 @@ def test_samples_on_another_axis_of_a_recurrent_layer_are_told_with_the_line_to_
     assert str(refused.value).endswith(line)
     subject = Subject.from_batches(Late(), [batch], forward=eval(line.removeprefix("forward=")))
     assert sb.measure(subject, "gradient_norm").samples == 6
+
+
+class Variational(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(2, 4)
+
+    def forward(self, x, noise=None):
+        mean, spread = self.inner(x).chunk(2, 1)
+        noise = torch.randn_like(mean) if noise is None else noise
+        return self.outer(mean + noise * spread.exp()), mean, spread
+
+
+def test_a_loss_that_draws_is_told_as_one_and_not_as_one_of_whole_batches():
+    def loss(model, batch):
+        again, mean, spread = model(*batch)
+        return (again - batch[0]).square().sum(1) + (mean**2 + spread.exp() - spread).sum(1)
+
+    x = torch.randn(10, 4)
+    told = Subject.from_batches(Variational(), [(x,)], loss=loss).said
+    assert "another one when it is evaluated again" in told[0]
+    assert not any("depends on the others" in sentence for sentence in told)
+    held = Subject.from_batches(Variational(), [(x, torch.randn(10, 2))], loss=loss)
+    assert held.said == ()
+    assert sb.measure(held, "gradient_norm").samples == 10

@@ -262,3 +262,10 @@ def test_class_ids_under_a_loss_of_labels_are_told_their_own():
     told = both(network(), CLASSES, nn.BCELoss())
     assert "if they are class ids, give loss=torch.nn.CrossEntropyLoss()" in told
     assert "give them as integers" in both(network(), CLASSES.float(), nn.BCELoss())
+
+
+def test_probabilities_for_targets_without_a_loss_are_told():
+    assert "½ squared error" in both(network(), PROBABILITIES, None)
+    assert both(network(), PROBABILITIES, nn.MSELoss()) == ""
+    assert both(network(), 2 * PROBABILITIES, None) == ""
+    assert sb.Subject(network(), X, PROBABILITIES, task="regression").said == ()
