@@ -10,9 +10,18 @@ from scipy import stats
 from sharpbench.analysis.calibration import BAND
 from sharpbench.analysis.cost import exponents
 from sharpbench.analysis.invariance import invariance_matrix
-from sharpbench.analysis.rank_correlation import kendall
+from sharpbench.analysis.prediction_scores.choice import choice
+from sharpbench.analysis.prediction_scores.conditional_information import conditional_information
+from sharpbench.analysis.prediction_scores.granulated_tau import granulated_tau
+from sharpbench.analysis.prediction_scores.sign_error import (
+    environments,
+    independent_confidence,
+    sign_error,
+)
+from sharpbench.analysis.rank_correlation import kendall, tau_b
 from sharpbench.analysis.results import Results
 from sharpbench.analysis.statistics import (
+    beyond,
     binomial_interval,
     mean,
     mean_over_seeds,
@@ -21,6 +30,7 @@ from sharpbench.analysis.statistics import (
     slope,
 )
 from sharpbench.seeds import numpy_generator
+from tests.analysis.populations import grid
 from tests.analysis.test_invariance import PERMUTED, records
 from tests.calibration.coverage import assert_covers, share_covered
 
@@ -172,6 +182,103 @@ def test_kendalls_tau_of_normal_variables(strata, seeds, rho):
     assert_covers([(a.low, a.high) for a in found], 2 / math.pi * math.asin(rho))
 
 
+@pytest.mark.parametrize("seeds", [3, 4, 6])
+@pytest.mark.parametrize("tied", [False, True])
+def test_kendalls_tau_of_few_seeds_whose_networks_are_alike(seeds, tied):
+    """Three recipes whose seeds have four fifths of the variance; of few seeds it holds more than it says."""
+    rng = numpy_generator(10)
+
+    def draw(size):
+        blocks = np.repeat(np.arange(size), 3)
+        common, own = correlated(rng, size, 0.6), correlated(rng, 3 * size, 0.6)
+        x, y = (
+            math.sqrt(0.8) * c[blocks] + math.sqrt(0.2) * o
+            for c, o in zip(common, own, strict=True)
+        )
+        return x, np.round(y) if tied else y, np.zeros(3 * size), blocks
+
+    truth = np.mean([tau_b(*draw(1000)[:3]) for _ in range(10)])
+    found = [kendall(*draw(seeds)) for _ in range(150)]
+    held = [(f.low, f.high) for f in found if f is not None]
+    _, (_, high) = share_covered(held, truth)
+    assert high >= 0.95
+
+
+def scores_of_a_grid(kind, rng, seeds, *, of_configuration):
+    """A figure and a target over 12 configurations, with effects of seeds that differ along one axis: normal,
+    in steps, heavy-tailed or lognormal ones."""
+    population = grid((2, 2, 3), seeds, model_axes=1)
+    n, seed = population.size, population.seeds[:, 0]
+    noise = {
+        "normal": lambda: rng.normal(size=n),
+        "tied": lambda: rng.normal(size=n),
+        "heavy": lambda: rng.standard_t(2, size=n),
+        "skewed": lambda: np.exp(rng.normal(size=n)),
+    }[kind]
+    shared = 0.5 * rng.normal(size=seeds)[seed] * (population.settings[:, 0] - 0.5) + 0.7 * noise()
+    of_x, of_y = of_configuration
+    x, y = (
+        own[population.configurations] + rng.normal(size=seeds)[seed] + shared
+        for own in (of_x, of_y)
+    )
+    x = x + 0.7 * noise()
+    if kind == "tied":
+        x, y = (np.round(1.5 * v) / 1.5 for v in (x, y))
+    apart = environments(population, independent_confidence(y, np.full(n, 1e-3)))
+    axes, psi = granulated_tau(population, x, y)
+    picked = choice(population, x, y)
+    return {
+        "ψ": axes[0],
+        "Ψ": psi,
+        "K": conditional_information(population, x, y),
+        "sign error": sign_error(population, apart, x, y).mean,
+        "regret": picked.regret,
+        "hits": picked.hits,
+    }
+
+
+def check_scores(kind, seeds, repetitions, *, least):
+    rng = numpy_generator(12)
+    of_x = rng.normal(size=12)
+    effects = {"of_configuration": (of_x, 0.5 * of_x + 0.7 * rng.normal(size=12))}
+    many = [scores_of_a_grid(kind, rng, 40, **effects) for _ in range(6)]
+    found = [scores_of_a_grid(kind, rng, seeds, **effects) for _ in range(repetitions)]
+    for name in found[0]:
+        truth = float(np.mean([one[name].value for one in many]))
+        _, (_, high) = share_covered([(f[name].low, f[name].high) for f in found], truth)
+        assert high >= least, name
+
+
+@pytest.mark.parametrize("kind", ["tied", "skewed"])
+def test_scores_of_a_grid_over_few_seeds(kind):
+    check_scores(kind, 4, 30, least=0.95)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("seeds", [3, 4, 6])
+@pytest.mark.parametrize("kind", ["normal", "tied", "heavy", "skewed"])
+def test_scores_of_a_grid_over_few_seeds_many_times(kind, seeds):
+    """All but a regret or a K near 0, the end of what they can be, hold 92% or more; these 88 to 95%."""
+    check_scores(kind, seeds, 200, least=BAND[0])
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+@pytest.mark.parametrize("law", ["normal", "lognormal", "heavy"])
+def test_few_random_numbers_seldom_put_equal_figures_beyond_their_errors(n, law):
+    """Three known errors are exceeded in 0.27%; as many as few numbers excuse are so no more often."""
+    rng, trials = numpy_generator(13), 20_000
+    draw = {
+        "normal": lambda: rng.normal(size=(trials, n)),
+        "lognormal": lambda: np.exp(rng.normal(size=(trials, n))),
+        "heavy": lambda: rng.standard_t(3, size=(trials, n)),
+    }[law]
+    one, other = draw(), draw()
+    errors = [v.std(1, ddof=1) / math.sqrt(n) for v in (one, other)]
+    error, scatter = np.hypot(*errors), sum(e**4 for e in errors) / (n - 1)
+    far = np.abs(one.mean(1) - other.mean(1)) > beyond(error, scatter) * error
+    assert binomial_interval(int(far.sum()), trials)[0] <= 0.0027
+
+
 def test_a_rank_correlation_of_noise_is_clear_in_one_case_of_twenty():
     rng = numpy_generator(4)
     p = np.array([kendall(*rng.standard_normal((2, 12)), np.zeros(12)).p for _ in range(400)])
@@ -179,7 +286,7 @@ def test_a_rank_correlation_of_noise_is_clear_in_one_case_of_twenty():
     assert low <= 0.05
 
 
-@pytest.mark.parametrize("n", [4, 8])
+@pytest.mark.parametrize("n", [3, 8])
 def test_the_exponent_of_a_cost(n):
     rng = numpy_generator(5)
     size = 2.0 ** np.arange(n)
