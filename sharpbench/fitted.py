@@ -33,6 +33,7 @@ from sharpbench.loss import (
 from sharpbench.nest import Path, at, described, from_array, leaves, named, parsed, written
 from sharpbench.precision import real_dtypes
 from sharpbench.running import quiet
+from sharpbench.samples import no_class
 from sharpbench.streamed import HELD, Chained, Shelf, Streamed, roomy
 
 __all__ = ["Fitted", "Normaliser", "fit"]
@@ -402,10 +403,7 @@ class _Fit:
         classes = self._classes
         low, high = min(int(s.min) for s in spans), max(int(s.max) for s in spans)
         if low < 0 or high >= classes:
-            raise InputError(
-                f"the targets hold the class {low if low < 0 else high}, and the network has {classes} "
-                f"outputs a token: class ids must lie in 0 … {classes - 1}"
-            )
+            raise InputError(no_class(low if low < 0 else high, classes, "outputs a token"))
         rows, said = _rows(every), tuple(self.said)
         return Fitted(rows, targets, train, loss, "classification", front, False, said)
 
@@ -611,8 +609,12 @@ class _Fit:
     def _say_which(self, raw: Any, outputs: Tensor) -> None:
         if is_tensor_like(raw):
             return
-        named_logits = "logits" in raw if isinstance(raw, Mapping) else hasattr(raw, "logits")
-        what = "its logits are" if named_logits else "the first tensor is"
+        entries = raw if isinstance(raw, Mapping) else getattr(raw, "__dict__", {})
+        name = next((str(key) for key, value in entries.items() if value is outputs), "")
+        if name == "logits" or (not name and getattr(raw, "logits", None) is outputs):
+            what = "its logits are"
+        else:
+            what = f"its {name!r} is" if name else "the first tensor is"
         self._note(
             f"the network returns a {type(raw).__name__}: {what} taken for the outputs "
             f"{_shape(outputs)}"

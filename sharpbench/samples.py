@@ -11,7 +11,16 @@ from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
 from sharpbench.nest import from_array, unusual
 
-__all__ = ["as_tensor", "check_fit", "cleaned", "reading", "soft_labels", "task_of", "telling"]
+__all__ = [
+    "as_tensor",
+    "check_fit",
+    "cleaned",
+    "no_class",
+    "reading",
+    "soft_labels",
+    "task_of",
+    "telling",
+]
 
 _LOOKED_AT = 1 << 22
 """Numbers among targets that are searched for those that tell."""
@@ -147,11 +156,16 @@ def check_fit(reads_: Reads, outputs: Tensor, targets: Tensor, *, integers: bool
         )
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
-        wrong = low if low < 0 else high
-        raise InputError(
-            f"the targets hold the class {wrong}, and the network has {classes} outputs: class ids must "
-            f"lie in 0 … {classes - 1}"
-        )
+        raise InputError(no_class(low if low < 0 else high, classes, "outputs"))
+
+
+def no_class(wrong: int, classes: int, of: str) -> str:
+    """What is said of a target that is none of so many classes; ``of``: what the network has of these."""
+    return (
+        f"the targets hold the class {wrong}, and the network has {classes} {of}: class ids must lie in 0 … "
+        f"{classes - 1}; if {wrong} marks what is to be left out, give "
+        f"loss=torch.nn.CrossEntropyLoss(ignore_index={wrong})"
+    )
 
 
 def telling(targets: Tensor, count: int, first: int) -> Tensor:

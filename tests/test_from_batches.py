@@ -1116,12 +1116,16 @@ def test_a_result_that_is_no_outputs_is_told(what, message):
 
 
 @pytest.mark.parametrize(
-    "what", [lambda z: {"regulariser": z.sum(), "scores": z}, lambda z: (z.sum(), z, (z, z))]
+    ("what", "told"),
+    [
+        (lambda z: {"regulariser": z.sum(), "scores": z}, "its 'scores' is taken"),
+        (lambda z: (z.sum(), z, (z, z)), "the first tensor is taken"),
+    ],
 )
-def test_the_one_tensor_beside_scalars_is_taken(what):
+def test_the_one_tensor_beside_scalars_is_taken(what, told):
     model = seeded(lambda: Returns(what))
     subject = Subject.from_batches(model, [(X, Y)])
-    assert "the first tensor is taken" in subject.said[0]
+    assert told in subject.said[0]
     net = model.inner
     check(subject, dense(net, lambda call: F.cross_entropy(call(X.double()), Y)))
 
@@ -1565,3 +1569,29 @@ def test_a_loss_that_draws_is_told_as_one_and_not_as_one_of_whole_batches():
     held = Subject.from_batches(Variational(), [(x, torch.randn(10, 2))], loss=loss)
     assert held.said == ()
     assert sb.measure(held, "gradient_norm").samples == 10
+
+
+class Segments(nn.Module):
+    """Its outputs beside those of a head that helps in training, which come first."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.helper = nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+
+    def forward(self, x):
+        return {"aux": self.helper(x), "out": self.body(x)}
+
+
+def test_which_of_several_outputs_is_taken_is_told_by_its_name_and_a_mark_for_no_class_by_its_loss():
+    x, y = torch.randn(4, 1, 3, 3), torch.randint(0, 3, (4, 3, 3))
+    told = Subject.from_batches(Segments(), [(x, y)])
+    assert "its 'out' is taken for the outputs (N, 3, 3, 3)" in told.said[0]
+    y[0, 0] = 255
+    with pytest.raises(InputError, match=r"CrossEntropyLoss\(ignore_index=255\)"):
+        Subject.from_batches(Segments(), [(x, y)])
+    loss = nn.CrossEntropyLoss(ignore_index=255)
+    found = Subject.from_batches(Segments(), [(x, y)], loss=loss, normaliser="tokens")
+    model = found.working_model(torch.float64)
+    expected = loss(Segments.forward(model, x.double())["out"], y)
+    losses = found.losses(model(found.inputs), found.targets)
+    assert torch.allclose(losses.mean(), expected)
