@@ -258,7 +258,7 @@ def test_scores_of_a_grid_over_few_seeds(kind):
 @pytest.mark.parametrize("seeds", [3, 4, 6])
 @pytest.mark.parametrize("kind", ["normal", "tied", "heavy", "skewed"])
 def test_scores_of_a_grid_over_few_seeds_many_times(kind, seeds):
-    """All but a regret or a K near 0, the end of what they can be, hold 92% or more; these 88 to 95%."""
+    """All hold 92% or more, as far as 200 populations can tell (91 to 100% of them)."""
     check_scores(kind, seeds, 200, least=BAND[0])
 
 
