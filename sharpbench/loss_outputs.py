@@ -112,7 +112,12 @@ def _of_logarithms(loss: Any, outputs: Tensor, axes: list[int], since: str) -> s
     sums = [outputs.double().logsumexp(axis) for axis in axes]
     off = min(sums, key=lambda one: float(one.abs().max()))
     if float(off.abs().max()) <= _OFF_ONE:
-        return ""
+        same = isinstance(loss, nn.NLLLoss) or (loss.reduction == "batchmean" and 1 in axes)
+        other = "; loss=torch.nn.CrossEntropyLoss() has the same derivatives and the Fisher matrix"
+        return (
+            f"{name} is linear in logarithms of probabilities, so that its Gauss-Newton matrix of these "
+            f"outputs is zero, and all that is made of it{other if same else ''}"
+        )
     most = float(off.flatten()[off.abs().argmax()].exp())
     found = f"the exponentials of these outputs sum to {most:.3g}"
     if float(off.max()) <= _OFF_ONE:

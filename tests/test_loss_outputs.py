@@ -155,20 +155,9 @@ def test_outputs_taken_for_logits_that_are_none_are_told(model, targets, loss, t
 
 
 RIGHT = {
-    "log_softmax under NLLLoss": (network(nn.LogSoftmax(1)), CLASSES, nn.NLLLoss()),
     "log_softmax under cross-entropy": (network(nn.LogSoftmax(1)), CLASSES, nn.CrossEntropyLoss()),
     "logits": (network(), CLASSES, None),
     "of one sign": (network(nn.ReLU()), CLASSES, nn.CrossEntropyLoss()),
-    "log_softmax under KLDivLoss": (
-        network(nn.LogSoftmax(1)),
-        PROBABILITIES,
-        nn.KLDivLoss(reduction="batchmean"),
-    ),
-    "beside logarithms": (
-        network(nn.LogSoftmax(1)),
-        PROBABILITIES.log(),
-        nn.KLDivLoss(reduction="batchmean", log_target=True),
-    ),
     "targets that are no probabilities": (
         network(),
         0.5 * LABELS,
@@ -213,7 +202,7 @@ def test_logarithms_in_half_precision_are_logarithms():
         def forward(self, x):
             return self.net(x).bfloat16().log_softmax(1).float()
 
-    assert "NLLLoss" not in both(Half(), CLASSES, nn.NLLLoss())
+    assert "NLLLoss is linear" in both(Half(), CLASSES, nn.NLLLoss())
 
 
 def test_less_than_probabilities_is_told_and_not_refused():
@@ -269,3 +258,28 @@ def test_probabilities_for_targets_without_a_loss_are_told():
     assert both(network(), PROBABILITIES, nn.MSELoss()) == ""
     assert both(network(), 2 * PROBABILITIES, None) == ""
     assert sb.Subject(network(), X, PROBABILITIES, task="regression").said == ()
+
+
+LINEAR = {
+    "NLLLoss": (CLASSES, nn.NLLLoss()),
+    "KLDivLoss": (PROBABILITIES, nn.KLDivLoss(reduction="batchmean")),
+    "beside logarithms": (
+        PROBABILITIES.log(),
+        nn.KLDivLoss(reduction="batchmean", log_target=True),
+    ),
+}
+
+
+@pytest.mark.parametrize(("targets", "loss"), LINEAR.values(), ids=LINEAR)
+def test_a_loss_that_is_linear_in_its_outputs_is_told_with_the_one_that_has_a_fisher_matrix(
+    targets, loss
+):
+    model = network(nn.LogSoftmax(1))
+    assert "its Gauss-Newton matrix of these outputs is zero" in both(model, targets, loss)
+    ours = sb.Subject(model, X, targets, loss=loss)
+    meant = targets.exp() if getattr(loss, "log_target", False) else targets
+    other = sb.Subject(model, X, meant, loss=nn.CrossEntropyLoss())
+    assert sb.measure(ours, "gauss_newton_trace").value == 0
+    assert sb.measure(other, "gauss_newton_trace").value > 0.1
+    hessians = [sb.measure(one, "hessian_trace").value for one in (ours, other)]
+    assert hessians[0] == pytest.approx(hessians[1], rel=1e-6)
