@@ -65,8 +65,8 @@ def check_outputs(
         again = "softmax" if entropy else "sigmoid"
         return (
             "the outputs are probabilities (none is negative, and they sum to 1 over the classes), and "
-            f"{name} takes them for logits, of which it takes the {again}: let the network return what it "
-            "takes the softmax of, if that is not meant"
+            f"{name} takes them for logits, of which it takes the {again}: let the network return "
+            f"{'their logarithms (log_softmax)' if entropy else 'its logits'}, if that is not meant"
         )
     if sigmoid:
         other = ", or give loss=torch.nn.BCELoss()" * isinstance(loss, nn.BCEWithLogitsLoss)

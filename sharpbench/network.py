@@ -398,10 +398,11 @@ class Network:
         self.flat = found.ndim == 1
         self._adapted = self.flat or raw is not found
         if any(id(p) in theirs for p in _leaves(found)):
+            by = "" if self.front is None else ", and in forward=… through the model it is given"
             raise InputError(
                 "the network's forward pass uses parameters by another way than `self` (a closure, a "
                 "lambda or a replaced method that names the network), so that a copy can't be measured: "
-                "reach them through `self`"
+                f"reach them through `self`{by}"
             )
         found = _as_matrix(None, None, found).detach()
         torch.manual_seed(0)

@@ -227,3 +227,18 @@ def test_a_metric_is_named_by_its_class_or_an_instance():
     stranger = type("Stranger", (ParameterNorm,), {"__module__": "__main__", "name": "stranger"})
     with pytest.raises(InputError, match="save it in a file"):
         _named(stranger, None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        (ParameterNorm, "the metric is the class ParameterNorm: give an instance"),
+        (["hessian_trace", "margin"], "got a list: call measure for each"),
+        (3, "got a int: "),
+        (None, "got a NoneType"),
+    ],
+)
+def test_what_is_no_metric_is_told(metric, told):
+    subject = sb.Subject(nn.Linear(3, 2), torch.randn(6, 3), torch.arange(6) % 2)
+    with pytest.raises(InputError, match=told):
+        sb.measure(subject, metric)

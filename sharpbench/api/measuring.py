@@ -50,10 +50,21 @@ def measure(
             raise TypeError("parameters go with a metric's name, not with an instance")
         chosen = metric
     else:
+        _check_name(metric)
         if "parameters_of" in parameters:
             parameters["parameters_of"] = _names(subject.model, parameters["parameters_of"])
         chosen = registered.create(metric, parameters)
     return chosen.checked_measure(subject, seed=seed)
+
+
+def _check_name(metric: Any) -> None:
+    """Raises InputError for what is no name of a metric."""
+    if isinstance(metric, type):
+        raise InputError(f"the metric is the class {metric.__name__}: give an instance of it")
+    if not isinstance(metric, str):
+        raise InputError(
+            f"a metric is one name, or an instance, got a {type(metric).__name__}: call measure for each"
+        )
 
 
 def by_layer(
