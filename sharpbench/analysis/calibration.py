@@ -43,18 +43,21 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``truth``: ``theory`` (with what it is of, where an implementation says to compute another figure than
     the metric's: PyHessian the eigenvalue of largest magnitude), ``all points`` (what the metric says of all
-    of them) or ``their mean`` (of the repetitions: the error is tested, a bias is not). ``n``: answers that
-    state the size of an error; ``covered``: the share whose 95% interval, widened by an iteration's bound,
-    holds the truth, with its 95% binomial interval ``low`` to ``high``; ``verdict``: ``holds`` if that share
-    lies in `BAND`, ``can't tell`` if its interval reaches it, else the errors are ``too small``, or the
-    interval ``covers more than it says``: wide, not wrong (a bound is no interval: what it adds to the share
-    doesn't count). ``untold``: answers that name a source of error without its size; where all do, the
-    verdict is ``states none``, and ``""`` where none has any error to state.
+    of them), ``their mean`` (of the repetitions: the error is tested, a bias is not) or ``none``, where some
+    of the repetitions have no answer, so that the mean of the others is of those that happened to have one.
+    ``n``: answers that state the size of an error, where there is a truth; ``covered``: the share whose 95%
+    interval, widened by an iteration's bound, holds the truth, with its 95% binomial interval ``low`` to
+    ``high``; ``verdict``: ``holds`` if that share lies in `BAND`, ``can't tell`` if its interval reaches it,
+    else the errors are ``too small``, or the interval ``covers more than it says``: wide, not wrong (a bound
+    is no interval: what it adds to the share doesn't count). ``untold``: answers that name a source of error
+    without its size; where all do, the verdict is ``states none``, and ``""`` where none has any error to
+    state, or there is no truth.
 
     ``claims``: answers of all points called converged (to a ``tolerance``) or exact where the truth is
     known; ``false`` of them, with the share's interval ``false_low`` to ``false_high``, and how large a
-    share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance; of a random
-    estimator if it exceeds 1.96 tolerances; of an exact answer if it is more than rounding. A random
+    share is ``allowed``. Of an iteration a claim is false if the error exceeds the tolerance, which is a part
+    of the truth unless the details have an ``absolute_tolerance``; of a random estimator if it exceeds 1.96
+    tolerances, and the bound that it states beside; of an exact answer if it is more than rounding. A random
     estimator that does not tell its error claims nothing.
     ``claim_verdict`` as above. ``beyond`` of ``bounded`` answers are further off than the bound that an
     iteration states, which it does with the mean ``chance`` to fail.
@@ -64,7 +67,9 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     answered = rows[rows["status"] == "ok"]
+    each = rows.groupby(["subject", "label"])["status"].transform(lambda s: bool((s == "ok").all()))
     own = answered.groupby(["subject", "label"])["value"].transform("mean")
+    own = own.where(each[answered.index].astype(bool))
     answered = answered.assign(truth=answered["expected"].where(answered["expected"].notna(), own))
     checked = pd.DataFrame(
         [_check(row) for row in answered.to_dict("records")], index=answered.index
@@ -79,7 +84,7 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
                 "name": group["name"].iloc[0],
                 "metric": metric,
                 "problem": problem,
-                "truth": "their mean" if _missing(source) else source,
+                "truth": _truth(group, source),
                 **_covered(group),
                 **_claims(group),
                 "failed": int(failed.get((metric, problem), 0)),
@@ -99,13 +104,14 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     )
     truth, parameters = row["truth"], row["parameters"]
     off = abs(measurement.value - truth)
-    rounding = ROUNDING[parameters.get("dtype", "float64")] * max(abs(truth), 1e-12)
+    scale = abs(measurement.value if _missing(truth) else truth)
+    rounding = ROUNDING[parameters.get("dtype", "float64")] * max(scale, 1e-12)
     bound, interval = measurement.error_bound, measurement.interval(STATED)
     # An error of zero is a claim to be exact.
     states = any(e.size is None or e.size > rounding for e in measurement.errors)
     told = states and interval is not None
     inside = unwidened = None
-    if told and interval is not None:
+    if told and interval is not None and not _missing(truth):
         unwidened = off <= interval[1] - measurement.value + rounding
         inside = unwidened or off <= interval[1] - measurement.value + (bound or 0.0) + rounding
     tolerance = parameters.get("tolerance")
@@ -116,9 +122,11 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
     silent = any(e.size is None and e.source != "other" for e in measurement.errors)
     to_tolerance = measurement.converged and tolerance is not None and not silent
     claim = of_all and known and (exact or to_tolerance)
+    details = row.get("details") or {}
     allowed = rounding
     if not exact and tolerance is not None:
-        allowed += tolerance * abs(truth) * (NORMAL if told else 1.0)
+        size = details.get("absolute_tolerance", tolerance * abs(truth))
+        allowed += size * NORMAL + (bound or 0.0) if told else size
     return {
         "inside": inside,
         "unwidened": unwidened,
@@ -127,9 +135,15 @@ def _check(row: dict[str, Any]) -> dict[str, Any]:
         "false": claim and off > allowed,
         "bounded": bound is not None and of_all and known and not states,
         "beyond": bound is not None and off > bound + rounding,
-        "chance": (row.get("details") or {}).get("failure_probability", 0.0),
+        "chance": details.get("failure_probability", 0.0),
         "random": claim and told,
     }
+
+
+def _truth(group: pd.DataFrame, source: Any) -> str:
+    if not _missing(source):
+        return str(source)
+    return "their mean" if group["truth"].notna().all() else "none"
 
 
 def _missing(value: Any) -> bool:
@@ -141,7 +155,7 @@ def _covered(group: pd.DataFrame) -> dict[str, Any]:
     n, k = len(told), int(told.sum())
     low, high = binomial_interval(k, n) if n else (math.nan, math.nan)
     share = k / n if n else math.nan
-    verdict = "states none" if group["untold"].any() else ""
+    verdict = "states none" if group["untold"].any() and group["truth"].notna().all() else ""
     if n:
         alone = float(group["unwidened"].dropna().astype(bool).mean())
         verdict = "too small" if share < BAND[0] else WIDE

@@ -370,8 +370,8 @@ class HessianSpectralDensity(_HessianMetric):
     ``width`` times the range of the spectrum. The standard error over the ``probes`` comes from the density
     itself, which tells the variance of a quadratic form in a probe, so that one probe has it too. It is no
     error of the steps, of which too few see no negative eigenvalue at all: ``error_bound`` says how far more
-    of them may move the figure for the very same probes (`SpectralDensity.below_zero`; ``converged``: at most
-    ``tolerance``). Of a part
+    of them may move the figure for the very same probes (`SpectralDensity.below_zero`). ``converged``: the
+    bound is at most ``tolerance``, and the probes' standard error, too. Of a part
     of the data the error's size is not known: its noise turns eigenvalues near zero negative, so that the
     share of a small trained network's eighth is 17 times that of all of its points, and lies further
     off than all parts of this size differ among themselves.
@@ -384,7 +384,7 @@ class HessianSpectralDensity(_HessianMetric):
     name = "hessian_spectral_density"
     title = "negative share of the Hessian's spectrum"
     unit = ""
-    version = 5
+    version = 6
     reference = "Ubaru, Chen & Saad (2017); arXiv:1901.10159"
 
     probes: int = 4
@@ -423,19 +423,17 @@ class HessianSpectralDensity(_HessianMetric):
         grid, height = density.curve(width=self.width)
         trace, trace_error = density.mean(density.nodes)
         bound = self._of_steps(density, operator.dimension, value, trace)
+        # Delta method for a ratio of means over the probes.
+        of_probes = quadrature_error(
+            density.weights,
+            sizes * ((density.nodes < 0).double() - value) / total.mean(),
+            operator.dimension,
+        )
         return Measurement(
             value=value,
-            errors=(
-                # Delta method for a ratio of means over the probes.
-                quadrature_error(
-                    density.weights,
-                    sizes * ((density.nodes < 0).double() - value) / total.mean(),
-                    operator.dimension,
-                ),
-                *untold_points(operator.samples, self._population(subject)),
-            ),
+            errors=(of_probes, *untold_points(operator.samples, self._population(subject))),
             error_bound=bound or None,
-            converged=bound <= self.tolerance,
+            converged=bound <= self.tolerance and (of_probes.size or 0.0) <= self.tolerance,
             samples=operator.samples,
             work=operator.work,
             details=with_checks(
@@ -445,6 +443,7 @@ class HessianSpectralDensity(_HessianMetric):
                     "density": [round(h, 8) for h in height],
                     "smallest_node": float(density.nodes.min()),
                     "largest_node": float(density.nodes.max()),
+                    "absolute_tolerance": self.tolerance,
                     "trace": trace * operator.dimension,
                     "trace_standard_error": None
                     if trace_error is None

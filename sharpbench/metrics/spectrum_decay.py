@@ -82,6 +82,11 @@ class HessianSpectrumDecay(ProductBudget, CurvatureMetric):
             samples=operator.samples,
             work=operator.work,
             details=with_checks(
-                operator, {"products": result.products, "eigenvalues": list(result.values)}
+                operator,
+                {
+                    "products": result.products,
+                    "eigenvalues": list(result.values),
+                    "absolute_tolerance": self.tolerance,
+                },
             ),
         )

@@ -30,7 +30,9 @@ __all__ = ["ProblemRun"]
 _EXACTLY, _NEAR = 1e-9, 1e-6
 """The tolerance with which all points are asked, and how near they have to be, to be taken for a truth."""
 
-_TOLD_OF_REPETITIONS = frozenset({"method", "why", "checks", "failure_probability"})
+_TOLD_OF_REPETITIONS = frozenset(
+    {"method", "why", "checks", "failure_probability", "absolute_tolerance"}
+)
 """Details that repetitions keep: curves and grids of all of them would be most of the file."""
 
 

@@ -151,3 +151,36 @@ def test_a_bound_beside_a_random_error_widens_the_interval():
 def test_other_suites_have_none():
     assert coverage(answers([1.0], [None], kind="problem")).empty
     assert stated_error_sentences(pd.DataFrame()) == []
+
+
+def test_a_tolerance_of_the_figure_itself_is_no_part_of_the_truth():
+    """A share of a hundredth, told to two hundredths by probes of which two standard errors are four."""
+    told = {
+        "parameters": {"tolerance": 0.05},
+        "details": {"absolute_tolerance": 0.05},
+        "expected": 0.01,
+        "error_bound": 0.02,
+    }
+    row = coverage(answers([0.12, 0.1, 0.13, 0.02], [(0.02, None)] * 4, **told)).iloc[0]
+    assert (row["claims"], row["false"]) == (4, 1)
+    relative = coverage(
+        answers(
+            [0.0105, 0.0119], [(0.02, None)] * 2, **(told | {"details": None, "error_bound": None})
+        )
+    ).iloc[0]
+    assert (relative["claims"], relative["false"]) == (2, 1)
+
+
+def test_answers_that_happen_to_be_there_have_no_mean_to_be_held_to():
+    frame = pd.concat(
+        [
+            answers([9.0, 11.0], [(0.1, None), (None, None)], expected=None, expected_from=None),
+            answers([None], [None], status="failed", expected=None, expected_from=None),
+        ],
+        ignore_index=True,
+    )
+    table = coverage(frame)
+    row = table.iloc[0]
+    assert (row["truth"], row["n"], row["answers"], row["failed"]) == ("none", 0, 2, 1)
+    assert (row["verdict"], row["claims"]) == ("", 0)
+    assert stated_error_sentences(table) == []
