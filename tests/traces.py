@@ -135,6 +135,8 @@ def _children() -> dict[str, bool]:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")[:200]
             except OSError:
                 continue
+            if not words:  # it is ending, and has no memory any more
+                continue
             if state != "Z" and b"multiprocessing." not in words and b"/ray/" not in words:
                 found[f"{pid} {words.decode(errors='replace')}"] = True
     return found
