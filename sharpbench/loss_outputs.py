@@ -17,7 +17,7 @@ from sharpbench.loss import (
     labels_of,
 )
 
-__all__ = ["check_outputs"]
+__all__ = ["are_probabilities", "check_outputs"]
 
 _OFF_ONE = 0.05
 """By how much ln Σ exp of logarithms of probabilities may miss 0: in bfloat16 they do."""
@@ -61,7 +61,7 @@ def check_outputs(
     if not entropy and labels_of(loss) is None:
         return ""
     name = "cross-entropy" if entropy else type(loss).__name__
-    if each is not None and _are_probabilities(each):
+    if each is not None and are_probabilities(each):
         again = "softmax" if entropy else "sigmoid"
         return (
             "the outputs are probabilities (none is negative, and they sum to 1 over the classes), and "
@@ -137,7 +137,8 @@ def _of_logarithms(loss: Any, outputs: Tensor, axes: list[int], since: str) -> s
     )
 
 
-def _are_probabilities(each: Tensor) -> bool:
+def are_probabilities(each: Tensor) -> bool:
+    """Whether each row (N, C) can be nothing else: none is negative, and they sum to 1."""
     return float(each.min()) >= 0 and _sum_to_one(each, 1)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sharpbench.errors import InputError
 from sharpbench.loss import Reads, Task, reads
+from sharpbench.loss_outputs import are_probabilities
 from sharpbench.nest import from_array, unusual
 
 __all__ = [
@@ -197,7 +198,7 @@ def soft_labels(targets: Tensor) -> str:
     """What a reader must know where real targets (N, C), taken as they are, are probabilities of classes."""
     if not targets.is_floating_point() or targets.ndim != 2 or targets.shape[1] < 2:
         return ""
-    if float(targets.min()) < 0 or bool(((targets.double().sum(1) - 1).abs() > 1e-3).any()):
+    if not are_probabilities(targets):
         return ""
     return (
         "the targets are probabilities (none is negative, and each sample's sum to 1), and are compared by ½ "

@@ -66,10 +66,10 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["kind"] == "calibration"]
     if rows.empty:
         return pd.DataFrame()
-    answered = rows[rows["status"] == "ok"]
-    each = rows.groupby(["subject", "label"])["status"].transform(lambda s: bool((s == "ok").all()))
-    own = answered.groupby(["subject", "label"])["value"].transform("mean")
-    own = own.where(each[answered.index].astype(bool))
+    ok = rows["status"] == "ok"
+    answered = rows[ok]
+    every = ok.groupby([rows["subject"], rows["label"]]).transform("all")
+    own = answered.groupby(["subject", "label"])["value"].transform("mean").where(every[ok])
     answered = answered.assign(truth=answered["expected"].where(answered["expected"].notna(), own))
     checked = pd.DataFrame(
         [_check(row) for row in answered.to_dict("records")], index=answered.index
