@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sharpbench"
 FLOORS = (
     (
         "errors",
+        "beside",
         "allocator",
         "version",
         "seeds",

@@ -15,7 +15,6 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from typing import IO, Literal
 
 import numpy as np
 
+from sharpbench.beside import written_beside
 from sharpbench.datasets import datasets
 from sharpbench.errors import DataUnavailable, InputError, first_line, guarded, nearest_names
 
@@ -220,12 +220,8 @@ def _install(files: FileSet, found: Path, target: Path) -> None:
         verified[name] = data
     target.mkdir(parents=True, exist_ok=True)
     for name, data in verified.items():
-        partial = target / f"{name}.{uuid.uuid4().hex}.partial"  # another process may do the same
-        try:
+        with written_beside(target / name) as partial:
             partial.write_bytes(data)
-            os.replace(partial, target / name)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _read_file(folder: Path, name: str, subfolder: str, size: int) -> bytes:

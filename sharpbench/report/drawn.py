@@ -7,7 +7,6 @@ import hashlib
 import pickle
 import platform
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -18,6 +17,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.font_manager import FontProperties, findfont
 
+from sharpbench.beside import written_beside
 from sharpbench.report.sections import Picture
 from sharpbench.report.svg import figure_style, to_svg
 from sharpbench.results.disk import read_file
@@ -83,9 +83,8 @@ class Drawings:
     def _write(self, key: str, svg: Markup) -> None:
         with suppress(OSError):  # it is drawn again
             self._folder.mkdir(parents=True, exist_ok=True)
-            partial = self._folder / f"{key}.{uuid.uuid4().hex}.partial"
-            partial.write_text(f"{_sha256(key + svg)}\n{svg}", "utf-8")
-            partial.replace(self._folder / f"{key}.svg")
+            with written_beside(self._folder / f"{key}.svg") as partial:
+                partial.write_text(f"{_sha256(key + svg)}\n{svg}", "utf-8")
 
 
 @contextmanager

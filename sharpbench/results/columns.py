@@ -19,7 +19,6 @@ import json
 import os
 import stat
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharpbench.beside import written_beside
 from sharpbench.results.checksum import Damaged
 from sharpbench.results.definitions import digest_of
 from sharpbench.results.disk import clear, read_file, set_aside
@@ -586,17 +586,12 @@ class Columns:
         return name
 
     def _put(self, name: str, content: bytes) -> None:
-        partial = self._folder / f"{uuid.uuid4().hex}.partial"
-        try:
+        with written_beside(self._folder / name) as partial:
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             self._clear(name)
-            os.replace(partial, self._folder / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
 
     def _clear(self, name: str) -> None:
         clear(self._folder / name, self._root / "damaged", ".columns")

@@ -7,11 +7,11 @@ import math
 import os
 import re
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sharpbench.beside import written_beside
 from sharpbench.results.checksum import Damaged
 
 __all__ = [
@@ -72,20 +72,14 @@ def fault_of(path: Path) -> str | None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is on the disk, whole, when this returns; what stood there stays until then."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # `sweep_partials` knows it
-    try:
-        with named_in_errors(path), partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with written_beside(path) as partial, named_in_errors(path), partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sweep_partials(folder: Path, *, before: float = math.inf) -> None:
-    """Remove from ``folder`` what a killed `write_atomically` left there: nothing names it, and it grows.
+    """Remove from ``folder`` what a killed `written_beside` left there: nothing names it, and it grows.
 
     ``before``: only what was last written to earlier than that, in seconds of the file system's clock, where
     somebody else may be writing. What can't be removed stays.

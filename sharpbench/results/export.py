@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharpbench.beside import written_beside
 from sharpbench.errors import InputError
 from sharpbench.results.nested import NestedArray
 from sharpbench.results.spreadsheet import without_formulas
@@ -29,11 +29,11 @@ def write_table(frames: pd.DataFrame | Iterable[pd.DataFrame], target: Path) -> 
     if target.suffix not in {".parquet", ".csv"}:
         raise InputError(f"{target}: the file must end in .parquet or .csv")
     pieces = [frames] if isinstance(frames, pd.DataFrame) else frames
-    partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")  # of this export alone
     write = _write_parquet if target.suffix == ".parquet" else _write_csv
+    partial: Path | None = None
     try:
-        rows = write(map(_flat, pieces), partial)
-        partial.replace(target)
+        with written_beside(target) as partial:
+            return write(map(_flat, pieces), partial)
     except OSError as error:
         if error.errno and error.filename in (
             None,
@@ -42,9 +42,6 @@ def write_table(frames: pd.DataFrame | Iterable[pd.DataFrame], target: Path) -> 
         ):  # which nobody asked for
             raise OSError(error.errno, error.strerror, str(target)) from None
         raise
-    finally:
-        partial.unlink(missing_ok=True)
-    return rows
 
 
 def _write_parquet(pieces: Iterable[pd.DataFrame], path: Path) -> int:

@@ -71,7 +71,7 @@ def test_what_is_reached_in_other_folders_counts():
         ("reading", "def read_stored(", "\n\ndef read_stored(\n    "),
         ("record", "What a reader calls the metric", "How a reader calls the metric"),
         ("keys", "_SEEDING = 2", "_SEEDING = 3"),
-        ("disk", "os.replace(partial, path)", "os.rename(partial, path)"),
+        ("disk", "os.fsync(file.fileno())", "os.fdatasync(file.fileno())"),
         ("columns", "_ROWS = 50_000", "_ROWS = 40_000"),
     ],
 )
