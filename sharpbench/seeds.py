@@ -1,7 +1,8 @@
 """Random seeds derived from a base seed and the axes that should share randomness.
 
 Nothing in sharpbench draws from global random state: a figure depends on its own derived seed alone,
-whatever the order of the work or the number of workers.
+whatever the order of the work or the number of workers. Where a plug-in or a user's own function does,
+that state begins at a derived seed, too.
 """
 
 from __future__ import annotations

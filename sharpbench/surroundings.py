@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Surroundings", "restored"]
+__all__ = ["Surroundings", "restored", "seeded"]
 
 
 class _Part(NamedTuple):
@@ -36,8 +36,7 @@ class Surroundings:
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
-        parts = [*_PARTS, *(_cuda(device) if device is not None and device.type == "cuda" else ())]
-        self._before = [(part, part.read()) for part in parts]
+        self._before = [(part, part.read()) for part in [*_random(device), *_PARTS]]
 
     def restore(self) -> list[str]:
         """Bring back what is not as it was; what that is, in words."""
@@ -59,14 +58,35 @@ def restored() -> Iterator[None]:
         surroundings.restore()
 
 
-def _cuda(device: torch.device) -> list[_Part]:
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The global random states of torch, numpy and Python begin at ``seed``, and are as they were afterwards.
+
+    Each process seeds them anew: what draws from them would have other numbers in every run.
+    """
+    before = [(part, part.read()) for part in _random(device)]
+    torch.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002  (the state that others draw from)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        for part, state in before:
+            part.write(state)
+
+
+def _random(device: torch.device | None) -> list[_Part]:
+    """The global random states, of a GPU too if that is the device."""
+    if device is None or device.type != "cuda":
+        return _RANDOM
     return [
+        *_RANDOM,
         _Part(
             "torch's global random state on the GPU",
             lambda: torch.cuda.get_rng_state(device),
             lambda state: torch.cuda.set_rng_state(state, device),
             torch.equal,
-        )
+        ),
     ]
 
 
@@ -174,7 +194,7 @@ def _set_functions(before: list[list[Any]]) -> None:
                 setattr(space, name, function)
 
 
-_PARTS = [
+_RANDOM = [
     _Part(
         "torch's global random state",
         torch.get_rng_state,
@@ -185,6 +205,9 @@ _PARTS = [
         "numpy's global random state", np.random.get_state, np.random.set_state, _same_numpy_state
     ),
     _Part("Python's global random state", random.getstate, random.setstate),
+]
+
+_PARTS = [
     _Part("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     _Part("torch's default device", torch.get_default_device, _set_device),
     _Part("torch's gradient mode", torch.is_grad_enabled, torch.set_grad_enabled),

@@ -21,7 +21,7 @@ from sharpbench.errors import InputError
 from sharpbench.results.checksum import Damaged, json_object, sealed
 from sharpbench.results.disk import clear, fault_of, named_in_errors, read_file
 
-__all__ = ["Claim", "ClaimLost", "claimed"]
+__all__ = ["Claim", "ClaimLost", "claimed", "deleted_meanwhile"]
 
 LEASE = 60.0
 """Seconds without a sign of life after which the claim of another machine counts as left behind."""
@@ -37,6 +37,12 @@ _DRAFT = re.compile(r"\.[0-9a-f]{32}")
 
 class ClaimLost(InputError):
     """The folder that this process writes to isn't its own any more: deleted, or taken over."""
+
+
+def deleted_meanwhile(path: Path, others: int = 0) -> str:
+    """What a run says of a folder of its results that is gone, and of so many others."""
+    more = f", and so {'were' if others > 1 else 'was'} {others} more" if others else ""
+    return f"{path} was deleted while the run wrote to it{more}; run again, and what is missing is done again"
 
 
 class Claim:
@@ -62,10 +68,7 @@ class Claim:
         """Raises ClaimLost if the claim is another's by now: nothing may be written then."""
         found = _content(self.path)
         if found is None:
-            raise ClaimLost(
-                f"{self.path.parent} was deleted while it was written to; run again, and what is missing is "
-                "done again"
-            )
+            raise ClaimLost(deleted_meanwhile(self.path.parent))
         if found != self._mine:
             raise ClaimLost(
                 f"{self.path.parent} was taken over by another process, since this one gave no sign of "

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpbench.errors import InputError, LeftOutWarning, first_line, nearest_names
 from sharpbench.results.checksum import Damaged, json_object, sealed
-from sharpbench.results.claim import Claim, claimed
+from sharpbench.results.claim import Claim, claimed, deleted_meanwhile
 from sharpbench.results.coded import SORTS, stored_columns, wanted_rows
 from sharpbench.results.columns import Columns, Content, Rows
 from sharpbench.results.description import ANSWERED, FOLDER_NAME, SCHEMA
@@ -219,7 +219,7 @@ class SubjectFolder:
         except FileNotFoundError:
             if self.path.is_dir():
                 raise
-            raise _deleted(self.path) from None
+            raise InputError(deleted_meanwhile(self.path)) from None
 
     def files(self) -> dict[str, bytes]:
         """The bytes of the three files, as far as they are there: to be taken to another machine."""
@@ -526,7 +526,7 @@ class ResultsStore:
     def check_held(self) -> None:
         """Raises InputError if the folder that a run holds was deleted, or another put in its place."""
         if self._held is not None and self._held != _identity(self.root / ".lock"):
-            raise _deleted(self.root)
+            raise InputError(deleted_meanwhile(self.root))
 
     def check_recorded(self, recorded: Mapping[str, int]) -> None:
         """Raises InputError unless each subject, by its key, has so many bytes of records still."""
@@ -543,14 +543,7 @@ class ResultsStore:
                 if gone(folder, bytes_then):
                     missing.append(folder.path)
         if missing:
-            raise _deleted(missing[0], len(missing) - 1)
-
-
-def _deleted(path: Path, others: int = 0) -> InputError:
-    more = f", and so {'were' if others > 1 else 'was'} {others} more" if others else ""
-    return InputError(
-        f"{path} was deleted while the run wrote to it{more}; run again, and what is missing is done again"
-    )
+            raise InputError(deleted_meanwhile(missing[0], len(missing) - 1))
 
 
 def load_records(

@@ -29,10 +29,11 @@ from sharpbench.metrics.base import torch_dtype
 from sharpbench.registry import SOURCE_HASH
 from sharpbench.results.record import Kind, Record
 from sharpbench.results.store import SubjectFolder
+from sharpbench.seeds import derive_seed
 from sharpbench.subject import Subject
 from sharpbench.suite.limits import time_limit
 from sharpbench.suite.task import Doing, Notify, Step, SubjectOutcome, SubjectTask, Watch, failure
-from sharpbench.surroundings import restored
+from sharpbench.surroundings import restored, seeded
 
 __all__ = ["Draft", "Run", "asked_record", "check_answer", "explain", "meaning", "told_of"]
 
@@ -84,7 +85,8 @@ class Run:
 
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
-        """Inside, a plug-in does something: who watches this process knows what, and for how long.
+        """Inside, a plug-in does something: who watches this process knows what, and for how long, and global
+        random states begin at a seed of the step.
 
         Raises, in place of the block, WorkerDied or TimeLimitExceeded for a step that ended processes
         before; inside it, TimeLimitExceeded after its time.
@@ -96,10 +98,17 @@ class Run:
         # What a plug-in leaves changed behind is brought back before anything else is done.
         left_as_found = restored() if around is None else nullcontext()
         try:
-            with guarded(), left_as_found, time_limit(step.seconds, step.what):
+            with guarded(), left_as_found, self._seeded(step), time_limit(step.seconds, step.what):
                 yield
         finally:
             self._at(around)
+
+    def _seeded(self, step: Step) -> AbstractContextManager[None]:
+        """What draws from a global random state has the same numbers in every run, too; data, on which
+        networks are compared, are those of all networks of one data seed."""
+        seeds = self.task.subject.seeds
+        others = () if step.key == "data" else (seeds.initialization, seeds.training)
+        return seeded(derive_seed(seeds.data, "global", step.key, *others), self.device)
 
     def _at(self, step: Step | None) -> None:
         self._step = step

@@ -1,10 +1,17 @@
 """Seeds by stream, on networks that are really trained."""
 
+import random
+
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from sharpbench.datasets import datasets
+from sharpbench.metrics import metrics
+from sharpbench.problems import problems
 from sharpbench.results.store import ResultsStore, load_records
-from tests.suite.test_run import run
+from tests.suite.test_run import figures, run
 
 SUITE = """
 name = "streams"
@@ -77,3 +84,123 @@ def test_records_carry_every_seed_and_are_blocked_by_that_of_the_data(trained):
     timed = trained[trained["timed"] > 0]
     assert (timed[[f"seed.{s}" for s in STREAMS]] == 0).all().all()
     assert len(timed) == 2
+
+
+DRAWING = '''
+"""What draws from the generators that a whole process shares."""
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from sharpbench.datasets import Dataset
+from sharpbench.measurement import Measurement
+from sharpbench.metrics.base import Metric
+from sharpbench.problems.base import Problem
+from sharpbench.subject import Splits, Subject
+
+
+def network():
+    return nn.Linear(3, 2)
+
+
+def batches():
+    return [(torch.randn(6, 3), torch.randint(0, 2, (6,)))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Dataset):
+    """Points around zero, from numpy's generator."""
+    name = "drawn_globally"
+
+    def clean(self, root, *, seed):
+        x = torch.as_tensor(np.random.normal(size=(8, 1)), dtype=torch.float32)
+        return Splits(x, 2 * x, x, x, 1, "regression")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Problem):
+    """A linear function whose shift is from Python's generator."""
+    name = title = "shifted_globally"
+
+    def subject(self, *, seed):
+        layer = nn.Linear(2, 1)
+        nn.init.constant_(layer.bias, random.random())
+        return Subject(layer, torch.ones(3, 2), torch.zeros(3, 1))
+
+
+@dataclass(frozen=True)
+class Norm(Metric):
+    """Sum of the squared weights and inputs."""
+    name, title, unit, space = "norm_of_drawn", "norm", "", "parameter"
+
+    def measure(self, subject, *, seed):
+        held = [p.detach() for p in subject.model.parameters()] + [subject.inputs]
+        return Measurement(sum(float(p.square().sum()) for p in held), samples=1)
+'''
+
+DRAWN_SUITE = """
+name = "drawn"
+seeds = { data = [0, 1], initialization = [0], training = [0, 1] }
+plugins = ["drawing.py"]
+
+[[subjects]]
+dataset = { name = "drawn_globally" }
+model   = { name = "mlp", widths = [4] }
+recipe  = { name = "sgd", epochs = 1, lr = 1e-300 }
+
+[[networks]]
+model = "drawing:network"
+data = "drawing:batches"
+seed = 3
+
+[[problems]]
+problem = { name = "shifted_globally" }
+metrics = [{ name = "norm_of_drawn" }]
+seeds = [0, 1]
+
+[[metrics]]
+name = "norm_of_drawn"
+
+[cost]
+repeats = 0
+"""
+
+
+@pytest.fixture
+def forgotten():
+    """Afterwards the plug-ins of this test are unknown again."""
+    yield
+    datasets.forget("drawn_globally")
+    problems.forget("shifted_globally")
+    metrics.forget("norm_of_drawn")
+
+
+def test_what_draws_from_a_global_generator_has_the_same_numbers_in_every_run(
+    users_folder, forgotten
+):
+    folder = users_folder({"drawing.py": DRAWING, "drawn.toml": DRAWN_SUITE})
+    suite = folder / "drawn.toml"
+    found = []
+    for workers, results in ((1, "one"), (2, "two")):
+        torch.seed()
+        np.random.seed()  # noqa: NPY002  (the state that is asked about)
+        random.seed()
+        state = torch.get_rng_state(), random.getstate()
+        run(suite, folder / results, workers)
+        assert torch.equal(torch.get_rng_state(), state[0])
+        assert random.getstate() == state[1]
+        found.append(figures(folder / results))
+    assert found[0] == found[1]
+    frame = load_records(folder / "one", suite="drawn")
+    asked = frame[frame["label"] == "norm_of_drawn"]
+    assert (asked["status"] == "ok").all(), asked["reason"].tolist()
+    assert asked.groupby("kind")["value"].nunique().to_dict() == {"measurement": 3, "problem": 2}
+    # Networks of one data seed have the same data, whatever else is drawn for them.
+    trained = asked[asked["dataset"] == "drawn_globally"]
+    assert len(trained) == 4
+    assert trained.groupby("seed.data")["value"].nunique().tolist() == [1, 1]
+    outcomes, _ = run(suite, folder / "one")
+    assert [o.measured for o in outcomes] == [0] * len(outcomes)
