@@ -356,6 +356,19 @@ def test_scenarios_of_known_truth(name):
     check_scenario(name, 5)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_figure_that_the_hyperparameters_determine_adds_nothing(seed):
+    """Numbers of parameters: what is left of them is small where it is fitted, and may be large elsewhere."""
+    rng = numpy_generator(seed)
+    population = grid([2, 2, 2, 2, 3], 3, model_axes=2)
+    known = rng.permutation(np.unique(population.configurations))[:30]
+    number = np.array([[650.0, 1386.0], [1290.0, 3402.0]])[tuple(population.settings.T[:2])]
+    target = effects(population, rng, seed_sd=0.3) + rng.normal(size=population.size)
+    target[~np.isin(population.configurations, known)] = np.nan
+    found = increment(population, number, target).share
+    assert max(abs(found.low), abs(found.high)) < 0.02
+
+
 @pytest.mark.endurance
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_of_known_truth_many_times(name):

@@ -18,6 +18,9 @@ __all__ = ["Increment", "from_hyperparameters", "increment", "noisy_oracle"]
 
 _FOLDS = 5
 _PENALTIES = np.logspace(-2, 3, 11)
+_SLOPE_PENALTY = 1.0
+"""Ridge for the slope on what is left of a figure: a score moves the target's by about as much, at most. Of a
+figure that the hyperparameters determine only a misfit is left, and without it any slope would fit that."""
 
 
 def noisy_oracle(population: Population, y: np.ndarray, size: float) -> np.ndarray:
@@ -75,11 +78,11 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
 
     Both are taken as normal scores, the normal quantiles of their ranks, so that neither's scale matters and
     sums of effects stay sums. What ridge regressions on the axes one-hot, all their pairs and the data seed
-    leave of ``y`` is regressed on what they leave of ``x``: a figure that says nothing beyond the
-    hyperparameters leaves noise. Cross-fitted in five folds of whole configurations: scores, regressions and
-    slope are those of the other folds, and within them what is left is that of a configuration that was left
-    out. The error is taken over the configurations and over the data seeds, and the larger one stands. None
-    for fewer than ten configurations.
+    leave of ``y`` is regressed on what they leave of ``x``, by a ridge regression as well: a figure that says
+    nothing beyond the hyperparameters leaves noise. Cross-fitted in five folds of whole configurations:
+    scores, regressions and slope are those of the other folds, and within them what is left is that of a
+    configuration that was left out. The error is taken over the configurations and over the data seeds, and
+    the larger one stands. None for fewer than ten configurations.
     """
     there = np.isfinite(x) & np.isfinite(y)
     configuration = population.configurations[there]
@@ -93,8 +96,7 @@ def increment(population: Population, x: np.ndarray, y: np.ndarray) -> Increment
     alone, together = np.empty(len(data)), np.empty(len(data))
     for fold, (known, unknown) in zip(folds, of_target, strict=True):
         own, other = fold.left(x[there])
-        size = float(own @ own)
-        slope = float(own @ known) / size if size > 0 else 0.0
+        slope = float(own @ known) / (float(own @ own) + _SLOPE_PENALTY)
         alone[fold.test] = unknown
         together[fold.test] = unknown - slope * other
     gain = alone**2 - together**2
