@@ -215,7 +215,7 @@ def _association_heatmap(table: pd.DataFrame) -> Figure:
     metrics = list(dict.fromkeys(table["metric"]))
     targets = list(dict.fromkeys(table["target_title"]))
     figure, axes = plt.subplots(
-        1, 2, figsize=(4.7 + 1.15 * len(targets), 1.3 + 0.48 * len(metrics)), sharey=True
+        1, 2, figsize=(4.7 + 1.15 * len(targets), 1.3 + 0.48 * max(len(metrics), 2)), sharey=True
     )
     for axis, which, title in (
         (axes[0], "pooled", "pooled over all networks"),
