@@ -59,6 +59,12 @@ def tensor_of(raw: Any, *, first: bool = False) -> Tensor:
             found = next((one for one in parts if isinstance(one, nests) or one.ndim), None)
         if is_tensor_like(found):
             return found
+        there = [(path, leaf) for path, leaf in leaves(raw) if is_tensor_like(leaf)]
+        if len(there) == 1 and not there[0][1].ndim:
+            raise InputError(
+                f"the network returned one number, its loss ({described(raw)}), and no outputs: give a loss "
+                f"of the model and the batch, loss=lambda model, batch: model(…){written(raw, there[0][0])}"
+            )
         raise InputError(
             f"the network returned a {type(raw).__name__} ({described(raw)}), and which of it are the "
             f"outputs can't be told: give forward=lambda model, batch: model(…){_first_of(raw)}, or another "

@@ -1102,6 +1102,10 @@ class Returns(nn.Module):
         (lambda z: {"a": z, "b": z}, r"a float32 \(4, 2\), b float32.*forward=lambda"),
         (lambda z: {"size": z.sum(), "a": z, "b": z}, r"model\(…\)\['a'\]"),
         (lambda z: ((z.sum(), z), z), r"model\(…\)\[0\]\[1\]"),
+        (
+            lambda z: {"loss": z.mean()},
+            r"no outputs: give a loss of the model.*model\(…\)\['loss'\]",
+        ),
         (lambda z: Scored(z, z), r"model\(…\)\.scores, or another"),
         (lambda z: z.mT, r"\(2, 4\) for targets \(4,\)"),
         (lambda z: z.mean(), r"the shape \(\) for targets"),
