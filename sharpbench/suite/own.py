@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from sharpbench.subject import Splits, Subject
 from sharpbench.suite.asking import check_answer, explain
 from sharpbench.suite.changing import changed
 from sharpbench.suite.given import Given, Words
+from sharpbench.surroundings import seeded
 
 __all__ = [
     "answer_of",
@@ -58,19 +59,25 @@ def own_subject(
 ) -> Subject:
     """The network on the data that are named; datasets are found under ``data``.
 
-    ``words``: those of who named them; ``dataset``: the one that is named, if it has been made.
+    What draws from a global random state has the same numbers for the same ``seed``, the data whatever the
+    network is. ``words``: those of who named them; ``dataset``: the one that is named, if it has been made.
 
     Raises InputError that says what is wrong with one of them, DataUnavailable for missing files.
     """
     if fault := given.fault(words):
         raise InputError(fault)
+
+    def drawn(what: str) -> AbstractContextManager[None]:
+        return seeded(derive_seed(seed, "global", what), torch.device(device))
+
     splits = None
     if given.dataset is not None:
         named = dict(given.dataset)
         made = dataset or datasets.create(named.pop("name"), named)
-        splits = _splits(made, words, seed, device, data)
+        with drawn("data"):
+            splits = _splits(made, words, seed, device, data)
     called = words.named("model", given.model)
-    with _told_apart(called, words):
+    with _told_apart(called, words), drawn("network"):
         network = load_network(given.model, given.weights, called=called)
     try:
         network = network.to(device)
@@ -78,7 +85,7 @@ def own_subject(
         raise InputError(f"the network can't be moved to {device}: {first_line(error)}") from error
     loss = None if given.loss is None else _loss(given.loss, words)
     forward = None if given.forward is None else _named("forward", given.forward, words)
-    with _told_apart("the network or its data", words):
+    with _told_apart("the network or its data", words), drawn("data"):
         reads_batches = given.told("forward", "normaliser", "differentiate")
         if splits is not None and not reads_batches:
             train = splits.train_inputs, splits.train_targets

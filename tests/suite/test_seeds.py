@@ -1,5 +1,6 @@
 """Seeds by stream, on networks that are really trained."""
 
+import json
 import random
 
 import numpy as np
@@ -11,6 +12,7 @@ from sharpbench.datasets import datasets
 from sharpbench.metrics import metrics
 from sharpbench.problems import problems
 from sharpbench.results.store import ResultsStore, load_records
+from tests.cli.command import in_process
 from tests.suite.test_run import figures, run
 
 SUITE = """
@@ -204,3 +206,18 @@ def test_what_draws_from_a_global_generator_has_the_same_numbers_in_every_run(
     assert trained.groupby("seed.data")["value"].nunique().tolist() == [1, 1]
     outcomes, _ = run(suite, folder / "one")
     assert [o.measured for o in outcomes] == [0] * len(outcomes)
+
+
+def test_a_network_of_ones_own_that_draws_has_the_same_figure_at_every_door(
+    users_folder, capsys, monkeypatch
+):
+    users_folder({"drawing.py": DRAWING})
+    asked = ["measure", "--model", "drawing:network", "--data", "drawing:batches"]
+    asked += ["--metric", "gradient_norm", "--json"]
+    found = []
+    for more in ([], [], ["--output", "own"], ["--seed", "1"]):
+        torch.seed()
+        told = in_process(capsys, monkeypatch, *asked, *more)
+        assert told.code == 0, told.err
+        found.append(json.loads(told.out.splitlines()[0])["value"])
+    assert found[0] == found[1] == found[2] != found[3]
