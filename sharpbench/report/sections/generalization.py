@@ -260,9 +260,11 @@ def _scores_figure(rows: list[Score]) -> Figure:
     ):
         axis.set_xlabel(label)
         axis.set_xlim(low, high)
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1] if low < -1 else [0, 0.25, 0.5, 0.75, 1])
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}".replace("-", "−"))
         axis.grid(axis="y", linewidth=0.3)
     axes[0].set_yticks(range(len(rows)), names)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.3, -1)
     _explained(figure, rows)
     return figure
 
