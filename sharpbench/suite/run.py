@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from sharpbench.allocator import keep_freed_memory
 from sharpbench.errors import InputError
@@ -56,7 +57,8 @@ def run_subject(
 
 @contextmanager
 def _settings(task: SubjectTask) -> Iterator[None]:
-    """What decides the order of sums belongs to the suite: the thread count, on CUDA the algorithms."""
+    """What decides the order of sums belongs to the suite: the thread count, torch's and that of numpy's and
+    scipy's linear algebra, on CUDA the algorithms."""
     keep_freed_memory()
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -65,7 +67,8 @@ def _settings(task: SubjectTask) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield
+        with threadpool_limits(task.plan.threads, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
         if torch.are_deterministic_algorithms_enabled() != deterministic:

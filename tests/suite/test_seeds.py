@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from sharpbench.datasets import datasets
 from sharpbench.metrics import metrics
@@ -95,6 +96,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from sharpbench.datasets import Dataset
@@ -221,3 +223,41 @@ def test_a_network_of_ones_own_that_draws_has_the_same_figure_at_every_door(
         assert told.code == 0, told.err
         found.append(json.loads(told.out.splitlines()[0])["value"])
     assert found[0] == found[1] == found[2] != found[3]
+
+
+ASKING = '''
+"""Asks in how many parts numpy and scipy share out a product of matrices."""
+from dataclasses import dataclass
+
+from threadpoolctl import threadpool_info
+
+from sharpbench.measurement import Measurement
+from sharpbench.metrics.base import Metric
+
+
+@dataclass(frozen=True)
+class Threads(Metric):
+    """The largest number of threads of a library of linear algebra."""
+    name, title, unit, space = "threads_of_algebra", "threads", "", "function"
+
+    def measure(self, subject, *, seed):
+        found = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        return Measurement(float(max(found)), samples=1)
+'''
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sums_of_linear_algebra_have_the_order_that_the_suite_says(users_folder, threads):
+    """Whatever the environment says, a product is shared out among as many threads in every run."""
+    text = SUITE.replace("seeds = {", f"threads = {threads}\nseeds = {{").replace("[0, 1]", "[0]")
+    text = text.replace('name = "margin"\nsamples = 20', 'name = "threads_of_algebra"')
+    text = text.replace("title =", 'plugins = ["asking.py"]\ntitle =')
+    folder = users_folder({"asking.py": ASKING, "streams.toml": text})
+    try:
+        with threadpool_limits(3 - threads, user_api="blas"):
+            run(folder / "streams.toml", folder / "results")
+        frame = load_records(folder / "results", suite="streams")
+        found = frame[frame["label"] == "threads_of_algebra"]["value"]
+        assert found.tolist() == [threads] * 2
+    finally:
+        metrics.forget("threads_of_algebra")
