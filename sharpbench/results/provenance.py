@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 
 from sharpbench.version import __version__
 
-__all__ = ["collect", "git_state", "new_run_id"]
+__all__ = ["collect", "git_state", "new_run_id", "run_on_node", "same_run"]
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "pyhessian", "safetensors")
 _VARIABLES = (
@@ -25,11 +26,25 @@ _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )
 
+_ON_NODE = re.compile(r"^(\d{8}T\d{6}\.\d{6}-\d+)-[0-9a-f]{8}$")
+
 
 def new_run_id() -> str:
     """A name for a run that sorts by time and does not repeat on one machine, nor in one process."""
     now = datetime.datetime.now(datetime.UTC)
     return f"{now:%Y%m%dT%H%M%S.%f}-{os.getpid()}"
+
+
+def run_on_node(run: str, node: str) -> str:
+    """What a run is called on a node of a cluster, whose figures have its provenance."""
+    return f"{run}-{node[:8]}"
+
+
+def same_run(one: str | None, other: str | None) -> bool:
+    """Whether two names are of one run, whichever its nodes."""
+    if one is None or other is None:
+        return False
+    return one == other or _ON_NODE.sub(r"\1", one) == _ON_NODE.sub(r"\1", other)
 
 
 def collect(

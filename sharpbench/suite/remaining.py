@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sharpbench.results.description import ANSWERED, FOLDER_NAME
+from sharpbench.results.provenance import same_run
 from sharpbench.results.record import FINAL, Record
 from sharpbench.results.store import SubjectFolder
 from sharpbench.suite.outline import AnyPlan, SubjectLike
@@ -48,10 +49,10 @@ def remaining(
     """What is missing, or was ended by an error or a time-out and is tried again.
 
     Reads the folder and nothing else. A training that diverged is an answer: it leaves nothing to do.
-    What failed in ``run``, which goes on in another process, is left to the next one.
+    What failed in ``run``, which goes on in another process or on another node, is left to the next one.
     """
     stored = folder.load()
-    final = [r for r in stored.records if r.status in FINAL or r.run == run]
+    final = [r for r in stored.records if r.status in FINAL or same_run(r.run, run)]
     questions = {r.plan_key: r for r in final if r.kind in QUESTIONS}
     left = left_of(
         plan,
@@ -99,7 +100,7 @@ def left_of(
             (f"again: {damage}" if damage else "new") if trains else None, evaluates, asked
         )
     failed = description["status"] not in ANSWERED
-    if description["status"] == "diverged" or (failed and run and description["run"] == run):
+    if description["status"] == "diverged" or (failed and same_run(description["run"], run)):
         return Remaining(None, False, ())
     if failed:
         return Remaining(f"again: {description['reason']}", evaluates, asked)

@@ -20,6 +20,8 @@ from sharpbench.metrics import metrics
 from sharpbench.metrics.base import Metric
 from sharpbench.problems import problems
 from sharpbench.problems.base import Problem
+from sharpbench.results.checksum import sealed
+from sharpbench.results.provenance import new_run_id, run_on_node, same_run
 from sharpbench.results.store import ResultsStore, load_records
 from sharpbench.subject import Splits, Subject
 from sharpbench.suite.plan import make_plan
@@ -263,12 +265,21 @@ def test_what_is_left_is_what_a_run_then_does(tmp_path):
             line["status"] = "timeout"
         if line["name"] == "ece":
             line["status"] = "error"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        del line["checksum"]
+    path.write_text("".join(sealed(json.dumps(line)) + "\n" for line in lines))
     (again,) = intents(plan, results, tmp_path)
     assert (again.training, again.to_measure, again.to_evaluate) == ("cached", 2, True)
     left = remaining(plan, plan.subjects[0], folder)
     assert [q.label for q in left.questions] == ["careless", "careless after weight_noise"]
     assert [r.name for r in left.answered] == ["margin", "margin"]
+    # The run in which they failed leaves them to the next one, on whatever node of a cluster it goes on.
+    of_run, node = lines[0]["run"], "ab" * 28
+    for one in (of_run, run_on_node(of_run, node)):
+        left = remaining(plan, plan.subjects[0], folder, run=one)
+        assert ([q.label for q in left.questions], left.evaluation) == ([], False)
+    assert same_run(run_on_node(of_run, node), run_on_node(of_run, "cd" * 28))
+    for other in (None, new_run_id(), run_on_node(new_run_id(), node)):
+        assert remaining(plan, plan.subjects[0], folder, run=other).questions
     (outcome,), notes = run(suite, results)
     evaluated = sum(line["kind"] in {"evaluation", "decision_map", "reliability"} for line in lines)
     assert outcome.measured == 2 + evaluated

@@ -204,7 +204,7 @@ class RayEngine(Engine):
             ) from None
         except (ray.exceptions.RayError, TimeoutError):
             return None  # it is lost already, or has no core free
-        run = f"{task.run}-{key[:8]}"
+        run = provenance.run_on_node(task.run, key)
         store.write_document("runs", run, {**found, "node": host})
         return _Node(key, host, resources["CPU"], resources.get("GPU", 0), shares, run)
 
