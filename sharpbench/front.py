@@ -62,8 +62,8 @@ def tensor_of(raw: Any, *, first: bool = False) -> Tensor:
         there = [(path, leaf) for path, leaf in leaves(raw) if is_tensor_like(leaf)]
         if len(there) == 1 and not there[0][1].ndim:
             raise InputError(
-                f"the network returned one number, its loss ({described(raw)}), and no outputs: give a loss "
-                f"of the model and the batch, loss=lambda model, batch: model(…){written(raw, there[0][0])}"
+                f"the network returned one number ({described(raw)}) and no outputs: give a loss of the "
+                f"model and the batch, loss=lambda model, batch: model(…){written(raw, there[0][0])}"
             )
         raise InputError(
             f"the network returned a {type(raw).__name__} ({described(raw)}), and which of it are the "

@@ -44,7 +44,7 @@ def same_run(one: str | None, other: str | None) -> bool:
     """Whether two names are of one run, whichever its nodes."""
     if one is None or other is None:
         return False
-    return one == other or _ON_NODE.sub(r"\1", one) == _ON_NODE.sub(r"\1", other)
+    return _ON_NODE.sub(r"\1", one) == _ON_NODE.sub(r"\1", other)
 
 
 def collect(

@@ -23,7 +23,7 @@ from sharpbench.report.drawing import (
     legend,
     plain_log_ticks,
 )
-from sharpbench.report.format import count, fixed, interval, percent
+from sharpbench.report.format import count, fixed, interval, number, percent
 from sharpbench.report.sections.base import Picture, Section
 
 __all__ = ["Generalization", "joined"]
@@ -261,7 +261,7 @@ def _scores_figure(rows: list[Score]) -> Figure:
         axis.set_xlabel(label)
         axis.set_xlim(low, high)
         axis.set_xticks([-1, -0.5, 0, 0.5, 1] if low < -1 else [0, 0.25, 0.5, 0.75, 1])
-        axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}".replace("-", "−"))
+        axis.xaxis.set_major_formatter(lambda value, _: number(value))
         axis.grid(axis="y", linewidth=0.3)
     axes[0].set_yticks(range(len(rows)), names)
     axes[0].set_ylim(len(rows) - 0.3, -1)
@@ -305,9 +305,9 @@ def _cost_figure(rows: list[Score], taken: Mapping[str, float]) -> Figure:
     palette = sns.color_palette("colorblind")
     cheapest_first = sorted(shown, key=lambda s: (taken[s.row], -_psi(s)))
     best = -np.inf
-    for number, score in enumerate(cheapest_first, 1):
+    for place, score in enumerate(cheapest_first, 1):
         x, y, colour = taken[score.row], _psi(score), palette[_COLOURS[score.kind]]
-        axis.plot(x, y, "o", color=colour, markersize=6, label=f"{number} {score.row}")
+        axis.plot(x, y, "o", color=colour, markersize=6, label=f"{place} {score.row}")
         if y > best:
             axis.plot(x, y, "o", color=colour, markersize=13, fillstyle="none")
             best = y
